@@ -1,0 +1,274 @@
+//! One ClickHouse server, as the daemon beside it uses it. Verbs are ours; SQL lives in `sql` alone.
+//!
+//! # Contract (`conformance` runs on real servers and on the simulated one)
+//! - Every verb may be called twice: creating what is there and removing what is not is no error; creating over
+//!   something of the same name but another shape is [`Error::Conflict`].
+//! - Every verb ends by its deadline; a write that did not answer by then is [`Retry::OutcomeUnknown`].
+//! - [`ClickHouse::insert`] is one block: each ClickHouse partition of it is in the table wholly or not at all.
+//! - After [`ClickHouse::renew_gate`] returns, no insert through an earlier gate of that replica runs or will
+//!   ever take effect, whoever sent it (FENCED). This is what makes "look, then insert the rest" exact.
+
+use crate::error::{Code, Coded, Retry, ranges};
+use crate::model::table::{MessageFormat, Schema};
+use crate::model::{PartitionId, TableName};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// `SELECT version()`.
+    pub version: String,
+    /// Seconds since it started: a smaller one than before means a restart.
+    pub uptime_s: u64,
+    /// Size of the disk that holds its data; 0 where the server does not tell.
+    pub disk_total_bytes: u64,
+    /// What is free of it.
+    pub disk_free_bytes: u64,
+}
+
+/// A shard's replica database as we make it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaTables {
+    /// `names::replica_database(..)`.
+    pub database: String,
+    /// The user's table, as parsed.
+    pub schema: Schema,
+}
+
+/// A batch of rows on its way into a replica.
+#[derive(Debug, Clone)]
+pub struct Insert {
+    /// Replica database.
+    pub database: String,
+    /// The gate to go through.
+    pub gate: u64,
+    /// Column list for CSV and TSV: hidden columns first, then the user's insertable ones. JSON names its own.
+    pub columns: Vec<String>,
+    /// How `body` is written; each row carries the hidden columns (see `actors::replica::encode`).
+    pub format: MessageFormat,
+    /// Parsing settings of the table.
+    pub format_settings: BTreeMap<String, String>,
+    /// Rows in the body, for block size settings; one insert is one block.
+    pub rows: u32,
+    /// The rows.
+    pub body: Bytes,
+    /// Unique; shows in the server's process list and query log.
+    pub query_id: String,
+    /// After this the outcome is unknown.
+    pub deadline_ms: u64,
+}
+
+/// A message's rows that a replica holds: `(offset, row)` pairs, sorted, from some offset on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Holdings {
+    /// The highest offset that the partition holds at all.
+    pub max_offset: Option<i64>,
+    /// Every `(offset, row)` with offset >= the one asked for, sorted.
+    pub rows: Vec<(i64, u32)>,
+}
+
+/// One line of `system.clusters`, for reading a published topology back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClusterReplica {
+    /// From 1.
+    pub shard_num: u32,
+    /// Weight.
+    pub shard_weight: u32,
+    /// From 1.
+    pub replica_num: u32,
+    /// As written in the file.
+    pub host_name: String,
+    /// Native port.
+    pub port: u16,
+    /// Empty if none.
+    pub default_database: String,
+}
+
+/// The user-facing tables of a logical table on one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DistributedTable {
+    /// The user's name for it.
+    pub name: TableName,
+    /// User's columns.
+    pub schema: Schema,
+    /// Cluster to ask.
+    pub cluster: String,
+    /// Sharding key: the partition expression.
+    pub sharding_key: String,
+    /// Where `INSERT INTO <name>__insert` sends its rows: the daemon's HTTP address; `None` makes no such table.
+    pub insert_url: Option<String>,
+}
+
+/// Sizes of one replica database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplicaSizes {
+    /// Compressed bytes on disk, active parts.
+    pub bytes: u64,
+    /// Rows in active parts.
+    pub rows: u64,
+    /// Active parts.
+    pub parts: u64,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No connection; nothing was sent.
+    #[error("ClickHouse at {url} cannot be reached: {reason}")]
+    Unreachable {
+        /// Server.
+        url: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Sent, and no answer in time or the connection broke.
+    #[error("ClickHouse did not say what became of {what}: {reason}")]
+    OutcomeUnknown {
+        /// The verb.
+        what: String,
+        /// What happened to the connection.
+        reason: String,
+    },
+    /// The server refused user or password.
+    #[error("ClickHouse refused the credentials: {0}")]
+    Denied(String),
+    /// The rows do not fit the table: not the server's fault, nor a passing one. Nothing was inserted.
+    #[error("ClickHouse cannot take these rows (code {code}): {message}")]
+    BadRows {
+        /// Server's own error code.
+        code: u32,
+        /// Server's text, shortened.
+        message: String,
+    },
+    /// The server refuses to write for a reason that may pass (disk full, too many parts, memory, read-only).
+    #[error("ClickHouse refuses for now (code {code}): {message}")]
+    Overloaded {
+        /// Server's own error code.
+        code: u32,
+        /// Server's text, shortened.
+        message: String,
+    },
+    /// The statement is wrong for this server: the user's DDL or expression, or a missing feature.
+    #[error("ClickHouse refuses the statement (code {code}): {message}")]
+    Refused {
+        /// Server's own error code.
+        code: u32,
+        /// Server's text, shortened.
+        message: String,
+    },
+    /// The gate (or the replica's database) is not there (any more).
+    #[error("{0} does not exist on the server")]
+    Missing(String),
+    /// Something of that name but another shape is there.
+    #[error("{0} exists on the server and is not what it should be")]
+    Conflict(String),
+}
+
+impl Coded for Error {
+    fn code(&self) -> Code {
+        Code(
+            ranges::CLICKHOUSE
+                + match self {
+                    Self::Unreachable { .. } => 1,
+                    Self::OutcomeUnknown { .. } => 2,
+                    Self::Denied(_) => 3,
+                    Self::BadRows { .. } => 4,
+                    Self::Overloaded { .. } => 5,
+                    Self::Refused { .. } => 6,
+                    Self::Missing(_) => 7,
+                    Self::Conflict(_) => 8,
+                },
+        )
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Unreachable { .. } | Self::Overloaded { .. } => Retry::Safe,
+            Self::OutcomeUnknown { .. } => Retry::OutcomeUnknown,
+            Self::Denied(_)
+            | Self::BadRows { .. }
+            | Self::Refused { .. }
+            | Self::Missing(_)
+            | Self::Conflict(_) => Retry::Never,
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => {
+                "check that the server runs and that [[node]] clickhouse_url names it"
+            }
+            Self::OutcomeUnknown { .. } => "nothing to do: the daemon looks what happened and goes on",
+            Self::Denied(_) => "check clickhouse_user and clickhouse_password of the node",
+            Self::BadRows { .. } => "see the dead-letter topic: each message there carries its error",
+            Self::Overloaded { .. } => "free disk, or let merges catch up; ingest goes on by itself",
+            Self::Refused { .. } => "correct the statement that the message quotes",
+            Self::Missing(_) => "nothing to do: the daemon makes it again",
+            Self::Conflict(_) => {
+                "move the table of that name away; the daemon does not overwrite what is not its own"
+            }
+        }
+    }
+}
+
+/// One server.
+#[async_trait]
+pub trait ClickHouse: Send + Sync + 'static {
+    /// Version, uptime, disk. Also the probe for "is it up".
+    async fn server_info(&self) -> Result<ServerInfo, Error>;
+
+    /// Lets ClickHouse parse the user's `CREATE TABLE` in a scratch database named with `nonce`, reads the result
+    /// back and removes it. Leaves nothing behind, also when it fails; also removes scratch left by a crash.
+    async fn parse_ddl(&self, ddl: &str, nonce: u64) -> Result<(TableName, Schema), Error>;
+
+    /// The type of an expression over the table's columns, such as `UInt64`.
+    async fn type_of(&self, schema: &Schema, expression: &str) -> Result<String, Error>;
+
+    /// The partition expression's value mod `partitions` for every row of `body`, in order, by the server's own
+    /// functions. This is how an insert through the daemon finds each row's topic.
+    async fn partitions_of(
+        &self,
+        schema: &Schema,
+        expression: &str,
+        partitions: u32,
+        format: MessageFormat,
+        body: Bytes,
+    ) -> Result<Vec<PartitionId>, Error>;
+
+    /// Makes database, local table and the gate's source.
+    async fn create_replica(&self, replica: &ReplicaTables) -> Result<(), Error>;
+
+    /// Removes the database and all in it.
+    async fn drop_replica(&self, database: &str) -> Result<(), Error>;
+
+    /// Every database whose name is one of ours (`names::parse_replica_database`).
+    async fn replica_databases(&self) -> Result<Vec<String>, Error>;
+
+    /// Closes every gate of the replica, waits for the inserts inside (killing them first), and opens a new one.
+    /// Returns its number, greater than any before.
+    async fn renew_gate(&self, database: &str) -> Result<u64, Error>;
+
+    /// One batch through a gate.
+    async fn insert(&self, insert: Insert) -> Result<(), Error>;
+
+    /// What one partition of a replica holds from `from` on.
+    async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error>;
+
+    /// Bytes, rows and parts by replica database.
+    async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error>;
+
+    /// Makes the `Distributed` table under the user's name (and the insert table), replacing one of ours whose
+    /// columns, cluster or key differ. One that is not ours is [`Error::Conflict`].
+    async fn create_distributed(&self, table: &DistributedTable) -> Result<(), Error>;
+
+    /// Removes the user-facing tables, if they are ours.
+    async fn drop_distributed(&self, name: &TableName, cluster: &str) -> Result<(), Error>;
+
+    /// Makes the server read its configuration again.
+    async fn reload_config(&self) -> Result<(), Error>;
+
+    /// A cluster as the server sees it; empty if it knows none of that name.
+    async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error>;
+}

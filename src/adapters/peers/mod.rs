@@ -1,0 +1,117 @@
+//! Another daemon, or this one: the same verbs by mailbox, by gRPC, or simulated.
+//!
+//! A daemon that does not lead passes control requests on to the one that does.
+
+use crate::error::{Code, Coded, Retry, ranges};
+use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
+use crate::model::observed::Heartbeat;
+use crate::model::routes::TableRoutes;
+use crate::model::{TableName, Term};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use std::sync::Arc;
+
+/// Why a control request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The request itself is wrong; says what and where.
+    #[error("{0}")]
+    Invalid(String),
+    /// No such table, node or shard.
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// It is there already.
+    #[error("{0} exists")]
+    Exists(String),
+    /// The cluster's state forbids it (too few nodes for the replicas, a drop under way).
+    #[error("{0}")]
+    Refused(String),
+    /// No daemon leads at the moment, or this one leads no more.
+    #[error("no daemon leads the cluster at the moment: {0}")]
+    NoLeader(String),
+    /// A part that is needed (metadata store, ClickHouse, Kafka, a peer) does not answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Sent, and no answer in time.
+    #[error("no answer in time, it may still be carried out: {0}")]
+    OutcomeUnknown(String),
+    /// A bug: an actor died or an answer made no sense.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl Coded for Error {
+    fn code(&self) -> Code {
+        Code(
+            ranges::CONTROL
+                + match self {
+                    Self::Invalid(_) => 1,
+                    Self::NotFound(_) => 2,
+                    Self::Exists(_) => 3,
+                    Self::Refused(_) => 4,
+                    Self::NoLeader(_) => 5,
+                    Self::Unavailable(_) => 6,
+                    Self::OutcomeUnknown(_) => 7,
+                    Self::Internal(_) => 8,
+                },
+        )
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::NoLeader(_) | Self::Unavailable(_) => Retry::Safe,
+            Self::OutcomeUnknown(_) => Retry::OutcomeUnknown,
+            _ => Retry::Never,
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "correct the request",
+            Self::NotFound(_) => "check the name with `converthouse table list` or `node list`",
+            Self::Exists(_) => "choose another name, or drop it first",
+            Self::Refused(_) => "see `converthouse status` for the cluster's state",
+            Self::NoLeader(_) => "try again in a few seconds; see `converthouse status`",
+            Self::Unavailable(_) => "bring the named part back and try again",
+            Self::OutcomeUnknown(_) => "look with `converthouse table show` before trying again",
+            Self::Internal(_) => "report this as a bug, with the daemon's log",
+        }
+    }
+}
+
+/// The leader's answer to a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeartbeatReply {
+    /// The leader's term.
+    pub term: Term,
+}
+
+/// What a daemon does for others. Requests that only the leader can answer are passed on to it.
+#[async_trait]
+pub trait Daemon: Send + Sync + 'static {
+    /// Makes a table; returns once its records are written. `table_status` tells when it is usable.
+    async fn create_table(&self, request: CreateTable) -> Result<TableStatus, Error>;
+    /// Begins to drop a table.
+    async fn drop_table(&self, request: DropTable) -> Result<(), Error>;
+    /// One table.
+    async fn table_status(&self, name: TableName) -> Result<TableStatus, Error>;
+    /// Everything.
+    async fn cluster_status(&self) -> Result<ClusterStatus, Error>;
+    /// A table's routes as published; answered by any daemon from its own view.
+    async fn routes(&self, name: TableName) -> Result<TableRoutes, Error>;
+    /// The same, and again with every new epoch.
+    async fn watch_routes(
+        &self,
+        name: TableName,
+    ) -> Result<BoxStream<'static, Result<TableRoutes, Error>>, Error>;
+    /// Puts rows into their topics; answered by any daemon.
+    async fn insert(&self, request: InsertRows) -> Result<Inserted, Error>;
+    /// An agent's report. Refused with [`Error::NoLeader`] by a daemon that does not lead (never passed on).
+    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error>;
+}
+
+/// How daemons are reached.
+pub trait Peers: Send + Sync + 'static {
+    /// The daemon at an address (`http://host:port`). Connects lazily; calls have deadlines of their own.
+    fn daemon(&self, url: &str) -> Arc<dyn Daemon>;
+}

@@ -1,0 +1,204 @@
+//! What is asked of a daemon and what it answers: the control requests, before any wire format.
+
+use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
+use super::node::NodeState;
+use super::observed::Stall;
+use super::range::PartitionRange;
+use super::table::{BatchLimits, MessageFormat, TableState, TopicLayout};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `table create`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateTable {
+    /// The user's ordinary ClickHouse `CREATE TABLE`.
+    pub ddl: String,
+    /// `P`.
+    pub partitions: u32,
+    /// Shards to begin with.
+    pub shards: u32,
+    /// Replicas a shard.
+    pub replicas: u32,
+    /// Integer expression; row's partition = value mod `P`.
+    pub partition_by: String,
+    /// Topic prefix; `None` is `<db>.<table>`.
+    pub topic_prefix: Option<String>,
+    /// How partitions lie on Kafka.
+    pub layout: TopicLayout,
+    /// Copies of a new topic on brokers; -1 is the brokers' default.
+    pub topic_replication: i32,
+    /// How rows are written in messages.
+    pub format: MessageFormat,
+    /// Server settings for parsing.
+    pub format_settings: BTreeMap<String, String>,
+    /// When an insert is due.
+    pub batch: BatchLimits,
+    /// Nodes that the first shards' first replicas go to, else placement's choice (for a ClickHouse that calls).
+    pub first_node: Option<NodeId>,
+    /// Check everything, change nothing.
+    pub dry_run: bool,
+    /// The table is there with the same definition: answer it rather than refuse.
+    pub if_not_exists: bool,
+}
+
+/// `table drop`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropTable {
+    /// `db.table` as the user says it; see [`resolve`](crate::model::TableName).
+    pub database: String,
+    /// Table.
+    pub table: String,
+    /// Also delete its topics.
+    pub delete_topics: bool,
+    /// No error if there is none.
+    pub if_exists: bool,
+}
+
+/// One replica, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Where.
+    pub node: NodeId,
+    /// `creating`, `ready`, `leader`, `down`.
+    pub state: String,
+    /// Messages not yet taken; `None` if its node does not report.
+    pub lag: Option<u64>,
+    /// Compressed bytes.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Messages in the dead-letter topic since the daemon started.
+    pub dead_letters: u64,
+    /// Partitions that do not move on, and why.
+    pub stalls: BTreeMap<PartitionId, Stall>,
+    /// Why it is not ready, if known.
+    pub problem: Option<String>,
+}
+
+/// One shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Number.
+    pub id: ShardId,
+    /// Version.
+    pub epoch: Epoch,
+    /// Partitions.
+    pub range: PartitionRange,
+    /// Leader, if any.
+    pub leader: Option<NodeId>,
+    /// Leader that placement prefers.
+    pub preferred_leader: Option<NodeId>,
+    /// Copies.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// One table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Identity.
+    pub id: TableId,
+    /// Database.
+    pub database: String,
+    /// Table.
+    pub table: String,
+    /// Life.
+    pub state: TableState,
+    /// Published topology.
+    pub epoch: Epoch,
+    /// `P`.
+    pub partitions: u32,
+    /// Wanted replicas a shard.
+    pub replicas: u32,
+    /// Partition expression.
+    pub partition_by: String,
+    /// `remote_servers` cluster.
+    pub cluster: String,
+    /// Topic prefix.
+    pub topic_prefix: String,
+    /// How rows are written.
+    pub format: MessageFormat,
+    /// The user's DDL.
+    pub ddl: String,
+    /// Shards in range order.
+    pub shards: Vec<ShardStatus>,
+    /// Newest epoch that each reporting node has loaded.
+    pub acknowledged: BTreeMap<NodeId, Epoch>,
+    /// Every shard has a ready replica and every live node has loaded the newest epoch.
+    pub usable: bool,
+    /// Usable, and every wanted replica is ready.
+    pub complete: bool,
+    /// What keeps it from being complete, one line each.
+    pub waiting_for: Vec<String>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Name.
+    pub id: NodeId,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// What the operator wants of it.
+    pub state: NodeState,
+    /// Its daemon holds a lease.
+    pub live: bool,
+    /// Its ClickHouse answered the last probe; `None` if nothing was reported to this leader yet.
+    pub clickhouse_up: Option<bool>,
+    /// Version.
+    pub clickhouse_version: String,
+    /// `host:port` of the native protocol.
+    pub clickhouse: String,
+    /// Daemon's gRPC address.
+    pub daemon_url: String,
+    /// Replicas assigned.
+    pub replicas: u32,
+    /// Shards led.
+    pub leaders: u32,
+    /// Bytes held.
+    pub bytes: u64,
+    /// Disk.
+    pub disk_total_bytes: u64,
+    /// Free of it.
+    pub disk_free_bytes: u64,
+}
+
+/// `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Cluster name.
+    pub cluster: String,
+    /// Node whose daemon leads the cluster, if one does.
+    pub leader: Option<NodeId>,
+    /// Its term.
+    pub term: i64,
+    /// Nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// Tables.
+    pub tables: Vec<TableStatus>,
+    /// Everything fine; else `problems` says what is not.
+    pub healthy: bool,
+    /// One line each.
+    pub problems: Vec<String>,
+}
+
+/// Rows for a table, by way of the daemon (C5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InsertRows {
+    /// Database.
+    pub database: String,
+    /// Table.
+    pub table: String,
+    /// How `body` is written.
+    pub format: MessageFormat,
+    /// The rows.
+    pub body: bytes::Bytes,
+}
+
+/// What became of them: all are in their topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inserted {
+    /// Rows sent.
+    pub rows: u64,
+    /// Topics they went to.
+    pub partitions: u32,
+}

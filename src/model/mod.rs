@@ -1,0 +1,19 @@
+//! The field's words. Pure: no clock, no I/O, no async, no actix, nothing random.
+//!
+//! Desired state ([`table`], [`node`]), observed state ([`observed`]) and in-flight work ([`operation`]) are
+//! three families of types with three owners; a decision sees all three, none is stored in another.
+
+pub mod control;
+pub mod ids;
+pub mod ingest;
+pub mod names;
+pub mod node;
+pub mod observed;
+pub mod range;
+pub mod routes;
+pub mod table;
+
+pub use ids::{Epoch, NodeId, PartitionId, ReplicaId, ShardId, TableId, Term};
+pub use node::{Node, NodeState};
+pub use range::PartitionRange;
+pub use table::{Replica, ReplicaState, Shard, Table, TableName, TableState};

@@ -1,0 +1,143 @@
+//! Every name that we give to things on servers, in one place: replica databases, clusters, topics, groups.
+//!
+//! A name carries the first eight hex digits of the table's id, so that a table dropped and created again never
+//! meets what a node that was down kept of the old one, and `a__b`.`c` never meets `a`.`b__c`.
+
+use super::ids::{NodeId, PartitionId, ShardId, TableId};
+use super::table::{Source, TableName, TopicLayout};
+
+/// Hidden column: the row's partition.
+pub const PARTITION_COLUMN: &str = "_cvh_partition";
+/// Hidden column: the offset of the row's message.
+pub const OFFSET_COLUMN: &str = "_cvh_offset";
+/// Hidden column: the row's number within its message, from 0.
+pub const ROW_COLUMN: &str = "_cvh_row";
+/// Prefix of every name that is ours among the user's columns.
+pub const HIDDEN_PREFIX: &str = "_cvh_";
+/// The local table's name within its replica database.
+pub const LOCAL_TABLE: &str = "local";
+/// Database for reading the user's DDL back; its tables live for a moment.
+pub const SCRATCH_DATABASE_PREFIX: &str = "_cvh_scratch_";
+/// What every replica database's name contains, before the table's short id.
+const REPLICA_INFIX: &str = "__cvh";
+
+/// The database that holds one shard's replica: `<db>__<table>__cvh<table id>_s<shard>`.
+pub fn replica_database(name: &TableName, table: TableId, shard: ShardId) -> String {
+    format!("{}__{}{}{}_{}", name.database, name.table, REPLICA_INFIX, table.short(), shard)
+}
+
+/// Reads back what [`replica_database`] wrote: the table's short id and the shard.
+pub fn parse_replica_database(database: &str) -> Option<(String, ShardId)> {
+    let (_, tail) = database.rsplit_once(REPLICA_INFIX)?;
+    let (short, shard) = tail.split_once('_')?;
+    let hex = short.len() == 8 && short.bytes().all(|b| b.is_ascii_hexdigit());
+    let shard = shard.strip_prefix('s')?.parse().ok()?;
+    hex.then(|| (short.to_owned(), shard))
+}
+
+/// A name as an XML element and a cluster: letters, digits and `_` stay, anything else becomes `_`.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+/// The `remote_servers` cluster of a table, optionally of one route group (H1).
+pub fn cluster(name: &TableName, table: TableId, group: Option<&str>) -> String {
+    let base = format!("cvh_{}_{}_{}", plain(&name.database), plain(&name.table), table.short());
+    group.map_or(base.clone(), |group| format!("{base}__{}", plain(group)))
+}
+
+/// A name in Kafka's alphabet (`[a-zA-Z0-9_-]` here, the dot being our separator); every other byte as `_xx`.
+fn kafka_plain(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    out
+}
+
+/// The default topic prefix of a table: `<db>.<table>`.
+pub fn topic_prefix(name: &TableName) -> String {
+    format!("{}.{}", kafka_plain(&name.database), kafka_plain(&name.table))
+}
+
+/// A Kafka partition of a topic. Never to be taken for our [`PartitionId`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// Topic.
+    pub topic: String,
+    /// Kafka's partition number within it.
+    pub partition: i32,
+}
+
+impl std::fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[{}]", self.topic, self.partition)
+    }
+}
+
+/// Where the messages of a partition are.
+pub fn topic_partition(source: &Source, partition: PartitionId) -> TopicPartition {
+    match source.layout {
+        TopicLayout::TopicPerPartition => {
+            TopicPartition { topic: format!("{}.{}", source.topic_prefix, partition.0), partition: 0 }
+        }
+        TopicLayout::OneTopic => TopicPartition {
+            topic: source.topic_prefix.clone(),
+            partition: i32::try_from(partition.0).expect("P is at most 65536"),
+        },
+    }
+}
+
+/// The topic that takes messages which ClickHouse refuses.
+pub fn dead_letter_topic(source: &Source) -> String {
+    format!("{}.dead-letter", source.topic_prefix)
+}
+
+/// The Kafka group under which a node commits offsets; the commit's metadata names table and shard.
+pub fn consumer_group(cluster: &str, node: &NodeId) -> String {
+    format!("converthouse.{}.{}", kafka_plain(cluster), node)
+}
+
+/// The gate of a replica: inserts go through the view `gate_<n>`; closing it fences whoever still writes.
+pub fn gate(number: u64) -> String {
+    format!("gate_{number}")
+}
+
+/// The table through which a client inserts by plain ClickHouse: `<table>__insert`.
+pub fn insert_table(name: &TableName) -> TableName {
+    TableName { database: name.database.clone(), table: format!("{}__insert", name.table) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn name(database: &str, table: &str) -> TableName {
+        TableName { database: database.into(), table: table.into() }
+    }
+
+    #[test]
+    fn replica_databases_round_trip_even_for_odd_names() {
+        let table = TableId(Uuid::from_u128(0xdead_beef << 96));
+        for odd in [name("shop", "events"), name("a.b", "c`d'e"), name("a__cvh00000000_s1", "日本")] {
+            let database = replica_database(&odd, table, ShardId(7));
+            assert_eq!(
+                parse_replica_database(&database),
+                Some(("deadbeef".into(), ShardId(7))),
+                "{database}"
+            );
+        }
+        assert_eq!(parse_replica_database("shop__events"), None);
+    }
+
+    #[test]
+    fn topics_keep_to_kafkas_alphabet() {
+        assert_eq!(topic_prefix(&name("shop", "events")), "shop.events");
+        assert_eq!(topic_prefix(&name("a.b", "ü")), "a_2eb._c3_bc");
+    }
+}

@@ -1,0 +1,103 @@
+//! Observed state: what agents see and report. Never stored; each report replaces the one before.
+
+use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Why a partition of a replica does not move on. Shown to the operator with its code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Stall {
+    /// The topic does not exist (yet), or no longer.
+    TopicMissing,
+    /// Offsets `from..to` were wanted and are no longer in the topic (retention, or truncated).
+    OffsetsGone {
+        /// First offset wanted.
+        from: i64,
+        /// First offset that the topic still has.
+        to: i64,
+    },
+    /// The topic was deleted and created again, or went backwards: what stands at the last offset taken differs.
+    TopicReplaced {
+        /// The next offset that was wanted.
+        next: i64,
+        /// The topic's end now.
+        end: i64,
+    },
+    /// ClickHouse refuses inserts for a reason that is not the data's (disk full, read-only, too many parts).
+    ServerRefuses {
+        /// What the server said, shortened.
+        error: String,
+    },
+    /// Dead-letter topic cannot be written, so the bad message is held back rather than dropped.
+    DeadLetterUnavailable {
+        /// What the broker said.
+        error: String,
+    },
+    /// Kafka cannot be reached.
+    KafkaUnreachable {
+        /// What the client said.
+        error: String,
+    },
+}
+
+/// One partition of a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PartitionProgress {
+    /// The next offset to be taken from the topic; everything below is in the table or in the dead-letter topic.
+    pub next_offset: i64,
+    /// The topic's end as last seen; lag is `end_offset - next_offset`.
+    pub end_offset: i64,
+    /// Why it does not move on, if so.
+    pub stall: Option<Stall>,
+}
+
+/// One replica as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ReplicaObservation {
+    /// Its tables stand and it has taken its first look at its topics.
+    pub serving: bool,
+    /// Compressed bytes on disk.
+    pub bytes: u64,
+    /// Rows held.
+    pub rows: u64,
+    /// Active parts.
+    pub parts: u64,
+    /// By partition.
+    pub partitions: BTreeMap<PartitionId, PartitionProgress>,
+    /// Messages put into the dead-letter topic since the daemon started.
+    pub dead_letters: u64,
+    /// Why it is not serving, if the reason is not simply that it is being made.
+    pub problem: Option<String>,
+}
+
+impl ReplicaObservation {
+    /// Messages not yet taken, over all partitions.
+    pub fn lag(&self) -> u64 {
+        let behind = |p: &PartitionProgress| u64::try_from(p.end_offset - p.next_offset).unwrap_or(0);
+        self.partitions.values().map(behind).sum()
+    }
+}
+
+/// What an agent reports of its node: one message for all its replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Whose report.
+    pub node: NodeId,
+    /// Distinguishes one run of the daemon from the next.
+    pub incarnation: u64,
+    /// Whether its ClickHouse answered the last probe.
+    pub clickhouse_up: bool,
+    /// Server version, once known.
+    pub clickhouse_version: String,
+    /// Disk: bytes free and in all, where ClickHouse keeps its data; 0 if not known.
+    pub disk_free_bytes: u64,
+    /// Total size of that disk.
+    pub disk_total_bytes: u64,
+    /// By table and shard.
+    pub replicas: BTreeMap<TableId, BTreeMap<ShardId, ReplicaObservation>>,
+    /// The newest topology that its ClickHouse has loaded, by table.
+    pub epochs: BTreeMap<TableId, Epoch>,
+    /// Tables whose every trace is gone from the node.
+    pub dropped: Vec<TableId>,
+}

@@ -1,0 +1,262 @@
+//! Tables, shards and replicas as desired: what the metadata store holds.
+
+use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
+use super::range::PartitionRange;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A table's name as the user says it. Both parts may hold any character that ClickHouse allows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TableName {
+    /// Database.
+    pub database: String,
+    /// Table within it.
+    pub table: String,
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.database, self.table)
+    }
+}
+
+/// One column as the server described it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Name, unquoted.
+    pub name: String,
+    /// Type in ClickHouse's words.
+    pub data_type: String,
+    /// `DEFAULT`, `MATERIALIZED`, `ALIAS` or empty.
+    pub default_kind: String,
+    /// The expression behind it.
+    pub default_expression: String,
+    /// `CODEC(...)` or empty (old servers have none).
+    pub codec: String,
+}
+
+impl Column {
+    /// Whether an insert may name it.
+    pub fn insertable(&self) -> bool {
+        !matches!(self.default_kind.as_str(), "MATERIALIZED" | "ALIAS")
+    }
+}
+
+/// The user's table as ClickHouse itself parsed it: no SQL is parsed at home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schema {
+    /// The user's columns in order, without the hidden ones.
+    pub columns: Vec<Column>,
+    /// Engine name, such as `MergeTree` or `ReplacingMergeTree`.
+    pub engine: String,
+    /// The engine's own arguments in parentheses, without keys and settings (`(ver)`), or empty.
+    pub engine_arguments: String,
+    /// The user's `PARTITION BY` expression, or empty.
+    pub partition_key: String,
+    /// `ORDER BY`.
+    pub sorting_key: String,
+    /// `PRIMARY KEY` where it differs from the sorting key, or empty.
+    pub primary_key: String,
+    /// `SAMPLE BY`, or empty.
+    pub sampling_key: String,
+    /// `TTL …`, or empty.
+    pub ttl: String,
+    /// `SETTINGS` of the engine, `k = v, …`, or empty.
+    pub settings: String,
+}
+
+/// How rows are written in messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MessageFormat {
+    /// One JSON object a row.
+    JSONEachRow,
+    /// Comma-separated.
+    CSV,
+    /// Tab-separated.
+    TSV,
+}
+
+impl fmt::Display for MessageFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for MessageFormat {
+    type Err = super::ids::InvalidId;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.to_ascii_lowercase().as_str() {
+            "jsoneachrow" | "json" => Ok(Self::JSONEachRow),
+            "csv" => Ok(Self::CSV),
+            "tsv" | "tabseparated" => Ok(Self::TSV),
+            _ => Err(super::ids::InvalidId {
+                text: text.to_owned(),
+                kind: "message format",
+                rule: "one of JSONEachRow, CSV, TSV",
+            }),
+        }
+    }
+}
+
+/// How partitions lie on Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub enum TopicLayout {
+    /// Partition `p` is topic `<prefix>.<p>`, its Kafka partition 0.
+    #[default]
+    TopicPerPartition,
+    /// Partition `p` is Kafka partition `p` of topic `<prefix>`.
+    OneTopic,
+}
+
+/// Where a table's messages come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Topic prefix, `<db>.<table>` by default, in Kafka's alphabet.
+    pub topic_prefix: String,
+    /// How partitions lie on it.
+    pub layout: TopicLayout,
+    /// How rows are written.
+    pub format: MessageFormat,
+    /// Server settings for parsing, such as `input_format_skip_unknown_fields`.
+    pub format_settings: BTreeMap<String, String>,
+    /// When an insert is due.
+    pub batch: BatchLimits,
+}
+
+/// When a batch is inserted: at the first limit reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchLimits {
+    /// Rows; kept below the server's `max_insert_block_size`, so that one insert is one block.
+    pub rows_max: u32,
+    /// Bytes of message payload.
+    pub bytes_max: u32,
+    /// Time since the first message of the batch was fetched.
+    pub age_max_ms: u64,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { rows_max: 262_144, bytes_max: 64 << 20, age_max_ms: 1_000 }
+    }
+}
+
+/// Who replicates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicationMode {
+    /// Every replica consumes its partitions' topics by itself.
+    #[default]
+    Log,
+}
+
+/// A table's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TableState {
+    /// Shards and assignments are being written; a new leader takes it up again.
+    Creating,
+    /// In use.
+    Active,
+    /// Being removed from every node; ends with the records gone.
+    Dropping,
+}
+
+/// A logical table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Identity.
+    pub id: TableId,
+    /// The user's name for it.
+    pub name: TableName,
+    /// Life.
+    pub state: TableState,
+    /// What the user's DDL said, as ClickHouse parsed it.
+    pub schema: Schema,
+    /// The user's DDL, for `table show`.
+    pub ddl: String,
+    /// `P`: number of partitions, fixed for ever.
+    pub partitions: u32,
+    /// Wanted replicas a shard.
+    pub replicas: u32,
+    /// Integer expression over the user's columns; partition = value mod `P`.
+    pub partition_by: String,
+    /// Who replicates.
+    pub mode: ReplicationMode,
+    /// Where messages come from.
+    pub source: Source,
+    /// The published topology's version; 0 until the first publication.
+    pub epoch: Epoch,
+    /// The next shard number; numbers are never used again.
+    pub next_shard: u32,
+    /// Kafka's first readable offset of each partition when the table was created: where history begins.
+    pub origin_offsets: BTreeMap<PartitionId, i64>,
+    /// Also delete the topics once dropped.
+    pub delete_topics: bool,
+}
+
+/// A replica's life in the leader's eyes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaState {
+    /// Wanted there; not in routes.
+    Creating,
+    /// In routes.
+    Ready,
+}
+
+/// The copy of a shard on one node, as desired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Where.
+    pub node: NodeId,
+    /// Life.
+    pub state: ReplicaState,
+}
+
+/// A contiguous range of a table's partitions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Its table.
+    pub table: TableId,
+    /// Number within the table.
+    pub id: ShardId,
+    /// Version of this shard's membership; grows with each change of range, replicas or leader (H3).
+    pub epoch: Epoch,
+    /// Partitions it owns.
+    pub range: PartitionRange,
+    /// Copies, in placement's order: the first is the preferred leader (H4).
+    pub replicas: Vec<Replica>,
+    /// Who coordinates and is read first; `None` while no replica is ready.
+    pub leader: Option<NodeId>,
+}
+
+impl Shard {
+    /// The replica on a node, if one is wanted there.
+    pub fn replica_on(&self, node: &NodeId) -> Option<&Replica> {
+        self.replicas.iter().find(|replica| &replica.node == node)
+    }
+
+    /// The node that placement would have lead.
+    pub fn preferred_leader(&self) -> Option<&NodeId> {
+        self.replicas.first().map(|replica| &replica.node)
+    }
+
+    /// Nodes whose replica is in routes.
+    pub fn ready_nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.replicas.iter().filter(|r| r.state == ReplicaState::Ready).map(|r| &r.node)
+    }
+}
+
+/// What one node must do for one shard: the agent's view, written in the same transaction as the shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The shard's table.
+    pub table: TableId,
+    /// The shard.
+    pub shard: ShardId,
+    /// The shard's membership version that this came with.
+    pub epoch: Epoch,
+    /// Partitions to hold.
+    pub range: PartitionRange,
+}
