@@ -203,6 +203,8 @@ pub enum ReplicaState {
     Creating,
     /// In routes.
     Ready,
+    /// A copy that was ready and fell behind (its node was down); out of routes until it has caught up.
+    Behind,
 }
 
 /// The copy of a shard on one node, as desired.
