@@ -1,1 +1,12 @@
-//! To be built.
+//! Where each shard's replicas and leader should be, how to get there, and a proof of how good that is.
+//!
+//! Pure: a [`Snapshot`] and a [`Policy`] in, a verdict out. No clock, no I/O, no async: time limits come in
+//! as a closure that says when to stop. The algorithms are described in this folder's `README.md`.
+
+pub mod place_new;
+pub mod policy;
+pub mod snapshot;
+
+pub use place_new::{NewPlacement, NewShard, NewTable, place_new};
+pub use policy::Policy;
+pub use snapshot::{Load, NodeView, ReplicaView, ShardView, Snapshot};

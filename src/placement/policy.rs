@@ -1,0 +1,115 @@
+//! What the operator wants of placement, as data: limits, spread, the weights of the objective.
+//!
+//! Nothing here decides; engines and the objective read it.
+
+use serde::{Deserialize, Serialize};
+
+/// The weights of the soft goals. A weight of 0 switches a goal off. All goals are relative: a deviation of
+/// 0.1 is a tenth of a node's fair share, a move term of 0.1 is a tenth of all bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Weights {
+    /// Worst deviation of a node's replica count from its fair share.
+    pub replicas: f64,
+    /// Worst deviation of a node's leader count from its fair share.
+    pub leaders: f64,
+    /// Worst deviation of a node's bytes from its share by capacity.
+    pub bytes: f64,
+    /// Share of all bytes that must be copied.
+    pub moved: f64,
+    /// Share of shards whose leader changes.
+    pub leader_changes: f64,
+    /// Mean over tables of the worst deviation of a node's replica count of that table.
+    pub per_table: f64,
+    /// Worst deviation of a node's write rate.
+    pub writes: f64,
+    /// Worst deviation of a node's read rate.
+    pub reads: f64,
+}
+
+impl Weights {
+    /// The yardstick of `scripts/placement/evaluate.py`: `Z = Dr + Dl + Db + M + 0.05 L`.
+    pub const YARDSTICK: Self = Self {
+        replicas: 1.0,
+        leaders: 1.0,
+        bytes: 1.0,
+        moved: 1.0,
+        leader_changes: 0.05,
+        per_table: 0.0,
+        writes: 0.0,
+        reads: 0.0,
+    };
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self::YARDSTICK
+    }
+}
+
+/// What a node's fair share of replicas and leaders is proportional to. Bytes go by capacity always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// The same number on every node that may hold replicas.
+    Equal,
+    /// By the node's weight.
+    #[default]
+    Weight,
+}
+
+/// What a solve is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Goal {
+    /// The whole objective.
+    #[default]
+    Balance,
+    /// Leaders only: no copies.
+    Leaders,
+    /// Only nodes above the watermark, with the fewest bytes.
+    Relieve,
+    /// Only what hard rules ask: drained and lost nodes, spread, watermark, missing replicas.
+    Repair,
+}
+
+/// What the operator wants.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Weights of the soft goals.
+    pub weights: Weights,
+    /// What counts are shared by.
+    pub share: Share,
+    /// What this solve is for.
+    pub goal: Goal,
+    /// Share of a node's capacity that replicas may fill, at every moment; above 0.
+    pub watermark: f64,
+    /// A new placement is proposed only if it betters the score by this much; keeps placements from flapping.
+    pub hysteresis: f64,
+    /// Bytes that may be copied; none is no limit. Repairs of hard rules come first.
+    pub bytes_max: Option<u64>,
+    /// Copies that may be made; none is no limit.
+    pub moves_max: Option<u64>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            weights: Weights::YARDSTICK,
+            share: Share::Weight,
+            goal: Goal::Balance,
+            watermark: 0.85,
+            hysteresis: 0.01,
+            bytes_max: None,
+            moves_max: None,
+        }
+    }
+}
+
+impl Policy {
+    /// The policy that `evaluate.py` judges by: equal counts, yardstick weights, every improvement counts.
+    pub fn yardstick(watermark: f64) -> Self {
+        Self { share: Share::Equal, hysteresis: 0.0, watermark, ..Self::default() }
+    }
+}
