@@ -1,1 +1,3 @@
-//! To be built.
+//! Actors: thin shells round pure states.
+
+pub mod replica;
