@@ -1,0 +1,86 @@
+# Every command of this project. On a new Debian 12 machine with Rust, Python 3, Java 17 with Maven and Node, each
+# target sets up what it needs by itself (scripts/provision.sh), the first time and every time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export CONVERTHOUSE_PROVISION_DIR ?= $(CURDIR)/.provision
+export CARGO_NET_RETRY ?= 5
+ifdef CI
+export CARGO_INCREMENTAL ?= 0
+export CARGO_TERM_COLOR ?= never
+endif
+
+# Options for `converthouse demo`, such as DEMO_ARGS='--kafka 127.0.0.1:9092'.
+DEMO_ARGS ?=
+# Only the tests whose name contains this.
+FILTER ?=
+# How many tests of tests/real run at once; each starts servers.
+REAL_TEST_THREADS ?= 2
+export REAL_TEST_THREADS
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## three real ClickHouse servers, one daemon, a million rows, a crash: in two minutes
+	@scripts/provision.sh rust build clickhouse
+	@cargo build --locked --bin converthouse
+	@target/debug/converthouse demo $(DEMO_ARGS)
+
+.PHONY: test
+test: ## format, lints, and every test, those on real servers too
+	@scripts/provision.sh
+	@python3 scripts/test_summary.py all $(FILTER)
+
+.PHONY: test-unit
+test-unit: ## the tests that need no server
+	@scripts/provision.sh rust build
+	@python3 scripts/test_summary.py unit $(FILTER)
+
+.PHONY: test-real
+test-real: ## the tests on real ClickHouse, etcd, Kafka and Prometheus
+	@scripts/provision.sh
+	@python3 scripts/test_summary.py real $(FILTER)
+
+.PHONY: fmt
+fmt: ## rewrites the sources in the project's format
+	@scripts/provision.sh rust >/dev/null
+	@cargo fmt
+
+.PHONY: lint
+lint: ## format and lints, writes nothing
+	@scripts/provision.sh rust build
+	@python3 scripts/test_summary.py lint
+
+.PHONY: build
+build: ## the program, for development (target/debug/converthouse)
+	@scripts/provision.sh rust build
+	@cargo build --locked
+
+.PHONY: release
+release: ## the program, optimised (target/release/converthouse)
+	@scripts/provision.sh rust build
+	@cargo build --locked --release
+
+.PHONY: bench-ingest
+bench-ingest: ## rows/s from Kafka beside the same rows through clickhouse-client
+	@scripts/provision.sh
+	@scripts/bench.sh ingest
+
+.PHONY: bench-failover
+bench-failover: ## time from kill -9 of a daemon to its duties moved, against the lease
+	@scripts/provision.sh
+	@scripts/bench.sh failover
+
+.PHONY: bench-placement
+bench-placement: ## the placement engine beside other solvers
+	@scripts/provision.sh rust build
+	@scripts/bench.sh placement
+
+.PHONY: clean-provision
+clean-provision: ## removes what provisioning put outside the system's packages
+	@scripts/provision.sh --clean
