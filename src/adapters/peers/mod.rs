@@ -2,6 +2,11 @@
 //!
 //! A daemon that does not lead passes control requests on to the one that does.
 
+pub mod convert;
+pub mod grpc;
+pub mod local;
+pub mod status;
+
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::observed::Heartbeat;

@@ -1,0 +1,125 @@
+//! Heartbeats of the `Agent` service.
+
+use super::{Malformed, each, node, table_id};
+use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
+use crate::model::{Epoch, PartitionId, ShardId, TableId};
+use crate::wire;
+use std::collections::BTreeMap;
+
+/// One heartbeat; a replica or partition named twice is malformed.
+pub fn heartbeat_from_wire(w: &wire::HeartbeatRequest) -> Result<Heartbeat, Malformed> {
+    let mut replicas: BTreeMap<TableId, BTreeMap<ShardId, ReplicaObservation>> = BTreeMap::new();
+    for (at, report) in w.replicas.iter().enumerate() {
+        let place = format!("replicas[{at}]");
+        let table = table_id("table_id", &report.table_id).map_err(|e| e.within(&place))?;
+        let observation = replica_from_wire(report).map_err(|e| e.within(&place))?;
+        if replicas.entry(table).or_default().insert(ShardId(report.shard), observation).is_some() {
+            return Err(Malformed::new(place, "this replica is reported twice"));
+        }
+    }
+    let epochs = w.epochs.iter().map(|(id, epoch)| Ok((table_id("epochs", id)?, Epoch(*epoch))));
+    Ok(Heartbeat {
+        node: node("node", &w.node)?,
+        incarnation: w.incarnation,
+        clickhouse_up: w.clickhouse_up,
+        clickhouse_version: w.clickhouse_version.clone(),
+        disk_free_bytes: w.disk_free_bytes,
+        disk_total_bytes: w.disk_total_bytes,
+        replicas,
+        epochs: epochs.collect::<Result<_, Malformed>>()?,
+        dropped: each("dropped", &w.dropped, |id| table_id("id", id))?,
+    })
+}
+
+/// See [`heartbeat_from_wire`].
+pub fn heartbeat_to_wire(m: Heartbeat) -> wire::HeartbeatRequest {
+    let reports = m.replicas.into_iter().flat_map(|(table, shards)| {
+        shards.into_iter().map(move |(shard, observation)| replica_to_wire(table, shard, observation))
+    });
+    wire::HeartbeatRequest {
+        node: m.node.into(),
+        incarnation: m.incarnation,
+        clickhouse_up: m.clickhouse_up,
+        clickhouse_version: m.clickhouse_version,
+        disk_free_bytes: m.disk_free_bytes,
+        disk_total_bytes: m.disk_total_bytes,
+        replicas: reports.collect(),
+        epochs: m.epochs.into_iter().map(|(table, epoch)| (table.to_string(), epoch.0)).collect(),
+        dropped: m.dropped.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malformed> {
+    let mut partitions = BTreeMap::new();
+    for report in &w.partitions {
+        let progress = PartitionProgress {
+            next_offset: report.next_offset,
+            end_offset: report.end_offset,
+            stall: report.stall.as_ref().map(stall_from_wire).transpose()?,
+        };
+        if partitions.insert(PartitionId(report.partition), progress).is_some() {
+            let twice = format!("partition {} is reported twice", report.partition);
+            return Err(Malformed::new("partitions", twice));
+        }
+    }
+    Ok(ReplicaObservation {
+        serving: w.serving,
+        bytes: w.bytes,
+        rows: w.rows,
+        parts: w.parts,
+        partitions,
+        dead_letters: w.dead_letters,
+        problem: w.problem.clone(),
+    })
+}
+
+fn replica_to_wire(table: TableId, shard: ShardId, m: ReplicaObservation) -> wire::ReplicaReport {
+    let partition = |(partition, progress): (PartitionId, PartitionProgress)| wire::PartitionReport {
+        partition: partition.0,
+        next_offset: progress.next_offset,
+        end_offset: progress.end_offset,
+        stall: progress.stall.map(stall_to_wire),
+    };
+    wire::ReplicaReport {
+        table_id: table.to_string(),
+        shard: shard.0,
+        serving: m.serving,
+        bytes: m.bytes,
+        rows: m.rows,
+        parts: m.parts,
+        partitions: m.partitions.into_iter().map(partition).collect(),
+        dead_letters: m.dead_letters,
+        problem: m.problem,
+    }
+}
+
+/// Why a partition stands still.
+pub(super) fn stall_from_wire(w: &wire::StallReport) -> Result<Stall, Malformed> {
+    use wire::stall_report::Reason;
+    Ok(match w.reason.as_ref().ok_or_else(|| Malformed::absent("stall.reason"))? {
+        Reason::TopicMissing(_) => Stall::TopicMissing,
+        Reason::OffsetsGone(gone) => Stall::OffsetsGone { from: gone.from, to: gone.to },
+        Reason::TopicReplaced(topic) => Stall::TopicReplaced { next: topic.next, end: topic.end },
+        Reason::ServerRefuses(refusal) => Stall::ServerRefuses { error: refusal.error.clone() },
+        Reason::DeadLetterUnavailable(trouble) => {
+            Stall::DeadLetterUnavailable { error: trouble.error.clone() }
+        }
+        Reason::KafkaUnreachable(trouble) => Stall::KafkaUnreachable { error: trouble.error.clone() },
+    })
+}
+
+/// See [`stall_from_wire`].
+pub(super) fn stall_to_wire(m: Stall) -> wire::StallReport {
+    use wire::stall_report as s;
+    let reason = match m {
+        Stall::TopicMissing => s::Reason::TopicMissing(s::TopicMissing {}),
+        Stall::OffsetsGone { from, to } => s::Reason::OffsetsGone(s::OffsetsGone { from, to }),
+        Stall::TopicReplaced { next, end } => s::Reason::TopicReplaced(s::TopicReplaced { next, end }),
+        Stall::ServerRefuses { error } => s::Reason::ServerRefuses(s::ServerRefuses { error }),
+        Stall::DeadLetterUnavailable { error } => {
+            s::Reason::DeadLetterUnavailable(s::DeadLetterUnavailable { error })
+        }
+        Stall::KafkaUnreachable { error } => s::Reason::KafkaUnreachable(s::KafkaUnreachable { error }),
+    };
+    wire::StallReport { reason: Some(reason) }
+}

@@ -1,0 +1,260 @@
+//! Other daemons by gRPC.
+//!
+//! Connections are made at the first call and again when lost. Every call has a deadline of its own; one that
+//! passes is [`Error::OutcomeUnknown`] for what changes something and [`Error::Unavailable`] for what does not.
+//! Nothing is retried here: who calls knows whether it may.
+
+use super::status::{Effect, from_status};
+use super::{Daemon, Error, HeartbeatReply, Peers, convert};
+use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
+use crate::model::observed::Heartbeat;
+use crate::model::routes::TableRoutes;
+use crate::model::{TableName, Term};
+use crate::wire;
+use crate::wire::agent_client::AgentClient;
+use crate::wire::control_client::ControlClient;
+use crate::wire::routing_client::RoutingClient;
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Response, Status};
+
+/// Largest body of one insert.
+pub const INSERT_BYTES_MAX: usize = 64 << 20;
+/// Largest message either way: an insert's body and its names.
+pub const MESSAGE_BYTES_MAX: usize = INSERT_BYTES_MAX + (1 << 20);
+
+/// A certificate and its key, PEM, and who is trusted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of those who sign the other side's.
+    pub ca_pem: String,
+    /// One's own, shown to a side that asks for one.
+    pub identity: Option<TlsIdentity>,
+}
+
+/// One's own certificate.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TlsIdentity {
+    /// Chain, PEM.
+    pub certificate_pem: String,
+    /// Private key, PEM.
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsIdentity(***)")
+    }
+}
+
+/// How daemons are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// For making a connection.
+    pub connect_timeout_ms: u64,
+    /// For what only asks.
+    pub read_timeout_ms: u64,
+    /// For what changes something; creating a table of many topics takes its time.
+    pub write_timeout_ms: u64,
+    /// For a heartbeat.
+    pub heartbeat_timeout_ms: u64,
+    /// Needed for `https://` addresses.
+    pub tls: Option<Tls>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect_timeout_ms: 3_000,
+            read_timeout_ms: 10_000,
+            write_timeout_ms: 120_000,
+            heartbeat_timeout_ms: 5_000,
+            tls: None,
+        }
+    }
+}
+
+/// Reaches daemons by gRPC; one connection an address.
+pub struct GrpcPeers {
+    options: Options,
+    daemons: Mutex<BTreeMap<String, Arc<dyn Daemon>>>,
+}
+
+impl GrpcPeers {
+    /// Connects to nothing yet.
+    pub fn new(options: Options) -> Self {
+        Self { options, daemons: Mutex::new(BTreeMap::new()) }
+    }
+}
+
+impl Peers for GrpcPeers {
+    fn daemon(&self, url: &str) -> Arc<dyn Daemon> {
+        let mut daemons = self.daemons.lock().expect("nothing panics while it is held");
+        let make = || -> Arc<dyn Daemon> { Arc::new(GrpcDaemon::new(url, self.options.clone())) };
+        daemons.entry(url.to_owned()).or_insert_with(make).clone()
+    }
+}
+
+/// One daemon.
+pub struct GrpcDaemon {
+    url: String,
+    options: Options,
+    /// Made at the first call, since it must be made inside a runtime.
+    channel: OnceLock<Result<Channel, Error>>,
+}
+
+impl GrpcDaemon {
+    /// The daemon at `http(s)://host:port`; a bad address is an error of each call.
+    pub fn new(url: &str, options: Options) -> Self {
+        Self { url: url.to_owned(), options, channel: OnceLock::new() }
+    }
+
+    fn channel(&self) -> Result<Channel, Error> {
+        self.channel.get_or_init(|| connect(&self.url, &self.options)).clone()
+    }
+
+    fn control(&self) -> Result<ControlClient<Channel>, Error> {
+        let client = ControlClient::new(self.channel()?);
+        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    fn routing(&self) -> Result<RoutingClient<Channel>, Error> {
+        Ok(RoutingClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    async fn call<T>(
+        &self,
+        effect: Effect,
+        timeout_ms: u64,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(Duration::from_millis(timeout_ms), call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(from_status(&status, &self.url, effect)),
+            Err(_) => {
+                let late = format!("the daemon at {} did not answer within {timeout_ms} ms", self.url);
+                Err(match effect {
+                    Effect::Read => Error::Unavailable(late),
+                    Effect::Write => Error::OutcomeUnknown(late),
+                })
+            }
+        }
+    }
+
+    async fn read<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+        self.call(Effect::Read, self.options.read_timeout_ms, call).await
+    }
+
+    async fn write<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+        self.call(Effect::Write, self.options.write_timeout_ms, call).await
+    }
+}
+
+fn connect(url: &str, options: &Options) -> Result<Channel, Error> {
+    let bad = |reason: String| Error::Invalid(format!("{url:?} is no daemon's address: {reason}"));
+    let secure = url.starts_with("https://");
+    if !secure && !url.starts_with("http://") {
+        return Err(bad("it must be http://host:port or https://host:port".into()));
+    }
+    let mut endpoint = Endpoint::from_shared(url.to_owned())
+        .map_err(|e| bad(e.to_string()))?
+        .connect_timeout(Duration::from_millis(options.connect_timeout_ms))
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20);
+    if secure {
+        let Some(tls) = &options.tls else {
+            return Err(bad("https needs the certificates that are trusted".into()));
+        };
+        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca_pem));
+        if let Some(identity) = &tls.identity {
+            config = config.identity(Identity::from_pem(&identity.certificate_pem, &identity.key_pem));
+        }
+        endpoint = endpoint.tls_config(config).map_err(|e| bad(e.to_string()))?;
+    }
+    Ok(endpoint.connect_lazy())
+}
+
+/// The statuses inside answers are messages of their own in protobuf, so they may be absent.
+fn present<T>(answer: Option<T>, field: &str) -> Result<T, Error> {
+    answer.ok_or_else(|| convert::Malformed::absent(field).into_answer_error())
+}
+
+fn table(answer: Option<wire::TableStatus>) -> Result<TableStatus, Error> {
+    convert::table_from_wire(&present(answer, "table")?).map_err(convert::Malformed::into_answer_error)
+}
+
+fn routes(answer: Option<wire::Routes>) -> Result<TableRoutes, Error> {
+    convert::routes_from_wire(&present(answer, "routes")?).map_err(convert::Malformed::into_answer_error)
+}
+
+#[async_trait]
+impl Daemon for GrpcDaemon {
+    async fn create_table(&self, request: CreateTable) -> Result<TableStatus, Error> {
+        let mut client = self.control()?;
+        table(self.write(client.create_table(convert::create_to_wire(request))).await?.table)
+    }
+
+    async fn drop_table(&self, request: DropTable) -> Result<(), Error> {
+        let mut client = self.control()?;
+        self.write(client.drop_table(convert::drop_to_wire(request))).await.map(|_| ())
+    }
+
+    async fn table_status(&self, name: TableName) -> Result<TableStatus, Error> {
+        let mut client = self.control()?;
+        let request = wire::TableStatusRequest { database: name.database, table: name.table };
+        table(self.read(client.table_status(request)).await?.table)
+    }
+
+    async fn cluster_status(&self) -> Result<ClusterStatus, Error> {
+        let mut client = self.control()?;
+        let answer = self.read(client.cluster_status(wire::ClusterStatusRequest {})).await?;
+        convert::cluster_from_wire(&answer).map_err(convert::Malformed::into_answer_error)
+    }
+
+    async fn routes(&self, name: TableName) -> Result<TableRoutes, Error> {
+        let mut client = self.routing()?;
+        let request = wire::GetRoutesRequest { database: name.database, table: name.table };
+        routes(self.read(client.get_routes(request)).await?.routes)
+    }
+
+    async fn watch_routes(
+        &self,
+        name: TableName,
+    ) -> Result<BoxStream<'static, Result<TableRoutes, Error>>, Error> {
+        let mut client = self.routing()?;
+        let request = wire::WatchRoutesRequest { database: name.database, table: name.table };
+        let stream = self.read(client.watch_routes(request)).await?;
+        let url = self.url.clone();
+        let read = move |item: Result<wire::WatchRoutesResponse, Status>| match item {
+            Ok(answer) => routes(answer.routes),
+            Err(status) => Err(from_status(&status, &url, Effect::Read)),
+        };
+        Ok(stream.map(read).boxed())
+    }
+
+    async fn insert(&self, request: InsertRows) -> Result<Inserted, Error> {
+        let mut client = self.control()?;
+        if request.body.len() > INSERT_BYTES_MAX {
+            let (bytes, limit) = (request.body.len(), INSERT_BYTES_MAX);
+            return Err(Error::Invalid(format!("{bytes} bytes in one insert; at most {limit} are taken")));
+        }
+        let answer = self.write(client.insert(convert::insert_to_wire(request))).await?;
+        Ok(Inserted { rows: answer.rows, partitions: answer.partitions })
+    }
+
+    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
+        let mut client = AgentClient::new(self.channel()?).max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let call = client.heartbeat(convert::heartbeat_to_wire(heartbeat));
+        let answer = self.call(Effect::Read, self.options.heartbeat_timeout_ms, call).await?;
+        Ok(HeartbeatReply { term: Term(answer.term) })
+    }
+}

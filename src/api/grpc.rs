@@ -1,0 +1,252 @@
+//! The gRPC server: `Control`, `Routing` and `Agent` over a [`Daemon`], with health and reflection.
+//!
+//! Each call runs as a task of its own: a caller that goes away does not stop half of a change, and a panic is
+//! that call's error, not the connection's end.
+
+use super::{Stop, stop_when, until_stopped};
+use crate::adapters::peers::convert::{self, Malformed};
+use crate::adapters::peers::grpc::{MESSAGE_BYTES_MAX, Tls};
+use crate::adapters::peers::status::to_status;
+use crate::adapters::peers::{Daemon, Error};
+use crate::model::TableName;
+use crate::wire::agent_server::{Agent, AgentServer};
+use crate::wire::control_server::{Control, ControlServer};
+use crate::wire::routing_server::{Routing, RoutingServer};
+use crate::wire::{self, DESCRIPTORS};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status};
+
+/// Why the server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[error("gRPC server: {0}")]
+pub struct ServeError(String);
+
+#[derive(Clone)]
+struct Service {
+    daemon: Arc<dyn Daemon>,
+    stop: Stop,
+}
+
+/// Serves until `shutdown` completes; then watches end, other calls get a few seconds.
+///
+/// With `tls` the server shows its identity, and with a `ca_pem` it takes only clients that show one signed by it.
+pub async fn serve(
+    listener: TcpListener,
+    daemon: Arc<dyn Daemon>,
+    tls: Option<Tls>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let failed = |e: &dyn std::error::Error| ServeError(chain(e));
+    let stop = stop_when(shutdown);
+    let service = Service { daemon, stop: stop.clone() };
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20);
+    if let Some(tls) = tls {
+        server = server.tls_config(server_tls(&tls)?).map_err(|e| failed(&e))?;
+    }
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ControlServer<Service>>().await;
+    health.set_serving::<RoutingServer<Service>>().await;
+    health.set_serving::<AgentServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()
+        .map_err(|e| failed(&e))?;
+    let control = ControlServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let routing = RoutingServer::new(service.clone()).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let agent = AgentServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let running = server
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(control)
+        .add_service(routing)
+        .add_service(agent)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.clone());
+    until_stopped(running, stop).await.map_err(|e| failed(&e))
+}
+
+fn server_tls(tls: &Tls) -> Result<ServerTlsConfig, ServeError> {
+    let Some(identity) = &tls.identity else {
+        return Err(ServeError("TLS needs a certificate and a key".into()));
+    };
+    let identity = Identity::from_pem(&identity.certificate_pem, &identity.key_pem);
+    let mut config = ServerTlsConfig::new().identity(identity);
+    if !tls.ca_pem.is_empty() {
+        config = config.client_ca_root(Certificate::from_pem(&tls.ca_pem));
+    }
+    Ok(config)
+}
+
+/// An error with its reasons: transports hide theirs.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+/// Runs one call as a task.
+async fn run<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Status> {
+    let ended = tokio::spawn(work).await;
+    let outcome = ended.unwrap_or_else(|e| Err(Error::Internal(format!("the call ended early: {e}"))));
+    outcome.map_err(|error| to_status(&error))
+}
+
+fn malformed(error: Malformed) -> Status {
+    to_status(&error.into_request_error())
+}
+
+fn name(database: String, table: String) -> Result<TableName, Status> {
+    for (field, text) in [("database", &database), ("table", &table)] {
+        if text.is_empty() {
+            return Err(malformed(Malformed::absent(field)));
+        }
+    }
+    Ok(TableName { database, table })
+}
+
+#[tonic::async_trait]
+impl Control for Service {
+    async fn create_table(
+        &self,
+        request: Request<wire::CreateTableRequest>,
+    ) -> Result<Response<wire::CreateTableResponse>, Status> {
+        let request = convert::create_from_wire(request.into_inner()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let status = run(async move { daemon.create_table(request).await }).await?;
+        Ok(Response::new(wire::CreateTableResponse { table: Some(convert::table_to_wire(status)) }))
+    }
+
+    async fn drop_table(
+        &self,
+        request: Request<wire::DropTableRequest>,
+    ) -> Result<Response<wire::DropTableResponse>, Status> {
+        let request = convert::drop_from_wire(request.into_inner());
+        name(request.database.clone(), request.table.clone())?;
+        let daemon = self.daemon.clone();
+        run(async move { daemon.drop_table(request).await }).await?;
+        Ok(Response::new(wire::DropTableResponse {}))
+    }
+
+    async fn table_status(
+        &self,
+        request: Request<wire::TableStatusRequest>,
+    ) -> Result<Response<wire::TableStatusResponse>, Status> {
+        let request = request.into_inner();
+        let (daemon, name) = (self.daemon.clone(), name(request.database, request.table)?);
+        let status = run(async move { daemon.table_status(name).await }).await?;
+        Ok(Response::new(wire::TableStatusResponse { table: Some(convert::table_to_wire(status)) }))
+    }
+
+    async fn list_tables(
+        &self,
+        _: Request<wire::ListTablesRequest>,
+    ) -> Result<Response<wire::ListTablesResponse>, Status> {
+        let daemon = self.daemon.clone();
+        let status = run(async move { daemon.cluster_status().await }).await?;
+        let tables = status.tables.into_iter().map(convert::table_to_wire).collect();
+        Ok(Response::new(wire::ListTablesResponse { tables }))
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<wire::ListNodesRequest>,
+    ) -> Result<Response<wire::ListNodesResponse>, Status> {
+        let daemon = self.daemon.clone();
+        let status = run(async move { daemon.cluster_status().await }).await?;
+        let nodes = status.nodes.into_iter().map(convert::node_to_wire).collect();
+        Ok(Response::new(wire::ListNodesResponse { nodes }))
+    }
+
+    async fn cluster_status(
+        &self,
+        _: Request<wire::ClusterStatusRequest>,
+    ) -> Result<Response<wire::ClusterStatusResponse>, Status> {
+        let daemon = self.daemon.clone();
+        let status = run(async move { daemon.cluster_status().await }).await?;
+        Ok(Response::new(convert::cluster_to_wire(status)))
+    }
+
+    async fn insert(
+        &self,
+        request: Request<wire::InsertRequest>,
+    ) -> Result<Response<wire::InsertResponse>, Status> {
+        let request = convert::insert_from_wire(request.into_inner()).map_err(malformed)?;
+        name(request.database.clone(), request.table.clone())?;
+        let daemon = self.daemon.clone();
+        let inserted = run(async move { daemon.insert(request).await }).await?;
+        Ok(Response::new(wire::InsertResponse { rows: inserted.rows, partitions: inserted.partitions }))
+    }
+}
+
+#[tonic::async_trait]
+impl Routing for Service {
+    type WatchRoutesStream = BoxStream<'static, Result<wire::WatchRoutesResponse, Status>>;
+
+    async fn get_routes(
+        &self,
+        request: Request<wire::GetRoutesRequest>,
+    ) -> Result<Response<wire::GetRoutesResponse>, Status> {
+        let request = request.into_inner();
+        let (daemon, name) = (self.daemon.clone(), name(request.database, request.table)?);
+        let routes = run(async move { daemon.routes(name).await }).await?;
+        Ok(Response::new(wire::GetRoutesResponse { routes: Some(convert::routes_to_wire(routes)) }))
+    }
+
+    async fn watch_routes(
+        &self,
+        request: Request<wire::WatchRoutesRequest>,
+    ) -> Result<Response<Self::WatchRoutesStream>, Status> {
+        let request = request.into_inner();
+        let (daemon, name) = (self.daemon.clone(), name(request.database, request.table)?);
+        let stream = run(async move { daemon.watch_routes(name).await }).await?;
+        let answer = |item: Result<_, Error>| match item {
+            Ok(routes) => Ok(wire::WatchRoutesResponse { routes: Some(convert::routes_to_wire(routes)) }),
+            Err(error) => Err(to_status(&error)),
+        };
+        // A watch has no end of its own: the daemon's stop ends it, else nothing could stop gracefully.
+        Ok(Response::new(stream.map(answer).take_until(self.stop.clone()).boxed()))
+    }
+
+    async fn create_shard(
+        &self,
+        request: Request<wire::CreateShardRequest>,
+    ) -> Result<Response<wire::CreateShardResponse>, Status> {
+        let request = request.into_inner();
+        let table = request.table.ok_or_else(|| malformed(Malformed::absent("table")))?;
+        let here = wire::CreateTableRequest { first_node: Some(request.node), ..table };
+        let create = convert::create_from_wire(here).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let status = run(async move { daemon.create_table(create).await }).await?;
+        Ok(Response::new(wire::CreateShardResponse { table: Some(convert::table_to_wire(status)) }))
+    }
+}
+
+#[tonic::async_trait]
+impl Agent for Service {
+    async fn heartbeat(
+        &self,
+        request: Request<wire::HeartbeatRequest>,
+    ) -> Result<Response<wire::HeartbeatResponse>, Status> {
+        let heartbeat = convert::heartbeat_from_wire(request.get_ref()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let reply = run(async move { daemon.heartbeat(heartbeat).await }).await?;
+        Ok(Response::new(wire::HeartbeatResponse { term: reply.term.0 }))
+    }
+}
