@@ -16,4 +16,4 @@ pub mod table;
 pub use ids::{Epoch, NodeId, PartitionId, ReplicaId, ShardId, TableId, Term};
 pub use node::{Node, NodeState};
 pub use range::PartitionRange;
-pub use table::{Replica, ReplicaState, Shard, Table, TableName, TableState};
+pub use table::{Assignment, Replica, ReplicaState, Shard, Table, TableName, TableState};
