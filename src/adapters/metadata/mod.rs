@@ -8,6 +8,12 @@
 //!   compacted it says so ([`Error::Compacted`]) and the caller ranges again. [`follow`] does that for callers.
 //! - A deadline that passes during a write is [`Retry::OutcomeUnknown`].
 
+pub mod keys;
+pub mod records;
+
+pub use keys::{Key, Keys};
+pub use records::Record;
+
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::Term;
 use async_trait::async_trait;
