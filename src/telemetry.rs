@@ -1,1 +1,312 @@
-//! To be built.
+//! Logs and metrics.
+//!
+//! The registry is made here and passed on; nothing is global but the process's one log subscriber, which
+//! `main` sets. Metric names are `converthouse_<part>_<noun>_<unit>[_total]`, listed in `docs/metrics.md`.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use tracing_subscriber::EnvFilter;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogOptions {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,converthouse::actors=debug`.
+    pub level: String,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// What libraries say below this is of no use to an operator, unless a directive of the operator's own asks for it.
+const LIBRARIES: &str =
+    "h2=warn,hyper=warn,hyper_util=warn,tower=warn,rustls=warn,librdkafka=warn,tonic=warn";
+
+/// Reads a level; the error says what is wrong with it.
+pub fn filter(level: &str) -> Result<EnvFilter, String> {
+    let quiet = format!("{LIBRARIES},{level}");
+    EnvFilter::builder().parse(quiet).map_err(|e| e.to_string())
+}
+
+/// Starts logging to standard error. Fails if the level cannot be read, or if logging was started before.
+pub fn start_logs(options: &LogOptions) -> Result<(), String> {
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter(&options.level)?).with_writer(std::io::stderr);
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let started = match options.format {
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        LogFormat::Text => logs.with_ansi(colour).try_init(),
+    };
+    started.map_err(|e| e.to_string())
+}
+
+/// Tables with labels of their own; rows of further ones count under [`OTHER_TABLES`].
+pub const TABLE_LABELS_MAX: usize = 1_000;
+/// Label of the tables beyond [`TABLE_LABELS_MAX`].
+pub const OTHER_TABLES: &str = "_other";
+
+/// Every metric of a process; clones share their values. Methods take table names and keep the labels few.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    tables: Arc<Mutex<BTreeSet<String>>>,
+    ingest_rows_total: IntCounterVec,
+    ingest_bytes_total: IntCounterVec,
+    ingest_lag_messages: IntGaugeVec,
+    dead_letters_total: IntCounterVec,
+    replicas: IntGaugeVec,
+    invariant_violations_total: IntCounterVec,
+    heartbeat_age_ms: IntGaugeVec,
+    metadata_errors_total: IntCounterVec,
+    clickhouse_up: IntGaugeVec,
+    /// Duration of inserts into ClickHouse, failed ones too.
+    pub insert_seconds: Histogram,
+    /// 1 on the daemon that leads the cluster.
+    pub leader: IntGauge,
+    /// Shards led by this daemon's nodes.
+    pub shard_leaders: IntGauge,
+    /// Published epochs that this daemon's ClickHouse servers have not loaded yet; the worst table.
+    pub epoch_lag: IntGauge,
+}
+
+const INSERT_BUCKETS_S: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), &[label]).expect("name and label are legal")
+}
+
+fn gauges(name: &str, help: &str, label: &str) -> IntGaugeVec {
+    IntGaugeVec::new(Opts::new(name, help), &[label]).expect("name and label are legal")
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect("the name is legal")
+}
+
+impl Metrics {
+    /// Makes all metrics in a registry of their own.
+    pub fn new() -> Self {
+        let insert_seconds =
+            HistogramOpts::new("converthouse_insert_seconds", "Duration of inserts into ClickHouse")
+                .buckets(INSERT_BUCKETS_S.to_vec());
+        let metrics = Self {
+            registry: Registry::new(),
+            tables: Arc::default(),
+            ingest_rows_total: counters("converthouse_ingest_rows_total", "Rows inserted", "table"),
+            ingest_bytes_total: counters(
+                "converthouse_ingest_bytes_total",
+                "Bytes of payload inserted",
+                "table",
+            ),
+            ingest_lag_messages: gauges(
+                "converthouse_ingest_lag_messages",
+                "Messages not yet taken",
+                "table",
+            ),
+            dead_letters_total: counters(
+                "converthouse_dead_letters_total",
+                "Messages put into the dead-letter topic",
+                "table",
+            ),
+            replicas: gauges("converthouse_replicas", "Replicas of this daemon's nodes", "state"),
+            invariant_violations_total: counters(
+                "converthouse_invariant_violations_total",
+                "Broken invariants; any is a bug",
+                "id",
+            ),
+            heartbeat_age_ms: gauges(
+                "converthouse_heartbeat_age_ms",
+                "Time since the leader heard of a node; on the leader only",
+                "node",
+            ),
+            metadata_errors_total: counters(
+                "converthouse_metadata_errors_total",
+                "Failed calls of the metadata store",
+                "code",
+            ),
+            clickhouse_up: gauges("converthouse_clickhouse_up", "1 if the last probe was answered", "node"),
+            insert_seconds: Histogram::with_opts(insert_seconds).expect("the buckets rise"),
+            leader: gauge("converthouse_leader", "1 on the daemon that leads the cluster"),
+            shard_leaders: gauge("converthouse_shard_leaders", "Shards led by this daemon's nodes"),
+            epoch_lag: gauge(
+                "converthouse_epoch_lag",
+                "Published epochs not loaded here yet, the worst table",
+            ),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let build = gauges("converthouse_build_info", "The running version", "version");
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let all: Vec<Box<dyn Collector>> = vec![
+            Box::new(build),
+            Box::new(self.ingest_rows_total.clone()),
+            Box::new(self.ingest_bytes_total.clone()),
+            Box::new(self.ingest_lag_messages.clone()),
+            Box::new(self.dead_letters_total.clone()),
+            Box::new(self.replicas.clone()),
+            Box::new(self.invariant_violations_total.clone()),
+            Box::new(self.heartbeat_age_ms.clone()),
+            Box::new(self.metadata_errors_total.clone()),
+            Box::new(self.clickhouse_up.clone()),
+            Box::new(self.insert_seconds.clone()),
+            Box::new(self.leader.clone()),
+            Box::new(self.shard_leaders.clone()),
+            Box::new(self.epoch_lag.clone()),
+        ];
+        for collector in all {
+            self.registry.register(collector).expect("every name is there once");
+        }
+    }
+
+    /// What `/metrics` shows.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn label<'a>(&self, table: &'a str) -> &'a str {
+        let mut tables = self.tables.lock().expect("nothing panics while it is held");
+        if tables.contains(table) {
+            return table;
+        }
+        if tables.len() >= TABLE_LABELS_MAX {
+            return OTHER_TABLES;
+        }
+        tables.insert(table.to_owned());
+        table
+    }
+
+    /// Counter of rows inserted into a table. Keep it: finding it by name costs a lock.
+    pub fn ingest_rows(&self, table: &str) -> IntCounter {
+        self.ingest_rows_total.with_label_values(&[self.label(table)])
+    }
+
+    /// Counter of payload bytes inserted into a table.
+    pub fn ingest_bytes(&self, table: &str) -> IntCounter {
+        self.ingest_bytes_total.with_label_values(&[self.label(table)])
+    }
+
+    /// Messages of a table not yet taken by this daemon's replicas.
+    pub fn ingest_lag(&self, table: &str) -> IntGauge {
+        self.ingest_lag_messages.with_label_values(&[self.label(table)])
+    }
+
+    /// Counter of a table's messages in the dead-letter topic.
+    pub fn dead_letters(&self, table: &str) -> IntCounter {
+        self.dead_letters_total.with_label_values(&[self.label(table)])
+    }
+
+    /// Replicas in a state (`creating`, `ready`, …).
+    pub fn replicas(&self, state: &str) -> IntGauge {
+        self.replicas.with_label_values(&[state])
+    }
+
+    /// Counter of violations of the invariant named so.
+    pub fn invariant_violations(&self, id: &str) -> IntCounter {
+        self.invariant_violations_total.with_label_values(&[id])
+    }
+
+    /// Time since the leader heard of a node, in milliseconds.
+    pub fn heartbeat_age_ms(&self, node: &str) -> IntGauge {
+        self.heartbeat_age_ms.with_label_values(&[node])
+    }
+
+    /// Counter of the metadata store's errors of one code.
+    pub fn metadata_errors(&self, code: crate::error::Code) -> IntCounter {
+        self.metadata_errors_total.with_label_values(&[code.to_string().as_str()])
+    }
+
+    /// 1 if a node's ClickHouse answered the last probe.
+    pub fn clickhouse_up(&self, node: &str) -> IntGauge {
+        self.clickhouse_up.with_label_values(&[node])
+    }
+
+    /// A dropped table shows no more.
+    pub fn forget_table(&self, table: &str) {
+        self.tables.lock().expect("nothing panics while it is held").remove(table);
+        for family in [&self.ingest_rows_total, &self.ingest_bytes_total, &self.dead_letters_total] {
+            // Absent is what is wanted.
+            let _ = family.remove_label_values(&[table]);
+        }
+        let _ = self.ingest_lag_messages.remove_label_values(&[table]);
+    }
+
+    /// Only the leader knows heartbeats' ages: a deposed one shows none.
+    pub fn forget_heartbeats(&self) {
+        self.heartbeat_age_ms.reset();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(metrics: &Metrics) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&metrics.registry().gather()).unwrap()
+    }
+
+    #[test]
+    fn clones_share_values_and_registries_do_not() {
+        let (one, other) = (Metrics::new(), Metrics::new());
+        one.clone().ingest_rows("shop.events").inc_by(3);
+        assert!(text(&one).contains("converthouse_ingest_rows_total{table=\"shop.events\"} 3"));
+        assert!(!text(&other).contains("shop.events"));
+    }
+
+    #[test]
+    fn a_thousand_tables_have_labels_and_the_rest_share_one() {
+        let metrics = Metrics::new();
+        for number in 0..TABLE_LABELS_MAX + 5 {
+            metrics.ingest_rows(&format!("t{number}")).inc();
+        }
+        assert!(text(&metrics).contains("{table=\"_other\"} 5"));
+        metrics.forget_table("t0");
+        assert!(!text(&metrics).contains("{table=\"t0\"}"));
+    }
+
+    #[test]
+    fn levels_are_checked() {
+        assert!(filter("info,converthouse::actors=debug").is_ok());
+        assert!(filter("converthouse=loud").is_err());
+    }
+
+    #[test]
+    fn the_document_lists_every_metric() {
+        let metrics = Metrics::new();
+        metrics.ingest_rows("t");
+        metrics.ingest_bytes("t");
+        metrics.ingest_lag("t");
+        metrics.dead_letters("t");
+        metrics.replicas("ready");
+        metrics.invariant_violations("FENCED");
+        metrics.heartbeat_age_ms("n1");
+        metrics.metadata_errors(crate::error::Code(301));
+        metrics.clickhouse_up("n1");
+        let families = metrics.registry().gather();
+        assert_eq!(families.len(), 14, "call each metric with labels above, so that it shows");
+        let document = include_str!("../docs/metrics.md");
+        for family in families {
+            assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());
+        }
+    }
+}
