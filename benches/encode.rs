@@ -1,4 +1,5 @@
 //! How fast messages become rows: `cargo bench --bench encode`. Prints, compares nothing.
+#![allow(clippy::disallowed_methods)] // it measures real time
 
 use converthouse::actors::replica::encode::encode;
 use converthouse::model::ids::PartitionId;

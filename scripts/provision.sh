@@ -5,8 +5,8 @@
 #   scripts/provision.sh --clean        removes the folders below (packages of the system stay)
 #
 # Idempotent, and quick when there is nothing to do. Debian packages come through apt (as root, or by sudo).
-# Everything else is kept once a machine, in ${XDG_CACHE_HOME:-~/.cache}/converthouse/<part>-<pins>, and shown to
-# one clone by links in .provision/ (or the folder that CONVERTHOUSE_PROVISION_DIR names):
+# Everything else is kept once a machine, in ${XDG_CACHE_HOME:-~/.cache}/converthouse/<part>-<pins>, and shown
+# to one clone by links in .provision/ (or the folder that CONVERTHOUSE_PROVISION_DIR names):
 #   .provision/kafka/    every jar of the broker, and log4j2.xml
 #   .provision/venv/     Python with chdb-core: the current ClickHouse engine, in process
 # It starts no server, and leaves none running that a package would start.
@@ -54,7 +54,7 @@ retry() {
   return 1
 }
 
-# --- Debian packages ---------------------------------------------------------------------------------------------
+# --- Debian packages ----------------------------------------
 
 missing_packages() {
   local package
@@ -160,7 +160,7 @@ part_prometheus() {
   if install_packages prometheus "${PROMETHEUS_PACKAGES[@]}"; then disable_units prometheus; fi
 }
 
-# --- What does not come from Debian ------------------------------------------------------------------------------
+# --- What does not come from Debian ----------------------------------------
 
 part_rust() {
   command -v cargo >/dev/null ||

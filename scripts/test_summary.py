@@ -140,7 +140,7 @@ def read_output(group: Group, lines) -> None:
         group.failures.append("(did not get as far as running tests)")
 
 
-def run(group: Group) -> None:
+def run(group: Group, filtered: bool) -> None:
     """Runs one group to its end, or to its deadline."""
     print(f"\n=== {group.name}: {' '.join(group.command)}", flush=True)
     started = time.monotonic()
@@ -172,6 +172,8 @@ def run(group: Group) -> None:
             group.failures.append("(see its output above)")
     else:
         # A group that broke off, or left something running, failed even if no test of it says so.
+        if group.real and status == 0 and not group.passed and not filtered:
+            group.failures.append("(no test ran)")
         extra = [failure for failure in group.failures if failure.startswith("(")]
         group.failed += len(extra)
         if status and not group.failed:
@@ -215,7 +217,7 @@ def main() -> int:
     try:
         for group in groups:
             done.append(group)
-            run(group)
+            run(group, filtered=len(arguments) > 1)
     except KeyboardInterrupt:
         done[-1].failures.append("(interrupted)")
         done[-1].failed += 1

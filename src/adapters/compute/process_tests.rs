@@ -1,3 +1,5 @@
+//! The process handle on real processes: started, waited for, paused, killed, never left behind.
+
 use super::*;
 
 fn shell(folder: &Path, script: &str) -> Launch {

@@ -1,0 +1,12 @@
+//! Tests against real servers: ClickHouse, etcd, Kafka, Prometheus. One module a theme, one module a line, in order.
+//!
+//! `scripts/provision.sh` (run by `make test`) sets up what they need; each test starts its own servers on
+//! 127.0.0.1, on free ports, in a folder of its own, and ends them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::disallowed_macros
+)]
+
+mod provisioned;

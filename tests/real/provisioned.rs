@@ -1,0 +1,43 @@
+//! What provisioning promises is there and starts. The themes' own tests say what it can do.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The folder that `scripts/provision.sh` fills.
+fn folder() -> PathBuf {
+    std::env::var_os("CONVERTHOUSE_PROVISION_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".provision"), PathBuf::from)
+}
+
+/// What a program prints; fails with a remedy if it is not there.
+fn output(program: &str, arguments: &[&str]) -> String {
+    let ran = Command::new(program).args(arguments).output();
+    let ran = ran.unwrap_or_else(|error| panic!("{program}: {error}; run scripts/provision.sh"));
+    assert!(ran.status.success(), "{program} {arguments:?}: {ran:?}");
+    String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr)
+}
+
+#[test]
+fn the_servers_from_debian_are_installed() {
+    assert!(output("etcd", &["--version"]).contains("etcd Version: 3."));
+    assert!(output("promtool", &["--version"]).contains("promtool, version 2."));
+    let server = std::env::var("CLICKHOUSE_BINARY").unwrap_or_else(|_| "clickhouse-server".into());
+    assert!(output("sh", &["-c", "command -v \"$0\"", &server]).contains("clickhouse"), "{server}");
+}
+
+#[test]
+fn the_broker_is_complete() {
+    let jars = folder().join("kafka");
+    let class_path = format!("{}/*", jars.display());
+    let shown = output("java", &["-cp", &class_path, "kafka.Kafka", "--version"]);
+    assert!(shown.contains("4.1."), "{shown}");
+    assert!(jars.join("log4j2.xml").is_file());
+}
+
+#[test]
+fn the_current_clickhouse_engine_answers() {
+    let python = folder().join("venv/bin/python");
+    let script = "from chdb.session import Session; print(Session().query('SELECT version()', 'TSV'))";
+    let version = output(&python.display().to_string(), &["-c", script]);
+    assert!(version.starts_with("26.9."), "{version}");
+}
