@@ -12,7 +12,8 @@
 //!                            acks/<table>/<node>             the epoch that a node's routes show
 //! ```
 //! Names that users choose are escaped: letters, digits, `_` and `-` stand for themselves, every other byte is `%xx`.
-//! So no name holds a slash, and a prefix that ends in a slash never takes in a neighbour (`a/` is not a part of `ab/`).
+//! So no name holds a slash, and a prefix that ends in a slash never takes in a neighbour (`a/` is not a part
+//! of `ab/`).
 
 use crate::model::{NodeId, ShardId, TableId, TableName};
 use std::fmt::{self, Write as _};

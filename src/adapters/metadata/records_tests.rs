@@ -1,3 +1,5 @@
+//! Records survive the round trip, and a damaged one is refused with its reason.
+
 use super::*;
 use proptest::prelude::*;
 use uuid::Uuid;
