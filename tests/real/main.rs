@@ -9,4 +9,5 @@
     clippy::disallowed_macros
 )]
 
+mod dashboards;
 mod provisioned;
