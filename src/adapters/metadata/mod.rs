@@ -8,10 +8,17 @@
 //!   compacted it says so ([`Error::Compacted`]) and the caller ranges again. [`follow`] does that for callers.
 //! - A deadline that passes during a write is [`Retry::OutcomeUnknown`].
 
+pub mod conformance;
+mod expiry;
+pub mod follow;
 pub mod keys;
+pub mod memory;
 pub mod records;
+mod state;
 
+pub use follow::follow;
 pub use keys::{Key, Keys};
+pub use memory::MemoryStore;
 pub use records::Record;
 
 use crate::error::{Code, Coded, Retry, ranges};
@@ -72,6 +79,23 @@ pub enum Write {
     DeletePrefix(String),
 }
 
+impl Write {
+    /// The key or prefix that it writes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) | Self::DeletePrefix(key) => key,
+        }
+    }
+
+    /// Size of key and value.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::Delete(key) | Self::DeletePrefix(key) => key.len(),
+        }
+    }
+}
+
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TxnOutcome {
@@ -95,12 +119,30 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Full key.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(kv) => &kv.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision at which it happened.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(kv) => kv.mod_revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
 /// Changes of one or more consecutive revisions, never a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchBatch {
-    /// The newest revision contained.
+    /// Everything under the prefix up to this revision has been told.
     pub revision: Revision,
-    /// In order.
+    /// In order. May be empty: nothing happened up to the revision.
     pub changes: Vec<Change>,
 }
 
@@ -221,6 +263,9 @@ pub trait MetaStore: Send + Sync + 'static {
 
 /// What every implementation takes in one transaction (etcd's own default is 128).
 pub const TXN_WRITES_MAX: usize = 120;
+
+/// Bytes of keys and values that every implementation takes in one transaction (etcd's own default is 1.5 MiB).
+pub const TXN_BYTES_MAX: usize = 1 << 20;
 
 /// The fence that every write of a leader carries.
 pub fn fence(leader_key: &str, term: Term) -> Compare {
