@@ -1,0 +1,412 @@
+//! From the file's sections to a [`Config`], with the rules that concern more than one key.
+
+use super::reader::{Part, Reader};
+use super::{
+    Config, DaemonOptions, EtcdAccess, EtcdMember, FailoverOptions, IngestOptions, KafkaOptions,
+    MetadataOptions, NodeOptions, StoreOptions, units,
+};
+use crate::adapters::peers::grpc::{Tls, TlsIdentity};
+use crate::model::NodeId;
+use crate::model::node::{ClickHouseEndpoint, Secret};
+use crate::model::routes::RouteGroup;
+use crate::telemetry::{self, LogFormat, LogOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use toml::de::DeTable;
+
+/// `None` only with a problem on the list.
+pub(super) fn config<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Option<Config> {
+    reader.known_sections(root);
+    let kind = reader.part(root, "metadata");
+    // `None`: something is wrong with it, said already; what depends on it is not blamed on top.
+    let standalone = reader.text(&kind, "kind").map(|kind| kind == "embedded");
+    let nodes = nodes(reader, root, standalone);
+    let daemon = daemon(reader, root, &nodes);
+    let data_dir = daemon.as_ref().map_or(PathBuf::new(), |daemon| daemon.data_dir.clone());
+    let metadata = metadata(reader, root, &kind, &data_dir);
+    let config = (cluster(reader, root), kafka(reader, root, standalone), log(reader, root));
+    let (ingest, failover, route_groups) =
+        (ingest(reader, root), failover(reader, root), groups(reader, root));
+    Some(Config {
+        cluster: config.0?,
+        daemon: daemon?,
+        metadata: metadata?,
+        kafka: config.1?,
+        nodes,
+        ingest,
+        failover,
+        route_groups,
+        log: config.2?,
+    })
+}
+
+fn cluster<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Option<String> {
+    let part = reader.part(root, "cluster");
+    let name = reader.text(&part, "name")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.len() > 63 || !name.chars().all(plain) {
+        reader.blame(&part, "name", &format!("is {name:?}"), "use at most 63 letters, digits, `-` and `_`");
+    }
+    Some(name)
+}
+
+fn daemon<'a>(
+    reader: &mut Reader<'a>,
+    root: &'a DeTable<'a>,
+    nodes: &[NodeOptions],
+) -> Option<DaemonOptions> {
+    let part = reader.part(root, "daemon");
+    let node: Option<NodeId> = reader.parsed(&part, "node");
+    if let Some(node) = node.as_ref().filter(|id| !nodes.is_empty() && !nodes.iter().any(|n| n.id == **id)) {
+        let known = nodes.iter().map(|n| n.id.as_str()).collect::<Vec<_>>().join(", ");
+        reader.blame(
+            &part,
+            "node",
+            &format!("is {node}, which no [[node]] has as id"),
+            &format!("known: {known}"),
+        );
+    }
+    let tls = tls(reader, root, "daemon.tls", true);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let data_dir = reader.path(&part, "data_dir");
+    let grpc_listen = reader.text(&part, "grpc_listen");
+    let grpc_advertise = match (reader.text(&part, "grpc_advertise"), &grpc_listen) {
+        (Some(url), _) => {
+            if !url.starts_with(&format!("{scheme}://")) {
+                let what = format!("is {url:?}, but gRPC is served as {scheme}");
+                reader.blame(&part, "grpc_advertise", &what, "make it fit to whether there is [daemon.tls]");
+            }
+            Some(url)
+        }
+        (None, Some(listen)) if wildcard(listen) => {
+            let what = format!("is missing, and grpc_listen = {listen:?} is no address to reach it by");
+            reader.blame(&part, "grpc_advertise", &what, "add it with this host's name");
+            None
+        }
+        (None, listen) => listen.as_ref().map(|listen| format!("{scheme}://{listen}")),
+    };
+    let http_listen = reader.text(&part, "http_listen");
+    let http_advertise = reader.text(&part, "http_advertise").or_else(|| {
+        let listen = http_listen.as_ref()?;
+        let port = listen.rsplit_once(':')?.1;
+        let host = if wildcard(listen) { format!("127.0.0.1:{port}") } else { listen.clone() };
+        Some(format!("http://{host}"))
+    });
+    let same = grpc_listen.is_some() && grpc_listen == http_listen;
+    if same && !grpc_listen.as_deref().is_some_and(|listen| listen.ends_with(":0")) {
+        reader.blame(&part, "http_listen", "is the same as grpc_listen", "give each a port of its own");
+    }
+    Some(DaemonOptions {
+        node: node.or_else(|| nodes.first().map(|node| node.id.clone()))?,
+        data_dir: data_dir?,
+        grpc_listen: grpc_listen?,
+        grpc_advertise: grpc_advertise?,
+        http_listen: http_listen?,
+        http_advertise: http_advertise?,
+        tls,
+    })
+}
+
+fn wildcard(listen: &str) -> bool {
+    listen.starts_with("0.0.0.0:") || listen.starts_with("[::]:")
+}
+
+/// Certificates; a server needs its own, a client may do without.
+fn tls<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>, path: &'static str, server: bool) -> Option<Tls> {
+    let part = reader.part(root, path);
+    if !part.given() {
+        return None;
+    }
+    let ca_pem = reader.content(&part, "ca");
+    let (cert, key) = (reader.content(&part, "cert"), reader.content(&part, "key"));
+    match (part.has("cert"), part.has("key")) {
+        (true, false) => {
+            reader.blame(&part, "key", "is missing, and cert is given", "add the private key of cert")
+        }
+        (false, true) => {
+            reader.blame(&part, "cert", "is missing, and key is given", "add the certificate of key")
+        }
+        (false, false) if server => {
+            reader.blame(
+                &part,
+                "cert",
+                "is missing",
+                "gRPC needs cert and key to serve TLS; or drop the section",
+            );
+        }
+        _ => {}
+    }
+    let identity = cert.zip(key).map(|(certificate_pem, key_pem)| TlsIdentity { certificate_pem, key_pem });
+    Some(Tls { ca_pem: ca_pem.unwrap_or_default(), identity })
+}
+
+/// A password, from its key or from its file.
+fn password<'a>(reader: &mut Reader<'a>, part: &Part<'a>, name: &str) -> Option<Secret> {
+    let file = format!("{name}_file");
+    if part.has(name) && part.has(&file) {
+        reader.blame(part, &file, &format!("is given, and {name} too"), "keep one of them");
+    }
+    let given = reader.text(part, name);
+    given.or_else(|| reader.content(part, &file)).map(Secret::new)
+}
+
+fn metadata<'a>(
+    reader: &mut Reader<'a>,
+    root: &'a DeTable<'a>,
+    part: &Part<'a>,
+    data_dir: &Path,
+) -> Option<MetadataOptions> {
+    let mut access = EtcdAccess { user: None, tls: tls(reader, root, "metadata.tls", false) };
+    let endpoints = reader.texts(part, "endpoints");
+    let (user, password) = (reader.text(part, "user"), password(reader, part, "password"));
+    if password.is_some() && user.is_none() {
+        reader.blame(part, "user", "is missing, and a password is given", "add the etcd user");
+    }
+    access.user = user.map(|user| (user, password.unwrap_or_default()));
+    let lease_ttl_ms = reader.number(part, "lease_ttl_ms");
+    let path = reader.path(part, "path").unwrap_or_else(|| data_dir.join("metadata.redb"));
+    // A bare name is looked for on the PATH, so it must not be taken from the file's folder.
+    let binary = match reader.text(part, "binary") {
+        Some(name) if !name.contains('/') => PathBuf::from(name),
+        _ => reader.path(part, "binary").unwrap_or_default(),
+    };
+    let members = members(reader, root);
+    // The schema makes it one of the three; a missing one is on the list of problems.
+    let kind = reader_kind(part)?;
+    for (name, of) in [("endpoints", "etcd"), ("path", "embedded"), ("binary", "managed")] {
+        if part.has(name) && kind != of {
+            let what = format!("is given, and kind is {kind:?}");
+            reader.blame(part, name, &what, &format!("drop it, or set kind = {of:?}"));
+        }
+    }
+    if kind != "managed" && !members.is_empty() {
+        let remedy = "drop the members, or set kind = \"managed\"";
+        reader.blame(part, "member", &format!("is given, and kind is {kind:?}"), remedy);
+    }
+    let store = match kind {
+        "embedded" => StoreOptions::Embedded { path },
+        "managed" => {
+            check_members(reader, part, &members);
+            StoreOptions::Managed { members, binary, access }
+        }
+        _ => StoreOptions::Etcd { endpoints: check_endpoints(reader, part, endpoints), access },
+    };
+    Some(MetadataOptions { store, lease_ttl_ms })
+}
+
+fn reader_kind(part: &Part<'_>) -> Option<&'static str> {
+    let kind = part.raw_text("kind")?;
+    ["etcd", "embedded", "managed"].into_iter().find(|known| *known == kind)
+}
+
+fn check_endpoints(reader: &mut Reader<'_>, part: &Part<'_>, endpoints: Option<Vec<String>>) -> Vec<String> {
+    let missing = endpoints.as_ref().map_or(!part.has("endpoints"), Vec::is_empty);
+    let endpoints = endpoints.unwrap_or_default();
+    if missing {
+        reader.blame(part, "endpoints", "is missing", "add etcd's client addresses: [\"http://host:2379\"]");
+    }
+    for endpoint in &endpoints {
+        if let Err(what) = units::url(endpoint) {
+            reader.blame(part, "endpoints", &what, "for example: [\"http://host:2379\"]");
+        }
+    }
+    endpoints
+}
+
+fn members<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Vec<EtcdMember> {
+    let parts = reader.parts(root, "metadata.member");
+    let member = |part: &Part<'a>| {
+        let node = reader.parsed(part, "node");
+        let (client_url, peer_url) = (reader.text(part, "client_url"), reader.text(part, "peer_url"));
+        Some(EtcdMember { node: node?, client_url: client_url?, peer_url: peer_url? })
+    };
+    parts.iter().filter_map(member).collect()
+}
+
+fn check_members(reader: &mut Reader<'_>, part: &Part<'_>, members: &[EtcdMember]) {
+    if members.is_empty() {
+        let remedy =
+            "add [[metadata.member]] with node, client_url and peer_url, one or three or five of them";
+        reader.blame(part, "member", "is missing, and kind is \"managed\"", remedy);
+    } else if members.len().is_multiple_of(2) {
+        let what =
+            format!("has {} entries: an even number survives no more losses than one less", members.len());
+        reader.blame(part, "member", &what, "list an odd number of members");
+    }
+    let mut seen = BTreeSet::new();
+    for member in members {
+        for word in [member.node.as_str(), &member.client_url, &member.peer_url] {
+            if !seen.insert(word) {
+                reader.blame(part, "member", &format!("has {word} twice"), "give each member its own");
+            }
+        }
+    }
+}
+
+fn kafka<'a>(
+    reader: &mut Reader<'a>,
+    root: &'a DeTable<'a>,
+    standalone: Option<bool>,
+) -> Option<KafkaOptions> {
+    let part = reader.part(root, "kafka");
+    let embedded = reader.text(&part, "kind")? == "embedded";
+    let brokers = reader.texts(&part, "brokers");
+    if embedded && standalone == Some(false) {
+        let remedy = "name real brokers, or set [metadata] kind = \"embedded\" for one process";
+        reader.blame(&part, "kind", "is \"embedded\", and other daemons could not reach it", remedy);
+    }
+    if embedded && brokers.is_some() {
+        reader.blame(&part, "brokers", "is given, and kind is \"embedded\"", "keep one of them");
+    }
+    if !embedded && brokers.as_ref().map_or(!part.has("brokers"), Vec::is_empty) {
+        reader.blame(&part, "brokers", "is missing", "add some: brokers = [\"host:9092\"]");
+    }
+    for broker in brokers.iter().flatten() {
+        if let Err(what) = units::host_port(broker) {
+            reader.blame(
+                &part,
+                "brokers",
+                &format!("has {broker:?}: {what}"),
+                "for example: [\"host:9092\"]",
+            );
+        }
+    }
+    let replication: i32 = reader.number(&part, "replication");
+    if replication == 0 {
+        reader.blame(&part, "replication", "is 0", "use -1 for the brokers' default, or at least 1");
+    }
+    let mut settings: BTreeMap<String, Secret> =
+        reader.map(&part, "settings").into_iter().map(|(name, value)| (name, Secret::new(value))).collect();
+    let password = reader.content(&part, "password_file").map(Secret::new);
+    let replaced = password.and_then(|password| settings.insert("sasl.password".into(), password));
+    if replaced.is_some() {
+        let what = "is given, and settings have sasl.password";
+        reader.blame(&part, "password_file", what, "keep one of them");
+    }
+    Some(KafkaOptions { brokers: (!embedded).then(|| brokers.unwrap_or_default()), replication, settings })
+}
+
+fn nodes<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>, standalone: Option<bool>) -> Vec<NodeOptions> {
+    let parts = reader.parts(root, "node");
+    if parts.is_empty() && !root.contains_key("node") {
+        let remedy = "add a [[node]] with id and clickhouse_url";
+        reader.add(None, "node".into(), "is missing: there is no ClickHouse to serve".into(), remedy.into());
+    }
+    if parts.len() > 1 && standalone == Some(false) {
+        let what = "is one too many: with etcd, every ClickHouse has a daemon of its own";
+        reader.blame(
+            &parts[1],
+            "",
+            what,
+            "keep this host's node only, or set [metadata] kind = \"embedded\"",
+        );
+    }
+    let nodes: Vec<Option<NodeOptions>> = parts.iter().map(|part| node(reader, part, standalone)).collect();
+    let mut seen = BTreeSet::new();
+    for (part, node) in parts.iter().zip(&nodes) {
+        let Some(node) = node else { continue };
+        let file = node.routes_file.display().to_string();
+        let words = [
+            ("id", node.id.to_string()),
+            ("clickhouse_url", node.clickhouse_url.clone()),
+            ("routes_file", file),
+        ];
+        for (name, word) in words {
+            if !seen.insert((name, word.clone())) {
+                reader.blame(part, name, &format!("is {word}, as another node's"), "give each node its own");
+            }
+        }
+    }
+    nodes.into_iter().flatten().collect()
+}
+
+fn node<'a>(reader: &mut Reader<'a>, part: &Part<'a>, standalone: Option<bool>) -> Option<NodeOptions> {
+    let id = reader.parsed(part, "id");
+    let url = reader.text(part, "clickhouse_url");
+    let user = reader.text(part, "clickhouse_user");
+    let password = password(reader, part, "clickhouse_password").unwrap_or_default();
+    let host = reader.text(part, "clickhouse_host").or_else(|| {
+        if standalone == Some(false) && !part.has("clickhouse_host") {
+            let remedy = "add the name by which other ClickHouse servers reach this one";
+            reader.blame(part, "clickhouse_host", "is missing", remedy);
+        }
+        Some(units::url(url.as_ref()?).ok()?.0)
+    });
+    let secure = reader.bool(part, "clickhouse_secure");
+    let port = reader.integer(part, "clickhouse_port").and_then(|port| u16::try_from(port).ok());
+    let query_user = reader.text(part, "query_user").or_else(|| user.clone());
+    let given = self::password(reader, part, "query_password");
+    if given.is_none() && part.has("query_user") {
+        let remedy = "add its password, or an empty query_password if it has none";
+        reader.blame(part, "query_password", "is missing, and query_user is given", remedy);
+    }
+    let labels = reader.map(part, "labels");
+    let (capacity_bytes, weight_milli) =
+        (reader.bytes(part, "capacity_bytes"), reader.weight_milli(part, "weight"));
+    let routes_file = reader.path(part, "routes_file");
+    Some(NodeOptions {
+        id: id?,
+        labels,
+        capacity_bytes,
+        weight_milli,
+        clickhouse_url: url?,
+        clickhouse_user: user?,
+        endpoint: ClickHouseEndpoint {
+            host: host?,
+            port: port.unwrap_or(if secure { 9440 } else { 9000 }),
+            secure,
+            user: query_user?,
+            password: given.unwrap_or_else(|| password.clone()),
+        },
+        clickhouse_password: password,
+        routes_file: routes_file?,
+    })
+}
+
+fn ingest<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> IngestOptions {
+    let part = reader.part(root, "ingest");
+    IngestOptions {
+        lanes_max: reader.number(&part, "lanes_max"),
+        daily_bytes_per_partition: reader.bytes(&part, "daily_bytes_per_partition"),
+        inserts_per_s: reader.number(&part, "inserts_per_s"),
+    }
+}
+
+fn failover<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> FailoverOptions {
+    let part = reader.part(root, "failover");
+    FailoverOptions {
+        down_after_ms: reader.number(&part, "down_after_ms"),
+        preferred_leader_lag_max: reader.number(&part, "preferred_leader_lag_max"),
+    }
+}
+
+fn groups<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Vec<RouteGroup> {
+    let parts = reader.parts(root, "route_group");
+    let mut seen = BTreeSet::new();
+    let mut groups = Vec::new();
+    for part in &parts {
+        let name = reader.text(part, "name");
+        let (label, value) = (reader.text(part, "label"), reader.text(part, "value"));
+        let Some(name) = name else { continue };
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            reader.blame(part, "name", &format!("is {name:?}"), "use letters, digits and `_`");
+        }
+        if !seen.insert(name.clone()) {
+            reader.blame(part, "name", &format!("is {name}, as another group's"), "give each its own");
+        }
+        if let Some((label, value)) = label.zip(value) {
+            groups.push(RouteGroup { name, label, value });
+        }
+    }
+    groups
+}
+
+fn log<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Option<LogOptions> {
+    let part = reader.part(root, "log");
+    let level = reader.text(&part, "level");
+    if let Some(Err(what)) = level.as_deref().map(telemetry::filter) {
+        reader.blame(&part, "level", &format!("cannot be read: {what}"), "for example: level = \"info\"");
+    }
+    let json = reader.text(&part, "format").as_deref() == Some("json");
+    Some(LogOptions { level: level?, format: if json { LogFormat::Json } else { LogFormat::Text } })
+}
