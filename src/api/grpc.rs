@@ -5,9 +5,9 @@
 
 use super::{Stop, stop_when, until_stopped};
 use crate::adapters::peers::convert::{self, Malformed};
-use crate::adapters::peers::grpc::{MESSAGE_BYTES_MAX, Tls};
+use crate::adapters::peers::grpc::MESSAGE_BYTES_MAX;
 use crate::adapters::peers::status::to_status;
-use crate::adapters::peers::{Daemon, Error};
+use crate::adapters::peers::{Daemon, Error, Tls};
 use crate::model::TableName;
 use crate::wire::agent_server::{Agent, AgentServer};
 use crate::wire::control_server::{Control, ControlServer};

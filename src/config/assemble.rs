@@ -5,7 +5,7 @@ use super::{
     Config, DaemonOptions, EtcdAccess, EtcdMember, FailoverOptions, IngestOptions, KafkaOptions,
     MetadataOptions, NodeOptions, StoreOptions, units,
 };
-use crate::adapters::peers::grpc::{Tls, TlsIdentity};
+use crate::adapters::peers::{Tls, TlsIdentity};
 use crate::model::NodeId;
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::routes::RouteGroup;
@@ -207,7 +207,7 @@ fn check_endpoints(reader: &mut Reader<'_>, part: &Part<'_>, endpoints: Option<V
     }
     for endpoint in &endpoints {
         if let Err(what) = units::url(endpoint) {
-            reader.blame(part, "endpoints", &what, "for example: [\"http://host:2379\"]");
+            reader.blame(part, "endpoints", &what, "write, for example, [\"http://host:2379\"]");
         }
     }
     endpoints
@@ -267,7 +267,7 @@ fn kafka<'a>(
                 &part,
                 "brokers",
                 &format!("has {broker:?}: {what}"),
-                "for example: [\"host:9092\"]",
+                "write, for example, [\"host:9092\"]",
             );
         }
     }
@@ -405,7 +405,12 @@ fn log<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Option<LogOptions>
     let part = reader.part(root, "log");
     let level = reader.text(&part, "level");
     if let Some(Err(what)) = level.as_deref().map(telemetry::filter) {
-        reader.blame(&part, "level", &format!("cannot be read: {what}"), "for example: level = \"info\"");
+        reader.blame(
+            &part,
+            "level",
+            &format!("cannot be read: {what}"),
+            "write, for example, level = \"info\"",
+        );
     }
     let json = reader.text(&part, "format").as_deref() == Some("json");
     Some(LogOptions { level: level?, format: if json { LogFormat::Json } else { LogFormat::Text } })

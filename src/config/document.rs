@@ -4,6 +4,24 @@ use super::schema::{Absent, Key, SECTIONS, Section};
 use super::units;
 use std::fmt::Write;
 
+const INTRODUCTION: &str = "\
+# Configuration
+
+A daemon reads one TOML file: `converthouse server --config FILE`. Unknown keys are refused; all problems of a
+file are told at once, by `converthouse config check FILE` too. `converthouse config example` prints a commented
+file to begin with.
+
+Relative paths start at the file's folder. Passwords can be in files of their own (`…_file`); nothing is read from
+the environment.
+
+This page is made from the code (`src/config/schema.rs`); a test keeps it current, and
+`UPDATE_EXPECT=1 cargo test --lib config` rewrites it.
+";
+
+const PREAMBLE: &str = "A daemon's configuration. As it stands: one process, one ClickHouse on this machine, store \
+    and message queue inside the process. Lines that begin with `#` and a key show what else there is, most with \
+    their defaults.";
+
 /// Longest line of the example's comments.
 const COLUMNS: usize = 100;
 
@@ -21,13 +39,7 @@ fn absent(key: &Key) -> String {
 
 /// `docs/configuration.md`.
 pub fn reference() -> String {
-    let mut page = String::from(
-        "# Configuration\n\nA daemon reads one TOML file: `converthouse server --config FILE`. Unknown keys are refused; \
-         all problems of a file are told\nat once, by `converthouse config check FILE` too. `converthouse config \
-         example` prints a commented file to begin with.\n\nRelative paths start at the file's folder. Passwords can \
-         be in files of their own (`…_file`); nothing is read from the environment.\n\nThis page is made from the \
-         code (`src/config/schema.rs`); a test keeps it current (`UPDATE_EXPECT=1 cargo test --lib config` rewrites it).\n",
-    );
+    let mut page = String::from(INTRODUCTION);
     for section in SECTIONS {
         let _ = write!(page, "\n## `{}`\n\n{}\n\n", header(section), section.doc);
         page.push_str("| key | value | if not given | meaning |\n|---|---|---|---|\n");
@@ -55,11 +67,7 @@ fn comment(page: &mut String, text: &str) {
 /// A file with every section and key explained: a standalone daemon of one ClickHouse, the rest commented out.
 pub fn example() -> String {
     let mut page = String::new();
-    comment(
-        &mut page,
-        "A daemon's configuration. As it stands: one process, one ClickHouse on this machine, store and \
-        message queue inside the process. Lines that begin with `#` and a key show what else there is, most with their defaults.",
-    );
+    comment(&mut page, PREAMBLE);
     for section in SECTIONS {
         page.push('\n');
         comment(&mut page, section.doc);

@@ -9,7 +9,7 @@ mod reader;
 pub mod schema;
 pub mod units;
 
-use crate::adapters::peers::grpc::Tls;
+use crate::adapters::peers::Tls;
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::NodeId;
 use crate::model::node::{ClickHouseEndpoint, Secret};
@@ -196,7 +196,7 @@ impl fmt::Display for Problem {
         if let Some(line) = self.line {
             write!(f, "line {line}: ")?;
         }
-        write!(f, "{} {}; {}", self.key, self.what, self.remedy)
+        write!(f, "{} {}\n      remedy: {}", self.key, self.what, self.remedy)
     }
 }
 

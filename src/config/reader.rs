@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
 
     fn mismatch(&mut self, part: &Part<'_>, key: &Key, value: &DeValue<'_>) {
         let what = format!("is {} and should be {}", article(value.type_str()), units::expected(key.kind));
-        self.blame(part, key.name, &what, &format!("for example: {} = {}", key.name, key.example));
+        self.blame(part, key.name, &what, &format!("write, for example, {} = {}", key.name, key.example));
     }
 
     /// The value of a key: the file's, or the default, or a problem if it is required.
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
                 None => self.mismatch(part, key, value.get_ref()),
                 Some(Ok(read)) => return Some(read),
                 Some(Err(what)) => {
-                    self.blame(part, name, &what, &format!("for example: {name} = {}", key.example));
+                    self.blame(part, name, &what, &format!("write, for example, {name} = {}", key.example));
                 }
             },
             // The whole section was refused already.

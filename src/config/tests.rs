@@ -1,3 +1,5 @@
+//! What a configuration file may hold, and what is said of a bad one.
+
 use super::*;
 use crate::model::node::Secret;
 use expect_test::{Expect, expect, expect_file};
@@ -167,35 +169,46 @@ fn what_depends_on_something_wrong_is_not_blamed_on_top() {
     check(
         "",
         expect![[r#"
-        f.toml: 3 problems
-          metadata.kind is missing; add kind = "etcd"
-          node is missing: there is no ClickHouse to serve; add a [[node]] with id and clickhouse_url
-          kafka.brokers is missing; add some: brokers = ["host:9092"]"#]],
+            f.toml: 3 problems
+              metadata.kind is missing
+                  remedy: add kind = "etcd"
+              node is missing: there is no ClickHouse to serve
+                  remedy: add a [[node]] with id and clickhouse_url
+              kafka.brokers is missing
+                  remedy: add some: brokers = ["host:9092"]"#]],
     );
     check(
         "metadata.kind = 'consul'\nkafka.kind = 'embedded'\n[[node]]\nid = 'n1'",
         expect![[r#"
-        f.toml: 1 problem
-          line 1: metadata.kind is "consul" and should be "etcd" or "embedded" or "managed"; for example: kind = "etcd""#]],
+            f.toml: 1 problem
+              line 1: metadata.kind is "consul" and should be "etcd" or "embedded" or "managed"
+                  remedy: write, for example, kind = "etcd""#]],
     );
     check(
         "node = 3\nmetadata = 'etcd'\nkafka.brokers = 'k:1'",
         expect![[r#"
             f.toml: 3 problems
-              line 1: node is an integer and should be a list of sections; write [[node]]
-              line 2: metadata is a string and should be a section; write [metadata]
-              line 3: kafka.brokers is a string and should be a list of texts; for example: brokers = ["kafka1:9092", "kafka2:9092"]"#]],
+              line 1: node is an integer and should be a list of sections
+                  remedy: write [[node]]
+              line 2: metadata is a string and should be a section
+                  remedy: write [metadata]
+              line 3: kafka.brokers is a string and should be a list of texts
+                  remedy: write, for example, brokers = ["kafka1:9092", "kafka2:9092"]"#]],
     );
 }
 
 #[test]
 fn certificates_come_whole_or_not_at_all() {
     check(
-        &format!("{STANDALONE}[daemon.tls]\ncert = 'none.pem'\n"),
+        &format!("{STANDALONE}[daemon.tls]\nca = 'no.pem'\ncert = 'no.pem'\n"),
         expect![[r#"
-            f.toml: 2 problems
-              line 5: daemon.tls.key is missing, and cert is given; add the private key of cert
-              line 6: daemon.tls.cert /etc/cvh/none.pem cannot be read: No such file or directory (os error 2); name a file that the daemon's user may read"#]],
+            f.toml: 3 problems
+              line 5: daemon.tls.key is missing, and cert is given
+                  remedy: add the private key of cert
+              line 6: daemon.tls.ca /etc/cvh/no.pem cannot be read: No such file or directory (os error 2)
+                  remedy: name a file that the daemon's user may read
+              line 7: daemon.tls.cert /etc/cvh/no.pem cannot be read: No such file or directory (os error 2)
+                  remedy: name a file that the daemon's user may read"#]],
     );
 }
 

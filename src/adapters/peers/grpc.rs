@@ -5,7 +5,7 @@
 //! Nothing is retried here: who calls knows whether it may.
 
 use super::status::{Effect, from_status};
-use super::{Daemon, Error, HeartbeatReply, Peers, convert};
+use super::{Daemon, Error, HeartbeatReply, Peers, Tls, convert};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::observed::Heartbeat;
 use crate::model::routes::TableRoutes;
@@ -27,30 +27,6 @@ use tonic::{Response, Status};
 pub const INSERT_BYTES_MAX: usize = 64 << 20;
 /// Largest message either way: an insert's body and its names.
 pub const MESSAGE_BYTES_MAX: usize = INSERT_BYTES_MAX + (1 << 20);
-
-/// A certificate and its key, PEM, and who is trusted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// Certificates of those who sign the other side's.
-    pub ca_pem: String,
-    /// One's own, shown to a side that asks for one.
-    pub identity: Option<TlsIdentity>,
-}
-
-/// One's own certificate.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TlsIdentity {
-    /// Chain, PEM.
-    pub certificate_pem: String,
-    /// Private key, PEM.
-    pub key_pem: String,
-}
-
-impl std::fmt::Debug for TlsIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsIdentity(***)")
-    }
-}
 
 /// How daemons are called.
 #[derive(Debug, Clone, PartialEq, Eq)]

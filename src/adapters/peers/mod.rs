@@ -84,6 +84,30 @@ impl Coded for Error {
     }
 }
 
+/// A certificate and its key, PEM, and who is trusted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of those who sign the other side's.
+    pub ca_pem: String,
+    /// One's own, shown to a side that asks for one.
+    pub identity: Option<TlsIdentity>,
+}
+
+/// One's own certificate.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TlsIdentity {
+    /// Chain, PEM.
+    pub certificate_pem: String,
+    /// Private key, PEM.
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsIdentity(***)")
+    }
+}
+
 /// The leader's answer to a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeartbeatReply {
