@@ -201,7 +201,7 @@ part_kafka() {
     say kafka "fetching the broker's jars"
     rm -rf "$folder"
     mkdir -p "$folder"
-    retry mvn -B -q -f "$ROOT/scripts/kafka/pom.xml" \
+    retry mvn -B -q -Dstyle.color=never -f "$ROOT/scripts/kafka/pom.xml" \
       "org.apache.maven.plugins:maven-dependency-plugin:$MAVEN_DEPENDENCY_PLUGIN:copy-dependencies" \
       -DincludeScope=runtime "-DoutputDirectory=$folder" ||
       die "Maven could not fetch the broker" "check that this machine reaches Maven Central, then run this again"
@@ -226,7 +226,8 @@ part_chdb() {
     "$python" -m venv "$folder" || die "python3 -m venv failed" "install python3-venv"
     retry "$folder/bin/python" -m pip install --quiet --no-deps "${CHDB_PINS[@]}" ||
       die "pip could not install ${CHDB_PINS[*]}" "check that this machine reaches PyPI, then run this again"
-    "$folder/bin/python" -c 'from chdb.session import Session' || die "chdb-core does not start on this machine"
+    retry "$folder/bin/python" -c 'from chdb.session import Session' ||
+      die "chdb-core does not start on this machine"
     touch "$folder/.done"
   fi
   link "$folder" venv

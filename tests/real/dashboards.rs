@@ -138,6 +138,12 @@ fn start_prometheus(folder: &Path, daemon: u16) -> (Process, u16) {
 fn alerts_fire_in_their_situation_and_only_then() {
     promtool(&["check", "rules", &project("dashboards/alerts.yml").display().to_string()]);
     promtool(&["test", "rules", &project("dashboards/alerts_test.yml").display().to_string()]);
+    let (alerts, tests) = (read("dashboards/alerts.yml"), read("dashboards/alerts_test.yml"));
+    let operations = read("docs/operations.md");
+    for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("alertname: {alert},")), "{alert} is not in alerts_test.yml");
+        assert!(operations.contains(&format!("| {alert} |")), "docs/operations.md: no line for {alert}");
+    }
 }
 
 #[test]

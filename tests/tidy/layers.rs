@@ -131,7 +131,7 @@ fn complaint(file: &File, named: &Named) -> Option<String> {
              turn it round by a trait below both"
         ));
     }
-    if to != "adapters" || !["adapters", "actors", "config"].contains(&from) {
+    if to != "adapters" || !["adapters", "actors"].contains(&from) {
         return None;
     }
     let (port, part) = (named.path.get(1)?.as_str(), named.path.get(2)?.as_str());
