@@ -255,7 +255,7 @@ main() {
     declare -F "part_$part" >/dev/null || die "there is no part '$part'" "parts: ${ALL_PARTS[*]}"
   done
   # Several clones may provision at once; one does it, the others find it done.
-  mkdir -p "$CACHE"
+  mkdir -p "$CACHE" 2>/dev/null || die "$CACHE cannot be made" "set XDG_CACHE_HOME to a folder that you may write"
   exec 9>"$CACHE/lock"
   flock -w 900 9 || die "another provision.sh has held $CACHE/lock for 15 minutes" "end it, then run this again"
   for part in "${parts[@]}"; do
