@@ -7,6 +7,17 @@
 //! - Committing is recording: it never moves where a lane reads.
 //! - An offset out of range is reported ([`Fetched::OutOfRange`]), never reset in silence.
 
+mod client;
+mod lane;
+mod mailbox;
+mod offsets;
+mod options;
+mod produce;
+mod raw;
+
+pub use client::KafkaClient;
+pub use options::Options;
+
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;

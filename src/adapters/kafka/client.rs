@@ -1,0 +1,289 @@
+//! Real Kafka, through `rdkafka`.
+//!
+//! Every call that blocks in librdkafka runs on a thread of its own. One consumer without a group looks things up, one
+//! per group reads and records positions (neither ever subscribes), one producer sends, and each lane has its own
+//! consumer (see [`super::lane`]).
+
+use super::lane::KafkaLane;
+use super::offsets::Groups;
+use super::options::{Effect, Options, error, of_code};
+use super::produce::Producer;
+use super::raw::RawConsumer;
+use super::{Chunk, Committed, Error, Kafka, Lane, NewTopic, Outgoing, Watermarks};
+use crate::model::names::TopicPartition;
+use async_trait::async_trait;
+use rdkafka::admin::{self, AdminClient, AdminOptions, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Topics created or deleted in one request.
+const TOPICS_AT_ONCE: usize = 200;
+
+/// Remembers why brokers refused us: librdkafka itself only goes on trying.
+#[derive(Default)]
+pub(super) struct Ears {
+    denied: Mutex<Option<String>>,
+}
+
+impl ClientContext for Ears {
+    fn error(&self, failure: KafkaError, reason: &str) {
+        if matches!(failure.rdkafka_error_code(), Some(Code::Authentication | Code::SSL)) {
+            *self.denied.lock().expect("no panic while held") = Some(reason.to_owned());
+        }
+        tracing::debug!(%failure, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Ears {}
+
+pub(super) type Looker = BaseConsumer<Ears>;
+
+/// A failure of a consumer's call, in our words.
+pub(super) fn failed(consumer: &Looker, failure: &KafkaError, about: &str, effect: Effect) -> Error {
+    let mapped = error(failure, about, effect);
+    if matches!(mapped, Error::Unreachable(_) | Error::OutcomeUnknown { .. }) {
+        // What happened meanwhile waits for a poll.
+        for _ in 0..100 {
+            if consumer.poll(Duration::ZERO).is_none() {
+                break;
+            }
+        }
+        if let Some(reason) = consumer.context().denied.lock().expect("no panic while held").take() {
+            return Error::Denied(reason);
+        }
+    }
+    mapped
+}
+
+struct Inner {
+    options: Options,
+    looker: Looker,
+    admin: AdminClient<DefaultClientContext>,
+    groups: Groups,
+    peeker: Mutex<Option<RawConsumer>>,
+}
+
+/// A Kafka cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct KafkaClient {
+    inner: Arc<Inner>,
+    producer: Arc<Producer>,
+}
+
+impl KafkaClient {
+    /// Checks the settings; no broker is asked yet.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        let config = options.config("control")?;
+        let made = |failure: KafkaError| error(&failure, "client", Effect::Read);
+        let looker = config.create_with_context(Ears::default()).map_err(made)?;
+        let inner = Inner {
+            looker,
+            admin: config.create().map_err(made)?,
+            groups: Groups::new(options.clone()),
+            peeker: Mutex::new(None),
+            options: options.clone(),
+        };
+        Ok(Self { inner: Arc::new(inner), producer: Arc::new(Producer::new(options)) })
+    }
+
+    /// Runs a call that blocks.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let inner = Arc::clone(&self.inner);
+        let done = tokio::task::spawn_blocking(move || call(&inner)).await;
+        done.unwrap_or_else(|failure| Err(Error::Unreachable(failure.to_string())))
+    }
+
+    /// Partitions of each topic that exists.
+    async fn partitions(&self) -> Result<BTreeMap<String, usize>, Error> {
+        self.blocking(Inner::partitions).await
+    }
+
+    /// Waits until topics are known, with a leader for each partition, or known no more.
+    async fn until_known(&self, topics: &[String], there: bool) -> Result<(), Error> {
+        let until = Instant::now() + self.inner.options.deadline();
+        loop {
+            let known = self.partitions().await?;
+            if topics.iter().all(|topic| known.contains_key(topic) == there) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let reason = "the brokers have not heard of it yet".to_owned();
+                return Err(Error::OutcomeUnknown { what: "topics changed".into(), reason });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn admin_options(&self) -> AdminOptions {
+        let deadline = Some(self.inner.options.deadline());
+        AdminOptions::new().request_timeout(deadline).operation_timeout(deadline)
+    }
+}
+
+impl Inner {
+    fn partitions(&self) -> Result<BTreeMap<String, usize>, Error> {
+        let metadata = self.looker.fetch_metadata(None, self.options.deadline());
+        let metadata = metadata.map_err(|f| failed(&self.looker, &f, &self.options.brokers, Effect::Read))?;
+        // Just created, a topic may be listed without its leaders: it is of no use yet.
+        let usable = metadata.topics().iter().filter(|topic| {
+            let led = topic.partitions().iter().all(|partition| partition.error().is_none());
+            topic.error().is_none() && led && !topic.partitions().is_empty()
+        });
+        Ok(usable.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+    }
+
+    fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
+        let (topic, partition) = (source.topic.as_str(), source.partition);
+        match self.looker.fetch_watermarks(topic, partition, self.options.deadline()) {
+            Ok((low, high)) => Ok(Watermarks { low, high }),
+            Err(failure) => match failed(&self.looker, &failure, topic, Effect::Read) {
+                // A topic that is not there may look like a partition without a leader.
+                Error::Unreachable(text) => match self.partitions() {
+                    Ok(known) if !known.contains_key(topic) => Err(Error::TopicMissing(topic.to_owned())),
+                    _ => Err(Error::Unreachable(text)),
+                },
+                other => Err(other),
+            },
+        }
+    }
+
+    fn peek(&self, source: &TopicPartition, offset: i64) -> Result<Option<Chunk>, Error> {
+        let mut peeker = self.peeker.lock().expect("no panic while held");
+        let marks = self.watermarks(source)?;
+        let offset = offset.max(marks.low);
+        if offset >= marks.high {
+            return Ok(None);
+        }
+        if peeker.is_none() {
+            *peeker = Some(RawConsumer::new(&super::lane::config(&self.options, "peek")?)?);
+        }
+        let raw = peeker.as_ref().expect("made above");
+        let topic = raw.start(source, offset)?;
+        let result = super::lane::first_chunk(raw, source, Instant::now() + self.options.deadline());
+        raw.stop(&topic, source.partition);
+        result
+    }
+}
+
+#[async_trait]
+impl Kafka for KafkaClient {
+    async fn create_topics(&self, topics: &[NewTopic]) -> Result<(), Error> {
+        let known = self.partitions().await?;
+        let mut absent = Vec::new();
+        for topic in topics {
+            let wanted = usize::try_from(topic.partitions).unwrap_or(0);
+            match known.get(&topic.name) {
+                Some(has) => enough(topic, *has, wanted)?,
+                None => absent.push(topic),
+            }
+        }
+        let options = self.admin_options();
+        for some in absent.chunks(TOPICS_AT_ONCE) {
+            let new: Vec<_> = some.iter().map(|topic| native(topic)).collect();
+            let made = self.inner.admin.create_topics(&new, &options).await;
+            let made = made.map_err(|f| error(&f, "topics", Effect::Write("topics created")))?;
+            for result in made {
+                match result {
+                    // Somebody else was faster: looked at below.
+                    Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+                    Err((topic, code)) => {
+                        return Err(of_code(code, &topic, Effect::Write("topics created")));
+                    }
+                }
+            }
+        }
+        let names: Vec<_> = absent.iter().map(|topic| topic.name.clone()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.until_known(&names, true).await?;
+        let known = self.partitions().await?;
+        for topic in absent {
+            let has = known.get(&topic.name).copied().unwrap_or(0);
+            enough(topic, has, usize::try_from(topic.partitions).unwrap_or(0))?;
+        }
+        Ok(())
+    }
+
+    async fn delete_topics(&self, topics: &[String]) -> Result<(), Error> {
+        let known = self.partitions().await?;
+        let there: Vec<_> = topics.iter().filter(|topic| known.contains_key(*topic)).cloned().collect();
+        let options = self.admin_options();
+        for some in there.chunks(TOPICS_AT_ONCE) {
+            let names: Vec<_> = some.iter().map(String::as_str).collect();
+            let gone = self.inner.admin.delete_topics(&names, &options).await;
+            let gone = gone.map_err(|f| error(&f, "topics", Effect::Write("topics deleted")))?;
+            for result in gone {
+                match result {
+                    Ok(_) | Err((_, Code::UnknownTopicOrPartition)) => {}
+                    Err((topic, code)) => {
+                        return Err(of_code(code, &topic, Effect::Write("topics deleted")));
+                    }
+                }
+            }
+        }
+        self.until_known(&there, false).await
+    }
+
+    async fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
+        let source = source.clone();
+        self.blocking(move |inner| inner.watermarks(&source)).await
+    }
+
+    async fn peek(&self, source: &TopicPartition, offset: i64) -> Result<Option<Chunk>, Error> {
+        let source = source.clone();
+        self.blocking(move |inner| inner.peek(&source, offset)).await
+    }
+
+    async fn committed(
+        &self,
+        group: &str,
+        sources: &[TopicPartition],
+    ) -> Result<Vec<Option<Committed>>, Error> {
+        let (group, sources) = (group.to_owned(), sources.to_vec());
+        self.blocking(move |inner| inner.groups.committed(&group, &sources)).await
+    }
+
+    async fn commit(&self, group: &str, positions: &[(TopicPartition, Committed)]) -> Result<(), Error> {
+        let (group, positions) = (group.to_owned(), positions.to_vec());
+        let call = self.blocking(move |inner| inner.groups.commit(&group, &positions));
+        // librdkafka waits for a coordinator as long as it likes. The call goes on behind our back; one that
+        // follows waits for it, so an older position never overtakes a newer one.
+        tokio::time::timeout(self.inner.options.deadline(), call).await.unwrap_or_else(|_| {
+            let reason = "no answer in time".to_owned();
+            Err(Error::OutcomeUnknown { what: "positions recorded".into(), reason })
+        })
+    }
+
+    async fn produce(&self, messages: Vec<Outgoing>) -> Result<(), Error> {
+        Arc::clone(&self.producer).produce(messages).await
+    }
+
+    fn lane(&self, name: &str) -> Result<Arc<dyn Lane>, Error> {
+        Ok(Arc::new(KafkaLane::start(&self.inner.options, name)?))
+    }
+}
+
+fn enough(topic: &NewTopic, has: usize, wanted: usize) -> Result<(), Error> {
+    if has >= wanted {
+        return Ok(());
+    }
+    let NewTopic { name, .. } = topic;
+    Err(Error::Invalid(format!(
+        "topic {name} exists with {has} Kafka partitions and {wanted} are needed: add partitions to it, delete it, \
+         or choose another topic"
+    )))
+}
+
+fn native(topic: &NewTopic) -> admin::NewTopic<'_> {
+    let new = admin::NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication));
+    topic.settings.iter().fold(new, |new, (name, value)| new.set(name, value))
+}

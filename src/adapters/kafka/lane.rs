@@ -1,0 +1,415 @@
+//! A lane over librdkafka: one thread that fetches, and the caller's side of its [`Mailbox`].
+//!
+//! The thread starts, stops, holds and releases partitions in the order they were asked for, so that what a batch
+//! brings always belongs to the assignments it knows; the mailbox drops what the caller has given up meanwhile.
+
+use super::mailbox::{Command, Mailbox};
+use super::options::Options;
+use super::raw::{Item, RawConsumer, Topic};
+use super::{Chunk, Error, Fetched, Lane, Message};
+use crate::model::names::TopicPartition;
+use async_trait::async_trait;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Messages taken from librdkafka at once, and so the most that a chunk holds.
+const BATCH_MAX: usize = 16_384;
+/// Payload bytes of a chunk above which it is closed.
+const CHUNK_MAX_BYTES: usize = 4 << 20;
+/// How long the thread waits for messages before it looks round.
+const WAIT: Duration = Duration::from_millis(200);
+/// How often ends are told, and open questions asked again.
+const ROUND: Duration = Duration::from_secs(1);
+/// The same trouble is told again after this.
+const TROUBLE_AGAIN: Duration = Duration::from_secs(10);
+/// How long the thread may wait for watermarks.
+const ASK_WAIT: Duration = Duration::from_secs(3);
+
+/// How a lane's consumer is set up: for throughput, within bounded memory.
+pub(super) fn config(options: &Options, name: &str) -> Result<rdkafka::ClientConfig, Error> {
+    let mut config = options.config(name)?;
+    let defaults = [
+        ("fetch.min.bytes", "1"),
+        ("fetch.wait.max.ms", "100"),
+        ("fetch.error.backoff.ms", "200"),
+        ("fetch.queue.backoff.ms", "50"),
+        ("fetch.message.max.bytes", "4194304"),
+        ("queued.min.messages", "1000000"),
+        ("queued.max.messages.kbytes", "65536"),
+        ("topic.metadata.propagation.max.ms", "5000"),
+        ("topic.metadata.refresh.interval.ms", "30000"),
+        ("check.crcs", "true"),
+    ];
+    for (setting, value) in
+        defaults.into_iter().filter(|(setting, _)| !options.settings.contains_key(*setting))
+    {
+        config.set(setting, value);
+    }
+    config.set("enable.partition.eof", "true");
+    config.set("enable.auto.commit", "false");
+    config.set("auto.commit.enable", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("auto.offset.reset", "error");
+    config.set("isolation.level", "read_committed");
+    Ok(config)
+}
+
+struct Shared {
+    mailbox: Mutex<Mailbox>,
+    /// Tells the caller that something arrived.
+    arrived: Notify,
+    /// Tells the thread that the mailbox has room, or that there is a command.
+    called: Condvar,
+    closed: AtomicBool,
+    raw: RawConsumer,
+}
+
+impl Shared {
+    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().expect("no panic while held")
+    }
+}
+
+/// The caller's side. Dropping it ends the thread.
+pub(super) struct KafkaLane {
+    shared: Arc<Shared>,
+}
+
+impl KafkaLane {
+    /// Starts the lane's thread; no broker is asked before the first assignment.
+    pub(super) fn start(options: &Options, name: &str) -> Result<Self, Error> {
+        let config = config(options, name)?;
+        let shared = Arc::new(Shared {
+            mailbox: Mutex::default(),
+            arrived: Notify::new(),
+            called: Condvar::new(),
+            closed: AtomicBool::new(false),
+            raw: RawConsumer::new(&config)?,
+        });
+        let thread = Thread::new(Arc::clone(&shared));
+        std::thread::Builder::new()
+            .name(format!("lane-{name}"))
+            .spawn(move || thread.run())
+            .map_err(|failure| Error::Invalid(format!("no thread for lane {name}: {failure}")))?;
+        Ok(Self { shared })
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Mailbox) -> T) -> T {
+        let result = change(&mut self.shared.mailbox());
+        self.shared.called.notify_one();
+        self.shared.raw.wake();
+        result
+    }
+}
+
+impl Drop for KafkaLane {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.change(|_| ());
+    }
+}
+
+#[async_trait]
+impl Lane for KafkaLane {
+    fn assign(&self, source: &TopicPartition, from: i64) {
+        self.change(|mailbox| mailbox.assign(source, from));
+    }
+
+    fn unassign(&self, source: &TopicPartition) {
+        self.change(|mailbox| mailbox.unassign(source));
+    }
+
+    fn pause(&self, source: &TopicPartition) {
+        self.shared.mailbox().pause(source);
+    }
+
+    fn resume(&self, source: &TopicPartition) {
+        if self.change(|mailbox| mailbox.resume(source)) {
+            self.shared.arrived.notify_one();
+        }
+    }
+
+    async fn next(&self) -> Fetched {
+        loop {
+            let was_full = {
+                let mut mailbox = self.shared.mailbox();
+                let was_full = mailbox.full();
+                if let Some(fetched) = mailbox.next() {
+                    if was_full && !mailbox.full() {
+                        self.shared.called.notify_one();
+                    }
+                    return fetched;
+                }
+                was_full
+            };
+            debug_assert!(!was_full, "a full mailbox has something to yield");
+            // One waiter at a time, and `notify_one` before this line leaves its permit: no wake-up is lost.
+            self.shared.arrived.notified().await;
+        }
+    }
+}
+
+/// A partition that librdkafka reads for us.
+struct Reading {
+    source: TopicPartition,
+    assignment: u64,
+    topic: Topic,
+    /// One past the last message taken.
+    next: i64,
+    /// Said to be out of range there; the watermarks are still to be asked.
+    doubtful: bool,
+}
+
+struct Thread {
+    shared: Arc<Shared>,
+    reading: BTreeMap<(usize, i32), Reading>,
+    places: BTreeMap<TopicPartition, (usize, i32)>,
+    told: Option<(String, Instant)>,
+    round: Instant,
+}
+
+impl Thread {
+    fn new(shared: Arc<Shared>) -> Self {
+        let (reading, places) = (BTreeMap::new(), BTreeMap::new());
+        Self { shared, reading, places, told: None, round: Instant::now() }
+    }
+
+    fn run(mut self) {
+        let mut batch = Vec::new();
+        while !self.shared.closed.load(Ordering::Acquire) {
+            let commands = self.shared.mailbox().take_commands();
+            commands.into_iter().for_each(|command| self.obey(command));
+            if self.wait_for_room() {
+                self.shared.raw.take(BATCH_MAX, WAIT, &mut batch);
+                // Before the batch is looked at: it may already hold messages of a topic's successor.
+                self.listen();
+                self.sort(&mut batch);
+            } else {
+                self.shared.raw.serve();
+                self.listen();
+            }
+            let hold = self.shared.mailbox().to_hold();
+            hold.iter().for_each(|source| self.shared.raw.hold(source, true));
+            if self.round.elapsed() >= ROUND {
+                self.round = Instant::now();
+                self.tell_ends();
+            }
+        }
+        for (_, (key, partition)) in std::mem::take(&mut self.places) {
+            self.stop((key, partition));
+        }
+    }
+
+    /// Waits a little while the mailbox is full; whether it has room.
+    fn wait_for_room(&self) -> bool {
+        let mailbox = self.shared.mailbox();
+        if !mailbox.full() {
+            return true;
+        }
+        let woken = self.shared.called.wait_timeout(mailbox, Duration::from_millis(50));
+        !woken.expect("no panic while held").0.full()
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start(source, from, assignment) => {
+                self.stop_source(&source);
+                match self.shared.raw.start(&source, from) {
+                    Ok(topic) => {
+                        let place = (topic.key(), source.partition);
+                        self.places.insert(source.clone(), place);
+                        let reading = Reading { source, assignment, topic, next: from, doubtful: false };
+                        self.reading.insert(place, reading);
+                    }
+                    Err(failure) => {
+                        self.trouble(format!("{source} cannot be read: {failure}"));
+                        let missing = Fetched::TopicMissing(source.clone());
+                        self.wake_if(self.shared.mailbox().last(&source, assignment, missing));
+                    }
+                }
+            }
+            Command::Stop(source) => self.stop_source(&source),
+            Command::Release(source) => self.shared.raw.hold(&source, false),
+        }
+    }
+
+    fn stop_source(&mut self, source: &TopicPartition) {
+        if let Some(place) = self.places.remove(source) {
+            self.stop(place);
+        }
+    }
+
+    fn stop(&mut self, place: (usize, i32)) {
+        if let Some(reading) = self.reading.remove(&place) {
+            self.shared.raw.stop(&reading.topic, place.1);
+            // A later assignment must not find the partition held.
+            self.shared.raw.hold(&reading.source, false);
+        }
+    }
+
+    fn wake_if(&self, something: bool) {
+        if something {
+            self.shared.arrived.notify_one();
+        }
+    }
+
+    /// Cuts a batch into runs of one partition.
+    fn sort(&mut self, batch: &mut Vec<Item>) {
+        let mut rest = &batch[..];
+        while let Some(first) = rest.first() {
+            let place = first.place();
+            if let Some(code) = first.event() {
+                self.event(place, code, first.offset(), &first.reason());
+                rest = &rest[1..];
+                continue;
+            }
+            let mut bytes = 0;
+            let run = rest.iter().take_while(|item| {
+                let more = bytes < CHUNK_MAX_BYTES && item.place() == place && item.event().is_none();
+                bytes += item.len();
+                more
+            });
+            let (run, later) = rest.split_at(run.count());
+            rest = later;
+            if let Some(reading) = self.reading.get_mut(&place) {
+                reading.next = run[run.len() - 1].offset() + 1;
+                let chunk = chunk(reading.source.clone(), run);
+                let something = self.shared.mailbox().deliver(reading.assignment, chunk);
+                self.wake_if(something);
+            }
+        }
+        batch.clear();
+    }
+
+    fn event(&mut self, place: (usize, i32), code: Code, offset: i64, reason: &str) {
+        let Some(reading) = self.reading.get_mut(&place) else { return };
+        match code {
+            Code::PartitionEOF => {
+                reading.next = reading.next.max(offset);
+                let something = self.shared.mailbox().end(&reading.source, reading.assignment, offset);
+                self.wake_if(something);
+            }
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => {
+                reading.doubtful = true;
+                self.ask_range(place);
+            }
+            Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopicId => self.missing(place),
+            _ => {
+                let text = format!("{}: {code}: {reason}", reading.source);
+                self.trouble(text);
+            }
+        }
+    }
+
+    fn missing(&mut self, place: (usize, i32)) {
+        if let Some(reading) = self.reading.get(&place) {
+            let (source, assignment) = (reading.source.clone(), reading.assignment);
+            let last = Fetched::TopicMissing(source.clone());
+            let something = self.shared.mailbox().last(&source, assignment, last);
+            self.wake_if(something);
+            self.stop_source(&source);
+        }
+    }
+
+    /// Finds out what the topic has instead; asked again each round until there is an answer.
+    fn ask_range(&mut self, place: (usize, i32)) {
+        let Some(reading) = self.reading.get(&place) else { return };
+        let (source, assignment, wanted) = (reading.source.clone(), reading.assignment, reading.next);
+        match self.shared.raw.ask_watermarks(&source, ASK_WAIT) {
+            Ok((low, high)) => {
+                let last = Fetched::OutOfRange { source: source.clone(), wanted, low, high };
+                let something = self.shared.mailbox().last(&source, assignment, last);
+                self.wake_if(something);
+                self.stop_source(&source);
+            }
+            Err(Error::TopicMissing(_)) => self.missing(place),
+            Err(failure) => self.trouble(format!("{source}: no answer about its offsets: {failure}")),
+        }
+    }
+
+    /// Hands on what librdkafka said outside of any partition.
+    fn listen(&mut self) {
+        if let Some(text) = self.shared.raw.trouble() {
+            self.trouble(text);
+        }
+        for topic in self.shared.raw.replaced() {
+            let gone: Vec<_> = self
+                .places
+                .iter()
+                .filter(|(source, _)| source.topic == topic)
+                .map(|(_, place)| *place)
+                .collect();
+            gone.into_iter().for_each(|place| self.missing(place));
+        }
+    }
+
+    fn trouble(&mut self, text: String) {
+        let again = |(told, at): &(String, Instant)| *told == text && at.elapsed() < TROUBLE_AGAIN;
+        if self.told.as_ref().is_some_and(again) {
+            return;
+        }
+        self.told = Some((text.clone(), Instant::now()));
+        self.shared.mailbox().trouble(text);
+        self.shared.arrived.notify_one();
+    }
+
+    fn tell_ends(&mut self) {
+        let doubtful: Vec<_> =
+            self.reading.iter().filter(|(_, reading)| reading.doubtful).map(|(place, _)| *place).collect();
+        doubtful.into_iter().for_each(|place| self.ask_range(place));
+        let mut something = false;
+        for reading in self.reading.values() {
+            if let Some(end) = self.shared.raw.known_end(&reading.source) {
+                something |= self.shared.mailbox().end(&reading.source, reading.assignment, end);
+            }
+        }
+        self.wake_if(something);
+    }
+}
+
+/// Copies a run of messages into one buffer.
+fn chunk(source: TopicPartition, run: &[Item]) -> Chunk {
+    let mut payload = Vec::with_capacity(run.iter().map(Item::len).sum());
+    let mut messages = Vec::with_capacity(run.len());
+    for item in run {
+        let text = item.payload();
+        messages.push(Message {
+            offset: item.offset(),
+            timestamp_ms: item.timestamp_ms(),
+            start: u32::try_from(payload.len()).expect("a chunk is far below 4 GB"),
+            len: u32::try_from(item.len()).expect("a message is far below 4 GB"),
+            tombstone: text.is_none(),
+        });
+        payload.extend_from_slice(text.unwrap_or_default());
+    }
+    Chunk { source, messages, payload: payload.into() }
+}
+
+/// Waits for the first messages of the one partition that `raw` reads; `None` if there are none.
+pub(super) fn first_chunk(
+    raw: &RawConsumer,
+    source: &TopicPartition,
+    until: Instant,
+) -> Result<Option<Chunk>, Error> {
+    let mut batch = Vec::new();
+    while Instant::now() < until {
+        raw.take(1, WAIT, &mut batch);
+        let Some(item) = batch.first() else { continue };
+        match item.event() {
+            None => return Ok(Some(chunk(source.clone(), &batch))),
+            Some(Code::PartitionEOF | Code::AutoOffsetReset) => return Ok(None),
+            Some(Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition) => {
+                return Err(Error::TopicMissing(source.topic.clone()));
+            }
+            Some(_) => batch.clear(),
+        }
+    }
+    Err(Error::Unreachable(format!("{source}: no message and no end in time")))
+}

@@ -1,0 +1,184 @@
+//! Sending messages: a batch is done when the brokers have acknowledged each of it.
+
+use super::options::{Effect, Options, error, of_code};
+use super::{Error, Outgoing};
+use rdkafka::bindings::rd_kafka_msg_status_t as Status;
+use rdkafka::client::ClientContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// What is still out of one batch.
+struct Batch {
+    left: usize,
+    failure: Option<Error>,
+    done: Option<oneshot::Sender<Result<(), Error>>>,
+}
+
+impl Batch {
+    /// Notes that `count` messages are settled.
+    fn settle(&mut self, count: usize, failure: Option<Error>) {
+        self.left -= count;
+        // A message of unknown fate says more about the batch than one that certainly failed.
+        let unknown = matches!(failure, Some(Error::OutcomeUnknown { .. }));
+        if self.failure.is_none() || unknown {
+            self.failure = failure.or(self.failure.take());
+        }
+        if self.left == 0
+            && let Some(done) = self.done.take()
+        {
+            let result = self.failure.take().map_or(Ok(()), Err);
+            // Nobody waits any more if the caller gave up.
+            let _ = done.send(result);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Context {
+    denied: Mutex<Option<String>>,
+}
+
+impl ClientContext for Context {
+    fn error(&self, failure: KafkaError, reason: &str) {
+        let denied = matches!(failure.rdkafka_error_code(), Some(Code::Authentication | Code::SSL));
+        if denied {
+            *self.denied.lock().expect("no panic while held") = Some(reason.to_owned());
+        }
+        tracing::debug!(%failure, reason, "librdkafka producer");
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Arc<Mutex<Batch>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, batch: Self::DeliveryOpaque) {
+        let failure = result.as_ref().err().map(|(failure, message)| {
+            // SAFETY: the message is valid for the time of this call.
+            let status = unsafe { rdkafka::bindings::rd_kafka_message_status(message.ptr()) };
+            let topic = rdkafka::Message::topic(message);
+            let code = failure.rdkafka_error_code().unwrap_or(Code::Fail);
+            if status == Status::RD_KAFKA_MSG_STATUS_NOT_PERSISTED {
+                match of_code(code, topic, Effect::Read) {
+                    Error::Unreachable(text) => match self.denied.lock().expect("no panic while held").take()
+                    {
+                        Some(reason) => Error::Denied(reason),
+                        None => Error::Unreachable(text),
+                    },
+                    other => other,
+                }
+            } else {
+                Error::OutcomeUnknown { what: "messages sent".into(), reason: format!("{topic}: {code}") }
+            }
+        });
+        batch.lock().expect("no panic while held").settle(1, failure);
+    }
+}
+
+type Native = ThreadedProducer<Context>;
+
+/// A producer that is made at its first use, and again after an error that it cannot survive.
+pub(super) struct Producer {
+    options: Options,
+    native: Mutex<Option<Arc<Native>>>,
+}
+
+impl Producer {
+    pub(super) fn new(options: Options) -> Self {
+        Self { options, native: Mutex::new(None) }
+    }
+
+    fn native(&self) -> Result<Arc<Native>, Error> {
+        let mut native = self.native.lock().expect("no panic while held");
+        if let Some(living) = native.as_ref().filter(|living| living.client().fatal_error().is_none()) {
+            return Ok(Arc::clone(living));
+        }
+        let mut config = self.options.config("producer")?;
+        let timeout_ms = self.options.deadline_ms.to_string();
+        let defaults = [
+            ("linger.ms", "5"),
+            ("compression.codec", "zstd"),
+            ("batch.num.messages", "10000"),
+            ("queue.buffering.max.messages", "200000"),
+            ("queue.buffering.max.kbytes", "131072"),
+            ("message.timeout.ms", &timeout_ms),
+            ("topic.metadata.propagation.max.ms", "5000"),
+        ];
+        for (name, value) in
+            defaults.into_iter().filter(|(name, _)| !self.options.settings.contains_key(*name))
+        {
+            config.set(name, value);
+        }
+        config.set("enable.idempotence", "true");
+        config.set("acks", "all");
+        let made: Native = config
+            .create_with_context(Context::default())
+            .map_err(|failure| error(&failure, "producer", Effect::Read))?;
+        let made = Arc::new(made);
+        *native = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// Queues the messages (blocking while the queue is full) and returns what tells their fate.
+    fn enqueue(&self, messages: &[Outgoing]) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+        let native = self.native()?;
+        let (done, fate) = oneshot::channel();
+        let batch = Batch { left: messages.len(), failure: None, done: Some(done) };
+        let batch = Arc::new(Mutex::new(batch));
+        let until = Instant::now() + self.options.deadline();
+        for (sent, message) in messages.iter().enumerate() {
+            if let Err(failure) = send(&native, message, &batch, until) {
+                let rest = messages.len() - sent;
+                batch.lock().expect("no panic while held").settle(rest, Some(failure));
+                break;
+            }
+        }
+        Ok(fate)
+    }
+
+    /// See [`super::Kafka::produce`].
+    pub(super) async fn produce(self: Arc<Self>, messages: Vec<Outgoing>) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let deadline = self.options.deadline() * 2 + Duration::from_secs(5);
+        let queued = tokio::task::spawn_blocking(move || self.enqueue(&messages)).await;
+        let fate = queued.map_err(|failure| Error::Unreachable(failure.to_string()))??;
+        let unknown =
+            |reason: &str| Error::OutcomeUnknown { what: "messages sent".into(), reason: reason.into() };
+        match tokio::time::timeout(deadline, fate).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(unknown("the producer ended")),
+            Err(_) => Err(unknown("no answer in time")),
+        }
+    }
+}
+
+fn send(native: &Native, message: &Outgoing, batch: &Arc<Mutex<Batch>>, until: Instant) -> Result<(), Error> {
+    let mut record: BaseRecord<'_, [u8], [u8], Arc<Mutex<Batch>>> =
+        BaseRecord::with_opaque_to(&message.target.topic, Arc::clone(batch))
+            .partition(message.target.partition);
+    if let Some(payload) = &message.payload {
+        record = record.payload(&payload[..]);
+    }
+    if !message.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        record = record.headers(message.headers.iter().fold(headers, |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value.as_str()) })
+        }));
+    }
+    loop {
+        match native.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(Code::QueueFull), back)) if Instant::now() < until => {
+                record = back;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err((failure, _)) => return Err(error(&failure, &message.target.topic, Effect::Read)),
+        }
+    }
+}
