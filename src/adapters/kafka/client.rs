@@ -102,7 +102,7 @@ impl KafkaClient {
     }
 
     /// Partitions of each topic that exists.
-    async fn partitions(&self) -> Result<BTreeMap<String, usize>, Error> {
+    async fn partitions(&self) -> Result<BTreeMap<String, i32>, Error> {
         self.blocking(Inner::partitions).await
     }
 
@@ -129,7 +129,7 @@ impl KafkaClient {
 }
 
 impl Inner {
-    fn partitions(&self) -> Result<BTreeMap<String, usize>, Error> {
+    fn partitions(&self) -> Result<BTreeMap<String, i32>, Error> {
         let metadata = self.looker.fetch_metadata(None, self.options.deadline());
         let metadata = metadata.map_err(|f| failed(&self.looker, &f, &self.options.brokers, Effect::Read))?;
         // Just created, a topic may be listed without its leaders: it is of no use yet.
@@ -137,7 +137,11 @@ impl Inner {
             let led = topic.partitions().iter().all(|partition| partition.error().is_none());
             topic.error().is_none() && led && !topic.partitions().is_empty()
         });
-        Ok(usable.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+        Ok(usable
+            .map(|topic| {
+                (topic.name().to_owned(), i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
+            })
+            .collect())
     }
 
     fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
@@ -179,9 +183,8 @@ impl Kafka for KafkaClient {
         let known = self.partitions().await?;
         let mut absent = Vec::new();
         for topic in topics {
-            let wanted = usize::try_from(topic.partitions).unwrap_or(0);
             match known.get(&topic.name) {
-                Some(has) => enough(topic, *has, wanted)?,
+                Some(has) => enough(topic, *has)?,
                 None => absent.push(topic),
             }
         }
@@ -208,7 +211,7 @@ impl Kafka for KafkaClient {
         let known = self.partitions().await?;
         for topic in absent {
             let has = known.get(&topic.name).copied().unwrap_or(0);
-            enough(topic, has, usize::try_from(topic.partitions).unwrap_or(0))?;
+            enough(topic, has)?;
         }
         Ok(())
     }
@@ -272,14 +275,15 @@ impl Kafka for KafkaClient {
     }
 }
 
-fn enough(topic: &NewTopic, has: usize, wanted: usize) -> Result<(), Error> {
-    if has >= wanted {
+/// Whether a topic that is there has the partitions that are wanted.
+pub(super) fn enough(topic: &NewTopic, has: i32) -> Result<(), Error> {
+    let NewTopic { name, partitions, .. } = topic;
+    if has >= *partitions {
         return Ok(());
     }
-    let NewTopic { name, .. } = topic;
     Err(Error::Invalid(format!(
-        "topic {name} exists with {has} Kafka partitions and {wanted} are needed: add partitions to it, delete it, \
-         or choose another topic"
+        "topic {name} exists with {has} Kafka partitions and {partitions} are needed: add partitions to it, \
+         delete it, or choose another topic"
     )))
 }
 

@@ -5,7 +5,7 @@
 
 use super::mailbox::{Command, Mailbox};
 use super::options::Options;
-use super::raw::{Item, RawConsumer, Topic};
+use super::raw::{Item, RawConsumer, Topic, unknown};
 use super::{Chunk, Error, Fetched, Lane, Message};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;
@@ -51,7 +51,6 @@ pub(super) fn config(options: &Options, name: &str) -> Result<rdkafka::ClientCon
     }
     config.set("enable.partition.eof", "true");
     config.set("enable.auto.commit", "false");
-    config.set("auto.commit.enable", "false");
     config.set("enable.auto.offset.store", "false");
     config.set("auto.offset.reset", "error");
     config.set("isolation.level", "read_committed");
@@ -192,7 +191,7 @@ impl Thread {
                 self.shared.raw.serve();
                 self.listen();
             }
-            let hold = self.shared.mailbox().to_hold();
+            let hold = self.shared.mailbox().hold_parked();
             hold.iter().for_each(|source| self.shared.raw.hold(source, true));
             if self.round.elapsed() >= ROUND {
                 self.round = Instant::now();
@@ -297,10 +296,7 @@ impl Thread {
                 reading.doubtful = true;
                 self.ask_range(place);
             }
-            Code::UnknownTopic
-            | Code::UnknownPartition
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownTopicId => self.missing(place),
+            code if unknown(code) => self.missing(place),
             _ => {
                 let text = format!("{}: {code}: {reason}", reading.source);
                 self.trouble(text);
@@ -338,6 +334,11 @@ impl Thread {
     fn listen(&mut self) {
         if let Some(text) = self.shared.raw.trouble() {
             self.trouble(text);
+        }
+        for source in self.shared.raw.missing() {
+            if let Some(place) = self.places.get(&source).copied() {
+                self.missing(place);
+            }
         }
         for topic in self.shared.raw.replaced() {
             let gone: Vec<_> = self
@@ -401,13 +402,14 @@ pub(super) fn first_chunk(
     let mut batch = Vec::new();
     while Instant::now() < until {
         raw.take(1, WAIT, &mut batch);
+        if raw.missing().contains(source) {
+            return Err(Error::TopicMissing(source.topic.clone()));
+        }
         let Some(item) = batch.first() else { continue };
         match item.event() {
             None => return Ok(Some(chunk(source.clone(), &batch))),
             Some(Code::PartitionEOF | Code::AutoOffsetReset) => return Ok(None),
-            Some(Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition) => {
-                return Err(Error::TopicMissing(source.topic.clone()));
-            }
+            Some(code) if unknown(code) => return Err(Error::TopicMissing(source.topic.clone())),
             Some(_) => batch.clear(),
         }
     }

@@ -191,7 +191,7 @@ impl Mailbox {
     }
 
     /// Paused partitions that the thread must hold now, because too much lies here for them.
-    pub(super) fn to_hold(&mut self) -> Vec<TopicPartition> {
+    pub(super) fn hold_parked(&mut self) -> Vec<TopicPartition> {
         if self.parked_bytes < PARKED_MAX_BYTES {
             return Vec::new();
         }
@@ -277,8 +277,8 @@ mod tests {
         mailbox.pause(&source(0));
         mailbox.deliver(1, chunk(0, 0, PARKED_MAX_BYTES));
         assert!(!mailbox.full(), "what is paused does not stop the others");
-        assert_eq!(mailbox.to_hold(), [source(0)]);
-        assert_eq!(mailbox.to_hold(), []);
+        assert_eq!(mailbox.hold_parked(), [source(0)]);
+        assert_eq!(mailbox.hold_parked(), []);
         mailbox.deliver(2, chunk(1, 0, QUEUED_MAX_BYTES));
         assert!(mailbox.full());
         mailbox.resume(&source(0));

@@ -8,6 +8,8 @@
 //! - An offset out of range is reported ([`Fetched::OutOfRange`]), never reset in silence.
 
 mod client;
+pub mod conformance;
+pub mod embedded;
 mod lane;
 mod mailbox;
 mod offsets;

@@ -1,4 +1,5 @@
 //! Recorded positions of groups that have no members: read and written, never rebalanced.
+#![allow(unsafe_code)] // librdkafka's C interface
 
 use super::client::{Ears, Looker, failed};
 use super::options::{Effect, Options, error, of_code};

@@ -1,4 +1,5 @@
 //! Sending messages: a batch is done when the brokers have acknowledged each of it.
+#![allow(unsafe_code)] // librdkafka's C interface
 
 use super::options::{Effect, Options, error, of_code};
 use super::{Error, Outgoing};

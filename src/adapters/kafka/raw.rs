@@ -4,6 +4,7 @@
 //! errors, which is no use to a consumer of many one-partition topics. Here messages come in batches, with their
 //! topic; partitions start and stop one by one, without any consumer group; stopping purges what was fetched.
 //! All `unsafe` of this crate's Kafka side is in this file. It knows nothing of lanes.
+#![allow(unsafe_code)] // librdkafka's C interface
 
 use super::Error;
 use super::options::{Effect, error, of_code};
@@ -20,6 +21,7 @@ use std::time::Duration;
 #[derive(Default)]
 struct Heard {
     trouble: Option<String>,
+    missing: Vec<TopicPartition>,
     replaced: Vec<String>,
 }
 
@@ -248,6 +250,11 @@ impl RawConsumer {
         self.ears.lock().expect("no panic while held").trouble.take()
     }
 
+    /// Partitions that are being read and are said not to be there, since the last call.
+    pub(super) fn missing(&self) -> Vec<TopicPartition> {
+        std::mem::take(&mut self.ears.lock().expect("no panic while held").missing)
+    }
+
     /// Topics that were deleted and created again since the last call.
     pub(super) fn replaced(&self) -> Vec<String> {
         std::mem::take(&mut self.ears.lock().expect("no panic while held").replaced)
@@ -282,9 +289,28 @@ unsafe extern "C" fn on_error(
     // SAFETY: set in `RawConsumer::new`, alive as long as the handle; the reason is a C string.
     let (ears, reason) = unsafe { (&*opaque.cast::<Ears>(), CStr::from_ptr(reason).to_string_lossy()) };
     tracing::debug!(code, %reason, "librdkafka");
-    if let Ok(mut heard) = ears.lock() {
-        heard.trouble = Some(reason.into_owned());
+    let Ok(mut heard) = ears.lock() else { return };
+    let known = RDKafkaRespErr::try_from(code).map(Code::from);
+    match known {
+        // Only here does librdkafka tell of a partition that vanishes, or never was: `T [P]: topic does not exist`.
+        Ok(code) if unknown(code) => heard.missing.extend(partition_named(&reason)),
+        // One connection is no trouble while another broker answers.
+        Ok(Code::BrokerTransportFailure | Code::OperationTimedOut) => {}
+        _ => heard.trouble = Some(reason.into_owned()),
     }
+}
+
+/// Whether an error says that a topic or partition is not there.
+pub(super) fn unknown(code: Code) -> bool {
+    use Code::{UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition};
+    matches!(code, UnknownTopic | UnknownPartition | UnknownTopicOrPartition | UnknownTopicId)
+}
+
+/// The partition that a text begins with, as `T [P]: …`.
+fn partition_named(text: &str) -> Option<TopicPartition> {
+    let (topic, rest) = text.split_once(" [")?;
+    let (partition, _) = rest.split_once("]:")?;
+    Some(TopicPartition { topic: topic.to_owned(), partition: partition.parse().ok()? })
 }
 
 /// Topic ids are not in librdkafka's interface, and it reads on in a topic that was deleted and created again if the
@@ -315,7 +341,7 @@ fn topic_with_new_id(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::topic_with_new_id;
+    use super::{partition_named, topic_with_new_id};
 
     #[test]
     fn a_topic_with_a_new_id_is_found_in_the_log_line() {
@@ -324,5 +350,12 @@ mod tests {
         let first = "[thrd:main]: Topic a.b changed id from AAAAAAAAAAAAAAAAAAAAAA to 2JgbY6cYQ4Gm3xW0rT1k9g";
         assert_eq!(topic_with_new_id(first), None, "the first id is no change");
         assert_eq!(topic_with_new_id("Topic a.b [0] Leader 1"), None);
+    }
+
+    #[test]
+    fn a_missing_partition_is_found_in_the_error_text() {
+        let named = partition_named("a.b [17]: topic does not exist (Broker: Unknown topic)").unwrap();
+        assert_eq!((named.topic.as_str(), named.partition), ("a.b", 17));
+        assert_eq!(partition_named("1/1 brokers are down"), None);
     }
 }
