@@ -16,6 +16,8 @@ mod offsets;
 mod options;
 mod produce;
 mod raw;
+pub mod sim;
+mod sim_log;
 
 pub use client::KafkaClient;
 pub use options::Options;

@@ -1,0 +1,477 @@
+//! Kafka in `tokio`'s time, without sockets or threads: the same contract, deterministic, and faults on request.
+//!
+//! Messages may be given by number and size only: they share one buffer of zeros, so that a simulated day of traffic
+//! costs a few words a batch. Whatever is changed through [`SimKafka`] takes effect at once; what the ports'
+//! callers do takes [`SimKafka::set_latency_ms`]. It knows no groups' members and no brokers, only "reachable or not".
+
+use super::sim_log::SimLog;
+use super::{Chunk, Committed, Error, Fetched, Kafka, Lane, NewTopic, Outgoing, Watermarks};
+use crate::model::names::TopicPartition;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Messages and bytes of a chunk at most.
+const CHUNK_MAX: (usize, usize) = (16_384, 4 << 20);
+/// How often ends are told again.
+const END_EVERY: Duration = Duration::from_secs(1);
+/// What Kafka takes beside a position.
+const METADATA_MAX_BYTES: usize = 4096;
+
+/// A call whose answer gets lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// The request never arrived.
+    Request,
+    /// It was carried out; the answer never arrived.
+    Answer,
+}
+
+struct Topic {
+    /// A topic made again has another one.
+    id: u64,
+    partitions: Vec<SimLog>,
+}
+
+#[derive(Default)]
+struct World {
+    topics: BTreeMap<String, Topic>,
+    topics_made: u64,
+    groups: BTreeMap<String, BTreeMap<TopicPartition, Committed>>,
+    latency_ms: u64,
+    unreachable: bool,
+    lose_commits: Vec<Lost>,
+    lose_sends: Vec<Lost>,
+    /// Woken whenever something changes that a lane may wait for.
+    lanes: BTreeMap<u64, Arc<Notify>>,
+    lanes_made: u64,
+    start: Option<Instant>,
+}
+
+impl World {
+    fn wake(&self) {
+        self.lanes.values().for_each(|lane| lane.notify_one());
+    }
+
+    fn log(&self, source: &TopicPartition) -> Option<(u64, &SimLog)> {
+        let topic = self.topics.get(&source.topic)?;
+        Some((topic.id, topic.partitions.get(usize::try_from(source.partition).ok()?)?))
+    }
+
+    fn log_mut(&mut self, source: &TopicPartition) -> Option<&mut SimLog> {
+        let topic = self.topics.get_mut(&source.topic)?;
+        topic.partitions.get_mut(usize::try_from(source.partition).ok()?)
+    }
+
+    fn now_ms(&self) -> i64 {
+        let passed = self.start.map(|start| start.elapsed()).unwrap_or_default();
+        i64::try_from(passed.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn create(&mut self, topic: &NewTopic) -> Result<(), Error> {
+        if let Some(there) = self.topics.get(&topic.name) {
+            let has = i32::try_from(there.partitions.len()).unwrap_or(i32::MAX);
+            return super::client::enough(topic, has);
+        }
+        let partitions = usize::try_from(topic.partitions).unwrap_or(0);
+        if partitions == 0 || topic.name.is_empty() {
+            return Err(Error::Invalid(format!("topic {:?} of {partitions} partitions", topic.name)));
+        }
+        self.topics_made += 1;
+        let partitions = std::iter::repeat_with(SimLog::default).take(partitions).collect();
+        self.topics.insert(topic.name.clone(), Topic { id: self.topics_made, partitions });
+        Ok(())
+    }
+}
+
+/// A simulated Kafka cluster. Clones are handles on the same one.
+#[derive(Clone, Default)]
+pub struct SimKafka {
+    world: Arc<Mutex<World>>,
+}
+
+impl SimKafka {
+    /// An empty cluster, reachable and without latency. Made inside the runtime whose time it shows.
+    pub fn new() -> Self {
+        let sim = Self::default();
+        sim.world().start = Some(Instant::now());
+        sim
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("no panic while held")
+    }
+
+    /// What each call and each fetch takes.
+    pub fn set_latency_ms(&self, latency_ms: u64) {
+        self.world().latency_ms = latency_ms;
+    }
+
+    /// Cuts everybody off, or lets them in again.
+    pub fn set_reachable(&self, reachable: bool) {
+        let mut world = self.world();
+        world.unreachable = !reachable;
+        world.wake();
+    }
+
+    /// The next commit's answer gets lost.
+    pub fn lose_next_commit(&self, lost: Lost) {
+        self.world().lose_commits.push(lost);
+    }
+
+    /// The next send's answer gets lost.
+    pub fn lose_next_send(&self, lost: Lost) {
+        self.world().lose_sends.push(lost);
+    }
+
+    /// Adds messages; offsets are given out one after the other. Returns the first one; `None` if there is no such
+    /// topic partition.
+    pub fn append(&self, source: &TopicPartition, payloads: Vec<Option<Bytes>>) -> Option<i64> {
+        self.change(source, |log, now_ms| log.append(payloads, now_ms))
+    }
+
+    /// Adds `count` messages of `bytes` zeros each. Returns the first one's offset.
+    pub fn append_sized(&self, source: &TopicPartition, count: u64, bytes: u32) -> Option<i64> {
+        self.change(source, |log, now_ms| log.append_sized(count, bytes, now_ms))
+    }
+
+    /// Leaves out the next `count` offsets, as transactions and compaction do.
+    pub fn skip(&self, source: &TopicPartition, count: u64) -> Option<i64> {
+        self.change(source, |log, _| log.skip(count))
+    }
+
+    /// Drops what is below an offset, as retention does.
+    pub fn truncate(&self, source: &TopicPartition, before: i64) {
+        self.change(source, |log, _| log.truncate(before));
+    }
+
+    fn change<T>(&self, source: &TopicPartition, change: impl FnOnce(&mut SimLog, i64) -> T) -> Option<T> {
+        let mut world = self.world();
+        let now_ms = world.now_ms();
+        let result = world.log_mut(source).map(|log| change(log, now_ms));
+        world.wake();
+        result
+    }
+
+    /// Lets a call's time pass; fails if nobody answers.
+    async fn answer(&self) -> Result<MutexGuard<'_, World>, Error> {
+        let latency_ms = self.world().latency_ms;
+        if latency_ms > 0 {
+            sleep(Duration::from_millis(latency_ms)).await;
+        }
+        let world = self.world();
+        if world.unreachable {
+            return Err(Error::Unreachable("the simulated brokers are cut off".into()));
+        }
+        Ok(world)
+    }
+}
+
+fn lost(what: &str) -> Error {
+    Error::OutcomeUnknown { what: what.into(), reason: "the answer got lost".into() }
+}
+
+fn take_first(list: &mut Vec<Lost>) -> Option<Lost> {
+    if list.is_empty() { None } else { Some(list.remove(0)) }
+}
+
+#[async_trait]
+impl Kafka for SimKafka {
+    async fn create_topics(&self, topics: &[NewTopic]) -> Result<(), Error> {
+        let mut world = self.answer().await?;
+        topics.iter().try_for_each(|topic| world.create(topic))
+    }
+
+    async fn delete_topics(&self, topics: &[String]) -> Result<(), Error> {
+        let mut world = self.answer().await?;
+        for topic in topics {
+            world.topics.remove(topic);
+            let gone = |source: &TopicPartition| source.topic == *topic;
+            world.groups.values_mut().for_each(|group| group.retain(|source, _| !gone(source)));
+        }
+        world.wake();
+        Ok(())
+    }
+
+    async fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
+        let world = self.answer().await?;
+        let (_, log) = world.log(source).ok_or_else(|| Error::TopicMissing(source.topic.clone()))?;
+        Ok(Watermarks { low: log.low(), high: log.high() })
+    }
+
+    async fn peek(&self, source: &TopicPartition, offset: i64) -> Result<Option<Chunk>, Error> {
+        let world = self.answer().await?;
+        let (_, log) = world.log(source).ok_or_else(|| Error::TopicMissing(source.topic.clone()))?;
+        Ok(log.read(source, offset.max(log.low()), (1, usize::MAX)))
+    }
+
+    async fn committed(
+        &self,
+        group: &str,
+        sources: &[TopicPartition],
+    ) -> Result<Vec<Option<Committed>>, Error> {
+        let world = self.answer().await?;
+        let group = world.groups.get(group);
+        Ok(sources.iter().map(|source| group.and_then(|group| group.get(source)).cloned()).collect())
+    }
+
+    async fn commit(&self, group: &str, positions: &[(TopicPartition, Committed)]) -> Result<(), Error> {
+        for (source, position) in positions {
+            let length = position.metadata.len();
+            if length > METADATA_MAX_BYTES {
+                return Err(Error::Invalid(format!("{source}: {length} bytes beside a position")));
+            }
+        }
+        let mut world = self.answer().await?;
+        let fault = take_first(&mut world.lose_commits);
+        if fault == Some(Lost::Request) {
+            return Err(lost("positions recorded"));
+        }
+        for (source, position) in positions {
+            if world.log(source).is_none() {
+                return Err(Error::TopicMissing(source.topic.clone()));
+            }
+            let group = world.groups.entry(group.to_owned()).or_default();
+            group.insert(source.clone(), position.clone());
+        }
+        fault.map_or(Ok(()), |_| Err(lost("positions recorded")))
+    }
+
+    async fn produce(&self, messages: Vec<Outgoing>) -> Result<(), Error> {
+        let mut world = self.answer().await?;
+        let fault = take_first(&mut world.lose_sends);
+        if fault == Some(Lost::Request) {
+            return Err(lost("messages sent"));
+        }
+        let now_ms = world.now_ms();
+        for message in messages {
+            let Some(log) = world.log_mut(&message.target) else {
+                return Err(Error::TopicMissing(message.target.topic));
+            };
+            log.append(vec![message.payload], now_ms);
+        }
+        world.wake();
+        fault.map_or(Ok(()), |_| Err(lost("messages sent")))
+    }
+
+    fn lane(&self, _name: &str) -> Result<Arc<dyn Lane>, Error> {
+        let mut world = self.world();
+        world.lanes_made += 1;
+        let (id, changed) = (world.lanes_made, Arc::new(Notify::new()));
+        world.lanes.insert(id, Arc::clone(&changed));
+        Ok(Arc::new(SimLane { sim: self.clone(), id, changed, parts: Mutex::default() }))
+    }
+}
+
+struct Part {
+    next: i64,
+    paused: bool,
+    /// The topic that was first seen under the name.
+    topic: Option<u64>,
+    told: Option<(i64, Instant)>,
+}
+
+#[derive(Default)]
+struct Parts {
+    all: BTreeMap<TopicPartition, Part>,
+    /// Whose turn is over: the search goes on behind it.
+    last: Option<TopicPartition>,
+    told_trouble: bool,
+}
+
+struct SimLane {
+    sim: SimKafka,
+    id: u64,
+    changed: Arc<Notify>,
+    parts: Mutex<Parts>,
+}
+
+impl Drop for SimLane {
+    fn drop(&mut self) {
+        self.sim.world().lanes.remove(&self.id);
+    }
+}
+
+impl SimLane {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<TopicPartition, Part>)) {
+        change(&mut self.parts.lock().expect("no panic while held").all);
+        self.changed.notify_one();
+    }
+
+    /// What can be yielded now.
+    fn look(&self) -> Option<Fetched> {
+        let world = self.sim.world();
+        let mut parts = self.parts.lock().expect("no panic while held");
+        if world.unreachable {
+            let told = std::mem::replace(&mut parts.told_trouble, true);
+            return (!told).then(|| Fetched::Trouble("the simulated brokers are cut off".into()));
+        }
+        parts.told_trouble = false;
+        let order: Vec<TopicPartition> = parts.all.keys().cloned().collect();
+        let first = parts.last.as_ref().map_or(0, |last| order.partition_point(|source| source <= last));
+        for source in order[first..].iter().chain(&order[..first]) {
+            let part = parts.all.get_mut(source).expect("listed from there");
+            if part.paused {
+                continue;
+            }
+            if let Some(fetched) = part.look(&world, source) {
+                if matches!(fetched, Fetched::TopicMissing(_) | Fetched::OutOfRange { .. }) {
+                    parts.all.remove(source);
+                }
+                parts.last = Some(source.clone());
+                return Some(fetched);
+            }
+        }
+        None
+    }
+}
+
+impl Part {
+    fn look(&mut self, world: &World, source: &TopicPartition) -> Option<Fetched> {
+        let Some((topic, log)) = world.log(source) else {
+            return Some(Fetched::TopicMissing(source.clone()));
+        };
+        if *self.topic.get_or_insert(topic) != topic {
+            return Some(Fetched::TopicMissing(source.clone()));
+        }
+        let (low, high) = (log.low(), log.high());
+        if self.next < low || self.next > high {
+            return Some(Fetched::OutOfRange { source: source.clone(), wanted: self.next, low, high });
+        }
+        let due = self.told.is_none_or(|(_, at)| at.elapsed() >= END_EVERY);
+        let moved = self.told.is_none_or(|(told, _)| told != high);
+        if due || (self.next == high && moved) {
+            self.told = Some((high, Instant::now()));
+            return Some(Fetched::End(source.clone(), high));
+        }
+        let chunk = log.read(source, self.next, CHUNK_MAX);
+        // Behind the last message there may be a hole up to the end.
+        self.next =
+            chunk.as_ref().and_then(|chunk| chunk.messages.last()).map_or(high, |last| last.offset + 1);
+        chunk.map(Fetched::Chunk)
+    }
+}
+
+#[async_trait]
+impl Lane for SimLane {
+    fn assign(&self, source: &TopicPartition, from: i64) {
+        let part = Part { next: from, paused: false, topic: None, told: None };
+        self.change(|parts| {
+            parts.insert(source.clone(), part);
+        });
+    }
+
+    fn unassign(&self, source: &TopicPartition) {
+        self.change(|parts| {
+            parts.remove(source);
+        });
+    }
+
+    fn pause(&self, source: &TopicPartition) {
+        self.change(|parts| {
+            parts.entry(source.clone()).and_modify(|part| part.paused = true);
+        });
+    }
+
+    fn resume(&self, source: &TopicPartition) {
+        self.change(|parts| {
+            parts.entry(source.clone()).and_modify(|part| part.paused = false);
+        });
+    }
+
+    async fn next(&self) -> Fetched {
+        loop {
+            let latency_ms = self.sim.world().latency_ms;
+            if latency_ms > 0 {
+                sleep(Duration::from_millis(latency_ms)).await;
+            }
+            // Looking takes the thing: nothing is awaited behind it, so nothing is lost when we are dropped.
+            if let Some(fetched) = self.look() {
+                return fetched;
+            }
+            let idle = self.parts.lock().expect("no panic while held").all.is_empty();
+            if idle || self.sim.world().unreachable {
+                self.changed.notified().await;
+            } else {
+                // An end is due again by then; being woken earlier is the same to us.
+                let _ = timeout(END_EVERY, self.changed.notified()).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance::{self, Subject};
+    use super::*;
+
+    fn source() -> TopicPartition {
+        TopicPartition { topic: "t".into(), partition: 0 }
+    }
+
+    async fn with_topic() -> SimKafka {
+        let sim = SimKafka::new();
+        let topic = NewTopic { name: "t".into(), partitions: 1, replication: 1, settings: Vec::new() };
+        sim.create_topics(&[topic]).await.unwrap();
+        sim
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_simulated_cluster_keeps_the_contract() {
+        for latency_ms in [0, 3] {
+            let sim = SimKafka::new();
+            sim.set_latency_ms(latency_ms);
+            let handle = sim.clone();
+            let truncate: conformance::Truncate = Arc::new(move |source, before| {
+                handle.truncate(&source, before);
+                Box::pin(async {})
+            });
+            let subject = Subject::new(Arc::new(sim), "sim").deletes().truncates(truncate);
+            conformance::run_all(&subject).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_answer_leaves_the_outcome_open() {
+        let sim = with_topic().await;
+        let position = Committed { next: 3, metadata: "m".into() };
+        for (fault, there) in [(Lost::Request, None), (Lost::Answer, Some(position.clone()))] {
+            sim.lose_next_commit(fault);
+            let answer = sim.commit("g", &[(source(), position.clone())]).await;
+            assert!(matches!(answer, Err(Error::OutcomeUnknown { .. })));
+            assert_eq!(sim.committed("g", &[source()]).await, Ok(vec![there]));
+        }
+        let message = Outgoing { target: source(), payload: None, headers: Vec::new() };
+        for (fault, high) in [(Lost::Request, 0), (Lost::Answer, 1)] {
+            sim.lose_next_send(fault);
+            assert!(matches!(sim.produce(vec![message.clone()]).await, Err(Error::OutcomeUnknown { .. })));
+            assert_eq!(sim.watermarks(&source()).await, Ok(Watermarks { low: 0, high }));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_is_cut_off_says_so_once_and_goes_on() {
+        let sim = with_topic().await;
+        let lane = sim.lane("x").unwrap();
+        sim.append_sized(&source(), 5, 100);
+        sim.skip(&source(), 2);
+        sim.set_reachable(false);
+        lane.assign(&source(), 0);
+        assert!(matches!(lane.next().await, Fetched::Trouble(_)));
+        assert!(timeout(Duration::from_secs(60), lane.next()).await.is_err());
+        assert!(matches!(sim.watermarks(&source()).await, Err(Error::Unreachable(_))));
+        sim.set_reachable(true);
+        assert_eq!(lane.next().await, Fetched::End(source(), 7));
+        let Fetched::Chunk(chunk) = lane.next().await else { panic!("messages") };
+        assert_eq!(chunk.messages.len(), 5);
+        assert_eq!(chunk.payload_of(&chunk.messages[4]), &[0; 100]);
+        assert_eq!(chunk.payload.len(), 100, "they share one buffer");
+        let told = Instant::now();
+        assert_eq!(lane.next().await, Fetched::End(source(), 7));
+        assert!(told.elapsed() >= Duration::from_millis(900), "a hole at the end is no reason to hurry");
+    }
+}
