@@ -11,6 +11,7 @@ mod source;
 use source::{File, files, item_end, root, words};
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -301,6 +302,25 @@ fn no_file_names_somebodys_machine() {
                     ));
                 }
             }
+        }
+    }
+    report(&complaints);
+}
+
+#[test]
+fn scripts_can_be_read_by_their_interpreters() {
+    let python = "import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])";
+    let mut complaints = Vec::new();
+    for file in files() {
+        let mut command = match file.path.rsplit('.').next() {
+            Some("py") => Command::new("python3"),
+            Some("sh" | "ci/run") => Command::new("bash"),
+            _ => continue,
+        };
+        let arguments: &[&str] = if file.path.ends_with(".py") { &["-c", python] } else { &["-n"] };
+        let ran = command.args(arguments).arg(root().join(&file.path)).output().expect("bash and python3");
+        if !ran.status.success() {
+            complaints.push(format!("{}: {}", file.path, String::from_utf8_lossy(&ran.stderr)));
         }
     }
     report(&complaints);
