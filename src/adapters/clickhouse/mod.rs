@@ -8,6 +8,24 @@
 //! - After [`ClickHouse::renew_gate`] returns, no insert through an earlier gate of that replica runs or will
 //!   ever take effect, whoever sent it (FENCED). This is what makes "look, then insert the rest" exact.
 
+mod ddl;
+mod errcode;
+mod expressions;
+mod gates;
+mod guard;
+mod http;
+mod real;
+mod scratch;
+mod sql;
+mod statement;
+mod tsv;
+mod user_tables;
+mod versions;
+
+pub use ddl::engine_allowed;
+pub use real::HttpClickHouse;
+pub use versions::Capabilities;
+
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::table::{MessageFormat, Schema};
 use crate::model::{PartitionId, TableName};

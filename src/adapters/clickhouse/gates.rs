@@ -1,0 +1,163 @@
+//! A replica's tables and its gates.
+//!
+//! Inserts go through a materialized view `gate_<n>` whose target is the local table: writing into the view writes
+//! straight into the target. Closing a gate is dropping the view. What makes that a fence, on every version:
+//! 1. the server lists a query as running before it looks its table up, and until its last part is in place;
+//! 2. so once the view is dropped and no query with the replica's id prefix runs, every insert through it has either
+//!    ended or will not find its table.
+//!
+//! (18.16's `DROP` waits for running inserts by itself, newer ones' does with `SYNC`; the look at the list does not
+//! rely on it.) An insert's statement travels in one frame with its rows, so nobody holds a gate by sending slowly.
+
+use super::errcode::Doing;
+use super::http::Settings;
+use super::real::{CHANGE_DEADLINE, HttpClickHouse};
+use super::statement::Statement;
+use super::{Error, Insert, ReplicaTables, ddl, sql};
+use crate::model::TableName;
+use crate::model::names::{self, HIDDEN_PREFIX};
+use crate::model::table::Schema;
+use std::time::Duration;
+
+/// Between two looks at the list of running queries.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often another daemon may take the number that we wanted.
+const NUMBER_TRIES_MAX: u32 = 20;
+
+/// What the query ids of all inserts into a replica begin with: `cvh-<hash of its database>-`. Such ids come back
+/// in HTTP headers, so the name itself, which may hold anything, is not in them.
+fn query_id_prefix(database: &str) -> String {
+    format!("cvh-{:08x}-", crc32fast::hash(database.as_bytes()))
+}
+
+/// The id under which an insert runs: prefix, gate, then what the caller chose, in header-safe characters.
+pub(super) fn query_id(insert: &Insert) -> String {
+    let chosen: String = insert.query_id.chars().filter(char::is_ascii_graphic).collect();
+    format!("{}g{}-{chosen}", query_id_prefix(&insert.database), insert.gate)
+}
+
+/// The number of a gate; `None` for other tables.
+fn gate_number(table: &str) -> Option<u64> {
+    let number: u64 = table.strip_prefix("gate_")?.parse().ok()?;
+    (names::gate(number) == table).then_some(number)
+}
+
+impl HttpClickHouse {
+    pub(super) async fn make_replica(&self, replica: &ReplicaTables) -> Result<(), Error> {
+        let database = replica.database.as_str();
+        if names::parse_replica_database(database).is_none() {
+            return Err(ddl::refused(format!("{database} is no name for a replica database")));
+        }
+        self.change(&Statement::CreateDatabase(database), database, Settings::new()).await?;
+        let local = Self::local(database);
+        let made = Statement::CreateLocal { name: &local, schema: &replica.schema };
+        match self.change(&made, &local.to_string(), Settings::new()).await {
+            Err(Error::Conflict(_)) => self.check_local(&local, &replica.schema).await?,
+            made => made?,
+        }
+        let source = Statement::CreateGateSource { database, schema: &replica.schema };
+        self.change(&source, database, Settings::new()).await
+    }
+
+    /// Conflict unless the local table that is there is what it should be: a second one is made beside it and the
+    /// server's descriptions are compared.
+    async fn check_local(&self, local: &TableName, schema: &Schema) -> Result<(), Error> {
+        let shape = TableName { database: local.database.clone(), table: "shape".to_owned() };
+        let what = shape.to_string();
+        self.change(&Statement::DropTable(&shape), &what, Settings::new()).await?;
+        let made = Statement::CreateLocal { name: &shape, schema };
+        self.change(&made, &what, Settings::new()).await?;
+        let same = self.same_definition(local, &shape).await;
+        self.change(&Statement::DropTable(&shape), &what, Settings::new()).await?;
+        if same? { Ok(()) } else { Err(Error::Conflict(local.to_string())) }
+    }
+
+    /// Whether two tables differ in nothing but their names.
+    pub(super) async fn same_definition(&self, one: &TableName, two: &TableName) -> Result<bool, Error> {
+        let (Some(one), Some(two)) = (self.described(one).await?, self.described(two).await?) else {
+            return Ok(false);
+        };
+        let (one, two) =
+            (ddl::definition_of(&one.create_table_query)?, ddl::definition_of(&two.create_table_query)?);
+        Ok(one == two)
+    }
+
+    pub(super) async fn renew(&self, database: &str) -> Result<u64, Error> {
+        let tables = self.names(&Statement::Tables(database)).await?;
+        if !tables.iter().any(|table| table == sql::GATE_SOURCE) {
+            return Err(Error::Missing(format!("{database}.{}", sql::GATE_SOURCE)));
+        }
+        // The new gate is made before the old ones go: a crash in between leaves a higher number, never none.
+        let highest = tables.iter().filter_map(|table| gate_number(table)).max().unwrap_or(0);
+        let number = self.open_gate(database, highest + 1).await?;
+        let prefix = query_id_prefix(database);
+        self.change(&Statement::KillQueries(&prefix), "inserts", Settings::new()).await?;
+        for table in self.names(&Statement::Tables(database)).await? {
+            // Higher ones are another daemon's, which came later: it is the one that goes on.
+            if gate_number(&table).is_some_and(|old| old < number) {
+                let gate = TableName { database: database.to_owned(), table };
+                self.change(&Statement::DropTable(&gate), &gate.to_string(), Settings::new()).await?;
+            }
+        }
+        self.wait_for_inserts(database, &prefix).await?;
+        Ok(number)
+    }
+
+    /// Makes the first gate from `number` on whose number is free.
+    async fn open_gate(&self, database: &str, number: u64) -> Result<u64, Error> {
+        let source = TableName { database: database.to_owned(), table: sql::GATE_SOURCE.to_owned() };
+        let mut columns = self.columns_of(&source).await?;
+        columns.retain(|column| !column.name.starts_with(HIDDEN_PREFIX));
+        let schema = Schema {
+            columns,
+            engine: String::new(),
+            engine_arguments: String::new(),
+            partition_key: String::new(),
+            sorting_key: String::new(),
+            primary_key: String::new(),
+            sampling_key: String::new(),
+            ttl: String::new(),
+            settings: String::new(),
+        };
+        let mut number = number;
+        for _ in 0..NUMBER_TRIES_MAX {
+            let gate = Statement::CreateGate { database, schema: &schema, number };
+            match self.change(&gate, &format!("{database}.{}", names::gate(number)), Settings::new()).await {
+                Err(Error::Conflict(_)) => number += 1,
+                made => return made.map(|()| number),
+            }
+        }
+        Err(Error::Conflict(format!("{database}.{}", names::gate(number))))
+    }
+
+    async fn wait_for_inserts(&self, database: &str, prefix: &str) -> Result<(), Error> {
+        let wait = async {
+            loop {
+                let running = Statement::RunningQueries(prefix);
+                let rows = self.look(&running, "system.processes", Doing::Read).await?;
+                if rows.first().is_some_and(|row| row == &["0"]) {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let late = || {
+            let reason = "inserts through earlier gates still run".to_owned();
+            Err(Error::OutcomeUnknown { what: format!("gate of {database}"), reason })
+        };
+        tokio::time::timeout(CHANGE_DEADLINE, wait).await.unwrap_or_else(|_| late())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_gates_are_taken_for_gates() {
+        assert_eq!(gate_number("gate_7"), Some(7));
+        for other in ["gate_source", "gate_07", "gate_", "local", "gate_-1", "gate_18446744073709551616"] {
+            assert_eq!(gate_number(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! How statements travel: HTTP by the `clickhouse` crate. Deadlines, settings, and which failure means what.
+//!
+//! # One insert is one frame
+//! A connection cut in mid-body looks to 18.16.1 like the body's end: it inserts what has arrived, with or without
+//! `Content-Length`, even half a value of a CSV row. So statement and rows go together in **one** compressed,
+//! checksummed frame (`decompress=1`): a server that did not get all of it has no statement to run. It follows
+//! that a stalled sender holds no lock on the server: the statement is read only when its last byte is there.
+
+use super::Error;
+use super::errcode::{Doing, classify};
+use super::statement::Statement;
+use super::versions::Capabilities;
+use super::{sql, tsv};
+use crate::model::node::Secret;
+use bytes::Bytes;
+use clickhouse::insert_formatted::CompressedData;
+use clickhouse::{Client, Compression, error::Error as ClientError};
+use std::future::Future;
+use std::time::Duration;
+
+/// Largest insert: what a server takes as one frame is 1 GiB, less room for the statement.
+pub const INSERT_BYTES_MAX: usize = (1 << 30) - (1 << 20);
+/// Above this, compressing goes to a thread where it may take its time.
+const COMPRESS_INLINE_BYTES_MAX: usize = 128 << 10;
+
+/// Settings of one request.
+pub type Settings = Vec<(String, String)>;
+
+/// A server's address and credentials.
+pub struct Transport {
+    url: String,
+    client: Client,
+}
+
+impl Transport {
+    /// `url` is `http(s)://host:port`. Connects with the first request.
+    pub fn new(url: &str, user: &str, password: &Secret) -> Self {
+        let url = url.trim_end_matches('/').to_owned();
+        let mut client = Client::default().with_url(&url).with_validation(false);
+        if !user.is_empty() {
+            client = client.with_user(user);
+        }
+        if !password.expose().is_empty() {
+            client = client.with_password(password.expose());
+        }
+        Self { url, client }
+    }
+
+    /// The address, for messages.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn prepared(&self, settings: &Settings) -> Client {
+        let client = self.client.clone().with_compression(Compression::None);
+        let client = settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
+        // The whole answer is made before its first byte is sent, so an error always has a status of its own.
+        client.with_setting("wait_end_of_query", "1").with_setting("max_query_size", "10485760")
+    }
+
+    /// Runs a statement that answers nothing.
+    pub async fn execute(&self, call: Call<'_>, can: &Capabilities) -> Result<(), Error> {
+        let text = sql::render(call.statement, can);
+        let running = self.prepared(&call.settings).query_raw(&text).execute();
+        self.finish(&call, running).await
+    }
+
+    /// The raw answer of a statement in a format.
+    pub async fn bytes(&self, call: Call<'_>, can: &Capabilities, format: &str) -> Result<Bytes, Error> {
+        let text = sql::render(call.statement, can);
+        let query = self.prepared(&call.settings).query_raw(&text);
+        let running = async { query.fetch_bytes(format)?.collect().await };
+        self.finish(&call, running).await
+    }
+
+    /// The rows of an answer.
+    pub async fn rows(&self, call: Call<'_>, can: &Capabilities) -> Result<Vec<Vec<String>>, Error> {
+        Ok(tsv::rows(&self.bytes(call, can, "TabSeparated").await?))
+    }
+
+    /// An insert: statement and rows in one frame.
+    pub async fn insert(&self, call: Call<'_>, can: &Capabilities, rows: Bytes) -> Result<(), Error> {
+        if rows.len() > INSERT_BYTES_MAX {
+            let message = format!("an insert of {} bytes is above {INSERT_BYTES_MAX}", rows.len());
+            return Err(Error::Refused { code: 0, message });
+        }
+        let head = sql::render(call.statement, can);
+        let small = rows.len() <= COMPRESS_INLINE_BYTES_MAX;
+        let frame = move || {
+            let mut body = Vec::with_capacity(head.len() + 1 + rows.len());
+            body.extend_from_slice(head.as_bytes());
+            body.push(b'\n');
+            body.extend_from_slice(&rows);
+            CompressedData::new(&body, Compression::Lz4)
+        };
+        let client = self.client.clone().with_compression(Compression::Lz4);
+        let client =
+            call.settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
+        let running = async {
+            let frame = if small {
+                frame()
+            } else {
+                match tokio::task::spawn_blocking(frame).await {
+                    Ok(frame) => frame,
+                    Err(failed) => Err(ClientError::Custom(failed.to_string())),
+                }
+            }?;
+            let mut insert = client.insert_formatted_with("");
+            insert.send_compressed(frame).await?;
+            insert.end().await
+        };
+        self.finish(&call, running).await
+    }
+
+    async fn finish<T>(
+        &self,
+        call: &Call<'_>,
+        running: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(call.deadline, running).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.failure(call, error)),
+            Err(_) => Err(self.silence(call, format!("no answer within {} ms", call.deadline.as_millis()))),
+        }
+    }
+
+    /// No answer: harmless if it was only a look.
+    fn silence(&self, call: &Call<'_>, reason: String) -> Error {
+        match call.doing {
+            Doing::Read => Error::Unreachable { url: self.url.clone(), reason },
+            Doing::Insert | Doing::Change => Error::OutcomeUnknown { what: call.what.to_owned(), reason },
+        }
+    }
+
+    fn failure(&self, call: &Call<'_>, error: ClientError) -> Error {
+        match error {
+            ClientError::BadResponse(text) => classify(call.doing, call.what, &text),
+            ClientError::Network(source) => {
+                let reason = causes(source.as_ref());
+                let connect = source
+                    .downcast_ref::<hyper_util::client::legacy::Error>()
+                    .is_some_and(hyper_util::client::legacy::Error::is_connect);
+                if connect {
+                    Error::Unreachable { url: self.url.clone(), reason }
+                } else {
+                    self.silence(call, reason)
+                }
+            }
+            ClientError::InvalidParams(source) => Error::Refused { code: 0, message: causes(source.as_ref()) },
+            other => self.silence(call, other.to_string()),
+        }
+    }
+}
+
+/// One request.
+pub struct Call<'a> {
+    /// What.
+    pub statement: &'a Statement<'a>,
+    /// What its error codes mean.
+    pub doing: Doing,
+    /// Verb and object, for messages.
+    pub what: &'a str,
+    /// Settings beside those that every request has.
+    pub settings: Settings,
+    /// After this the outcome is unknown.
+    pub deadline: Duration,
+}
+
+/// An error with what it came from, down to the system's word.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,277 @@
+//! The real server: each verb as a sequence of statements.
+
+use super::errcode::Doing;
+use super::http::{Call, Settings, Transport};
+use super::statement::Statement;
+use super::versions::Capabilities;
+use super::{
+    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes, ReplicaTables, ServerInfo,
+};
+use crate::adapters::clock::{Clock, SystemClock};
+use crate::model::names::{self, LOCAL_TABLE, parse_replica_database};
+use crate::model::node::Secret;
+use crate::model::table::{MessageFormat, Schema};
+use crate::model::{PartitionId, TableName};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// For looks at system tables.
+const READ_DEADLINE: Duration = Duration::from_secs(15);
+/// For looks that read a whole partition of data.
+const SCAN_DEADLINE: Duration = Duration::from_secs(300);
+/// For making and dropping; a drop waits for the queries that use the table.
+pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// A ClickHouse server over HTTP.
+pub struct HttpClickHouse {
+    transport: Transport,
+    clock: SystemClock,
+    /// Learnt from the first answer, and again with every [`ClickHouse::server_info`]: servers are upgraded.
+    capabilities: Mutex<Option<Capabilities>>,
+}
+
+impl HttpClickHouse {
+    /// `url` is `http(s)://host:port` of the server's HTTP interface. Nothing is sent yet.
+    pub fn new(url: &str, user: &str, password: &Secret) -> Self {
+        Self {
+            transport: Transport::new(url, user, password),
+            clock: SystemClock::new(),
+            capabilities: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn unix_s(&self) -> u64 {
+        self.clock.unix_ms() / 1000
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// What the server can do; asks it the first time.
+    pub(super) async fn capabilities(&self) -> Result<Capabilities, Error> {
+        let known = *self.capabilities.lock().expect("no panic while held");
+        match known {
+            Some(known) => Ok(known),
+            None => self.version().await.map(|(_, _, can)| can),
+        }
+    }
+
+    async fn version(&self) -> Result<(String, u64, Capabilities), Error> {
+        let call = Call {
+            statement: &Statement::Server,
+            doing: Doing::Read,
+            what: "version",
+            settings: Settings::new(),
+            deadline: READ_DEADLINE,
+        };
+        let rows = self.transport.rows(call, &Capabilities::of("")).await?;
+        let Some([version, uptime]) = rows.first().and_then(|row| row.first_chunk::<2>()) else {
+            let reason = "it does not answer like ClickHouse".to_owned();
+            return Err(Error::Unreachable { url: self.transport.url().to_owned(), reason });
+        };
+        let can = Capabilities::of(version);
+        *self.capabilities.lock().expect("no panic while held") = Some(can);
+        Ok((version.clone(), uptime.parse().unwrap_or(0), can))
+    }
+
+    /// Runs a statement that changes something.
+    pub(super) async fn change(
+        &self,
+        statement: &Statement<'_>,
+        what: &str,
+        settings: Settings,
+    ) -> Result<(), Error> {
+        let can = self.capabilities().await?;
+        let call = Call { statement, doing: Doing::Change, what, settings, deadline: CHANGE_DEADLINE };
+        self.transport.execute(call, &can).await
+    }
+
+    /// The rows of a look.
+    pub(super) async fn look(
+        &self,
+        statement: &Statement<'_>,
+        what: &str,
+        doing: Doing,
+    ) -> Result<Vec<Vec<String>>, Error> {
+        let can = self.capabilities().await?;
+        let call = Call { statement, doing, what, settings: Settings::new(), deadline: READ_DEADLINE };
+        self.transport.rows(call, &can).await
+    }
+
+    /// The first column of a look.
+    pub(super) async fn names(&self, statement: &Statement<'_>) -> Result<Vec<String>, Error> {
+        let rows = self.look(statement, "system tables", Doing::Read).await?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).collect())
+    }
+
+    async fn scan(&self, statement: &Statement<'_>, what: &str, format: &str) -> Result<Bytes, Error> {
+        let can = self.capabilities().await?;
+        let call =
+            Call { statement, doing: Doing::Read, what, settings: Settings::new(), deadline: SCAN_DEADLINE };
+        self.transport.bytes(call, &can, format).await
+    }
+}
+
+/// Settings that make one insert one block, acknowledged only when it is in the table.
+pub(super) fn insert_settings(format_settings: &BTreeMap<String, String>, can: &Capabilities) -> Settings {
+    let mut settings: Settings =
+        format_settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut set = |name: &str, value: &str| settings.push((name.to_owned(), value.to_owned()));
+    set("max_insert_block_size", "1000000000");
+    set("min_insert_block_size_rows", "1000000000");
+    set("min_insert_block_size_bytes", "0");
+    // A value of the wrong kind must be an error of its row, not a guess.
+    set("input_format_allow_errors_num", "0");
+    set("input_format_allow_errors_ratio", "0");
+    if can.parallel_parsing {
+        set("input_format_parallel_parsing", "0");
+    }
+    if can.async_insert {
+        set("async_insert", "0");
+    }
+    if can.partitions_per_insert {
+        set("max_partitions_per_insert_block", "0");
+    }
+    settings
+}
+
+#[async_trait]
+impl ClickHouse for HttpClickHouse {
+    async fn server_info(&self) -> Result<ServerInfo, Error> {
+        let (version, uptime_s, _) = self.version().await?;
+        let rows = self.look(&Statement::Disk, "disk", Doing::Read).await?;
+        let number = |at: usize| rows.first().and_then(|row| row.get(at)?.parse().ok()).unwrap_or(0);
+        Ok(ServerInfo { version, uptime_s, disk_total_bytes: number(0), disk_free_bytes: number(1) })
+    }
+
+    async fn parse_ddl(&self, ddl: &str, nonce: u64) -> Result<(TableName, Schema), Error> {
+        self.schema_by_scratch(ddl, nonce).await
+    }
+
+    async fn type_of(&self, schema: &Schema, expression: &str) -> Result<String, Error> {
+        self.expression_type(schema, expression).await
+    }
+
+    async fn partitions_of(
+        &self,
+        schema: &Schema,
+        expression: &str,
+        partitions: u32,
+        format: MessageFormat,
+        body: Bytes,
+    ) -> Result<Vec<PartitionId>, Error> {
+        self.evaluate_partitions(schema, expression, partitions, format, body).await
+    }
+
+    async fn create_replica(&self, replica: &ReplicaTables) -> Result<(), Error> {
+        self.make_replica(replica).await
+    }
+
+    async fn drop_replica(&self, database: &str) -> Result<(), Error> {
+        if parse_replica_database(database).is_none() {
+            return Err(super::ddl::refused(format!("{database} is no replica database; it is left alone")));
+        }
+        self.change(&Statement::DropDatabase(database), database, Settings::new()).await
+    }
+
+    async fn replica_databases(&self) -> Result<Vec<String>, Error> {
+        let mut found = self.names(&Statement::Databases).await?;
+        found.retain(|database| parse_replica_database(database).is_some());
+        Ok(found)
+    }
+
+    async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
+        self.renew(database).await
+    }
+
+    async fn insert(&self, insert: Insert) -> Result<(), Error> {
+        let can = self.capabilities().await?;
+        let name = TableName { database: insert.database.clone(), table: names::gate(insert.gate) };
+        let columns = if insert.format == MessageFormat::JSONEachRow { &[][..] } else { &insert.columns };
+        let statement = Statement::Insert { name: &name, columns, format: insert.format };
+        let mut settings = insert_settings(&insert.format_settings, &can);
+        settings.push(("query_id".into(), super::gates::query_id(&insert)));
+        let deadline = Duration::from_millis(insert.deadline_ms);
+        let what = name.to_string();
+        let call = Call { statement: &statement, doing: Doing::Insert, what: &what, settings, deadline };
+        self.transport.insert(call, &can, insert.body).await
+    }
+
+    async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {
+        let highest = Statement::HighestOffset { database, partition };
+        let rows = super::tsv::rows(&self.scan(&highest, database, "TabSeparated").await?);
+        let Some([count, max]) = rows.first().and_then(|row| row.first_chunk::<2>()) else {
+            return Ok(Holdings::default());
+        };
+        if count == "0" {
+            return Ok(Holdings::default());
+        }
+        let from = u64::try_from(from).unwrap_or(0);
+        let held = Statement::Holdings { database, partition, from };
+        let body = self.scan(&held, database, "RowBinary").await?;
+        Ok(Holdings { max_offset: max.parse().ok(), rows: offsets(&body) })
+    }
+
+    async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {
+        let rows = self.look(&Statement::Sizes, "system.parts", Doing::Read).await?;
+        let number = |text: &String| text.parse().unwrap_or(0);
+        let sizes = rows.into_iter().filter_map(|row| {
+            let [database, bytes, rows, parts] = row.first_chunk::<4>()?;
+            parse_replica_database(database)?;
+            let sizes = ReplicaSizes { bytes: number(bytes), rows: number(rows), parts: number(parts) };
+            Some((database.clone(), sizes))
+        });
+        Ok(sizes.collect())
+    }
+
+    async fn create_distributed(&self, table: &DistributedTable) -> Result<(), Error> {
+        self.make_distributed(table).await
+    }
+
+    async fn drop_distributed(&self, name: &TableName, cluster: &str) -> Result<(), Error> {
+        self.remove_distributed(name, cluster).await
+    }
+
+    async fn reload_config(&self) -> Result<(), Error> {
+        self.change(&Statement::ReloadConfig, "configuration", Settings::new()).await
+    }
+
+    async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error> {
+        let rows = self.look(&Statement::Cluster(name), "system.clusters", Doing::Read).await?;
+        let replica = |row: Vec<String>| {
+            let [shard_num, shard_weight, replica_num, host_name, port, default_database] = row.try_into().ok()?;
+            Some(ClusterReplica {
+                shard_num: shard_num.parse().ok()?,
+                shard_weight: shard_weight.parse().ok()?,
+                replica_num: replica_num.parse().ok()?,
+                host_name,
+                port: port.parse().ok()?,
+                default_database,
+            })
+        };
+        Ok(rows.into_iter().filter_map(replica).collect())
+    }
+}
+
+/// Pairs of `UInt64` and `UInt32` in `RowBinary`.
+fn offsets(body: &[u8]) -> Vec<(i64, u32)> {
+    let (pairs, _) = body.as_chunks::<12>();
+    let pair = |pair: &[u8; 12]| {
+        let (offset, row) = pair.split_at(8);
+        let offset = u64::from_le_bytes(offset.try_into().expect("eight bytes"));
+        let row = u32::from_le_bytes(row.try_into().expect("four bytes"));
+        (i64::try_from(offset).unwrap_or(i64::MAX), row)
+    };
+    pairs.iter().map(pair).collect()
+}
+
+impl HttpClickHouse {
+    /// The local table of a replica database.
+    pub(super) fn local(database: &str) -> TableName {
+        TableName { database: database.to_owned(), table: LOCAL_TABLE.to_owned() }
+    }
+}

@@ -1,0 +1,296 @@
+//! Statements to SQL: the one renderer, the one function that quotes names and the one that quotes literals.
+//!
+//! The user's expressions and types go in as they are: ClickHouse accepted them in `parse_ddl`.
+
+use super::statement::Statement;
+use super::versions::Capabilities;
+use super::{ddl, guard};
+use crate::model::TableName;
+use crate::model::names::{self, LOCAL_TABLE, OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
+use crate::model::table::{Column, MessageFormat, Schema};
+
+/// The table that gates stand on.
+pub const GATE_SOURCE: &str = "gate_source";
+/// Guard column of a `Distributed` table.
+pub const GUARD_COLUMN: &str = "_cvh_guard";
+
+/// A name, quoted. Takes any character.
+pub fn quote_name(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 2);
+    out.push('`');
+    push_escaped(&mut out, name, '`');
+    out.push('`');
+    out
+}
+
+/// A text literal, quoted.
+pub fn quote_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('\'');
+    push_escaped(&mut out, text, '\'');
+    out.push('\'');
+    out
+}
+
+fn push_escaped(out: &mut String, text: &str, quote: char) {
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            '\0' => out.push_str("\\0"),
+            _ => {
+                if c == quote || c == '\\' {
+                    out.push('\\');
+                }
+                out.push(c);
+            }
+        }
+    }
+}
+
+/// `db.table`, quoted.
+pub fn quote_table(name: &TableName) -> String {
+    format!("{}.{}", quote_name(&name.database), quote_name(&name.table))
+}
+
+fn within(database: &str, table: &str) -> String {
+    format!("{}.{}", quote_name(database), quote_name(table))
+}
+
+fn quote_names(names: &[String]) -> String {
+    names.iter().map(|name| quote_name(name)).collect::<Vec<_>>().join(", ")
+}
+
+/// The text of a statement for a server that can do this much.
+pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
+    match statement {
+        Statement::CreateUserTable { .. }
+        | Statement::CreatePlain { .. }
+        | Statement::CreateLocal { .. }
+        | Statement::CreateGateSource { .. }
+        | Statement::CreateGate { .. }
+        | Statement::CreateTemporary { .. }
+        | Statement::CreateDistributed { .. }
+        | Statement::CreateInsertTable { .. } => create(statement, can),
+        Statement::CreateDatabase(name) => format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(name)),
+        Statement::DropDatabase(name) => {
+            format!("DROP DATABASE IF EXISTS {}{}", quote_name(name), sync(can))
+        }
+        Statement::DropTable(name) => format!("DROP TABLE IF EXISTS {}{}", quote_table(name), sync(can)),
+        Statement::DropTemporary(table) => format!("DROP TABLE IF EXISTS {}", quote_name(table)),
+        Statement::Replace { name, fresh, retired } => {
+            let (name, fresh, retired) = (quote_table(name), quote_table(fresh), quote_table(retired));
+            if can.exchange {
+                format!("EXCHANGE TABLES {fresh} AND {name}")
+            } else {
+                format!("RENAME TABLE {name} TO {retired}, {fresh} TO {name}")
+            }
+        }
+        Statement::KillQueries(prefix) => {
+            format!("KILL QUERY WHERE startsWith(query_id, {}) ASYNC", quote_text(prefix))
+        }
+        Statement::ReloadConfig => "SYSTEM RELOAD CONFIG".to_owned(),
+        Statement::Insert { name, columns, format } => insert(&quote_table(name), columns, *format),
+        Statement::InsertTemporary { table, columns, format } => {
+            insert(&quote_name(table), columns, *format)
+        }
+        _ => select(statement, can),
+    }
+}
+
+fn sync(can: &Capabilities) -> &'static str {
+    if can.drop_sync { " SYNC" } else { "" }
+}
+
+fn insert(into: &str, columns: &[String], format: MessageFormat) -> String {
+    let list = if columns.is_empty() { String::new() } else { format!(" ({})", quote_names(columns)) };
+    let format = match format {
+        MessageFormat::JSONEachRow => "JSONEachRow",
+        MessageFormat::CSV => "CSV",
+        MessageFormat::TSV => "TabSeparated",
+    };
+    format!("INSERT INTO {into}{list} FORMAT {format}")
+}
+
+fn select(statement: &Statement<'_>, can: &Capabilities) -> String {
+    match statement {
+        Statement::Server => "SELECT version(), uptime()".to_owned(),
+        Statement::Disk if can.disks => {
+            "SELECT total_space, free_space FROM system.disks WHERE name = 'default'".to_owned()
+        }
+        Statement::Disk => "SELECT 0, 0".to_owned(),
+        Statement::Databases => "SELECT name FROM system.databases ORDER BY name".to_owned(),
+        Statement::Tables(database) => {
+            format!("SELECT name FROM system.tables WHERE database = {} ORDER BY name", quote_text(database))
+        }
+        Statement::Table(name) => format!(
+            "SELECT engine, engine_full, create_table_query, partition_key, sorting_key, primary_key, \
+             sampling_key FROM system.tables WHERE database = {} AND name = {}",
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
+        Statement::Columns(name) => format!(
+            "SELECT name, type, default_kind, default_expression, comment, {} FROM system.columns \
+             WHERE database = {} AND table = {}",
+            if can.codecs { "compression_codec" } else { "''" },
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
+        Statement::RunningQueries(prefix) => format!(
+            "SELECT count() FROM system.processes WHERE startsWith(query_id, {})",
+            quote_text(prefix)
+        ),
+        Statement::TypeOf { table, expression, beside } => format!(
+            // The line breaks keep a comment in the expression from taking the rest with it.
+            "SELECT (\n{expression}\n), {} FROM {} LIMIT 0",
+            quote_name(beside),
+            quote_name(table)
+        ),
+        Statement::PartitionsOf { table, expression, partitions } => format!(
+            // ClickHouse's sharding takes a negative key as unsigned of the same width; this does the same.
+            "SELECT toUInt32(reinterpretAsUInt64(reinterpretAsString(\n{expression}\n)) % {partitions}) FROM {}",
+            quote_name(table)
+        ),
+        Statement::HighestOffset { database, partition } => format!(
+            "SELECT count(), max({offset}) FROM {} WHERE {} = {}",
+            within(database, LOCAL_TABLE),
+            quote_name(PARTITION_COLUMN),
+            partition.0,
+            offset = quote_name(OFFSET_COLUMN),
+        ),
+        Statement::Holdings { database, partition, from } => format!(
+            "SELECT {offset}, {row} FROM {} WHERE {} = {} AND {offset} >= {from} \
+             ORDER BY {offset}, {row}",
+            within(database, LOCAL_TABLE),
+            quote_name(PARTITION_COLUMN),
+            partition.0,
+            offset = quote_name(OFFSET_COLUMN),
+            row = quote_name(ROW_COLUMN),
+        ),
+        Statement::Sizes => format!(
+            "SELECT database, sum(bytes_on_disk), sum(rows), count() FROM system.parts \
+             WHERE active AND table = {} GROUP BY database ORDER BY database",
+            quote_text(LOCAL_TABLE)
+        ),
+        Statement::Cluster(name) => format!(
+            "SELECT shard_num, shard_weight, replica_num, host_name, port, default_database \
+             FROM system.clusters WHERE cluster = {} ORDER BY shard_num, replica_num",
+            quote_text(name)
+        ),
+        _ => unreachable!("render() sends only reads here"),
+    }
+}
+
+fn create(statement: &Statement<'_>, can: &Capabilities) -> String {
+    match statement {
+        Statement::CreateUserTable { name, definition } => {
+            format!("CREATE TABLE {} {definition}", quote_table(name))
+        }
+        Statement::CreatePlain { name, schema } => {
+            let columns = schema.columns.iter().map(|column| user_column(column, true));
+            let keys = engine(schema, &schema.partition_key);
+            format!("CREATE TABLE {} ({}) {keys}", quote_table(name), join(columns))
+        }
+        Statement::CreateLocal { name, schema } => {
+            let user = schema.columns.iter().map(|column| user_column(column, true));
+            let hidden = guard::local_columns(can).into_iter();
+            let partition = match ddl::without_brackets(&schema.partition_key) {
+                "" | "tuple()" => quote_name(PARTITION_COLUMN),
+                key => format!("({}, {key})", quote_name(PARTITION_COLUMN)),
+            };
+            let keys = engine(schema, &partition);
+            format!("CREATE TABLE {} ({}) {keys}", quote_table(name), join(hidden.chain(user)))
+        }
+        Statement::CreateGateSource { database, schema } => format!(
+            "CREATE TABLE IF NOT EXISTS {} ({}) ENGINE = Null",
+            within(database, GATE_SOURCE),
+            gate_columns(schema)
+        ),
+        Statement::CreateGate { database, schema, number } => format!(
+            "CREATE MATERIALIZED VIEW {} TO {} ({}) AS SELECT * FROM {}",
+            within(database, &names::gate(*number)),
+            within(database, LOCAL_TABLE),
+            gate_columns(schema),
+            within(database, GATE_SOURCE)
+        ),
+        Statement::CreateTemporary { table, schema } => format!(
+            "CREATE TEMPORARY TABLE {} ({})",
+            quote_name(table),
+            join(schema.columns.iter().map(|column| user_column(column, false)))
+        ),
+        Statement::CreateDistributed { name, user, schema, cluster, sharding_key } => {
+            let columns = schema.columns.iter().map(|column| user_column(column, false));
+            let guard = std::iter::once(guard::distributed_column(user, can));
+            format!(
+                "CREATE TABLE {} ({}) ENGINE = Distributed({}, '', {}, {sharding_key}\n)",
+                quote_table(name),
+                join(columns.chain(guard)),
+                quote_text(cluster),
+                quote_text(LOCAL_TABLE)
+            )
+        }
+        Statement::CreateInsertTable { name, schema, url } => {
+            let insertable = schema.columns.iter().filter(|column| column.insertable());
+            format!(
+                "CREATE TABLE {} ({}) ENGINE = URL({}, 'JSONEachRow')",
+                quote_table(name),
+                join(insertable.map(|column| user_column(column, false))),
+                quote_text(url)
+            )
+        }
+        _ => unreachable!("render() sends only creations here"),
+    }
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// A column as the user declared it; `stored` adds its comment and codec.
+fn user_column(column: &Column, stored: bool) -> String {
+    let mut out = format!("{} {}", quote_name(&column.name), column.data_type);
+    if !column.default_kind.is_empty() {
+        out.push_str(&format!(" {} {}", column.default_kind, column.default_expression));
+    }
+    if stored && !column.codec.is_empty() {
+        out.push_str(&format!(" {}", column.codec));
+    }
+    out
+}
+
+/// A gate's columns: the hidden ones, plain, then all of the user's with their defaults. The gate must say them
+/// itself: what comes through it is not completed by the table behind it (18.16 misses even `MATERIALIZED` ones).
+fn gate_columns(schema: &Schema) -> String {
+    let hidden = [(PARTITION_COLUMN, "UInt32"), (OFFSET_COLUMN, "UInt64"), (ROW_COLUMN, "UInt32")];
+    let hidden = hidden.into_iter().map(|(name, kind)| format!("{} {kind}", quote_name(name)));
+    join(hidden.chain(schema.columns.iter().map(|column| user_column(column, false))))
+}
+
+/// `ENGINE = …` with every clause of the schema; `partition_key` in its final form.
+fn engine(schema: &Schema, partition_key: &str) -> String {
+    let mut out = format!("ENGINE = {}{}", schema.engine, schema.engine_arguments);
+    let mut clause = |words: &str, text: &str| {
+        if !text.is_empty() {
+            out.push_str(&format!(" {words} {text}"));
+        }
+    };
+    clause("PARTITION BY", partition_key);
+    if !schema.primary_key.is_empty() {
+        clause("PRIMARY KEY", &format!("({})", schema.primary_key));
+    }
+    let sorting = if schema.sorting_key.is_empty() {
+        "tuple()".to_owned()
+    } else {
+        format!("({})", schema.sorting_key)
+    };
+    clause("ORDER BY", &sorting);
+    clause("SAMPLE BY", &schema.sampling_key);
+    clause("TTL", &schema.ttl);
+    clause("SETTINGS", &schema.settings);
+    out
+}
+
+#[cfg(test)]
+#[path = "sql_tests.rs"]
+mod tests;

@@ -1,0 +1,168 @@
+//! Every statement that we send to a server, as data. [`sql::render`](super::sql::render) is the one place that
+//! makes text of them; nothing else in the crate writes SQL.
+
+use crate::model::table::{MessageFormat, Schema};
+use crate::model::{PartitionId, TableName};
+
+/// One statement. Names and literals are unquoted here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement<'a> {
+    /// Version and uptime.
+    Server,
+    /// Total and free bytes of the disk that holds new parts.
+    Disk,
+    /// Names of all databases.
+    Databases,
+    /// `CREATE DATABASE IF NOT EXISTS`.
+    CreateDatabase(&'a str),
+    /// `DROP DATABASE IF EXISTS`, waiting until its tables are out of use.
+    DropDatabase(&'a str),
+    /// Names of a database's tables.
+    Tables(&'a str),
+    /// How the server describes a table; no row if there is none.
+    Table(&'a TableName),
+    /// A table's columns, in order.
+    Columns(&'a TableName),
+    /// The user's own statement, under our name.
+    CreateUserTable {
+        /// Our name for it.
+        name: &'a TableName,
+        /// What stood behind the user's name for it.
+        definition: &'a str,
+    },
+    /// A table with the user's columns only, as the schema says: to prove that the schema says everything.
+    CreatePlain {
+        /// Name.
+        name: &'a TableName,
+        /// The user's table.
+        schema: &'a Schema,
+    },
+    /// The local table of a replica: hidden columns, user's columns, guard.
+    CreateLocal {
+        /// Name.
+        name: &'a TableName,
+        /// The user's table.
+        schema: &'a Schema,
+    },
+    /// The table without rows that gates stand on.
+    CreateGateSource {
+        /// Replica database.
+        database: &'a str,
+        /// The user's table; only the columns matter.
+        schema: &'a Schema,
+    },
+    /// A gate: a view through which inserts reach the local table. Not `IF NOT EXISTS`: a number is used once.
+    CreateGate {
+        /// Replica database.
+        database: &'a str,
+        /// The user's table; only the columns matter.
+        schema: &'a Schema,
+        /// The gate's number.
+        number: u64,
+    },
+    /// `DROP TABLE IF EXISTS`, waiting until it is out of use.
+    DropTable(&'a TableName),
+    /// Asks the server to stop every query whose id begins so.
+    KillQueries(&'a str),
+    /// How many queries run whose id begins so.
+    RunningQueries(&'a str),
+    /// The head of an insert; rows follow.
+    Insert {
+        /// Into what.
+        name: &'a TableName,
+        /// Column list; none for JSON, which names its own.
+        columns: &'a [String],
+        /// How the rows are written.
+        format: MessageFormat,
+    },
+    /// A table of this session alone, with the user's columns.
+    CreateTemporary {
+        /// Name.
+        table: &'a str,
+        /// The user's table; only the columns matter.
+        schema: &'a Schema,
+    },
+    /// The head of an insert into a session's table.
+    InsertTemporary {
+        /// Name.
+        table: &'a str,
+        /// Column list; none for JSON.
+        columns: &'a [String],
+        /// How the rows are written.
+        format: MessageFormat,
+    },
+    /// Nothing but the type of an expression, beside a column so that an aggregate is an error.
+    TypeOf {
+        /// A session's table.
+        table: &'a str,
+        /// The user's expression.
+        expression: &'a str,
+        /// Any column of it.
+        beside: &'a str,
+    },
+    /// The expression mod `partitions` for each row, in order.
+    PartitionsOf {
+        /// A session's table.
+        table: &'a str,
+        /// The user's expression.
+        expression: &'a str,
+        /// `P`.
+        partitions: u32,
+    },
+    /// Drops a session's table.
+    DropTemporary(&'a str),
+    /// Whether a partition of a replica holds rows, and the highest offset.
+    HighestOffset {
+        /// Replica database.
+        database: &'a str,
+        /// Partition.
+        partition: PartitionId,
+    },
+    /// Offset and row number of what a partition holds from an offset on.
+    Holdings {
+        /// Replica database.
+        database: &'a str,
+        /// Partition.
+        partition: PartitionId,
+        /// First offset of interest.
+        from: u64,
+    },
+    /// Bytes, rows and parts of every local table.
+    Sizes,
+    /// The user-facing table.
+    CreateDistributed {
+        /// Name.
+        name: &'a TableName,
+        /// The user's name for it: the same, or another while it is being replaced.
+        user: &'a TableName,
+        /// The user's table; only the columns matter.
+        schema: &'a Schema,
+        /// Cluster.
+        cluster: &'a str,
+        /// Sharding key.
+        sharding_key: &'a str,
+    },
+    /// The table whose rows go to the daemon.
+    CreateInsertTable {
+        /// Name.
+        name: &'a TableName,
+        /// The user's table; only the columns matter.
+        schema: &'a Schema,
+        /// The daemon.
+        url: &'a str,
+    },
+    /// Puts `fresh` in the place of `name`, in one step where the server can; afterwards `fresh` is the old one
+    /// where [`exchange`](super::versions::Capabilities::exchange) is there, else `retired` is.
+    Replace {
+        /// The name that stays.
+        name: &'a TableName,
+        /// The new table.
+        fresh: &'a TableName,
+        /// Where the old one goes on servers without an exchange.
+        retired: &'a TableName,
+    },
+    /// `SYSTEM RELOAD CONFIG`.
+    ReloadConfig,
+    /// A cluster's replicas.
+    Cluster(&'a str),
+}
