@@ -9,5 +9,7 @@
     clippy::disallowed_macros
 )]
 
+mod clickhouse;
 mod dashboards;
 mod provisioned;
+mod support;

@@ -194,7 +194,9 @@ pub fn user_table(ddl: &str) -> Result<UserTable, Error> {
         }
         let says = |word: &str| is_word(ddl, &token, word);
         if says("ON") {
-            return Err(refused("ON CLUSTER is not needed: Converthouse makes the table on every node; leave it out"));
+            return Err(refused(
+                "ON CLUSTER is not needed: Converthouse makes the table on every node; leave it out",
+            ));
         } else if says("AS") {
             return Err(refused(
                 "CREATE TABLE … AS is not supported: name the columns and the engine, then insert the rows",

@@ -46,7 +46,8 @@ impl HttpClickHouse {
         let beside = schema.columns.first().ok_or_else(|| refused("the table has no columns"))?;
         let session = self.session(schema).await?;
         let statement = Statement::TypeOf { table: &session.table, expression, beside: &beside.name };
-        let answer = self.in_session(&session, &statement, "TabSeparatedWithNamesAndTypes", Doing::Read).await;
+        let answer =
+            self.in_session(&session, &statement, "TabSeparatedWithNamesAndTypes", Doing::Read).await;
         self.end(session).await;
         let lines = tsv::rows(&answer?);
         match lines.get(1).and_then(|types| types.first_chunk::<2>()) {

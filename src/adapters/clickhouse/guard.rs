@@ -24,8 +24,7 @@ pub fn local_columns(can: &Capabilities) -> [String; 3] {
     // when the table is made.
     let thrown = throw(&format!("{} >= 0", quote_name(OFFSET_COLUMN)), message, can);
     let kind = if can.defaults_for_omitted { "DEFAULT" } else { "MATERIALIZED" };
-    let (ids, numbers) =
-        if can.codecs { (" CODEC(Delta, ZSTD(1))", " CODEC(ZSTD(1))") } else { ("", "") };
+    let (ids, numbers) = if can.codecs { (" CODEC(Delta, ZSTD(1))", " CODEC(ZSTD(1))") } else { ("", "") };
     [
         format!("{} UInt32 {kind} toUInt32({thrown}){numbers}", quote_name(PARTITION_COLUMN)),
         format!("{} UInt64{ids}", quote_name(OFFSET_COLUMN)),

@@ -146,7 +146,9 @@ impl Transport {
                     self.silence(call, reason)
                 }
             }
-            ClientError::InvalidParams(source) => Error::Refused { code: 0, message: causes(source.as_ref()) },
+            ClientError::InvalidParams(source) => {
+                Error::Refused { code: 0, message: causes(source.as_ref()) }
+            }
             other => self.silence(call, other.to_string()),
         }
     }

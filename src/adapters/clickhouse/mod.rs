@@ -8,6 +8,7 @@
 //! - After [`ClickHouse::renew_gate`] returns, no insert through an earlier gate of that replica runs or will
 //!   ever take effect, whoever sent it (FENCED). This is what makes "look, then insert the rest" exact.
 
+pub mod conformance;
 mod ddl;
 mod errcode;
 mod expressions;

@@ -5,7 +5,8 @@ use super::http::{Call, Settings, Transport};
 use super::statement::Statement;
 use super::versions::Capabilities;
 use super::{
-    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes, ReplicaTables, ServerInfo,
+    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes, ReplicaTables,
+    ServerInfo,
 };
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::model::names::{self, LOCAL_TABLE, parse_replica_database};
@@ -243,7 +244,8 @@ impl ClickHouse for HttpClickHouse {
     async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error> {
         let rows = self.look(&Statement::Cluster(name), "system.clusters", Doing::Read).await?;
         let replica = |row: Vec<String>| {
-            let [shard_num, shard_weight, replica_num, host_name, port, default_database] = row.try_into().ok()?;
+            let [shard_num, shard_weight, replica_num, host_name, port, default_database] =
+                row.try_into().ok()?;
             Some(ClusterReplica {
                 shard_num: shard_num.parse().ok()?,
                 shard_weight: shard_weight.parse().ok()?,

@@ -79,7 +79,10 @@ fn schema(table: &Described, columns: Vec<Column>) -> Result<Schema, Error> {
         )));
     }
     if let Some(column) = columns.iter().find(|column| column.default_kind == "EPHEMERAL") {
-        return Err(refused(format!("column {}: EPHEMERAL columns are not supported; leave it out", column.name)));
+        return Err(refused(format!(
+            "column {}: EPHEMERAL columns are not supported; leave it out",
+            column.name
+        )));
     }
     let clauses = ddl::engine_clauses(&table.engine_full)?;
     let mut schema = Schema {
@@ -131,7 +134,11 @@ fn nothing_lost(user: &Described, again: &Described, old_syntax: bool) -> Result
 }
 
 impl HttpClickHouse {
-    pub(super) async fn schema_by_scratch(&self, ddl: &str, nonce: u64) -> Result<(TableName, Schema), Error> {
+    pub(super) async fn schema_by_scratch(
+        &self,
+        ddl: &str,
+        nonce: u64,
+    ) -> Result<(TableName, Schema), Error> {
         let user = ddl::user_table(ddl)?;
         if user.name.database.starts_with(SCRATCH_DATABASE_PREFIX) || user.name.database == "system" {
             return Err(refused(format!("database {} cannot hold tables of yours", user.name.database)));
@@ -145,7 +152,8 @@ impl HttpClickHouse {
         let database = scratch_database(now, nonce);
         self.change(&Statement::CreateDatabase(&database), "scratch database", Settings::new()).await?;
         let read = self.read_in_scratch(&database, &user.definition).await;
-        let dropped = self.change(&Statement::DropDatabase(&database), "scratch database", Settings::new()).await;
+        let dropped =
+            self.change(&Statement::DropDatabase(&database), "scratch database", Settings::new()).await;
         let schema = read?;
         dropped?;
         Ok((user.name, schema))
@@ -153,7 +161,8 @@ impl HttpClickHouse {
 
     async fn read_in_scratch(&self, database: &str, definition: &str) -> Result<Schema, Error> {
         let name = TableName { database: database.to_owned(), table: SCRATCH_TABLE.to_owned() };
-        self.change(&Statement::CreateUserTable { name: &name, definition }, "the table", Settings::new()).await?;
+        self.change(&Statement::CreateUserTable { name: &name, definition }, "the table", Settings::new())
+            .await?;
         let lost = || refused("the table is gone from the scratch database: try again");
         let user = self.described(&name).await?.ok_or_else(lost)?;
         let can = self.capabilities().await?;

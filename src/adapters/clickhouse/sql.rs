@@ -92,9 +92,7 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
         }
         Statement::ReloadConfig => "SYSTEM RELOAD CONFIG".to_owned(),
         Statement::Insert { name, columns, format } => insert(&quote_table(name), columns, *format),
-        Statement::InsertTemporary { table, columns, format } => {
-            insert(&quote_name(table), columns, *format)
-        }
+        Statement::InsertTemporary { table, columns, format } => insert(&quote_name(table), columns, *format),
         _ => select(statement, can),
     }
 }
@@ -137,10 +135,9 @@ fn select(statement: &Statement<'_>, can: &Capabilities) -> String {
             quote_text(&name.database),
             quote_text(&name.table)
         ),
-        Statement::RunningQueries(prefix) => format!(
-            "SELECT count() FROM system.processes WHERE startsWith(query_id, {})",
-            quote_text(prefix)
-        ),
+        Statement::RunningQueries(prefix) => {
+            format!("SELECT count() FROM system.processes WHERE startsWith(query_id, {})", quote_text(prefix))
+        }
         Statement::TypeOf { table, expression, beside } => format!(
             // The line breaks keep a comment in the expression from taking the rest with it.
             "SELECT (\n{expression}\n), {} FROM {} LIMIT 0",

@@ -1,0 +1,258 @@
+//! Every statement's text, for the oldest server and, where it differs, for the newest.
+
+use super::*;
+use crate::model::PartitionId;
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+fn column(name: &str, data_type: &str, default: (&str, &str), codec: &str) -> Column {
+    let [name, data_type, kind, expression, codec] =
+        [name, data_type, default.0, default.1, codec].map(str::to_owned);
+    Column { name, data_type, default_kind: kind, default_expression: expression, codec }
+}
+
+fn schema() -> Schema {
+    Schema {
+        columns: vec![
+            column("ts", "DateTime", ("", ""), "COMMENT 'when'"),
+            column("o`d\\d", "String", ("DEFAULT", "'x'"), ""),
+            column("up", "String", ("MATERIALIZED", "upper(`o\\`d\\\\d`)"), ""),
+            column("al", "UInt64", ("ALIAS", "1 + 1"), ""),
+        ],
+        engine: "MergeTree".into(),
+        engine_arguments: String::new(),
+        partition_key: "(toYYYYMM(ts), up)".into(),
+        sorting_key: "ts, up".into(),
+        primary_key: "ts".into(),
+        sampling_key: "intHash32(ts)".into(),
+        ttl: "ts + toIntervalDay(1)".into(),
+        settings: "index_granularity = 8192".into(),
+    }
+}
+
+/// Both texts, the second only where it is another.
+fn both(statement: &Statement<'_>) -> String {
+    let old = render(statement, &Capabilities::of("18.16.1"));
+    let new = render(statement, &Capabilities::of("26.9.1.1"));
+    if old == new { old } else { format!("18.16: {old}\n26.9:  {new}") }
+}
+
+/// Breaks long lines at blanks, so that the texts can be read here.
+fn wrap(text: &str) -> String {
+    let mut out = String::new();
+    let mut width = 0;
+    for word in text.split_inclusive(' ') {
+        if width + word.trim_end().len() > 90 && width > 0 {
+            out.push_str("\n      ");
+            width = 6;
+        }
+        out.push_str(word);
+        width = word.rfind('\n').map_or(width + word.len(), |newline| word.len() - newline);
+    }
+    out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "expect! makes values")]
+fn check(statements: &[Statement<'_>], expected: Expect) {
+    let texts: Vec<String> = statements.iter().map(|statement| wrap(&both(statement))).collect();
+    expected.assert_eq(&texts.join("\n"));
+}
+
+fn table(database: &str, table: &str) -> TableName {
+    TableName { database: database.into(), table: table.into() }
+}
+
+#[test]
+fn replicas() {
+    let schema = schema();
+    let local = table("d__t__cvh0_s1", "local");
+    let mut plain = schema.clone();
+    plain.partition_key = "tuple()".into();
+    plain.sorting_key.clear();
+    plain.primary_key.clear();
+    check(
+        &[
+            Statement::CreateDatabase("d.b`'"),
+            Statement::DropDatabase("d.b`'"),
+            Statement::CreateLocal { name: &local, schema: &schema },
+            Statement::CreateLocal { name: &local, schema: &plain },
+            Statement::CreateGateSource { database: "d", schema: &schema },
+            Statement::CreateGate { database: "d", schema: &schema, number: 7 },
+            Statement::DropTable(&local),
+            Statement::KillQueries("cvh-1-"),
+            Statement::RunningQueries("cvh-1-"),
+        ],
+        expect![[r#"
+            CREATE DATABASE IF NOT EXISTS `d.b\`'`
+            18.16: DROP DATABASE IF EXISTS `d.b\`'`
+            26.9:  DROP DATABASE IF EXISTS `d.b\`'` SYNC
+            18.16: CREATE TABLE `d__t__cvh0_s1`.`local` (`_cvh_partition` UInt32 MATERIALIZED
+                  toUInt32(throwIf(`_cvh_offset` >= 0)), `_cvh_offset` UInt64, `_cvh_row` UInt32, `ts`
+                  DateTime COMMENT 'when', `o\`d\\d` String DEFAULT 'x', `up` String MATERIALIZED
+                  upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) ENGINE = MergeTree PARTITION BY
+                  (`_cvh_partition`, toYYYYMM(ts), up) PRIMARY KEY (ts) ORDER BY (ts, up) SAMPLE BY
+                  intHash32(ts) TTL ts + toIntervalDay(1) SETTINGS index_granularity = 8192
+            26.9:  CREATE TABLE `d__t__cvh0_s1`.`local` (`_cvh_partition` UInt32 DEFAULT
+                  toUInt32(throwIf(`_cvh_offset` >= 0, 'rows reach this table by its topics: insert
+                  into the table that ends in __insert')) CODEC(ZSTD(1)), `_cvh_offset` UInt64
+                  CODEC(Delta, ZSTD(1)), `_cvh_row` UInt32 CODEC(ZSTD(1)), `ts` DateTime COMMENT
+                  'when', `o\`d\\d` String DEFAULT 'x', `up` String MATERIALIZED upper(`o\`d\\d`),
+                  `al` UInt64 ALIAS 1 + 1) ENGINE = MergeTree PARTITION BY (`_cvh_partition`,
+                  toYYYYMM(ts), up) PRIMARY KEY (ts) ORDER BY (ts, up) SAMPLE BY intHash32(ts) TTL ts
+                  + toIntervalDay(1) SETTINGS index_granularity = 8192
+            18.16: CREATE TABLE `d__t__cvh0_s1`.`local` (`_cvh_partition` UInt32 MATERIALIZED
+                  toUInt32(throwIf(`_cvh_offset` >= 0)), `_cvh_offset` UInt64, `_cvh_row` UInt32, `ts`
+                  DateTime COMMENT 'when', `o\`d\\d` String DEFAULT 'x', `up` String MATERIALIZED
+                  upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) ENGINE = MergeTree PARTITION BY
+                  `_cvh_partition` ORDER BY tuple() SAMPLE BY intHash32(ts) TTL ts + toIntervalDay(1)
+                  SETTINGS index_granularity = 8192
+            26.9:  CREATE TABLE `d__t__cvh0_s1`.`local` (`_cvh_partition` UInt32 DEFAULT
+                  toUInt32(throwIf(`_cvh_offset` >= 0, 'rows reach this table by its topics: insert
+                  into the table that ends in __insert')) CODEC(ZSTD(1)), `_cvh_offset` UInt64
+                  CODEC(Delta, ZSTD(1)), `_cvh_row` UInt32 CODEC(ZSTD(1)), `ts` DateTime COMMENT
+                  'when', `o\`d\\d` String DEFAULT 'x', `up` String MATERIALIZED upper(`o\`d\\d`),
+                  `al` UInt64 ALIAS 1 + 1) ENGINE = MergeTree PARTITION BY `_cvh_partition` ORDER BY
+                  tuple() SAMPLE BY intHash32(ts) TTL ts + toIntervalDay(1) SETTINGS index_granularity
+                  = 8192
+            CREATE TABLE IF NOT EXISTS `d`.`gate_source` (`_cvh_partition` UInt32, `_cvh_offset`
+                  UInt64, `_cvh_row` UInt32, `ts` DateTime, `o\`d\\d` String DEFAULT 'x', `up` String
+                  MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) ENGINE = Null
+            CREATE MATERIALIZED VIEW `d`.`gate_7` TO `d`.`local` (`_cvh_partition` UInt32,
+                  `_cvh_offset` UInt64, `_cvh_row` UInt32, `ts` DateTime, `o\`d\\d` String DEFAULT
+                  'x', `up` String MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) AS SELECT *
+                  FROM `d`.`gate_source`
+            18.16: DROP TABLE IF EXISTS `d__t__cvh0_s1`.`local`
+            26.9:  DROP TABLE IF EXISTS `d__t__cvh0_s1`.`local` SYNC
+            KILL QUERY WHERE startsWith(query_id, 'cvh-1-') ASYNC
+            SELECT count() FROM system.processes WHERE startsWith(query_id, 'cvh-1-')"#]],
+    );
+}
+
+#[test]
+fn user_facing_tables() {
+    let (schema, name, fresh, retired) =
+        (schema(), table("a.b", "c'd"), table("a.b", "f"), table("a.b", "r"));
+    check(
+        &[
+            Statement::CreateUserTable { name: &name, definition: "(a Int8) ENGINE = Log" },
+            Statement::CreatePlain { name: &name, schema: &schema },
+            Statement::CreateDistributed {
+                name: &fresh,
+                user: &name,
+                schema: &schema,
+                cluster: "cvh_a_b",
+                sharding_key: "cityHash64(up) -- why",
+            },
+            Statement::CreateInsertTable { name: &name, schema: &schema, url: "http://h:1/insert?a='" },
+            Statement::Replace { name: &name, fresh: &fresh, retired: &retired },
+        ],
+        expect![[r#"
+            CREATE TABLE `a.b`.`c'd` (a Int8) ENGINE = Log
+            CREATE TABLE `a.b`.`c'd` (`ts` DateTime COMMENT 'when', `o\`d\\d` String DEFAULT 'x', `up`
+                  String MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) ENGINE = MergeTree
+                  PARTITION BY (toYYYYMM(ts), up) PRIMARY KEY (ts) ORDER BY (ts, up) SAMPLE BY
+                  intHash32(ts) TTL ts + toIntervalDay(1) SETTINGS index_granularity = 8192
+            18.16: CREATE TABLE `a.b`.`f` (`ts` DateTime, `o\`d\\d` String DEFAULT 'x', `up` String
+                  MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1, `_cvh_guard` UInt8
+                  MATERIALIZED throwIf(rand() >= 0)) ENGINE = Distributed('cvh_a_b', '', 'local',
+                  cityHash64(up) -- why
+            )
+            26.9:  CREATE TABLE `a.b`.`f` (`ts` DateTime, `o\`d\\d` String DEFAULT 'x', `up` String
+                  MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1, `_cvh_guard` UInt8
+                  MATERIALIZED throwIf(rand() >= 0, 'insert into a.b.c\'d__insert or send to the
+                  topics')) ENGINE = Distributed('cvh_a_b', '', 'local', cityHash64(up) -- why
+            )
+            CREATE TABLE `a.b`.`c'd` (`ts` DateTime, `o\`d\\d` String DEFAULT 'x') ENGINE =
+                  URL('http://h:1/insert?a=\'', 'JSONEachRow')
+            18.16: RENAME TABLE `a.b`.`c'd` TO `a.b`.`r`, `a.b`.`f` TO `a.b`.`c'd`
+            26.9:  EXCHANGE TABLES `a.b`.`f` AND `a.b`.`c'd`"#]],
+    );
+}
+
+#[test]
+fn rows_and_expressions() {
+    let (schema, gate) = (schema(), table("d", "gate_3"));
+    let columns = ["a".to_owned(), "b`c".to_owned()];
+    let insert = |columns, format| Statement::Insert { name: &gate, columns, format };
+    check(
+        &[
+            insert(&[], MessageFormat::JSONEachRow),
+            insert(&columns, MessageFormat::CSV),
+            insert(&columns, MessageFormat::TSV),
+            Statement::CreateTemporary { table: "_x", schema: &schema },
+            Statement::InsertTemporary { table: "_x", columns: &columns, format: MessageFormat::CSV },
+            Statement::TypeOf { table: "_x", expression: "a + 1 -- why", beside: "ts" },
+            Statement::PartitionsOf { table: "_x", expression: "cityHash64(a)", partitions: 16 },
+            Statement::DropTemporary("_x"),
+        ],
+        expect![[r#"
+            INSERT INTO `d`.`gate_3` FORMAT JSONEachRow
+            INSERT INTO `d`.`gate_3` (`a`, `b\`c`) FORMAT CSV
+            INSERT INTO `d`.`gate_3` (`a`, `b\`c`) FORMAT TabSeparated
+            CREATE TEMPORARY TABLE `_x` (`ts` DateTime, `o\`d\\d` String DEFAULT 'x', `up` String
+                  MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1)
+            INSERT INTO `_x` (`a`, `b\`c`) FORMAT CSV
+            SELECT (
+            a + 1 -- why
+            ), `ts` FROM `_x` LIMIT 0
+            SELECT toUInt32(reinterpretAsUInt64(reinterpretAsString(
+            cityHash64(a)
+            )) % 16) FROM `_x`
+            DROP TABLE IF EXISTS `_x`"#]],
+    );
+}
+
+#[test]
+fn looks() {
+    let name = table("d'", "t");
+    check(
+        &[
+            Statement::Server,
+            Statement::Disk,
+            Statement::Databases,
+            Statement::Tables("d'"),
+            Statement::Table(&name),
+            Statement::Columns(&name),
+            Statement::HighestOffset { database: "d", partition: PartitionId(3) },
+            Statement::Holdings { database: "d", partition: PartitionId(3), from: 12 },
+            Statement::Sizes,
+            Statement::ReloadConfig,
+            Statement::Cluster("c'"),
+        ],
+        expect![[r#"
+            SELECT version(), uptime()
+            18.16: SELECT 0, 0
+            26.9:  SELECT total_space, free_space FROM system.disks WHERE name = 'default'
+            SELECT name FROM system.databases ORDER BY name
+            SELECT name FROM system.tables WHERE database = 'd\'' ORDER BY name
+            SELECT engine, engine_full, create_table_query, partition_key, sorting_key, primary_key,
+                  sampling_key FROM system.tables WHERE database = 'd\'' AND name = 't'
+            18.16: SELECT name, type, default_kind, default_expression, comment, '' FROM
+                  system.columns WHERE database = 'd\'' AND table = 't'
+            26.9:  SELECT name, type, default_kind, default_expression, comment, compression_codec
+                  FROM system.columns WHERE database = 'd\'' AND table = 't'
+            SELECT count(), max(`_cvh_offset`) FROM `d`.`local` WHERE `_cvh_partition` = 3
+            SELECT `_cvh_offset`, `_cvh_row` FROM `d`.`local` WHERE `_cvh_partition` = 3 AND
+                  `_cvh_offset` >= 12 ORDER BY `_cvh_offset`, `_cvh_row`
+            SELECT database, sum(bytes_on_disk), sum(rows), count() FROM system.parts WHERE active AND
+                  table = 'local' GROUP BY database ORDER BY database
+            SYSTEM RELOAD CONFIG
+            SELECT shard_num, shard_weight, replica_num, host_name, port, default_database FROM
+                  system.clusters WHERE cluster = 'c\'' ORDER BY shard_num, replica_num"#]],
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_ends_its_quotes_early(text in "\\PC*|[`'\\\\\"\n\t\0]*") {
+        for (quoted, quote) in [(quote_name(&text), '`'), (quote_text(&text), '\'')] {
+            let inside = &quoted[1..quoted.len() - 1];
+            let mut escaped = false;
+            for c in inside.chars() {
+                prop_assert!(escaped || c != quote, "{}", quoted);
+                escaped = !escaped && c == '\\';
+            }
+            prop_assert!(!escaped, "{}", quoted);
+        }
+    }
+}

@@ -3,4 +3,5 @@
 //! [`process`] starts, watches and ends one child process. Whoever knows a server's flags and configuration builds
 //! on it (here: [`etcd_member`]); nothing in this module knows more than one process at a time.
 
+pub mod clickhouse_server;
 pub mod process;

@@ -1,0 +1,71 @@
+//! FENCED: after a gate is renewed, nothing sent through an earlier one takes effect.
+
+use super::*;
+
+pub(super) async fn an_insert_without_its_gate_is_missing(subject: Subject) {
+    let renewed = subject.server.renew_gate(&subject.database).await;
+    assert!(matches!(renewed, Err(Error::Missing(_))), "no replica, no gate: {renewed:?}");
+    let outcome = subject.put(1, 0, 0..1).await;
+    assert!(matches!(outcome, Err(Error::Missing(_))), "no database: {outcome:?}");
+    let gate = subject.with_gate().await;
+    let outcome = subject.put(gate + 7, 0, 0..1).await;
+    assert!(matches!(outcome, Err(Error::Missing(_))), "no such gate: {outcome:?}");
+    subject.end().await;
+}
+
+pub(super) async fn a_renewed_gate_has_a_higher_number_and_the_old_one_is_closed(subject: Subject) {
+    let mut gate = subject.with_gate().await;
+    for step in 0..4 {
+        subject.put(gate, 0, step..step + 1).await.expect("the present gate is open");
+        let next = subject.server.renew_gate(&subject.database).await.expect("renewed");
+        assert!(next > gate, "{next} is not above {gate}");
+        let outcome = subject.put(gate, 0, 100..101).await;
+        assert!(matches!(outcome, Err(Error::Missing(_))), "the old gate is closed: {outcome:?}");
+        gate = next;
+    }
+    assert_eq!(subject.held(0, 0).await, [0, 1, 2, 3]);
+    subject.end().await;
+}
+
+/// Batches are sent through one gate while it is renewed. What is there when the renewal returns is all that will
+/// ever be there, every batch wholly or not at all.
+pub(super) async fn an_insert_during_a_renewal_is_wholly_in_or_never(subject: Subject) {
+    const BATCHES: i64 = 12;
+    const ROWS: i64 = 20_000;
+    let gate = subject.with_gate().await;
+    let subject = Arc::new(subject);
+    let send = |batch: i64| {
+        let subject = subject.clone();
+        async move {
+            let outcome = subject.put(gate, 9, batch * ROWS..(batch + 1) * ROWS).await;
+            (batch, outcome)
+        }
+    };
+    let sending = futures::future::join_all((0..BATCHES).map(send));
+    let renewing = async {
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        subject.server.renew_gate(&subject.database).await.expect("renewed");
+        subject.held(9, 0).await
+    };
+    let (outcomes, at_renewal) = futures::join!(sending, renewing);
+    let later = subject.held(9, 0).await;
+    assert_eq!(at_renewal.len(), later.len(), "something arrived after the fence");
+    for (batch, outcome) in outcomes {
+        let there = later.iter().filter(|offset| **offset / ROWS == batch).count();
+        match outcome {
+            Ok(()) => {
+                assert_eq!(there, usize::try_from(ROWS).expect("few"), "batch {batch} was acknowledged")
+            }
+            Err(Error::Missing(_)) => assert_eq!(there, 0, "batch {batch} met a closed gate"),
+            Err(Error::OutcomeUnknown { .. }) => {
+                assert!(
+                    there == 0 || there == usize::try_from(ROWS).expect("few"),
+                    "batch {batch} is half in"
+                );
+            }
+            Err(other) => panic!("batch {batch}: {other}"),
+        }
+    }
+    let subject = Arc::into_inner(subject).expect("all senders have ended");
+    subject.end().await;
+}

@@ -1,0 +1,70 @@
+//! Batches: what goes in is held, what does not fit is told apart and leaves nothing.
+
+use super::*;
+
+pub(super) async fn rows_go_in_and_are_held(subject: Subject) {
+    let gate = subject.with_gate().await;
+    let server = &subject.server;
+    let empty = server.holdings(&subject.database, PartitionId(3), 0).await.expect("told");
+    assert_eq!((empty.max_offset, empty.rows.len()), (None, 0));
+    subject.put(gate, 3, 10..20).await.expect("inserted");
+    subject.put(gate, 4, 0..5).await.expect("inserted");
+    let held = server.holdings(&subject.database, PartitionId(3), 17).await.expect("told");
+    assert_eq!(held.max_offset, Some(19));
+    assert_eq!(held.rows, [(17, 0), (18, 0), (19, 0)]);
+    let above = server.holdings(&subject.database, PartitionId(3), 1_000).await.expect("told");
+    assert_eq!((above.max_offset, above.rows.len()), (Some(19), 0));
+    assert_eq!(subject.held(4, -5).await, [0, 1, 2, 3, 4]);
+    assert_eq!(subject.held(5, 0).await, [0_i64; 0]);
+    subject.end().await;
+}
+
+pub(super) async fn an_insert_over_two_time_parts_is_held_whole(subject: Subject) {
+    let gate = subject.with_gate().await;
+    let body = csv(1, 0, "2026-01-31 23:59:59") + &csv(1, 1, "2026-02-01 00:00:00");
+    let insert = subject.insert(gate, MessageFormat::CSV, body, 2);
+    subject.server.insert(insert).await.expect("inserted");
+    assert_eq!(subject.held(1, 0).await, [0, 1]);
+    let sizes = subject.server.sizes().await.expect("told")[&subject.database];
+    assert_eq!(sizes.parts, 2, "one block, one part for each month");
+    subject.end().await;
+}
+
+pub(super) async fn every_format_goes_in(subject: Subject) {
+    let gate = subject.with_gate().await;
+    let json = "{\"_cvh_partition\":1,\"_cvh_offset\":0,\"_cvh_row\":0,\"ts\":\"2026-01-01 00:00:00\",\
+                \"text\":\"a\",\"odd `name'\":-1}\n";
+    let tsv = "1\t0\t1\t2026-01-01 00:00:00\tb\t7\n";
+    let csv = "1,0,2,\"2026-01-01 00:00:00\",\"c\",8\n";
+    for (format, body) in
+        [(MessageFormat::JSONEachRow, json), (MessageFormat::TSV, tsv), (MessageFormat::CSV, csv)]
+    {
+        let insert = subject.insert(gate, format, body.to_owned(), 1);
+        subject.server.insert(insert).await.unwrap_or_else(|error| panic!("{format}: {error}"));
+    }
+    let held = subject.server.holdings(&subject.database, PartitionId(1), 0).await.expect("told");
+    assert_eq!(held.rows, [(0, 0), (0, 1), (0, 2)], "row numbers within a message are kept");
+    subject.end().await;
+}
+
+pub(super) async fn bad_rows_are_told_apart_and_leave_nothing(subject: Subject) {
+    let gate = subject.with_gate().await;
+    let good = csv(2, 0, "2026-01-01 00:00:00");
+    for bad in ["2,1,0,never,text,1\n", "2,1,0,\"2026-01-01 00:00:00\",text,x7\n"] {
+        let insert = subject.insert(gate, MessageFormat::CSV, format!("{good}{bad}"), 2);
+        let outcome = subject.server.insert(insert).await;
+        assert!(matches!(outcome, Err(Error::BadRows { .. })), "{bad}: {outcome:?}");
+    }
+    let json = "{\"_cvh_partition\":2,\"_cvh_offset\":0,\"_cvh_row\":0,\"ts\":\"2026-01-01 00:00:00\"";
+    for bad in
+        [format!("{json},\"no such column\":1}}\n"), format!("{json},\"_cvh_offset\":7}}\n"), json.into()]
+    {
+        let insert = subject.insert(gate, MessageFormat::JSONEachRow, bad.clone(), 1);
+        let outcome = subject.server.insert(insert).await;
+        assert!(matches!(outcome, Err(Error::BadRows { .. })), "{bad}: {outcome:?}");
+    }
+    assert_eq!(subject.held(2, 0).await, [0_i64; 0], "nothing of a refused batch is there");
+    subject.put(gate, 2, 0..3).await.expect("good rows go in afterwards");
+    assert_eq!(subject.held(2, 0).await, [0, 1, 2]);
+    subject.end().await;
+}

@@ -1,0 +1,141 @@
+//! The contract of [`ClickHouse`](super::ClickHouse) as a suite: the real servers and the simulated one pass it.
+//!
+//! Part of the library so that unit tests and `tests/` run the very same checks. A check panics with what it found.
+//! Each works in databases of its own, so a server may hold other things and several suites may run on one.
+
+mod gates;
+mod inserts;
+mod tables;
+
+use super::{ClickHouse, Error, Insert, ReplicaTables};
+use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN, replica_database};
+use crate::model::table::{Column, MessageFormat, Schema};
+use crate::model::{PartitionId, ShardId, TableId, TableName};
+use bytes::Bytes;
+use gates::*;
+use inserts::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tables::*;
+use uuid::Uuid;
+
+/// Runs every check on one server. `run` makes names differ from another run's on the same server.
+pub async fn run_all(server: Arc<dyn ClickHouse>, run: u32) {
+    macro_rules! run {
+        ($($check:ident),+ $(,)?) => {
+            let mut check = 0;
+            $(
+                check += 1;
+                tracing::debug!(check = stringify!($check), "conformance");
+                $check(Subject::new(server.clone(), run, check)).await;
+            )+
+        };
+    }
+    run!(
+        a_server_tells_its_version,
+        a_replica_is_made_once_and_twice_and_removed,
+        a_replica_of_another_shape_is_a_conflict,
+        rows_go_in_and_are_held,
+        an_insert_over_two_time_parts_is_held_whole,
+        every_format_goes_in,
+        bad_rows_are_told_apart_and_leave_nothing,
+        an_insert_without_its_gate_is_missing,
+        a_renewed_gate_has_a_higher_number_and_the_old_one_is_closed,
+        an_insert_during_a_renewal_is_wholly_in_or_never,
+        sizes_count_what_is_there,
+        other_databases_are_not_touched,
+    );
+}
+
+/// One check's share of a server.
+struct Subject {
+    server: Arc<dyn ClickHouse>,
+    database: String,
+    name: TableName,
+}
+
+impl Subject {
+    fn new(server: Arc<dyn ClickHouse>, run: u32, check: u32) -> Self {
+        let name = TableName { database: format!("conf.{run}"), table: format!("t`{check}'\"日") };
+        let table = TableId(Uuid::from_u128((u128::from(run) << 96) + u128::from(check)));
+        let database = replica_database(&name, table, ShardId(check));
+        Self { server, database, name }
+    }
+
+    fn replica(&self) -> ReplicaTables {
+        ReplicaTables { database: self.database.clone(), schema: schema() }
+    }
+
+    /// Makes the replica and its first gate.
+    async fn with_gate(&self) -> u64 {
+        self.server.create_replica(&self.replica()).await.expect("a replica is made");
+        self.server.renew_gate(&self.database).await.expect("a gate opens")
+    }
+
+    fn insert(&self, gate: u64, format: MessageFormat, body: String, rows: u32) -> Insert {
+        let columns = [PARTITION_COLUMN, OFFSET_COLUMN, ROW_COLUMN, "ts", "text", "odd `name'"];
+        Insert {
+            database: self.database.clone(),
+            gate,
+            columns: columns.map(str::to_owned).to_vec(),
+            format,
+            format_settings: BTreeMap::new(),
+            rows,
+            body: Bytes::from(body),
+            query_id: format!("conformance-{}", Uuid::new_v4()),
+            deadline_ms: 60_000,
+        }
+    }
+
+    /// Puts one row for each offset into a partition.
+    async fn put(&self, gate: u64, partition: u32, offsets: std::ops::Range<i64>) -> Result<(), Error> {
+        let rows = u32::try_from(offsets.end - offsets.start).expect("few");
+        let lines = offsets.map(|offset| csv(partition, offset, "2026-01-02 00:00:00"));
+        self.server.insert(self.insert(gate, MessageFormat::CSV, lines.collect(), rows)).await
+    }
+
+    async fn held(&self, partition: u32, from: i64) -> Vec<i64> {
+        let held = self.server.holdings(&self.database, PartitionId(partition), from).await;
+        held.expect("holdings are told").rows.into_iter().map(|(offset, _)| offset).collect()
+    }
+
+    async fn end(self) {
+        self.server.drop_replica(&self.database).await.expect("a replica is removed");
+    }
+}
+
+fn csv(partition: u32, offset: i64, ts: &str) -> String {
+    format!("{partition},{offset},0,\"{ts}\",\"text {offset}\",{offset}\n")
+}
+
+fn column(name: &str, data_type: &str, default: Option<(&str, &str)>) -> Column {
+    let (kind, expression) = default.unwrap_or_default();
+    Column {
+        name: name.into(),
+        data_type: data_type.into(),
+        default_kind: kind.into(),
+        default_expression: expression.into(),
+        codec: String::new(),
+    }
+}
+
+/// Time parts, an odd name, and one column of each default kind.
+fn schema() -> Schema {
+    Schema {
+        columns: vec![
+            column("ts", "DateTime", None),
+            column("text", "String", None),
+            column("odd `name'", "Int64", Some(("DEFAULT", "length(text)"))),
+            column("upper", "String", Some(("MATERIALIZED", "upper(text)"))),
+            column("next", "DateTime", Some(("ALIAS", "ts + 1"))),
+        ],
+        engine: "MergeTree".into(),
+        engine_arguments: String::new(),
+        partition_key: "toYYYYMM(ts)".into(),
+        sorting_key: "ts, text".into(),
+        primary_key: "ts".into(),
+        sampling_key: String::new(),
+        ttl: String::new(),
+        settings: "index_granularity = 4096".into(),
+    }
+}

@@ -1,0 +1,3 @@
+//! Start-up code that themes share.
+
+pub mod clickhouse;
