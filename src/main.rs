@@ -4,5 +4,6 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    converthouse::cli::main(colour)
 }

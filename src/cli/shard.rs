@@ -1,0 +1,107 @@
+//! `converthouse shard list`.
+
+use super::output::{Align, Table, bytes, or_dash};
+use super::table::name_of;
+use super::{Context, Failure, parse_name};
+use crate::model::TableName;
+use crate::model::control::{ReplicaStatus, TableStatus};
+use clap::Subcommand;
+use serde::Serialize;
+
+/// Subcommands of `shard`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ShardCommand {
+    /// List the shards of one table, or of all, with their replicas
+    List {
+        /// db.table
+        #[arg(value_parser = parse_name)]
+        name: Option<TableName>,
+    },
+}
+
+/// A shard with the table that it is of.
+#[derive(Serialize)]
+struct Listed<'a> {
+    database: &'a str,
+    table: &'a str,
+    #[serde(flatten)]
+    shard: &'a crate::model::control::ShardStatus,
+}
+
+impl ShardCommand {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let Self::List { name } = self;
+        let daemon = context.daemon()?;
+        let tables = context.block_on(async move {
+            Ok(match name {
+                Some(name) => vec![daemon.table_status(name).await?],
+                None => daemon.cluster_status().await?.tables,
+            })
+        })?;
+        let mut listed = Vec::new();
+        for TableStatus { database, table, shards, .. } in &tables {
+            listed.extend(shards.iter().map(|shard| Listed { database, table, shard }));
+        }
+        context.print(&listed, || shards(&tables, true, 0, context.colour()))
+    }
+}
+
+fn note(replica: &ReplicaStatus) -> String {
+    let stalls = replica.stalls.len();
+    let stalled = || {
+        let (partition, stall) = replica.stalls.iter().next()?;
+        let what = serde_json::to_value(stall).ok()?;
+        let reason = what.get("reason")?.as_str()?.replace('_', " ");
+        let more = if stalls > 1 { format!(" and {} more", stalls - 1) } else { String::new() };
+        Some(format!("{partition} stands still: {reason}{more}"))
+    };
+    replica.problem.clone().or_else(stalled).unwrap_or_default()
+}
+
+/// One line a replica.
+pub(super) fn shards(tables: &[TableStatus], with_table: bool, indent: usize, colour: bool) -> String {
+    use Align::{Left, Right};
+    let mut columns = vec![
+        ("SHARD", Left),
+        ("PARTITIONS", Left),
+        ("EPOCH", Left),
+        ("NODE", Left),
+        ("REPLICA", Left),
+        ("LAG", Right),
+        ("ROWS", Right),
+        ("STORED", Right),
+        ("DEAD LETTERS", Right),
+        ("NOTE", Left),
+    ];
+    if with_table {
+        columns.insert(0, ("TABLE", Left));
+    }
+    let mut out = Table::new(&columns);
+    for table in tables {
+        for shard in &table.shards {
+            let front = |first: bool, text: String| if first { text } else { String::new() };
+            let none = shard.replicas.is_empty().then(|| [front(true, shard.id.to_string())].to_vec());
+            let lines = shard.replicas.iter().enumerate().map(|(at, replica)| {
+                vec![
+                    front(at == 0, shard.id.to_string()),
+                    front(at == 0, shard.range.to_string()),
+                    front(at == 0, shard.epoch.to_string()),
+                    replica.node.to_string(),
+                    replica.state.clone(),
+                    or_dash(replica.lag),
+                    replica.rows.to_string(),
+                    bytes(replica.bytes),
+                    replica.dead_letters.to_string(),
+                    note(replica),
+                ]
+            });
+            for (at, mut line) in none.into_iter().chain(lines).enumerate() {
+                if with_table {
+                    line.insert(0, front(at == 0, name_of(table)));
+                }
+                out.row(line);
+            }
+        }
+    }
+    out.text(indent, colour)
+}
