@@ -11,5 +11,6 @@
 
 mod clickhouse;
 mod dashboards;
+mod kafka;
 mod provisioned;
 mod support;

@@ -4,4 +4,5 @@
 //! on it (here: [`etcd_member`]); nothing in this module knows more than one process at a time.
 
 pub mod clickhouse_server;
+pub mod kafka_broker;
 pub mod process;

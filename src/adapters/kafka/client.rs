@@ -16,6 +16,7 @@ use rdkafka::admin::{self, AdminClient, AdminOptions, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -47,11 +48,9 @@ pub(super) type Looker = BaseConsumer<Ears>;
 pub(super) fn failed(consumer: &Looker, failure: &KafkaError, about: &str, effect: Effect) -> Error {
     let mapped = error(failure, about, effect);
     if matches!(mapped, Error::Unreachable(_) | Error::OutcomeUnknown { .. }) {
-        // What happened meanwhile waits for a poll.
-        for _ in 0..100 {
-            if consumer.poll(Duration::ZERO).is_none() {
-                break;
-            }
+        // What happened meanwhile waits for a poll; one that only took a log line says that there was nothing.
+        for _ in 0..200 {
+            consumer.poll(Duration::ZERO);
         }
         if let Some(reason) = consumer.context().denied.lock().expect("no panic while held").take() {
             return Error::Denied(reason);
@@ -89,6 +88,14 @@ impl KafkaClient {
             options: options.clone(),
         };
         Ok(Self { inner: Arc::new(inner), producer: Arc::new(Producer::new(options)) })
+    }
+
+    /// How many brokers the cluster has now.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Denied`].
+    pub async fn brokers(&self) -> Result<usize, Error> {
+        self.blocking(|inner| inner.metadata().map(|metadata| metadata.brokers().len())).await
     }
 
     /// Runs a call that blocks.
@@ -129,9 +136,13 @@ impl KafkaClient {
 }
 
 impl Inner {
-    fn partitions(&self) -> Result<BTreeMap<String, i32>, Error> {
+    fn metadata(&self) -> Result<Metadata, Error> {
         let metadata = self.looker.fetch_metadata(None, self.options.deadline());
-        let metadata = metadata.map_err(|f| failed(&self.looker, &f, &self.options.brokers, Effect::Read))?;
+        metadata.map_err(|failure| failed(&self.looker, &failure, &self.options.brokers, Effect::Read))
+    }
+
+    fn partitions(&self) -> Result<BTreeMap<String, i32>, Error> {
+        let metadata = self.metadata()?;
         // Just created, a topic may be listed without its leaders: it is of no use yet.
         let usable = metadata.topics().iter().filter(|topic| {
             let led = topic.partitions().iter().all(|partition| partition.error().is_none());
@@ -260,7 +271,8 @@ impl Kafka for KafkaClient {
         let call = self.blocking(move |inner| inner.groups.commit(&group, &positions));
         // librdkafka waits for a coordinator as long as it likes. The call goes on behind our back; one that
         // follows waits for it, so an older position never overtakes a newer one.
-        tokio::time::timeout(self.inner.options.deadline(), call).await.unwrap_or_else(|_| {
+        let deadline = self.inner.options.deadline() + Duration::from_secs(10);
+        tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
             let reason = "no answer in time".to_owned();
             Err(Error::OutcomeUnknown { what: "positions recorded".into(), reason })
         })

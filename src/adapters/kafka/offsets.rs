@@ -7,14 +7,19 @@ use super::{Committed, Error};
 use crate::model::names::TopicPartition;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
 use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Kafka's own limit, as brokers have it by default.
 const METADATA_MAX_BYTES: usize = 4096;
+
+/// How soon a coordinator is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// One consumer a group, made at first use.
 pub(super) struct Groups {
@@ -61,26 +66,19 @@ impl Groups {
             checked(source)?;
             list.add_partition(&source.topic, source.partition);
         }
-        let list = consumer
-            .committed_offsets(list, self.options.deadline())
-            .map_err(|failure| failed(&consumer, &failure, group, Effect::Read))?;
-        let mut found = BTreeMap::new();
-        for place in places(&list) {
-            match Code::from(place.err) {
-                Code::NoError => {}
-                // Nothing was ever recorded for a topic that is not there.
-                Code::UnknownTopicOrPartition => continue,
-                code => return Err(of_code(code, group, Effect::Read)),
+        self.patiently(|left| look_up(&consumer, group, &list, sources, left))
+    }
+
+    /// A coordinator that is still loading, or just moved, is asked again.
+    fn patiently<T>(&self, mut call: impl FnMut(Duration) -> Result<T, Error>) -> Result<T, Error> {
+        let until = Instant::now() + self.options.deadline();
+        loop {
+            let result = call(until.saturating_duration_since(Instant::now()));
+            if !matches!(result, Err(Error::Unreachable(_))) || Instant::now() + AGAIN > until {
+                return result;
             }
-            if place.offset >= 0 {
-                let committed = Committed { next: place.offset, metadata: metadata_of(place) };
-                found.insert((topic_of(place), place.partition), committed);
-            }
+            std::thread::sleep(AGAIN);
         }
-        Ok(sources
-            .iter()
-            .map(|source| found.get(&(source.topic.clone(), source.partition)).cloned())
-            .collect())
     }
 
     /// See [`super::Kafka::commit`].
@@ -105,32 +103,59 @@ impl Groups {
                 .map_err(|_| Error::Invalid(format!("{source}: offset {}", position.next)))?;
             place.set_metadata(&position.metadata);
         }
-        let mut outcome = Outcome { consumer: &consumer, group, result: Ok(()) };
-        // SAFETY: with no queue given, the callback runs within this call, so `outcome` outlives it.
-        let code = unsafe {
-            let opaque = std::ptr::from_mut(&mut outcome).cast::<c_void>();
-            let client = consumer.client().native_ptr();
-            sys::rd_kafka_commit_queue(client, list.ptr(), std::ptr::null_mut(), Some(on_commit), opaque)
-        };
-        let code = Code::from(code);
-        if outcome.result.is_ok() && code != Code::NoError {
-            outcome.note(code, group);
+        self.patiently(|_| record(&consumer, group, &list))
+    }
+}
+
+fn record(consumer: &Looker, group: &str, list: &TopicPartitionList) -> Result<(), Error> {
+    let mut outcome = Outcome::default();
+    // SAFETY: with no queue given, the callback runs within this call, so `outcome` outlives it.
+    let code = unsafe {
+        let opaque = std::ptr::from_mut(&mut outcome).cast::<c_void>();
+        let client = consumer.client().native_ptr();
+        sys::rd_kafka_commit_queue(client, list.ptr(), std::ptr::null_mut(), Some(on_commit), opaque)
+    };
+    let code = Code::from(code);
+    let general = (code != Code::NoError).then(|| (code, group.to_owned()));
+    match outcome.failure.or(general) {
+        None => Ok(()),
+        Some((code, about)) => {
+            let failure = KafkaError::ConsumerCommit(code);
+            Err(failed(consumer, &failure, &about, Effect::Write("positions recorded")))
         }
-        outcome.result
     }
 }
 
-struct Outcome<'a> {
-    consumer: &'a Looker,
-    group: &'a str,
-    result: Result<(), Error>,
+fn look_up(
+    consumer: &Looker,
+    group: &str,
+    list: &TopicPartitionList,
+    sources: &[TopicPartition],
+    wait: Duration,
+) -> Result<Vec<Option<Committed>>, Error> {
+    let list = consumer
+        .committed_offsets(list.clone(), wait)
+        .map_err(|failure| failed(consumer, &failure, group, Effect::Read))?;
+    let mut found = BTreeMap::new();
+    for place in places(&list) {
+        match Code::from(place.err) {
+            Code::NoError => {}
+            // Nothing was ever recorded for a topic that is not there.
+            Code::UnknownTopicOrPartition => continue,
+            code => return Err(of_code(code, group, Effect::Read)),
+        }
+        if place.offset >= 0 {
+            let committed = Committed { next: place.offset, metadata: metadata_of(place) };
+            found.insert((topic_of(place), place.partition), committed);
+        }
+    }
+    Ok(sources.iter().map(|source| found.get(&(source.topic.clone(), source.partition)).cloned()).collect())
 }
 
-impl Outcome<'_> {
-    fn note(&mut self, code: Code, about: &str) {
-        let failure = rdkafka::error::KafkaError::ConsumerCommit(code);
-        self.result = Err(failed(self.consumer, &failure, about, Effect::Write("positions recorded")));
-    }
+/// What the callback saw; judged after the call.
+#[derive(Default)]
+struct Outcome {
+    failure: Option<(Code, String)>,
 }
 
 /// Librdkafka's own result is good if only some partitions failed: each one's is looked at here.
@@ -140,16 +165,15 @@ unsafe extern "C" fn on_commit(
     list: *mut sys::rd_kafka_topic_partition_list_t,
     opaque: *mut c_void,
 ) {
-    // SAFETY: see `Groups::commit`.
-    let outcome = unsafe { &mut *opaque.cast::<Outcome<'_>>() };
+    // SAFETY: see `record`.
+    let outcome = unsafe { &mut *opaque.cast::<Outcome>() };
     // SAFETY: librdkafka's list, valid for the time of this call, or null.
     let failed = unsafe { list.as_ref() }.map(elements).unwrap_or_default();
     let failed = failed.iter().find(|place| Code::from(place.err) != Code::NoError);
     if let Some(place) = failed {
-        outcome.note(place.err.into(), &topic_of(place));
+        outcome.failure = Some((place.err.into(), topic_of(place)));
     } else if Code::from(code) != Code::NoError {
-        let group = outcome.group;
-        outcome.note(code.into(), group);
+        tracing::debug!(?code, "librdkafka recorded no position");
     }
 }
 

@@ -1,3 +1,4 @@
-//! Start-up code that themes share.
+//! Start-up code that themes share: one module a server.
 
 pub mod clickhouse;
+pub mod kafka;

@@ -1,0 +1,210 @@
+//! The Kafka adapter on real brokers: its contract, dying brokers, users.
+
+use crate::support::kafka::{TestKafka, outgoing, topic};
+use converthouse::adapters::kafka::conformance::{self, Subject, Truncate};
+use converthouse::adapters::kafka::{Committed, Error, Fetched, Kafka, KafkaClient, Lane, Options};
+use converthouse::model::names::TopicPartition;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn delete_records(bootstrap: String, source: TopicPartition, before: i64) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap);
+    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&source.topic, source.partition, Offset::Offset(before)).unwrap();
+    admin.delete_records(&list, &AdminOptions::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_broker_keeps_the_contract() {
+    let kafka = TestKafka::start(1, &[]).await;
+    let bootstrap = kafka.brokers.bootstrap();
+    let truncate: Truncate =
+        Arc::new(move |source, before| Box::pin(delete_records(bootstrap.clone(), source, before)));
+    let subject = Subject::new(Arc::new(kafka.client()), "real").deletes().truncates(truncate);
+    conformance::run_all(&subject).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_broker_loses_nothing_and_the_lane_goes_on() {
+    let mut kafka = TestKafka::start(3, &[]).await;
+    let client = kafka.client();
+    let sources = topic(&client, "three", 3, 3).await;
+    let lane = client.lane("killed").unwrap();
+    sources.iter().for_each(|source| lane.assign(source, 0));
+    let done = Arc::new(AtomicBool::new(false));
+    let sending = tokio::spawn(send_until(client.clone(), sources.clone(), Arc::clone(&done)));
+    let mut seen = Seen::default();
+    for victim in 0..2 {
+        seen.read_more(&*lane, 3_000).await;
+        kafka.brokers.kill(victim).unwrap();
+        seen.read_more(&*lane, 3_000).await;
+        kafka.brokers.restart(victim).await.unwrap();
+    }
+    seen.read_more(&*lane, 3_000).await;
+    done.store(true, Ordering::Release);
+    let acknowledged = sending.await.unwrap();
+    let start = Instant::now();
+    while !acknowledged.is_subset(&seen.texts) {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{} acknowledged are missing",
+            acknowledged.difference(&seen.texts).count()
+        );
+        seen.read_more(&*lane, 1).await;
+    }
+    assert!(acknowledged.len() >= 9_000, "{}", acknowledged.len());
+    let group = "after-the-kill";
+    let position = Committed { next: 7, metadata: "kept".into() };
+    client.commit(group, &[(sources[0].clone(), position.clone())]).await.unwrap();
+    assert_eq!(client.committed(group, &sources[..1]).await, Ok(vec![Some(position)]));
+}
+
+/// Sends small batches, again until each is acknowledged; returns what was.
+async fn send_until(
+    kafka: KafkaClient,
+    targets: Vec<TopicPartition>,
+    done: Arc<AtomicBool>,
+) -> BTreeSet<String> {
+    let mut acknowledged = BTreeSet::new();
+    for number in 0.. {
+        if done.load(Ordering::Acquire) {
+            break;
+        }
+        let texts = (0..50).map(|n| format!("{number}-{n}"));
+        let batch = outgoing(&targets[number % targets.len()], texts.clone());
+        match kafka.produce(batch).await {
+            Ok(()) => acknowledged.extend(texts),
+            Err(failure) => {
+                assert!(matches!(failure, Error::Unreachable(_) | Error::OutcomeUnknown { .. }), "{failure}")
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    acknowledged
+}
+
+#[derive(Default)]
+struct Seen {
+    texts: BTreeSet<String>,
+    places: BTreeSet<(TopicPartition, i64)>,
+}
+
+impl Seen {
+    /// Reads until so many more messages came, each offset once.
+    async fn read_more(&mut self, lane: &dyn Lane, count: usize) {
+        let wanted = self.places.len() + count;
+        while self.places.len() < wanted {
+            match timeout(PATIENCE, lane.next()).await.expect("the lane goes on") {
+                Fetched::Chunk(chunk) => {
+                    for message in &chunk.messages {
+                        let text = String::from_utf8_lossy(chunk.payload_of(message)).into_owned();
+                        self.texts.insert(text);
+                        let fresh = self.places.insert((chunk.source.clone(), message.offset));
+                        assert!(fresh, "{} offset {} came twice", chunk.source, message.offset);
+                    }
+                }
+                Fetched::End(..) | Fetched::Trouble(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_down_is_trouble_and_its_return_is_noticed() {
+    let mut kafka = TestKafka::start(1, &[]).await;
+    let client = kafka.client();
+    let sources = topic(&client, "down", 1, 1).await;
+    client.produce(outgoing(&sources[0], ["one".into()])).await.unwrap();
+    let lane = client.lane("down").unwrap();
+    lane.assign(&sources[0], 0);
+    let mut seen = Seen::default();
+    seen.read_more(&*lane, 1).await;
+    kafka.brokers.kill(0).unwrap();
+    let mut quick = kafka.brokers.options();
+    quick.deadline_ms = 2_000;
+    let quick = KafkaClient::new(quick).unwrap();
+    assert!(matches!(quick.watermarks(&sources[0]).await, Err(Error::Unreachable(_))));
+    let told = timeout(PATIENCE, async {
+        loop {
+            if let Fetched::Trouble(text) = lane.next().await {
+                return text;
+            }
+        }
+    });
+    assert!(told.await.expect("trouble is told").contains("down"));
+    let sent = quick.produce(outgoing(&sources[0], ["lost?".into()])).await;
+    assert!(matches!(sent, Err(Error::Unreachable(_) | Error::OutcomeUnknown { .. })), "{sent:?}");
+    let position = Committed { next: 1, metadata: String::new() };
+    let recorded = quick.commit("g", &[(sources[0].clone(), position)]).await;
+    assert!(matches!(recorded, Err(Error::Unreachable(_) | Error::OutcomeUnknown { .. })), "{recorded:?}");
+    kafka.brokers.restart(0).await.unwrap();
+    client.produce(outgoing(&sources[0], ["two".into()])).await.unwrap();
+    seen.read_more(&*lane, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_checked_and_a_wrong_password_is_denied() {
+    let kafka = TestKafka::start_with_user("alice", "wonder land").await;
+    let client = kafka.client();
+    let sources = topic(&client, "users", 1, 1).await;
+    client.produce(outgoing(&sources[0], ["one".into()])).await.unwrap();
+    let lane = client.lane("users").unwrap();
+    lane.assign(&sources[0], 0);
+    Seen::default().read_more(&*lane, 1).await;
+    let mut wrong = kafka.brokers.options();
+    wrong.deadline_ms = 4_000;
+    wrong.settings.insert("sasl.password".into(), "hush".into());
+    let wrong = KafkaClient::new(wrong).unwrap();
+    for refused in [
+        wrong.watermarks(&sources[0]).await.map(|_| ()),
+        wrong.committed("g", &sources).await.map(|_| ()),
+        wrong.produce(outgoing(&sources[0], ["two".into()])).await,
+    ] {
+        let text = format!("{refused:?}");
+        assert!(matches!(refused, Err(Error::Denied(_))), "{text}");
+        assert!(!text.contains("hush"), "{text}");
+    }
+    let plain =
+        KafkaClient::new(Options { deadline_ms: 3_000, ..Options::new(kafka.brokers.bootstrap()) }).unwrap();
+    assert!(plain.watermarks(&sources[0]).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_of_brokers_and_client_name_what_is_wrong() {
+    let kafka = TestKafka::start(1, &[]).await;
+    let client = kafka.client();
+    let new = |name: &str, replication, settings: &[(&str, &str)]| converthouse::adapters::kafka::NewTopic {
+        name: name.into(),
+        partitions: 1,
+        replication,
+        settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+    };
+    for (topic, word) in [
+        (new("bad name", 1, &[]), "bad name"),
+        (new("copies", 3, &[]), "copies"),
+        (new("setting", 1, &[("retention.seconds", "5")]), "setting"),
+    ] {
+        let refused = client.create_topics(&[topic]).await;
+        assert!(matches!(&refused, Err(Error::Invalid(text)) if text.contains(word)), "{refused:?}");
+    }
+    let mut options = kafka.brokers.options();
+    options.settings.insert("sasl.usrname".into(), "x".into());
+    let refused = KafkaClient::new(options).err();
+    assert!(matches!(&refused, Some(Error::Invalid(text)) if text.contains("sasl.usrname")), "{refused:?}");
+    let sources = topic(&client, "sized", 1, 1).await;
+    let big = "x".repeat(3 << 20);
+    let refused = client.produce(outgoing(&sources[0], [big])).await;
+    assert!(matches!(&refused, Err(Error::Invalid(text)) if text.contains("sized")), "{refused:?}");
+    client.produce(outgoing(&sources[0], ["small".into()])).await.expect("the producer lives on");
+}
