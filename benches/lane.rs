@@ -2,6 +2,7 @@
 //!
 //! From a real broker (jars by `scripts/provision.sh kafka`), or from the embedded one; the figure for producing is
 //! that of our own producer on the same machine at the same time as the broker.
+#![allow(clippy::disallowed_methods)] // a benchmark looks at the wall clock
 
 use converthouse::adapters::compute::kafka_broker::{KafkaBrokers, KafkaPlan};
 use converthouse::adapters::kafka::embedded::EmbeddedKafka;

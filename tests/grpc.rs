@@ -165,7 +165,10 @@ async fn a_panic_is_that_calls_error_and_the_next_call_works() {
     let daemon = client(&edge);
     edge.daemon.set(Mood::Panics);
     for (method, error) in all(&daemon).await {
-        assert!(matches!(&error, Error::Internal(text) if text.contains("told to panic")), "{method}: {error}");
+        assert!(
+            matches!(&error, Error::Internal(text) if text.contains("told to panic")),
+            "{method}: {error}"
+        );
     }
     edge.daemon.set(Mood::Well);
     daemon.cluster_status().await.unwrap();
@@ -216,7 +219,10 @@ async fn a_connection_that_breaks_after_sending_leaves_a_write_unknown() {
 async fn bad_addresses_are_refused_by_name() {
     for url in ["", "n1:7400", "ftp://n1", "http://", "http://a b", "https://n1:7400"] {
         let error = GrpcDaemon::new(url, Options::default()).cluster_status().await.unwrap_err();
-        assert!(matches!(&error, Error::Invalid(text) if text.contains(&format!("{url:?}"))), "{url}: {error}");
+        assert!(
+            matches!(&error, Error::Invalid(text) if text.contains(&format!("{url:?}"))),
+            "{url}: {error}"
+        );
     }
 }
 

@@ -228,7 +228,8 @@ pub fn cluster() -> ClusterStatus {
         disk_total_bytes: 2_000_000_000_000,
         disk_free_bytes: 1_250_000_000_000,
     };
-    let draining = NodeStatus { state: NodeState::Draining, labels: BTreeMap::new(), ..node("n3", true, None) };
+    let draining =
+        NodeStatus { state: NodeState::Draining, labels: BTreeMap::new(), ..node("n3", true, None) };
     let cordoned = NodeStatus { state: NodeState::Cordoned, ..node("n2", false, Some(false)) };
     ClusterStatus {
         cluster: "production".into(),
