@@ -9,13 +9,16 @@
 //! - A deadline that passes during a write is [`Retry::OutcomeUnknown`].
 
 pub mod conformance;
+pub mod embedded;
 mod expiry;
+mod file;
 pub mod follow;
 pub mod keys;
 pub mod memory;
 pub mod records;
 mod state;
 
+pub use embedded::EmbeddedStore;
 pub use follow::follow;
 pub use keys::{Key, Keys};
 pub use memory::MemoryStore;
@@ -189,6 +192,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another process (or another part of this one) has the store's file open.
+    #[error("metadata store file {path} is in use by another process")]
+    InUse {
+        /// File.
+        path: String,
+    },
 }
 
 impl Coded for Error {
@@ -203,6 +212,7 @@ impl Coded for Error {
                     Self::Denied(_) => 5,
                     Self::Invalid(_) => 6,
                     Self::Damaged { .. } => 7,
+                    Self::InUse { .. } => 8,
                 },
         )
     }
@@ -211,7 +221,8 @@ impl Coded for Error {
         match self {
             Self::Unreachable(_) | Self::Compacted { .. } => Retry::Safe,
             Self::OutcomeUnknown(_) => Retry::OutcomeUnknown,
-            Self::LeaseGone(_) | Self::Denied(_) | Self::Invalid(_) | Self::Damaged { .. } => Retry::Never,
+            Self::LeaseGone(_) | Self::Denied(_) | Self::Invalid(_) => Retry::Never,
+            Self::Damaged { .. } | Self::InUse { .. } => Retry::Never,
         }
     }
 
@@ -227,6 +238,9 @@ impl Coded for Error {
             Self::Invalid(_) => "report this as a bug, with the log",
             Self::Damaged { .. } => {
                 "restore the file from a backup, or start with an empty one and re-create tables"
+            }
+            Self::InUse { .. } => {
+                "end the other converthouse process, or give this one a [metadata] path of its own"
             }
         }
     }

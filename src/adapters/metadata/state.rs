@@ -79,7 +79,6 @@ pub(super) struct State {
 
 impl State {
     /// A state read from disk; its history begins now, its leases get their whole time again.
-    #[allow(dead_code)] // the embedded store's
     pub fn restored(
         revision: Revision,
         keys: BTreeMap<String, KeyValue>,

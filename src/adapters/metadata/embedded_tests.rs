@@ -1,0 +1,156 @@
+use super::*;
+use crate::adapters::metadata::conformance;
+use crate::error::{Code, Coded};
+use std::fs;
+
+fn put(key: &str, value: &str, lease: Option<LeaseId>) -> Vec<Write> {
+    vec![Write::Put { key: key.into(), value: value.into(), lease }]
+}
+
+async fn open_error(path: &Path) -> Error {
+    match EmbeddedStore::open(path).await {
+        Ok(_) => panic!("{} was opened", path.display()),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path().join("meta.redb")).await.unwrap();
+    conformance::run_all(async || Arc::new(store.clone()) as Arc<dyn MetaStore>).await;
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract_of_compaction() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path().join("meta.redb")).await.unwrap();
+    conformance::compaction(Arc::new(store.clone()), async |revision| store.compact(revision)).await;
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/folder/meta.redb");
+    let store = EmbeddedStore::open(&path).await.unwrap();
+    let (lease, ended) = (store.grant_lease(1_000).await.unwrap(), store.grant_lease(1_000).await.unwrap());
+    store.txn(vec![], put("a", "1", None)).await.unwrap();
+    store.txn(vec![], put("a", "2", None)).await.unwrap();
+    store.txn(vec![], put("gone", "1", None)).await.unwrap();
+    store.txn(vec![], vec![Write::DeletePrefix("go".into())]).await.unwrap();
+    store.txn(vec![], put("leased", "1", Some(lease))).await.unwrap();
+    store.txn(vec![], put("ended", "1", Some(ended))).await.unwrap();
+    store.revoke_lease(ended).await.unwrap();
+    let before = store.range("").await.unwrap();
+    assert_eq!((before.0, before.1.len()), (7, 2));
+    let watch = store.watch("", 1).await.unwrap();
+    drop(store);
+    assert!(matches!(open_error(&path).await, Error::InUse { .. }), "the watch holds it");
+    drop(watch);
+
+    let store = EmbeddedStore::open(&path).await.unwrap();
+    assert_eq!(store.range("").await.unwrap(), before);
+    let Err(history) = store.watch("", 7).await else { panic!("history is not kept") };
+    assert_eq!(history, Error::Compacted { oldest: 8 });
+    assert_eq!(store.keep_alive(ended).await, Err(Error::LeaseGone(ended)));
+    let mut watch = store.watch("", 8).await.unwrap();
+    let start = Instant::now();
+    let told = watch.next().await.unwrap().unwrap();
+    assert_eq!(told.changes.iter().map(|change| change.key()).collect::<Vec<_>>(), ["leased"]);
+    assert!(start.elapsed() > Duration::from_millis(800), "a restart gives a lease its whole time again");
+    assert_eq!(store.txn(vec![], put("b", "1", None)).await.unwrap(), TxnOutcome::Committed(9));
+    assert!(store.grant_lease(1_000).await.unwrap() > ended, "a lease's number is never given twice");
+}
+
+#[tokio::test]
+async fn a_file_in_use_is_told_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.redb");
+    let _store = EmbeddedStore::open(&path).await.unwrap();
+    let error = open_error(&path).await;
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    assert_eq!(error.code(), Code(308));
+}
+
+#[tokio::test]
+async fn a_foreign_or_damaged_file_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.redb");
+    let refused = async |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let error = open_error(&path).await;
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        error.to_string()
+    };
+    refused(b"hello").await;
+    refused(&[b'x'; 100_000]).await;
+
+    let other = folder.path().join("other.redb");
+    drop(redb::Database::create(&other).unwrap());
+    let foreign = refused(&fs::read(&other).unwrap()).await;
+    assert!(foreign.contains("another program"), "{foreign}");
+
+    let good = folder.path().join("good.redb");
+    let store = EmbeddedStore::open(&good).await.unwrap();
+    for number in 0..50 {
+        store.txn(vec![], put(&format!("key{number}"), &"v".repeat(500), None)).await.unwrap();
+    }
+    drop(store);
+    let bytes = fs::read(&good).unwrap();
+    refused(&bytes[..bytes.len() / 2]).await;
+    let all = EmbeddedStore::open(&good).await.unwrap().range("").await.unwrap();
+    // Whatever single byte is wrong: refused, or harmless; never served wrongly, never a panic.
+    let (mut harmless, mut found) = (0, 0);
+    for at in (0..bytes.len()).step_by(bytes.len() / 150) {
+        let mut wrong = bytes.clone();
+        wrong[at] ^= 0xff;
+        fs::write(&path, &wrong).unwrap();
+        match EmbeddedStore::open(&path).await {
+            Ok(store) => {
+                harmless += 1;
+                assert_eq!(store.range("").await.unwrap(), all, "byte {at}");
+            }
+            Err(Error::Damaged { .. }) => found += 1,
+            Err(other) => panic!("byte {at}: {other}"),
+        }
+    }
+    assert!(found > 0 && harmless > 0, "{found} found, {harmless} harmless");
+}
+
+#[tokio::test]
+async fn a_half_made_file_of_an_earlier_start_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(format!("meta.redb.new-{}", std::process::id())), b"half").unwrap();
+    let store = EmbeddedStore::open(folder.path().join("meta.redb")).await.unwrap();
+    assert_eq!(store.get("a").await, Ok(None));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// A write that nobody waits for any more is made wholly or not at all, and seen by all alike.
+#[tokio::test]
+async fn a_write_that_is_given_up_harms_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.redb");
+    let store = EmbeddedStore::open(&path).await.unwrap();
+    for number in 0..50 {
+        let key = format!("k{number}");
+        drop(
+            tokio::time::timeout(Duration::from_micros(number * 40), store.txn(vec![], put(&key, "1", None)))
+                .await,
+        );
+    }
+    let last = store.txn(vec![], put("last", "1", None)).await.unwrap();
+    let all = store.range("").await.unwrap();
+    assert_eq!((TxnOutcome::Committed(all.0), i64::try_from(all.1.len()).unwrap()), (last, all.0));
+    drop(store);
+    assert_eq!(EmbeddedStore::open(&path).await.unwrap().range("").await.unwrap(), all);
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_made_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), b"").unwrap();
+    let error = open_error(&folder.path().join("file/meta.redb")).await;
+    assert!(matches!(&error, Error::Unreachable(text) if text.contains("file/meta.redb")), "{error}");
+}
