@@ -4,5 +4,6 @@
 //! on it (here: [`etcd_member`]); nothing in this module knows more than one process at a time.
 
 pub mod clickhouse_server;
+pub mod etcd_member;
 pub mod kafka_broker;
 pub mod process;

@@ -89,6 +89,14 @@ pub enum Error {
     /// No port is free on 127.0.0.1.
     #[error("no free port found on 127.0.0.1")]
     NoPort,
+    /// What is to be started makes no sense.
+    #[error("{name}: {reason}")]
+    Misconfigured {
+        /// The process's name.
+        name: String,
+        /// What is wrong, and where.
+        reason: String,
+    },
 }
 
 impl Coded for Error {
@@ -102,13 +110,14 @@ impl Coded for Error {
                     Self::NotReady { .. } => 4,
                     Self::Stuck { .. } => 5,
                     Self::NoPort => 6,
+                    Self::Misconfigured { .. } => 7,
                 },
         )
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::NotInstalled { .. } => Retry::Never,
+            Self::NotInstalled { .. } | Self::Misconfigured { .. } => Retry::Never,
             Self::System { .. } | Self::Died { .. } | Self::NotReady { .. } | Self::NoPort => Retry::Safe,
             Self::Stuck { .. } => Retry::OutcomeUnknown,
         }
@@ -126,6 +135,7 @@ impl Coded for Error {
                 "look for a hanging disk (`ps` shows state D); it ends once the disk answers"
             }
             Self::NoPort => "end processes that hold ports on this machine",
+            Self::Misconfigured { .. } => "correct the configuration as the message says",
         }
     }
 }
@@ -137,6 +147,7 @@ pub struct Launch {
     program: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
+    hidden: Vec<String>,
     folder: PathBuf,
 }
 
@@ -149,6 +160,7 @@ impl Launch {
             program: program.into(),
             arguments: Vec::new(),
             environment: BTreeMap::new(),
+            hidden: Vec::new(),
             folder: folder.into(),
         }
     }
@@ -168,6 +180,12 @@ impl Launch {
     /// Sets an environment variable on top of ours.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// Keeps variables of our environment from it whose name starts so (settings meant for another instance).
+    pub fn hide_env(mut self, prefix: impl Into<String>) -> Self {
+        self.hidden.push(prefix.into());
         self
     }
 
@@ -191,6 +209,12 @@ impl Launch {
         };
         let (out, err, log_start) = opened().map_err(system(format!("open {log:?}")))?;
         let mut command = Command::new(&self.program);
+        let hidden = |name: &OsString| {
+            self.hidden.iter().any(|prefix| name.to_string_lossy().starts_with(prefix.as_str()))
+        };
+        for (name, _) in std::env::vars_os().filter(|(name, _)| hidden(name)) {
+            command.env_remove(name);
+        }
         command
             .args(&self.arguments)
             .envs(&self.environment)

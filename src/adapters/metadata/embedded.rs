@@ -171,7 +171,7 @@ impl Shared {
             let Some(commit) = plan else { return Ok(()) };
             self.recover(&mut disk)?;
             // Recovering may itself have made the change that was planned.
-            if !self.state().due(now).is_some_and(|lease| commit.ended_lease == Some(lease)) {
+            if self.state().due(now) != commit.ended_lease {
                 continue;
             }
             self.commit(&mut disk, commit)?;

@@ -10,6 +10,8 @@
 
 pub mod conformance;
 pub mod embedded;
+pub mod etcd;
+mod etcd_failure;
 mod expiry;
 mod file;
 pub mod follow;
@@ -19,6 +21,7 @@ pub mod records;
 mod state;
 
 pub use embedded::EmbeddedStore;
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
 pub use follow::follow;
 pub use keys::{Key, Keys};
 pub use memory::MemoryStore;
@@ -235,7 +238,9 @@ impl Coded for Error {
                 "the process was paused or cut off for longer than the lease; it takes a new one"
             }
             Self::Denied(_) => "check [metadata] user and password",
-            Self::Invalid(_) => "report this as a bug, with the log",
+            Self::Invalid(_) => {
+                "correct the setting that the message names; if it names none, report this as a bug"
+            }
             Self::Damaged { .. } => {
                 "restore the file from a backup, or start with an empty one and re-create tables"
             }
