@@ -11,7 +11,6 @@
 pub mod conformance;
 pub mod embedded;
 pub mod etcd;
-mod etcd_failure;
 mod expiry;
 mod file;
 pub mod follow;

@@ -10,17 +10,19 @@
 //! - Ranges are read in pages at one revision. Watches start one revision early and skip it, because etcd 3.4 loses
 //!   a delete that happened at exactly the revision of a compaction.
 
-use super::etcd_failure::{Failure, classify};
+mod failure;
+mod options;
+
+pub use options::{EtcdOptions, EtcdTls};
+
 use super::state::check_request;
 use super::{Change, Compare, Error, KeyValue, LeaseId, MetaStore, Revision, TxnOutcome, WatchBatch, Write};
-use crate::model::node::Secret;
 use async_trait::async_trait;
 use etcd_client::{self as etcd, Client, CompareOp, ConnectOptions, EventType, GetOptions, Txn, TxnOp};
+use failure::{Failure, classify};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use futures::{FutureExt, TryFutureExt};
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,65 +39,6 @@ const PROBE_EVERY: Duration = Duration::from_secs(6);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause after all members were asked in vain.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
-
-/// How etcd is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EtcdOptions {
-    /// `http(s)://host:port` of every member.
-    pub endpoints: Vec<String>,
-    /// User, if etcd demands one.
-    #[serde(default)]
-    pub user: String,
-    /// Its password.
-    #[serde(default)]
-    pub password: Secret,
-    /// TLS, for `https` endpoints.
-    #[serde(default)]
-    pub tls: Option<EtcdTls>,
-    /// Deadline of every call.
-    #[serde(default = "EtcdOptions::default_request_timeout_ms")]
-    pub request_timeout_ms: u64,
-    /// Deadline for making a connection to one member.
-    #[serde(default = "EtcdOptions::default_connect_timeout_ms")]
-    pub connect_timeout_ms: u64,
-}
-
-/// TLS files, all PEM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EtcdTls {
-    /// Who signed the members' certificates.
-    pub ca: PathBuf,
-    /// Our certificate, if etcd demands one.
-    #[serde(default)]
-    pub cert: Option<PathBuf>,
-    /// Its key.
-    #[serde(default)]
-    pub key: Option<PathBuf>,
-}
-
-impl EtcdOptions {
-    /// No user, no TLS, default deadlines.
-    pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self {
-            endpoints: endpoints.into_iter().map(Into::into).collect(),
-            user: String::new(),
-            password: Secret::default(),
-            tls: None,
-            request_timeout_ms: Self::default_request_timeout_ms(),
-            connect_timeout_ms: Self::default_connect_timeout_ms(),
-        }
-    }
-
-    fn default_request_timeout_ms() -> u64 {
-        5_000
-    }
-
-    fn default_connect_timeout_ms() -> u64 {
-        1_000
-    }
-}
 
 /// A handle on the store. Clones share the connections.
 #[derive(Clone)]
@@ -143,9 +86,9 @@ impl EtcdStore {
                 connect.with_user(&options.user, options.password.expose()).with_auto_token_refresh(true);
         }
         if let Some(tls) = &options.tls {
-            connect = connect.with_tls(tls_options(tls)?);
+            connect = connect.with_tls(options::tls(tls)?);
         }
-        check_endpoints(options)?;
+        options::check(options)?;
         let member = |url: &String| Member { url: url.clone(), client: Mutex::default() };
         let members = options.endpoints.iter().map(member).collect();
         let deadline = Duration::from_millis(options.request_timeout_ms);
@@ -402,7 +345,7 @@ fn batch(message: &etcd::WatchResponse, from: Revision) -> Result<Option<WatchBa
         return Err(Error::Compacted { oldest: message.compact_revision() + 1 });
     }
     if message.canceled() {
-        return Err(super::etcd_failure::canceled(message.cancel_reason()));
+        return Err(failure::canceled(message.cancel_reason()));
     }
     let mut changes = Vec::with_capacity(message.events().len());
     for event in message.events() {
@@ -421,33 +364,6 @@ fn batch(message: &etcd::WatchResponse, from: Revision) -> Result<Option<WatchBa
         None => return Ok(None),
     };
     Ok(Some(WatchBatch { revision, changes }))
-}
-
-fn check_endpoints(options: &EtcdOptions) -> Result<(), Error> {
-    if options.endpoints.is_empty() {
-        return Err(Error::Invalid("no etcd endpoints are given".to_owned()));
-    }
-    for url in &options.endpoints {
-        let scheme = if options.tls.is_some() { "https://" } else { "http://" };
-        let host = url.strip_prefix(scheme).filter(|host| !host.is_empty());
-        if host.is_none() || url.parse::<tonic::transport::Uri>().is_err() {
-            let with = if options.tls.is_some() { "with" } else { "without" };
-            return Err(Error::Invalid(format!("endpoint {url:?} is not {scheme}host:port ({with} tls)")));
-        }
-    }
-    Ok(())
-}
-
-fn tls_options(tls: &EtcdTls) -> Result<etcd::TlsOptions, Error> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| Error::Invalid(format!("tls file {}: {error}", path.display())))
-    };
-    let options = etcd::TlsOptions::new().ca_certificate(etcd::Certificate::from_pem(read(&tls.ca)?));
-    match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => Ok(options.identity(etcd::Identity::from_pem(read(cert)?, read(key)?))),
-        (None, None) => Ok(options),
-        _ => Err(Error::Invalid("tls cert and key must be given together".to_owned())),
-    }
 }
 
 fn compare(compare: Compare) -> etcd::Compare {
@@ -506,5 +422,4 @@ fn with_lease(error: Error, lease: Option<LeaseId>) -> Error {
 }
 
 #[cfg(test)]
-#[path = "etcd_tests.rs"]
 mod tests;

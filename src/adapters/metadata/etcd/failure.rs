@@ -1,6 +1,6 @@
 //! What an etcd error means for us: was the call carried out, and is it worth asking another member?
 
-use super::{Error, LeaseId};
+use crate::adapters::metadata::{Error, LeaseId};
 use etcd_client as etcd;
 use tonic::Code;
 
