@@ -61,8 +61,13 @@ pub enum Problem {
 
 impl Coded for DecodeError {
     fn code(&self) -> Code {
-        let newer = matches!(self.problem, Problem::UnknownVersion(_) | Problem::UnknownEnum { .. });
-        Code(ranges::METADATA + if newer { 11 } else { 12 })
+        Code(
+            ranges::METADATA
+                + match self.problem {
+                    Problem::UnknownVersion(_) | Problem::UnknownEnum { .. } => 11,
+                    _ => 12,
+                },
+        )
     }
 
     fn retry(&self) -> Retry {
