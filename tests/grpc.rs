@@ -5,6 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod edge;
+#[path = "edge/http.rs"]
+mod http;
+#[path = "edge/secure.rs"]
+mod secure;
 
 use converthouse::adapters::peers::grpc::{GrpcDaemon, GrpcPeers, INSERT_BYTES_MAX, Options};
 use converthouse::adapters::peers::local::LocalPeers;

@@ -123,6 +123,9 @@ async fn take(
 ) -> Result<String, (StatusCode, Error)> {
     let invalid = |text: String| (StatusCode::BAD_REQUEST, Error::Invalid(text));
     let Path((database, table)) = path.map_err(|e| invalid(e.body_text()))?;
+    if database.is_empty() || table.is_empty() {
+        return Err(invalid("the address should be /insert/<db>/<table>, and one of them is empty".into()));
+    }
     let Query(options) = options.map_err(|e| invalid(e.body_text()))?;
     let format = options.format.as_deref().unwrap_or("JSONEachRow");
     let format: MessageFormat = format.parse().map_err(|e| invalid(format!("format: {e}")))?;

@@ -1,5 +1,6 @@
 //! Why a command did not do what it should, as people and programs are told.
 
+use super::output::printable;
 use crate::adapters::peers;
 use crate::config;
 use crate::error::{Code, Coded, Retry};
@@ -90,7 +91,9 @@ impl Failure {
         let code = self.code.map_or(String::new(), |code| format!(" [{code}]"));
         let remedy =
             if self.remedy.is_empty() { String::new() } else { format!("remedy: {}\n", self.remedy) };
-        format!("{red}error{plain}{code}: {}\n{remedy}", self.message)
+        // Lines are a message's own; whatever else a terminal would obey is shown.
+        let message: Vec<String> = self.message.lines().map(printable).collect();
+        format!("{red}error{plain}{code}: {}\n{remedy}", message.join("\n"))
     }
 
     pub(super) fn json(&self) -> String {

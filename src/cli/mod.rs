@@ -53,6 +53,7 @@ pub struct Cli {
 
 /// Options of every subcommand.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The daemon to ask; any one of the cluster
     #[arg(
