@@ -3,9 +3,14 @@
 //! Pure: a [`Snapshot`] and a [`Policy`] in, a verdict out. No clock, no I/O, no async: time limits come in
 //! as a closure that says when to stop. The algorithms are described in this folder's `README.md`.
 
+pub mod constraint;
+pub mod instance;
+pub mod objective;
 pub mod place_new;
 pub mod policy;
+pub mod problem;
 pub mod snapshot;
+pub mod solution;
 
 pub use place_new::{NewPlacement, NewShard, NewTable, place_new};
 pub use policy::Policy;

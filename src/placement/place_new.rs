@@ -249,7 +249,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_new_table_is_level_spread_and_independent_of_node_order(
-            nodes in 3usize..20, zones in 1usize..5, shards in 1u32..60, replicas in 1u32..4, turn in 0usize..20,
+            nodes in 3usize..20,
+            zones in 1usize..5,
+            shards in 1u32..60,
+            replicas in 1u32..4,
+            turn in 0usize..20,
         ) {
             let zones = zones.min(nodes);
             let mut views: Vec<NodeView> = (0..nodes).map(|n| node(n, n % zones)).collect();

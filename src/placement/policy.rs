@@ -19,7 +19,7 @@ pub struct Weights {
     pub moved: f64,
     /// Share of shards whose leader changes.
     pub leader_changes: f64,
-    /// Mean over tables of the worst deviation of a node's replica count of that table.
+    /// Share of replicas that are more on a node than their table's fair share, rounded up.
     pub per_table: f64,
     /// Worst deviation of a node's write rate.
     pub writes: f64,

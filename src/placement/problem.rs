@@ -1,0 +1,399 @@
+//! The placement problem on dense ordinals: what every engine, bound and plan works on.
+//!
+//! Nodes and shards are numbers `0..`; ids are converted at the edge (`snapshot`, `instance`). Everything
+//! derived from the policy (fair shares, caps per zone and rack, slots a shard really has) is worked out here,
+//! once, so that engines need no case distinctions. It holds no solution and decides nothing.
+
+use super::policy::{Policy, Share};
+use super::snapshot::Load;
+
+/// "No node": an ordinal that is never valid.
+pub const NONE: u32 = u32::MAX;
+
+/// A node, by ordinal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeSpec {
+    /// Zone ordinal.
+    pub zone: u32,
+    /// Rack ordinal, unique over all zones.
+    pub rack: u32,
+    /// Disk that replicas may fill, in bytes; 0 is not known.
+    pub capacity_bytes: u64,
+    /// Relative share of counts; above 0.
+    pub weight: f64,
+    /// May be given new replicas.
+    pub takes: bool,
+    /// May keep the replicas that it has.
+    pub holds: bool,
+}
+
+/// A shard, by ordinal.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ShardSpec {
+    /// Load of each replica.
+    pub load: Load,
+    /// Table ordinal.
+    pub table: u32,
+    /// Replicas wanted.
+    pub replicas: u32,
+    /// Nodes that hold it (or are getting it), distinct, the preferred leader first.
+    pub present: Vec<u32>,
+    /// Stays as it is.
+    pub frozen: bool,
+    /// Nodes that must hold a replica.
+    pub pinned: Vec<u32>,
+    /// Nodes that must not.
+    pub excluded: Vec<u32>,
+}
+
+/// Fair shares of one node, in each dimension's own unit; 0 in all for a node that is not balanced.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Fair {
+    /// Replicas.
+    pub replicas: f64,
+    /// Leaders.
+    pub leaders: f64,
+    /// Bytes.
+    pub bytes: f64,
+    /// Write rate.
+    pub writes: f64,
+    /// Read rate.
+    pub reads: f64,
+}
+
+/// What keeps a shard from having what was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Compromise {
+    /// Fewer nodes may hold it than it wants replicas.
+    TooFewNodes,
+    /// Fewer zones than replicas: some zone holds two.
+    TooFewZones,
+    /// Racks as well.
+    TooFewRacks,
+    /// No node may hold it: it stays where it is.
+    NoNode,
+}
+
+/// The problem. Built by [`Problem::new`]; read-only afterwards.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// Nodes by ordinal.
+    pub nodes: Vec<NodeSpec>,
+    /// The policy it was built with.
+    pub policy: Policy,
+    /// Bytes of a shard's replica.
+    pub bytes: Vec<u64>,
+    /// Write rate of a shard's replica.
+    pub writes: Vec<f64>,
+    /// Read rate of a shard's leader.
+    pub reads: Vec<f64>,
+    /// Table of a shard.
+    pub table: Vec<u32>,
+    /// Number of tables.
+    pub tables: usize,
+    /// Whether a shard stays as it is.
+    pub frozen: Vec<bool>,
+    /// Replicas of one zone that a shard may have.
+    pub zone_cap: Vec<u8>,
+    /// Replicas of one rack that a shard may have.
+    pub rack_cap: Vec<u8>,
+    /// Nodes whose loads are measured: those that take new replicas.
+    pub balanced: Vec<u32>,
+    /// Fair shares by node.
+    pub fair: Vec<Fair>,
+    /// Bytes of all wanted replicas: what shares of bytes moved are of.
+    pub total_bytes: f64,
+    /// Compromises by shard, sorted.
+    pub compromises: Vec<(u32, Compromise)>,
+    slots: Vec<u32>,
+    present_at: Vec<u32>,
+    present: Vec<u32>,
+    /// (shard, node), sorted.
+    pinned: Vec<(u32, u32)>,
+    /// (shard, node), sorted.
+    excluded: Vec<(u32, u32)>,
+}
+
+impl Problem {
+    /// Builds the problem. Never fails: what cannot be had becomes a [`Compromise`].
+    pub fn new(
+        nodes: Vec<NodeSpec>,
+        shards: impl IntoIterator<Item = ShardSpec>,
+        policy: &Policy,
+    ) -> Self {
+        let mut problem = Self {
+            policy: policy.clone(),
+            bytes: Vec::new(),
+            writes: Vec::new(),
+            reads: Vec::new(),
+            table: Vec::new(),
+            tables: 0,
+            frozen: Vec::new(),
+            zone_cap: Vec::new(),
+            rack_cap: Vec::new(),
+            balanced: (0..nodes.len() as u32).filter(|&n| nodes[n as usize].takes).collect(),
+            fair: vec![Fair::default(); nodes.len()],
+            total_bytes: 0.0,
+            compromises: Vec::new(),
+            slots: vec![0],
+            present_at: vec![0],
+            present: Vec::new(),
+            pinned: Vec::new(),
+            excluded: Vec::new(),
+            nodes,
+        };
+        let mut rooms = Rooms::new(&problem.nodes);
+        for spec in shards {
+            problem.add(spec, &mut rooms);
+        }
+        problem.pinned.sort_unstable();
+        problem.excluded.sort_unstable();
+        problem.share_out();
+        problem
+    }
+
+    fn add(&mut self, spec: ShardSpec, rooms: &mut Rooms) {
+        let shard = self.bytes.len() as u32;
+        let room = rooms.of(&self.nodes, &spec);
+        let nowhere = room.nodes == 0;
+        let frozen = spec.frozen || nowhere;
+        let slots = if frozen { spec.present.len() as u32 } else { spec.replicas.min(room.nodes) };
+        let notes = [
+            (nowhere && !spec.frozen, Compromise::NoNode),
+            (!frozen && slots < spec.replicas, Compromise::TooFewNodes),
+            (!frozen && room.zone_cap > 1, Compromise::TooFewZones),
+            (!frozen && room.rack_cap > 1, Compromise::TooFewRacks),
+        ];
+        self.compromises.extend(notes.iter().filter(|(yes, _)| *yes).map(|(_, why)| (shard, *why)));
+        self.bytes.push(spec.load.bytes);
+        self.writes.push(spec.load.write_rate);
+        self.reads.push(spec.load.read_rate);
+        self.table.push(spec.table);
+        self.tables = self.tables.max(spec.table as usize + 1);
+        self.frozen.push(frozen);
+        self.zone_cap.push(room.zone_cap);
+        self.rack_cap.push(room.rack_cap);
+        self.slots.push(self.slots[shard as usize] + slots);
+        self.present.extend_from_slice(&spec.present);
+        self.present_at.push(self.present.len() as u32);
+        self.pinned.extend(spec.pinned.iter().map(|&node| (shard, node)));
+        self.excluded.extend(spec.excluded.iter().map(|&node| (shard, node)));
+        self.total_bytes += spec.load.bytes as f64 * f64::from(slots);
+    }
+
+    /// Fair shares over the balanced nodes of all load that is not stuck on others.
+    fn share_out(&mut self) {
+        let mut all = Fair::default();
+        for shard in 0..self.shards() {
+            let slots = f64::from(self.slots[shard + 1] - self.slots[shard]);
+            all.replicas += slots;
+            all.leaders += f64::from(u8::from(slots > 0.0));
+            all.bytes += self.bytes[shard] as f64 * slots;
+            all.writes += self.writes[shard] * slots;
+            all.reads += self.reads[shard];
+            let stuck = self.present(shard).iter().enumerate();
+            for (index, &node) in stuck {
+                let node = &self.nodes[node as usize];
+                if !node.takes && (node.holds || self.frozen[shard]) {
+                    all.replicas -= 1.0;
+                    all.bytes -= self.bytes[shard] as f64;
+                    all.writes -= self.writes[shard];
+                    all.leaders -= f64::from(u8::from(index == 0));
+                    all.reads -= if index == 0 { self.reads[shard] } else { 0.0 };
+                }
+            }
+        }
+        let equal = self.policy.share == Share::Equal;
+        let weight = |node: &NodeSpec| if equal { 1.0 } else { node.weight };
+        let known = self.balanced.iter().all(|&n| self.nodes[n as usize].capacity_bytes > 0);
+        let room = |node: &NodeSpec| if known { node.capacity_bytes as f64 } else { node.weight };
+        let of = |f: &dyn Fn(&NodeSpec) -> f64| -> f64 {
+            self.balanced.iter().map(|&n| f(&self.nodes[n as usize])).sum()
+        };
+        let (weights, rooms) = (of(&weight), of(&room));
+        for &n in &self.balanced {
+            let node = &self.nodes[n as usize];
+            let (count, disk) = (weight(node) / weights, room(node) / rooms);
+            self.fair[n as usize] = Fair {
+                replicas: (all.replicas * count).max(0.0),
+                leaders: (all.leaders * count).max(0.0),
+                bytes: (all.bytes * disk).max(0.0),
+                writes: (all.writes * count).max(0.0),
+                reads: (all.reads * count).max(0.0),
+            };
+        }
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Number of replicas in a solution.
+    pub fn replicas(&self) -> usize {
+        self.slots[self.shards()] as usize
+    }
+
+    /// Where a shard's replicas stand in a solution's flat list.
+    pub fn slots(&self, shard: usize) -> std::ops::Range<usize> {
+        self.slots[shard] as usize..self.slots[shard + 1] as usize
+    }
+
+    /// Nodes that hold a shard now, the preferred leader first.
+    pub fn present(&self, shard: usize) -> &[u32] {
+        &self.present[self.present_at[shard] as usize..self.present_at[shard + 1] as usize]
+    }
+
+    /// Who leads a shard now, or [`NONE`].
+    pub fn leader(&self, shard: usize) -> u32 {
+        self.present(shard).first().copied().unwrap_or(NONE)
+    }
+
+    /// Whether a node holds a shard now.
+    pub fn holds(&self, shard: usize, node: u32) -> bool {
+        self.present(shard).contains(&node)
+    }
+
+    /// Whether a shard's replica must be on a node.
+    pub fn is_pinned(&self, shard: usize, node: u32) -> bool {
+        !self.pinned.is_empty() && self.pinned.binary_search(&(shard as u32, node)).is_ok()
+    }
+
+    /// Nodes that a shard is pinned to.
+    pub fn pins(&self, shard: usize) -> impl Iterator<Item = u32> + '_ {
+        let at = self.pinned.partition_point(|&(s, _)| (s as usize) < shard);
+        self.pinned[at..].iter().take_while(move |&&(s, _)| s as usize == shard).map(|&(_, n)| n)
+    }
+
+    /// Whether a node may hold a shard's replica, spread and room aside.
+    pub fn may_hold(&self, shard: usize, node: u32) -> bool {
+        let spec = &self.nodes[node as usize];
+        let there = if spec.takes { true } else { spec.holds && self.holds(shard, node) };
+        there && !self.is_excluded(shard, node)
+    }
+
+    /// Whether a node must not hold a shard.
+    pub fn is_excluded(&self, shard: usize, node: u32) -> bool {
+        !self.excluded.is_empty() && self.excluded.binary_search(&(shard as u32, node)).is_ok()
+    }
+
+    /// Bytes that a node's replicas may fill; infinite if its capacity is not known.
+    pub fn room_bytes(&self, node: u32) -> f64 {
+        match self.nodes[node as usize].capacity_bytes {
+            0 => f64::INFINITY,
+            capacity => capacity as f64 * self.policy.watermark,
+        }
+    }
+
+    /// Whether pins or exclusions exist at all; engines take a faster way if not.
+    pub fn has_exceptions(&self) -> bool {
+        !self.pinned.is_empty() || !self.excluded.is_empty()
+    }
+}
+
+/// How many nodes there are to go to, and how far they spread.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    nodes: u32,
+    zone_cap: u8,
+    rack_cap: u8,
+}
+
+/// Works out [`Room`]s; those without exceptions depend on the replica count alone and are remembered.
+struct Rooms {
+    zones: Vec<u32>,
+    racks: Vec<u32>,
+    nodes: u32,
+    plain: Vec<Option<Room>>,
+}
+
+impl Rooms {
+    fn new(nodes: &[NodeSpec]) -> Self {
+        let count = |of: &dyn Fn(&NodeSpec) -> u32| {
+            let mut sizes = vec![0; nodes.iter().map(|n| of(n) as usize + 1).max().unwrap_or(0)];
+            nodes.iter().filter(|n| n.takes).for_each(|n| sizes[of(n) as usize] += 1);
+            sizes
+        };
+        let takers = nodes.iter().filter(|n| n.takes).count() as u32;
+        Self { zones: count(&|n| n.zone), racks: count(&|n| n.rack), nodes: takers, plain: Vec::new() }
+    }
+
+    fn of(&mut self, nodes: &[NodeSpec], spec: &ShardSpec) -> Room {
+        let keeps = |&&n: &&u32| !nodes[n as usize].takes && nodes[n as usize].holds;
+        if spec.excluded.is_empty() && !spec.present.iter().any(|n| keeps(&n)) {
+            let wanted = spec.replicas as usize;
+            if self.plain.len() <= wanted {
+                self.plain.resize(wanted + 1, None);
+            }
+            let room = Self::room(&self.zones, &self.racks, self.nodes, spec.replicas);
+            return *self.plain[wanted].get_or_insert(room);
+        }
+        let (mut zones, mut racks, mut count) = (self.zones.clone(), self.racks.clone(), self.nodes);
+        for &n in spec.present.iter().filter(keeps).filter(|n| !spec.excluded.contains(n)) {
+            zones[nodes[n as usize].zone as usize] += 1;
+            racks[nodes[n as usize].rack as usize] += 1;
+            count += 1;
+        }
+        for &n in spec.excluded.iter().filter(|&&n| nodes[n as usize].takes) {
+            zones[nodes[n as usize].zone as usize] -= 1;
+            racks[nodes[n as usize].rack as usize] -= 1;
+            count -= 1;
+        }
+        Self::room(&zones, &racks, count, spec.replicas)
+    }
+
+    fn room(zones: &[u32], racks: &[u32], nodes: u32, wanted: u32) -> Room {
+        let wanted = wanted.min(nodes);
+        let cap = |sizes: &[u32]| {
+            let holds = |cap: u32| sizes.iter().map(|&size| size.min(cap)).sum::<u32>() >= wanted;
+            (1..=wanted.max(1)).find(|&cap| holds(cap)).unwrap_or(1).min(255) as u8
+        };
+        Room { nodes, zone_cap: cap(zones), rack_cap: cap(racks) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(zone: u32, capacity_bytes: u64) -> NodeSpec {
+        NodeSpec { zone, rack: zone, capacity_bytes, weight: 1.0, takes: true, holds: true }
+    }
+
+    fn shard(replicas: u32, present: &[u32]) -> ShardSpec {
+        let load = Load { bytes: 10, ..Load::default() };
+        ShardSpec { load, replicas, present: present.to_vec(), ..ShardSpec::default() }
+    }
+
+    #[test]
+    fn caps_grow_only_as_far_as_zones_are_missing() {
+        let nodes = vec![node(0, 1), node(1, 1), node(1, 1), node(1, 1), node(1, 1)];
+        let problem = Problem::new(nodes, [1, 2, 3, 4, 9].map(|r| shard(r, &[])), &Policy::default());
+        assert_eq!(problem.zone_cap, [1, 1, 2, 3, 4]);
+        assert_eq!(problem.slots(4).len(), 5);
+        assert!(problem.compromises.contains(&(4, Compromise::TooFewNodes)));
+        assert!(!problem.compromises.iter().any(|&(s, _)| s == 1));
+    }
+
+    #[test]
+    fn shares_go_by_capacity_over_the_nodes_that_take() {
+        let mut nodes = vec![node(0, 100), node(1, 300), node(2, 100)];
+        nodes[2].takes = false;
+        nodes[2].holds = false;
+        let problem = Problem::new(nodes, [shard(2, &[0, 2]), shard(2, &[0, 1])], &Policy::default());
+        assert_eq!(problem.balanced, [0, 1]);
+        assert_eq!(problem.fair[1].bytes, 30.0);
+        assert_eq!(problem.fair[0].replicas, 2.0);
+        assert_eq!(problem.fair[2], Fair::default());
+    }
+
+    #[test]
+    fn with_no_node_left_a_shard_stays() {
+        let mut nodes = vec![node(0, 100)];
+        nodes[0].takes = false;
+        nodes[0].holds = false;
+        let problem = Problem::new(nodes, [shard(2, &[0])], &Policy::default());
+        assert!(problem.frozen[0]);
+        assert_eq!(problem.compromises, [(0, Compromise::NoNode)]);
+    }
+}
