@@ -3,7 +3,10 @@
 //! Pure: a [`Snapshot`] and a [`Policy`] in, a verdict out. No clock, no I/O, no async: time limits come in
 //! as a closure that says when to stop. The algorithms are described in this folder's `README.md`.
 
+pub mod bound;
+pub mod budget;
 pub mod constraint;
+pub mod engines;
 pub mod instance;
 pub mod objective;
 pub mod place_new;

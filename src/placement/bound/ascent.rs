@@ -1,0 +1,232 @@
+//! The search for good prices: a volume-style subgradient ascent on the Lagrangian dual.
+//!
+//! Steps are taken in relative units (a price times the node's fair share), where all three dimensions have
+//! the same scale. Deterministic; stops by count or when told to.
+
+use super::pricing::{Priced, Prices, Pricing};
+use super::row::Row;
+use crate::placement::problem::Problem;
+use crate::placement::solution::Solution;
+
+/// When the ascent ends.
+#[derive(Debug, Clone, Copy)]
+pub struct AscentLimits {
+    /// Steps at most.
+    pub steps: u32,
+    /// Ends when this many steps in a row bring less than `gain` of the value.
+    pub patience: u32,
+    /// See `patience`.
+    pub gain: f64,
+}
+
+impl Default for AscentLimits {
+    fn default() -> Self {
+        Self { steps: 400, patience: 60, gain: 1e-4 }
+    }
+}
+
+/// The state of the ascent: the best prices so far, and the loads averaged over the steps.
+pub struct Ascent<'a> {
+    pricing: Pricing<'a>,
+    rows: [Row; 3],
+    scale: f64,
+    prices: Prices,
+    /// The best bound's prices, in units of the mean replica's move.
+    pub best_prices: Prices,
+    best: f64,
+    mean: [Vec<f64>; 3],
+    /// Steps taken.
+    pub steps: u32,
+    factor: f64,
+    stale: u32,
+    history: Vec<f64>,
+}
+
+impl<'a> Ascent<'a> {
+    /// Starts at no prices.
+    pub fn new(problem: &'a Problem) -> Self {
+        let pricing = Pricing::new(problem);
+        let scale = (problem.replicas() as f64).max(1.0);
+        let (weights, nodes) = (&problem.policy.weights, &problem.balanced);
+        let unit = pricing.unit_bytes;
+        let fair = |n: u32| problem.fair[n as usize];
+        let rows = [
+            Row::counts(weights.replicas * scale, nodes, |n| fair(n).replicas),
+            Row::counts(weights.leaders * scale, nodes, |n| fair(n).leaders),
+            Row::amounts(weights.bytes * scale, nodes, |n| fair(n).bytes / unit, giant_floor(problem)),
+        ];
+        let none = Prices::zero(problem.nodes.len());
+        let mean = std::array::from_fn(|_| vec![0.0; problem.nodes.len()]);
+        Self {
+            pricing,
+            rows,
+            scale,
+            prices: none.clone(),
+            best_prices: none,
+            best: f64::NEG_INFINITY,
+            mean,
+            steps: 0,
+            factor: 0.5,
+            stale: 0,
+            history: Vec::new(),
+        }
+    }
+
+    /// The best bound so far, in units of the score; 0 before the first step.
+    pub fn bound(&self) -> f64 {
+        (self.best / self.scale - 1e-9).max(0.0)
+    }
+
+    /// Replicas, leaders and size on every node, averaged over the steps: a fractional placement.
+    pub fn loads(&self) -> &[Vec<f64>; 3] {
+        &self.mean
+    }
+
+    /// Ascends until `limits` or `should_stop`. `above` is a score known to be reachable, if any.
+    pub fn run(&mut self, limits: AscentLimits, above: f64, should_stop: &mut dyn FnMut() -> bool) {
+        let mut priced = Priced::default();
+        let start = self.history.len();
+        while self.history.len() - start < limits.steps as usize && !should_stop() {
+            self.step(above * self.scale, &mut priced);
+            let back = self.history.len().saturating_sub(limits.patience as usize + 1);
+            let gained = self.best - self.history[back];
+            if self.history.len() - start > limits.patience as usize && gained < limits.gain * self.best.abs() {
+                break;
+            }
+        }
+    }
+
+    /// The coarse phase: small steps after small batches of shards, each batch of all sizes, the step's rate
+    /// falling from `rates.0` to `rates.1`; the prices' mean over a pass is what is kept.
+    pub fn sweep(&mut self, passes: u32, batch: usize, rates: (f64, f64), should_stop: &mut dyn FnMut() -> bool) {
+        let mut priced = Priced::default();
+        let batches = (self.pricing.len() / batch.max(1)).clamp(1, 1000);
+        for pass in 0..passes {
+            if should_stop() {
+                break;
+            }
+            let rate = rates.0 * (rates.1 / rates.0).powf(f64::from(pass) / f64::from(passes));
+            let mut mean = Prices::zero(self.mean[0].len());
+            for batch in 0..batches {
+                let first = (batch * 7919 + pass as usize * 31) % batches;
+                self.pricing.price(&self.prices, first, batches, &mut priced);
+                self.follow(rate / batches as f64, batches as f64, &priced);
+                for row in 0..3 {
+                    let part = mean.row_mut(row).iter_mut().zip(self.prices.row(row));
+                    part.for_each(|(mean, price)| *mean += price / batches as f64);
+                }
+            }
+            for row in 0..3 {
+                self.rows[row].project(mean.row_mut(row));
+            }
+            let value = self.value(&mean, &mut priced);
+            if value > self.best {
+                self.best = value;
+                self.best_prices = mean;
+            }
+            if std::env::var("V").is_ok() { eprintln!("pass {pass} rate {rate:.4} avg {:.5} best {:.5}", value / self.scale, self.bound()); }
+        }
+        self.prices = self.best_prices.clone();
+    }
+
+    /// A placement by the best prices, which on the way follow the loads that they bring about: near balance,
+    /// near the bound's cost, hard rules kept but for room.
+    pub fn round(&mut self, batch: usize, rate: f64) -> Solution {
+        let batches = (self.pricing.len() / batch.max(1)).clamp(1, 1000);
+        let solution = Some(Solution::empty(self.pricing.problem()));
+        let mut priced = Priced { solution, ..Priced::default() };
+        self.prices = self.best_prices.clone();
+        for batch in 0..batches {
+            self.pricing.price(&self.prices, (batch * 7919) % batches, batches, &mut priced);
+            self.follow(rate / batches as f64, batches as f64, &priced);
+        }
+        self.prices = self.best_prices.clone();
+        priced.solution.unwrap_or_else(|| Solution::empty(self.pricing.problem()))
+    }
+
+    fn value(&mut self, prices: &Prices, priced: &mut Priced) -> f64 {
+        self.pricing.price(prices, 0, 1, priced);
+        let rows = 0..3;
+        priced.cost + rows.map(|row| self.rows[row].bound(prices.row(row)).value).sum::<f64>()
+    }
+
+    fn follow(&mut self, rate: f64, times: f64, priced: &Priced) {
+        let unit = self.scale / (self.rows[0].nodes.len() as f64).max(1.0);
+        let loads = [&priced.replicas, &priced.leaders, &priced.sizes];
+        let mut slopes = vec![0.0; self.mean[0].len()];
+        for (row, load) in loads.into_iter().enumerate() {
+            let prices = self.prices.row_mut(row);
+            let case = self.rows[row].bound(prices);
+            let load: Vec<f64> = load.iter().map(|load| load * times).collect();
+            self.rows[row].slopes(case, prices, &load, &mut slopes);
+            for (&node, &fair) in self.rows[row].nodes.iter().zip(&self.rows[row].fair) {
+                prices[node as usize] += rate * unit * slopes[node as usize] / fair;
+            }
+            self.rows[row].project(prices);
+        }
+    }
+
+    fn step(&mut self, above: f64, priced: &mut Priced) {
+        self.pricing.price(&self.prices, 0, 1, priced);
+        let prices = [&self.prices.replica, &self.prices.leader, &self.prices.size];
+        let cases = [0, 1, 2].map(|row| self.rows[row].bound(prices[row]));
+        let value = priced.cost + cases.iter().map(|case| case.value).sum::<f64>();
+        let loads = [&priced.replicas, &priced.leaders, &priced.sizes];
+        let share = if self.steps == 0 { 1.0 } else { (2.0 / f64::from(self.steps + 2)).max(0.08) };
+        for (mean, load) in self.mean.iter_mut().zip(loads) {
+            mean.iter_mut().zip(load).for_each(|(mean, load)| *mean += share * (load - *mean));
+        }
+        if value > self.best {
+            if value > self.best + 1e-4 * self.best.abs() {
+                self.factor = (self.factor * 1.05).min(1.5);
+                self.stale = 0;
+            }
+            self.best = value;
+            self.best_prices = self.prices.clone();
+        } else {
+            self.stale += 1;
+            if self.stale >= 8 {
+                self.stale = 0;
+                self.factor *= 0.7;
+                self.prices = self.best_prices.clone();
+            }
+        }
+        let mut slopes = vec![0.0; self.mean[0].len()];
+        let mut moves: Vec<Vec<f64>> = Vec::new();
+        let mut norm = 0.0;
+        for (row, case) in cases.iter().enumerate() {
+            slopes.fill(0.0);
+            let prices = [&self.prices.replica, &self.prices.leader, &self.prices.size][row];
+            self.rows[row].slopes(*case, prices, &self.mean[row], &mut slopes);
+            norm += slopes.iter().map(|slope| slope * slope).sum::<f64>();
+            moves.push(slopes.clone());
+        }
+        let target = if above.is_finite() { above } else { self.best * 1.1 + 1e-3 * self.scale };
+        let length = self.factor * (target - value).max(1e-3 * self.best.abs()) / norm.max(1e-12);
+        let prices = [&mut self.prices.replica, &mut self.prices.leader, &mut self.prices.size];
+        for (row, prices) in prices.into_iter().enumerate() {
+            for (&node, &fair) in self.rows[row].nodes.iter().zip(&self.rows[row].fair) {
+                prices[node as usize] += length * moves[row][node as usize] / fair;
+            }
+            self.rows[row].project(prices);
+        }
+        self.steps += 1;
+        self.history.push(self.best);
+    }
+}
+
+/// The least deviation of bytes that the biggest shard forces: its replicas have to stand somewhere.
+fn giant_floor(problem: &Problem) -> f64 {
+    let mut fair: Vec<f64> = problem.balanced.iter().map(|&n| problem.fair[n as usize].bytes).collect();
+    fair.sort_unstable_by(|a, b| b.total_cmp(a));
+    let only_balanced = problem.nodes.iter().all(|node| node.takes || !node.holds);
+    if !only_balanced {
+        return 0.0;
+    }
+    let over = |shard: usize| {
+        let slots = problem.slots(shard).len();
+        let narrow = slots.checked_sub(1).and_then(|last| fair.get(last));
+        narrow.map_or(0.0, |&fair| if fair > 0.0 { problem.bytes[shard] as f64 / fair - 1.0 } else { 0.0 })
+    };
+    (0..problem.shards()).filter(|&s| !problem.frozen[s]).map(over).fold(0.0, f64::max)
+}

@@ -1,0 +1,55 @@
+//! How long a solve may go on: a fraction of the budget that is spent, asked by the engines as they work.
+//!
+//! Engines never look at a clock: who calls them brings one, or counts work, which repeats exactly.
+
+/// A limit on a solve.
+pub trait Budget {
+    /// Told of `work` more units (a unit is about one proposal of a move); answers which fraction of the
+    /// budget is spent: 0 at the start, 1 or more when the engine must end with the best it has.
+    fn spend(&mut self, work: u64) -> f64;
+}
+
+/// A limit on work alone: the same in every run.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkBudget {
+    /// Units allowed.
+    pub limit: u64,
+    /// Units spent.
+    pub spent: u64,
+}
+
+impl WorkBudget {
+    /// Allows `limit` units.
+    pub fn new(limit: u64) -> Self {
+        Self { limit, spent: 0 }
+    }
+}
+
+impl Budget for WorkBudget {
+    fn spend(&mut self, work: u64) -> f64 {
+        self.spent = self.spent.saturating_add(work);
+        self.spent as f64 / self.limit.max(1) as f64
+    }
+}
+
+/// A part of another budget, for one phase of an engine: its own 0 to 1.
+pub struct Part<'a> {
+    whole: &'a mut dyn Budget,
+    start: f64,
+    share: f64,
+}
+
+impl<'a> Part<'a> {
+    /// `share` of what is left of `whole`.
+    pub fn new(whole: &'a mut dyn Budget, share: f64) -> Self {
+        let start = whole.spend(0);
+        let share = ((1.0 - start) * share).max(1e-9);
+        Self { whole, start, share }
+    }
+}
+
+impl Budget for Part<'_> {
+    fn spend(&mut self, work: u64) -> f64 {
+        (self.whole.spend(work) - self.start) / self.share
+    }
+}

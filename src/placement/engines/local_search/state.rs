@@ -1,0 +1,378 @@
+//! The state of local search: flat arrays, loads by node, and the change in energy of a move in O(1).
+//!
+//! Energy = cost of copies and leader changes + what nodes charge by price + penalties outside the ranges
+//! that count as balanced. All sizes are in mean replicas. It proposes no moves.
+
+use crate::placement::bound::Prices;
+use crate::placement::constraint::spreads;
+use crate::placement::objective::table_ceilings;
+use crate::placement::problem::Problem;
+use crate::placement::solution::Solution;
+
+/// A node: its load, its prices, and the ranges within which nothing is charged.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Site {
+    /// Replicas held.
+    pub replicas: f64,
+    /// Leaders held.
+    pub leaders: f64,
+    /// Size held.
+    pub size: f64,
+    /// Price of a replica, a leader, a unit of size.
+    pub price: [f64; 3],
+    /// Balanced range of replicas, leaders, size.
+    pub low: [f64; 3],
+    /// See `low`.
+    pub high: [f64; 3],
+    /// Size that fits below the watermark.
+    pub room: f64,
+    /// Fair share of size.
+    pub fair: f64,
+    /// Zone ordinal.
+    pub zone: u32,
+    /// Takes new replicas.
+    pub takes: bool,
+}
+
+/// How steeply leaving a range is charged, by dimension, and what is beyond the watermark.
+#[derive(Debug, Clone, Copy)]
+pub struct Stiffness {
+    /// Replicas, leaders, size: per unit squared.
+    pub by: [f64; 3],
+}
+
+/// Other dimensions, kept only if the policy weighs them.
+#[derive(Debug, Clone, Default)]
+struct Extra {
+    /// Replicas by table and node.
+    tables: Vec<u16>,
+    ceilings: Vec<u16>,
+    table_cost: f64,
+    writes: Vec<f64>,
+    reads: Vec<f64>,
+    write_cost: f64,
+    read_cost: f64,
+}
+
+/// The state.
+pub struct State<'a> {
+    /// The problem.
+    pub problem: &'a Problem,
+    /// Nodes of all slots.
+    pub nodes: Vec<u32>,
+    /// Shard of every slot.
+    pub shard_of: Vec<u32>,
+    /// Size of every shard, in mean replicas.
+    pub size: Vec<f64>,
+    /// Nodes.
+    pub sites: Vec<Site>,
+    /// Slots on every node.
+    pub on: Vec<Vec<u32>>,
+    at: Vec<u32>,
+    /// Cost of changing a leader.
+    pub leader_cost: f64,
+    /// Cost of copying a unit of size.
+    pub move_cost: f64,
+    /// Penalties.
+    pub stiffness: Stiffness,
+    plain: bool,
+    extra: Option<Box<Extra>>,
+}
+
+#[inline]
+fn outside(load: f64, low: f64, high: f64) -> f64 {
+    let off = (load - high).max(low - load).max(0.0);
+    off * off
+}
+
+impl<'a> State<'a> {
+    /// From a solution without gaps.
+    pub fn new(problem: &'a Problem, solution: &Solution, prices: &Prices, ranges: &Ranges) -> Self {
+        let replicas = (problem.replicas() as f64).max(1.0);
+        let unit = (problem.total_bytes / replicas).max(f64::MIN_POSITIVE);
+        let mut shard_of = vec![0; problem.replicas()];
+        (0..problem.shards()).for_each(|shard| shard_of[problem.slots(shard)].fill(shard as u32));
+        let site = |n: usize| Site {
+            price: [prices.replica[n], prices.leader[n], prices.size[n]],
+            low: ranges.low[n],
+            high: ranges.high[n],
+            room: problem.room_bytes(n as u32) / unit,
+            fair: problem.fair[n].bytes / unit,
+            zone: problem.nodes[n].zone,
+            takes: problem.nodes[n].takes,
+            ..Site::default()
+        };
+        let weights = &problem.policy.weights;
+        let mut state = Self {
+            problem,
+            nodes: solution.nodes.clone(),
+            shard_of,
+            size: problem.bytes.iter().map(|&bytes| bytes as f64 / unit).collect(),
+            sites: (0..problem.nodes.len()).map(site).collect(),
+            on: vec![Vec::new(); problem.nodes.len()],
+            at: vec![0; problem.replicas()],
+            leader_cost: weights.leader_changes * replicas / (problem.shards() as f64).max(1.0),
+            move_cost: weights.moved,
+            stiffness: Stiffness { by: [1.0, 1.0, 0.1] },
+            plain: !problem.has_exceptions() && problem.zone_cap.iter().all(|&cap| cap == 1),
+            extra: None,
+        };
+        for slot in 0..state.nodes.len() {
+            let node = state.nodes[slot] as usize;
+            let shard = state.shard_of[slot] as usize;
+            state.at[slot] = state.on[node].len() as u32;
+            state.on[node].push(slot as u32);
+            let leads = state.leads(slot);
+            let size = state.size[shard];
+            let site = &mut state.sites[node];
+            site.replicas += 1.0;
+            site.size += size;
+            site.leaders += f64::from(u8::from(leads));
+        }
+        state.extra = state.extras();
+        state
+    }
+
+    fn extras(&self) -> Option<Box<Extra>> {
+        let (problem, weights) = (self.problem, &self.problem.policy.weights);
+        let tables = weights.per_table > 0.0 && problem.tables * self.sites.len() <= 64 << 20;
+        if !tables && weights.writes == 0.0 && weights.reads == 0.0 {
+            return None;
+        }
+        let mut extra = Extra::default();
+        if tables {
+            let mut totals = vec![0.0; problem.tables];
+            (0..problem.shards()).for_each(|s| totals[problem.table[s] as usize] += problem.slots(s).len() as f64);
+            let ceilings = totals.iter().flat_map(|&total| table_ceilings(problem, total));
+            extra.ceilings = ceilings.map(|c| c.min(65535.0) as u16).collect();
+            extra.tables = vec![0; problem.tables * self.sites.len()];
+            extra.table_cost = weights.per_table;
+        }
+        let loaded = |cost: f64, sum: f64| if sum > 0.0 { cost * problem.replicas() as f64 / sum } else { 0.0 };
+        let fair = |f: fn(&crate::placement::problem::Fair) -> f64| problem.fair.iter().map(f).sum::<f64>();
+        extra.write_cost = loaded(weights.writes, fair(|f| f.writes));
+        extra.read_cost = loaded(weights.reads, fair(|f| f.reads));
+        extra.writes = vec![0.0; self.sites.len()];
+        extra.reads = vec![0.0; self.sites.len()];
+        for slot in 0..self.nodes.len() {
+            let (node, shard) = (self.nodes[slot] as usize, self.shard_of[slot] as usize);
+            extra.writes[node] += problem.writes[shard];
+            if self.leads(slot) {
+                extra.reads[node] += problem.reads[shard];
+            }
+            if tables {
+                extra.tables[problem.table[shard] as usize * self.sites.len() + node] += 1;
+            }
+        }
+        Some(Box::new(extra))
+    }
+
+    /// The placement as it is now.
+    pub fn solution(&self) -> Solution {
+        Solution { nodes: self.nodes.clone() }
+    }
+
+    /// Whether a slot is its shard's leader.
+    #[inline]
+    pub fn leads(&self, slot: usize) -> bool {
+        self.problem.slots(self.shard_of[slot] as usize).start == slot
+    }
+
+    /// Whether a slot's replica may take the place `node` as far as rules go, room aside.
+    #[inline]
+    pub fn fits(&self, shard: usize, slot: usize, node: u32) -> bool {
+        let slots = self.problem.slots(shard);
+        if self.plain {
+            let to = &self.sites[node as usize];
+            if !to.takes && !self.problem.may_hold(shard, node) {
+                return false;
+            }
+            let clash = |&other: &usize| other != slot && self.sites[self.nodes[other] as usize].zone == to.zone;
+            return !slots.into_iter().any(|other| clash(&other));
+        }
+        let start = slots.start;
+        !self.problem.is_pinned(shard, self.nodes[slot])
+            && self.problem.may_hold(shard, node)
+            && spreads(self.problem, shard, &self.nodes[slots], slot - start, node)
+    }
+
+    /// Cost of a shard's replica standing on a node: nothing where it is now.
+    #[inline]
+    fn copy(&self, shard: usize, node: u32) -> f64 {
+        if self.problem.holds(shard, node) { 0.0 } else { self.size[shard] * self.move_cost }
+    }
+
+    #[inline]
+    fn led(&self, shard: usize, node: u32) -> f64 {
+        let leader = self.problem.leader(shard);
+        if leader == node || leader == u32::MAX { 0.0 } else { self.leader_cost }
+    }
+
+    /// Change of a node's charges for changes in its load.
+    #[inline]
+    pub fn charge(&self, node: u32, replicas: f64, leaders: f64, size: f64) -> f64 {
+        let site = &self.sites[node as usize];
+        let by = &self.stiffness.by;
+        let mut change = site.price[2] * size
+            + by[2] * (outside(site.size + size, site.low[2], site.high[2]) - outside(site.size, site.low[2], site.high[2]));
+        if replicas != 0.0 {
+            change += site.price[0] * replicas
+                + by[0]
+                    * (outside(site.replicas + replicas, site.low[0], site.high[0])
+                        - outside(site.replicas, site.low[0], site.high[0]));
+        }
+        if leaders != 0.0 {
+            change += site.price[1] * leaders
+                + by[1]
+                    * (outside(site.leaders + leaders, site.low[1], site.high[1])
+                        - outside(site.leaders, site.low[1], site.high[1]));
+        }
+        if size > 0.0 && site.size + size > site.room {
+            change += 1e3 * (site.size + size - site.room.max(site.size));
+        }
+        change
+    }
+
+    /// Change in energy if a slot's replica goes to `to`. The caller has asked [`State::fits`].
+    pub fn relocation(&self, slot: usize, to: u32) -> f64 {
+        let shard = self.shard_of[slot] as usize;
+        let from = self.nodes[slot];
+        let size = self.size[shard];
+        let mut change = self.copy(shard, to) - self.copy(shard, from);
+        let mut leads = 0.0;
+        if self.leads(slot) {
+            leads = 1.0;
+            change += self.led(shard, to) - self.led(shard, from);
+        }
+        change += self.charge(from, -1.0, -leads, -size) + self.charge(to, 1.0, leads, size);
+        if let Some(extra) = &self.extra {
+            change += self.extra_move(extra, shard, from, to, leads);
+        }
+        change
+    }
+
+    /// Change in energy if two slots of different shards change places. The caller has asked [`State::fits`].
+    pub fn exchange(&self, slot: usize, other: usize) -> f64 {
+        let (s, t) = (self.shard_of[slot] as usize, self.shard_of[other] as usize);
+        let (a, b) = (self.nodes[slot], self.nodes[other]);
+        let mut change = self.copy(s, b) - self.copy(s, a) + self.copy(t, a) - self.copy(t, b);
+        let (mut ls, mut lt) = (0.0, 0.0);
+        if self.leads(slot) {
+            ls = 1.0;
+            change += self.led(s, b) - self.led(s, a);
+        }
+        if self.leads(other) {
+            lt = 1.0;
+            change += self.led(t, a) - self.led(t, b);
+        }
+        let size = self.size[t] - self.size[s];
+        change += self.charge(a, 0.0, lt - ls, size) + self.charge(b, 0.0, ls - lt, -size);
+        if let Some(extra) = &self.extra {
+            change += self.extra_move(extra, s, a, b, ls) + self.extra_move(extra, t, b, a, lt);
+        }
+        change
+    }
+
+    /// Change in energy if a shard's leadership goes from its leader to the replica in `slot`.
+    pub fn transfer(&self, slot: usize) -> f64 {
+        let shard = self.shard_of[slot] as usize;
+        let (from, to) = (self.nodes[self.problem.slots(shard).start], self.nodes[slot]);
+        let mut change = self.led(shard, to) - self.led(shard, from)
+            + self.charge(from, 0.0, -1.0, 0.0)
+            + self.charge(to, 0.0, 1.0, 0.0);
+        if let Some(extra) = &self.extra {
+            change += self.extra_reads(extra, shard, from, to);
+        }
+        change
+    }
+
+    fn extra_reads(&self, extra: &Extra, shard: usize, from: u32, to: u32) -> f64 {
+        let off = |node: u32, more: f64| {
+            let (fair, load) = (self.problem.fair[node as usize].reads, extra.reads[node as usize]);
+            if fair > 0.0 { ((load + more - fair).powi(2) - (load - fair).powi(2)) / fair } else { 0.0 }
+        };
+        let reads = self.problem.reads[shard];
+        extra.read_cost * (off(from, -reads) + off(to, reads))
+    }
+
+    fn extra_move(&self, extra: &Extra, shard: usize, from: u32, to: u32, leads: f64) -> f64 {
+        let off = |node: u32, more: f64| {
+            let (fair, load) = (self.problem.fair[node as usize].writes, extra.writes[node as usize]);
+            if fair > 0.0 { ((load + more - fair).powi(2) - (load - fair).powi(2)) / fair } else { 0.0 }
+        };
+        let writes = self.problem.writes[shard];
+        let mut change = extra.write_cost * (off(from, -writes) + off(to, writes));
+        if leads > 0.0 {
+            change += self.extra_reads(extra, shard, from, to);
+        }
+        if !extra.tables.is_empty() {
+            let row = self.problem.table[shard] as usize * self.sites.len();
+            let (from, to) = (row + from as usize, row + to as usize);
+            let (gain, loss) = (extra.tables[from] > extra.ceilings[from], extra.tables[to] >= extra.ceilings[to]);
+            change += extra.table_cost * (f64::from(u8::from(loss)) - f64::from(u8::from(gain)));
+        }
+        change
+    }
+
+    /// Moves a slot's replica.
+    pub fn relocate(&mut self, slot: usize, to: u32) {
+        let shard = self.shard_of[slot] as usize;
+        let from = self.nodes[slot];
+        let leads = f64::from(u8::from(self.leads(slot)));
+        let size = self.size[shard];
+        let site = &mut self.sites[from as usize];
+        site.replicas -= 1.0;
+        site.leaders -= leads;
+        site.size -= size;
+        let site = &mut self.sites[to as usize];
+        site.replicas += 1.0;
+        site.leaders += leads;
+        site.size += size;
+        if let Some(extra) = &mut self.extra {
+            extra.writes[from as usize] -= self.problem.writes[shard];
+            extra.writes[to as usize] += self.problem.writes[shard];
+            extra.reads[from as usize] -= self.problem.reads[shard] * leads;
+            extra.reads[to as usize] += self.problem.reads[shard] * leads;
+            if !extra.tables.is_empty() {
+                let row = self.problem.table[shard] as usize * self.sites.len();
+                extra.tables[row + from as usize] -= 1;
+                extra.tables[row + to as usize] += 1;
+            }
+        }
+        let at = self.at[slot] as usize;
+        let list = &mut self.on[from as usize];
+        list.swap_remove(at);
+        if let Some(&moved) = list.get(at) {
+            self.at[moved as usize] = at as u32;
+        }
+        self.at[slot] = self.on[to as usize].len() as u32;
+        self.on[to as usize].push(slot as u32);
+        self.nodes[slot] = to;
+    }
+
+    /// Gives leadership to the replica in `slot`, which changes places with the leader's.
+    pub fn lead(&mut self, slot: usize) {
+        let shard = self.shard_of[slot] as usize;
+        let first = self.problem.slots(shard).start;
+        let (from, to) = (self.nodes[first], self.nodes[slot]);
+        self.sites[from as usize].leaders -= 1.0;
+        self.sites[to as usize].leaders += 1.0;
+        if let Some(extra) = &mut self.extra {
+            extra.reads[from as usize] -= self.problem.reads[shard];
+            extra.reads[to as usize] += self.problem.reads[shard];
+        }
+        self.nodes.swap(first, slot);
+        self.at.swap(first, slot);
+        self.on[from as usize][self.at[slot] as usize] = slot as u32;
+        self.on[to as usize][self.at[first] as usize] = first as u32;
+    }
+}
+
+/// By node: the loads that count as balanced, for replicas, leaders and size (in mean replicas).
+#[derive(Debug, Clone)]
+pub struct Ranges {
+    /// Lower ends.
+    pub low: Vec<[f64; 3]>,
+    /// Upper ends.
+    pub high: Vec<[f64; 3]>,
+}
