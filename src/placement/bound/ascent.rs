@@ -5,6 +5,7 @@
 
 use super::pricing::{Priced, Prices, Pricing};
 use super::row::Row;
+use crate::placement::budget::Budget;
 use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
 
@@ -37,7 +38,11 @@ pub struct Ascent<'a> {
     mean: [Vec<f64>; 3],
     /// Steps taken.
     pub steps: u32,
+    /// Shards priced.
+    pub work: u64,
     factor: f64,
+    /// A score known to be reachable.
+    pub above: f64,
     stale: u32,
     history: Vec<f64>,
 }
@@ -66,7 +71,9 @@ impl<'a> Ascent<'a> {
             best: f64::NEG_INFINITY,
             mean,
             steps: 0,
+            work: 0,
             factor: 0.5,
+            above: f64::INFINITY,
             stale: 0,
             history: Vec::new(),
         }
@@ -82,30 +89,37 @@ impl<'a> Ascent<'a> {
         &self.mean
     }
 
-    /// Ascends until `limits` or `should_stop`. `above` is a score known to be reachable, if any.
-    pub fn run(&mut self, limits: AscentLimits, above: f64, should_stop: &mut dyn FnMut() -> bool) {
+    /// Ascends until `limits` or the budget ends.
+    pub fn run(&mut self, limits: AscentLimits, budget: &mut dyn Budget) {
         let mut priced = Priced::default();
-        let start = self.history.len();
-        while self.history.len() - start < limits.steps as usize && !should_stop() {
-            self.step(above * self.scale, &mut priced);
+        self.history.clear();
+        while self.history.len() < limits.steps as usize && budget.spend(0) < 1.0 {
+            self.step(&mut priced);
+            self.spend(self.pricing.len(), budget);
             let back = self.history.len().saturating_sub(limits.patience as usize + 1);
             let gained = self.best - self.history[back];
-            if self.history.len() - start > limits.patience as usize && gained < limits.gain * self.best.abs() {
+            if self.history.len() > limits.patience as usize && gained < limits.gain * self.best.abs() {
                 break;
             }
         }
     }
 
+    fn spend(&mut self, shards: usize, budget: &mut dyn Budget) -> f64 {
+        self.work += shards as u64;
+        budget.spend(shards as u64)
+    }
+
     /// The coarse phase: small steps after small batches of shards, each batch of all sizes, the step's rate
     /// falling from `rates.0` to `rates.1`; the prices' mean over a pass is what is kept.
-    pub fn sweep(&mut self, passes: u32, batch: usize, rates: (f64, f64), should_stop: &mut dyn FnMut() -> bool) {
+    pub fn sweep(&mut self, passes: u32, batch: usize, rates: (f64, f64), budget: &mut dyn Budget) {
         let mut priced = Priced::default();
         let batches = (self.pricing.len() / batch.max(1)).clamp(1, 1000);
         for pass in 0..passes {
-            if should_stop() {
+            let part = budget.spend(0).max(f64::from(pass) / f64::from(passes));
+            if part >= 1.0 {
                 break;
             }
-            let rate = rates.0 * (rates.1 / rates.0).powf(f64::from(pass) / f64::from(passes));
+            let rate = rates.0 * (rates.1 / rates.0).powf(part);
             let mut mean = Prices::zero(self.mean[0].len());
             for batch in 0..batches {
                 let first = (batch * 7919 + pass as usize * 31) % batches;
@@ -120,13 +134,18 @@ impl<'a> Ascent<'a> {
                 self.rows[row].project(mean.row_mut(row));
             }
             let value = self.value(&mean, &mut priced);
+            self.spend(2 * self.pricing.len(), budget);
             if value > self.best {
                 self.best = value;
                 self.best_prices = mean;
             }
-            if std::env::var("V").is_ok() { eprintln!("pass {pass} rate {rate:.4} avg {:.5} best {:.5}", value / self.scale, self.bound()); }
         }
         self.prices = self.best_prices.clone();
+    }
+
+    /// What the next step aims at: the score known to be reachable, else a little above the best.
+    fn target(&self) -> f64 {
+        if self.above.is_finite() { self.above * self.scale } else { self.best + 0.01 * self.best.abs() + 1e-4 * self.scale }
     }
 
     /// A placement by the best prices, which on the way follow the loads that they bring about: near balance,
@@ -166,7 +185,7 @@ impl<'a> Ascent<'a> {
         }
     }
 
-    fn step(&mut self, above: f64, priced: &mut Priced) {
+    fn step(&mut self, priced: &mut Priced) {
         self.pricing.price(&self.prices, 0, 1, priced);
         let prices = [&self.prices.replica, &self.prices.leader, &self.prices.size];
         let cases = [0, 1, 2].map(|row| self.rows[row].bound(prices[row]));
@@ -201,7 +220,7 @@ impl<'a> Ascent<'a> {
             norm += slopes.iter().map(|slope| slope * slope).sum::<f64>();
             moves.push(slopes.clone());
         }
-        let target = if above.is_finite() { above } else { self.best * 1.1 + 1e-3 * self.scale };
+        let target = self.target();
         let length = self.factor * (target - value).max(1e-3 * self.best.abs()) / norm.max(1e-12);
         let prices = [&mut self.prices.replica, &mut self.prices.leader, &mut self.prices.size];
         for (row, prices) in prices.into_iter().enumerate() {

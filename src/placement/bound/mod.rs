@@ -13,3 +13,46 @@ pub use ascent::{Ascent, AscentLimits};
 pub use envelope::{Envelope, Line};
 pub use pricing::{Priced, Prices, Pricing};
 pub use row::Row;
+
+use super::budget::{Budget, Part};
+use super::problem::Problem;
+use super::solution::Solution;
+
+/// What the bound leaves for the search.
+pub struct PricedStart {
+    /// Prices of the nodes.
+    pub prices: Prices,
+    /// No placement that keeps the hard rules scores less.
+    pub bound: f64,
+    /// A placement by those prices; it may break the rule on room.
+    pub solution: Solution,
+    /// Work spent.
+    pub work: u64,
+}
+
+/// From this many nodes on, the ascent starts with sweeps in small batches.
+const SWEEP_NODES: usize = 60;
+
+/// Whether the ascent wants a reachable score to aim at: small worlds do without sweeps.
+pub fn wants_aim(problem: &Problem) -> bool {
+    problem.balanced.len() < SWEEP_NODES
+}
+
+/// Finds prices and the bound that they prove, within a budget; usually ends before it does. `above` is a
+/// score known to be reachable, or infinity.
+pub fn prices_and_bound(problem: &Problem, above: f64, budget: &mut dyn Budget) -> PricedStart {
+    let mut ascent = Ascent::new(problem);
+    ascent.above = above;
+    if problem.balanced.len() >= SWEEP_NODES {
+        let mut part = Part::new(budget, 0.7);
+        ascent.sweep(40, 200, (2.0, 0.02), &mut part);
+    }
+    ascent.run(AscentLimits { steps: 1000, patience: 200, gain: 1e-4 }, budget);
+    let solution = ascent.round(200, 0.3);
+    PricedStart {
+        prices: ascent.best_prices.clone(),
+        bound: ascent.bound(),
+        solution,
+        work: ascent.work,
+    }
+}

@@ -1,4 +1,69 @@
 //! The engines: ways to find a placement, behind one trait, chosen by name.
+//!
+//! An engine sees the problem, a seed and a budget; it never sees a clock. Whatever happens it answers with a
+//! placement: the best that it has when the budget ends.
 
+mod greedy;
+mod hybrid;
 pub mod local_search;
+mod pinned;
 pub mod repair;
+
+use super::budget::Budget;
+use super::problem::Problem;
+use super::solution::Solution;
+pub use greedy::Greedy;
+pub use hybrid::Hybrid;
+pub use local_search::LocalSearch;
+pub use pinned::Pinned;
+
+/// What an engine says while it works.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// What it does now.
+    pub phase: &'static str,
+    /// The best bound so far; 0 if it has none.
+    pub bound: f64,
+    /// The best score so far, once it has one.
+    pub score: Option<f64>,
+}
+
+/// What an engine found.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The placement.
+    pub solution: Solution,
+    /// No placement that keeps the hard rules scores less; 0 if the engine looks for no bound.
+    pub bound: f64,
+    /// Work spent, in proposals or what takes as long.
+    pub work: u64,
+}
+
+/// A way to find a placement.
+pub trait Engine: Send + Sync {
+    /// The name that it is chosen by.
+    fn name(&self) -> &'static str;
+
+    /// Finds a placement. Repeats exactly for the same problem, seed and work budget.
+    fn solve(
+        &self,
+        problem: &Problem,
+        seed: u64,
+        budget: &mut dyn Budget,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Outcome;
+}
+
+/// The names of the engines that come with it, the default first.
+pub const NAMES: [&str; 4] = ["hybrid", "local-search", "greedy", "pinned"];
+
+/// The engine of that name.
+pub fn by_name(name: &str) -> Option<Box<dyn Engine>> {
+    Some(match name {
+        "hybrid" => Box::new(Hybrid),
+        "local-search" => Box::new(LocalSearch),
+        "greedy" => Box::new(Greedy),
+        "pinned" => Box::new(Pinned),
+        _ => return None,
+    })
+}

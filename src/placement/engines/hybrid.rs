@@ -1,0 +1,59 @@
+//! The default engine: prices, rounding, repair, annealing; anytime.
+//!
+//! 1. The bound's ascent finds prices for replicas, leaders and bytes on every node, and a lower bound.
+//! 2. Each shard takes its cheapest placement under prices that follow the loads: near balance, near the bound.
+//! 3. What breaks a hard rule is repaired.
+//! 4. Annealing under the same prices brings counts to their rounding floor and bytes level.
+
+use super::local_search::{search, usable};
+use super::repair::repair;
+use super::{Engine, Outcome, Progress};
+use crate::placement::bound::{Prices, prices_and_bound, wants_aim};
+use crate::placement::budget::{Budget, Part, WorkBudget};
+use crate::placement::objective::score;
+use crate::placement::problem::Problem;
+use crate::placement::solution::Solution;
+
+/// Prices, rounding, annealing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hybrid;
+
+impl Engine for Hybrid {
+    fn name(&self) -> &'static str {
+        "hybrid"
+    }
+
+    fn solve(
+        &self,
+        problem: &Problem,
+        seed: u64,
+        budget: &mut dyn Budget,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Outcome {
+        let mut present = Solution::present(problem);
+        repair(problem, &mut present);
+        if !usable(problem, &present) {
+            return Outcome { solution: present, bound: 0.0, work: 1 };
+        }
+        progress(&Progress { phase: "prices", bound: 0.0, score: None });
+        let above = if wants_aim(problem) { scout(problem, &present, seed) } else { f64::INFINITY };
+        let priced = prices_and_bound(problem, above, &mut Part::new(budget, 0.3));
+        let mut start = priced.solution;
+        repair(problem, &mut start);
+        progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
+        let found = search(problem, start, &priced.prices, seed, budget);
+        let best = [present, found.solution].into_iter().min_by(|a, b| {
+            score(problem, a).total.total_cmp(&score(problem, b).total)
+        });
+        let solution = best.expect("there are two");
+        Outcome { solution, bound: priced.bound, work: priced.work + found.work }
+    }
+}
+
+/// A score that can be reached, found by a short search.
+fn scout(problem: &Problem, present: &Solution, seed: u64) -> f64 {
+    let mut budget = WorkBudget::new(problem.replicas() as u64 * 100);
+    let prices = Prices::zero(problem.nodes.len());
+    let found = search(problem, present.clone(), &prices, seed, &mut budget);
+    score(problem, &found.solution).total
+}
