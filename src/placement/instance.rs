@@ -134,7 +134,7 @@ impl Instance {
     /// Reads an instance; `file` is its name in errors.
     pub fn read(file: &str, text: &str) -> Result<Self, InstanceError> {
         let mut lines = Lines::new(file, text);
-        let head = lines.next_line("a header `nodes shards replicas zones watermark`")?;
+        let head = lines.next_line("the header `N S R Z watermark`")?;
         let [nodes, shards, replicas, zones, watermark] = lines.fields(head, HEADER)?;
         let nodes = lines.count(nodes, "nodes", 50_000_000)?;
         let shards = lines.count_or_none(shards, "shards", 1 << 31)?;
@@ -339,19 +339,46 @@ mod tests {
 
     #[test]
     fn a_bad_instance_names_file_line_and_reason() {
-        check("", expect!["i.txt:1: the file ends here, a header `nodes shards replicas zones watermark` expected (truncated?)"]);
-        check("3 2 2 3", expect!["i.txt:1: 5 fields expected (nodes shards replicas zones watermark), found 4"]);
+        check(
+            "",
+            expect!["i.txt:1: the file ends here, the header `N S R Z watermark` expected (truncated?)"],
+        );
+        check(
+            "3 2 2 3",
+            expect!["i.txt:1: 5 fields expected (nodes shards replicas zones watermark), found 4"],
+        );
         check("0 2 2 3 0.85", expect!["i.txt:1: nodes must be at least 1, found 0"]);
-        check("3 2 2 3 NaN", expect![[r#"i.txt:1: the watermark must be a number above 0 and at most 1, found "NaN""#]]);
+        check(
+            "3 2 2 3 NaN",
+            expect![[r#"i.txt:1: the watermark must be a number above 0 and at most 1, found "NaN""#]],
+        );
         check(&GOOD[..40], expect!["i.txt:5: 3 fields expected (size, then replicas), found 1"]);
-        check(&GOOD.replace("20 2 0\n", ""), expect!["i.txt:6: the file ends here, shard 1 of 2 expected (truncated?)"]);
+        check(
+            &GOOD.replace("20 2 0\n", ""),
+            expect!["i.txt:6: the file ends here, shard 1 of 2 expected (truncated?)"],
+        );
         check(&GOOD.replace("20 2 0", "20 3 0"), expect!["i.txt:6: node 3 does not exist: nodes are 0 to 2"]);
         check(&GOOD.replace("20 2 0", "20 2 2"), expect!["i.txt:6: node 2 holds the same shard twice"]);
-        check(&GOOD.replace("20 2", "-20 2"), expect![[r#"i.txt:6: a size must be a whole number from 0 up to 2^53, found "-20""#]]);
-        check(&GOOD.replace("20 2", "nan 2"), expect![[r#"i.txt:6: a size must be a whole number from 0 up to 2^53, found "nan""#]]);
-        check(&GOOD.replace("1 100 0", "9 100 0"), expect![[r#"i.txt:3: a zone must be a number below 3, found "9""#]]);
-        check(&GOOD.replace("1 100 0", "1 inf 0"), expect![[r#"i.txt:3: a size must be a whole number from 0 up to 2^53, found "inf""#]]);
-        check(&GOOD.replace("2 100 1", "2 100 x"), expect![[r#"i.txt:4: drained must be 0 or 1, found "x""#]]);
+        check(
+            &GOOD.replace("20 2", "-20 2"),
+            expect![[r#"i.txt:6: a size must be a whole number from 0 up to 2^53, found "-20""#]],
+        );
+        check(
+            &GOOD.replace("20 2", "nan 2"),
+            expect![[r#"i.txt:6: a size must be a whole number from 0 up to 2^53, found "nan""#]],
+        );
+        check(
+            &GOOD.replace("1 100 0", "9 100 0"),
+            expect![[r#"i.txt:3: a zone must be a number below 3, found "9""#]],
+        );
+        check(
+            &GOOD.replace("1 100 0", "1 inf 0"),
+            expect![[r#"i.txt:3: a size must be a whole number from 0 up to 2^53, found "inf""#]],
+        );
+        check(
+            &GOOD.replace("2 100 1", "2 100 x"),
+            expect![[r#"i.txt:4: drained must be 0 or 1, found "x""#]],
+        );
         check(&format!("{GOOD}\n1 2 3\n"), expect![[r#"i.txt:8: nothing more expected, found "1 2 3""#]]);
     }
 

@@ -7,6 +7,8 @@ pub mod bound;
 pub mod budget;
 pub mod constraint;
 pub mod engines;
+pub mod explain;
+pub mod ids;
 pub mod instance;
 pub mod objective;
 pub mod place_new;
@@ -14,7 +16,9 @@ pub mod policy;
 pub mod problem;
 pub mod snapshot;
 pub mod solution;
+pub mod verdict;
 
 pub use place_new::{NewPlacement, NewShard, NewTable, place_new};
 pub use policy::Policy;
 pub use snapshot::{Load, NodeView, ReplicaView, ShardView, Snapshot};
+pub use verdict::{Decision, Move, Verdict, decide, propose, settle};

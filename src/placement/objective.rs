@@ -90,8 +90,8 @@ pub fn moved(problem: &Problem, solution: &Solution) -> (u64, u64, u64) {
     (bytes, copies, changes)
 }
 
-/// Share of all replicas that stand above their table's fair share on a node, rounded up. A table's fair share
-/// on a node is by the same shares as the replica count's.
+/// Share of all replicas that stand above their table's fair share on a node, rounded up. A table's fair
+/// share on a node is by the same shares as the replica count's.
 fn per_table(problem: &Problem, solution: &Solution) -> f64 {
     let mut counts = vec![0u32; problem.nodes.len()];
     let mut excess = 0.0;

@@ -1,8 +1,8 @@
 //! The placement problem on dense ordinals: what every engine, bound and plan works on.
 //!
 //! Nodes and shards are numbers `0..`; ids are converted at the edge (`snapshot`, `instance`). Everything
-//! derived from the policy (fair shares, caps per zone and rack, slots a shard really has) is worked out here,
-//! once, so that engines need no case distinctions. It holds no solution and decides nothing.
+//! derived from the policy (fair shares, caps per zone and rack, slots a shard really has) is worked out
+//! here, once, so that engines need no case distinctions. It holds no solution and decides nothing.
 
 use super::policy::{Policy, Share};
 use super::snapshot::Load;
@@ -116,11 +116,7 @@ pub struct Problem {
 
 impl Problem {
     /// Builds the problem. Never fails: what cannot be had becomes a [`Compromise`].
-    pub fn new(
-        nodes: Vec<NodeSpec>,
-        shards: impl IntoIterator<Item = ShardSpec>,
-        policy: &Policy,
-    ) -> Self {
+    pub fn new(nodes: Vec<NodeSpec>, shards: impl IntoIterator<Item = ShardSpec>, policy: &Policy) -> Self {
         let mut problem = Self {
             policy: policy.clone(),
             bytes: Vec::new(),
@@ -224,6 +220,20 @@ impl Problem {
         }
     }
 
+    /// The problem as it will stand once a solution is in place.
+    pub fn after(&self, solution: &super::solution::Solution) -> Self {
+        let mut next = self.clone();
+        next.present.clear();
+        next.present_at.truncate(1);
+        for shard in 0..self.shards() {
+            let placed = solution.of(self, shard).iter().copied().filter(|&node| node != NONE);
+            next.present.extend(placed);
+            next.present_at.push(next.present.len() as u32);
+        }
+        next.share_out();
+        next
+    }
+
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.bytes.len()
@@ -283,6 +293,12 @@ impl Problem {
             0 => f64::INFINITY,
             capacity => capacity as f64 * self.policy.watermark,
         }
+    }
+
+    /// Whether every replica that may move stands on a balanced node in every placement: no node keeps
+    /// replicas without taking new ones.
+    pub fn is_closed(&self) -> bool {
+        self.nodes.iter().all(|node| node.takes || !node.holds)
     }
 
     /// Whether pins or exclusions exist at all; engines take a faster way if not.

@@ -56,8 +56,8 @@ impl<'a> Ascent<'a> {
         let unit = pricing.unit_bytes;
         let fair = |n: u32| problem.fair[n as usize];
         let rows = [
-            Row::counts(weights.replicas * scale, nodes, |n| fair(n).replicas),
-            Row::counts(weights.leaders * scale, nodes, |n| fair(n).leaders),
+            Row::counts(weights.replicas * scale, nodes, problem.is_closed(), |n| fair(n).replicas),
+            Row::counts(weights.leaders * scale, nodes, problem.is_closed(), |n| fair(n).leaders),
             Row::amounts(weights.bytes * scale, nodes, |n| fair(n).bytes / unit, giant_floor(problem)),
         ];
         let none = Prices::zero(problem.nodes.len());
@@ -95,7 +95,7 @@ impl<'a> Ascent<'a> {
         self.history.clear();
         while self.history.len() < limits.steps as usize && budget.spend(0) < 1.0 {
             self.step(&mut priced);
-            self.spend(self.pricing.len(), budget);
+            self.spend(self.pricing.shards(), budget);
             let back = self.history.len().saturating_sub(limits.patience as usize + 1);
             let gained = self.best - self.history[back];
             if self.history.len() > limits.patience as usize && gained < limits.gain * self.best.abs() {
@@ -113,7 +113,7 @@ impl<'a> Ascent<'a> {
     /// falling from `rates.0` to `rates.1`; the prices' mean over a pass is what is kept.
     pub fn sweep(&mut self, passes: u32, batch: usize, rates: (f64, f64), budget: &mut dyn Budget) {
         let mut priced = Priced::default();
-        let batches = (self.pricing.len() / batch.max(1)).clamp(1, 1000);
+        let batches = (self.pricing.shards() / batch.max(1)).clamp(1, 1000);
         for pass in 0..passes {
             let part = budget.spend(0).max(f64::from(pass) / f64::from(passes));
             if part >= 1.0 {
@@ -134,7 +134,7 @@ impl<'a> Ascent<'a> {
                 self.rows[row].project(mean.row_mut(row));
             }
             let value = self.value(&mean, &mut priced);
-            self.spend(2 * self.pricing.len(), budget);
+            self.spend(2 * self.pricing.shards(), budget);
             if value > self.best {
                 self.best = value;
                 self.best_prices = mean;
@@ -145,13 +145,17 @@ impl<'a> Ascent<'a> {
 
     /// What the next step aims at: the score known to be reachable, else a little above the best.
     fn target(&self) -> f64 {
-        if self.above.is_finite() { self.above * self.scale } else { self.best + 0.01 * self.best.abs() + 1e-4 * self.scale }
+        if self.above.is_finite() {
+            self.above * self.scale
+        } else {
+            self.best + 0.01 * self.best.abs() + 1e-4 * self.scale
+        }
     }
 
     /// A placement by the best prices, which on the way follow the loads that they bring about: near balance,
     /// near the bound's cost, hard rules kept but for room.
     pub fn round(&mut self, batch: usize, rate: f64) -> Solution {
-        let batches = (self.pricing.len() / batch.max(1)).clamp(1, 1000);
+        let batches = (self.pricing.shards() / batch.max(1)).clamp(1, 1000);
         let solution = Some(Solution::empty(self.pricing.problem()));
         let mut priced = Priced { solution, ..Priced::default() };
         self.prices = self.best_prices.clone();
@@ -238,8 +242,7 @@ impl<'a> Ascent<'a> {
 fn giant_floor(problem: &Problem) -> f64 {
     let mut fair: Vec<f64> = problem.balanced.iter().map(|&n| problem.fair[n as usize].bytes).collect();
     fair.sort_unstable_by(|a, b| b.total_cmp(a));
-    let only_balanced = problem.nodes.iter().all(|node| node.takes || !node.holds);
-    if !only_balanced {
+    if !problem.is_closed() {
         return 0.0;
     }
     let over = |shard: usize| {
@@ -248,4 +251,62 @@ fn giant_floor(problem: &Problem) -> f64 {
         narrow.map_or(0.0, |&fair| if fair > 0.0 { problem.bytes[shard] as f64 / fair - 1.0 } else { 0.0 })
     };
     (0..problem.shards()).filter(|&s| !problem.frozen[s]).map(over).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::budget::WorkBudget;
+    use crate::placement::constraint::broken;
+    use crate::placement::objective::score;
+    use crate::placement::policy::Policy;
+    use crate::placement::problem::{NodeSpec, ShardSpec};
+    use crate::placement::snapshot::Load;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_prices_give_a_bound(
+            zones in prop::collection::vec(0u32..4, 2..5),
+            sizes in prop::collection::vec(0u64..50, 1..5),
+            present in prop::collection::vec(0u32..2, 5),
+            replicas in 1u32..3,
+            states in prop::collection::vec(0u8..6, 5),
+            charges in prop::collection::vec(prop::collection::vec(-20.0f64..20.0, 3), 5),
+            above in 0.0f64..3.0,
+        ) {
+            let node = |(n, &zone): (usize, &u32)| {
+                let (takes, holds) = (states[n] > 1, states[n] > 0);
+                NodeSpec { zone, rack: n as u32, capacity_bytes: 500, weight: 1.0, takes, holds }
+            };
+            let nodes: Vec<NodeSpec> = zones.iter().enumerate().map(node).collect();
+            let shards = sizes.iter().zip(&present).map(|(&bytes, &on)| {
+                let load = Load { bytes, ..Load::default() };
+                ShardSpec { load, replicas, present: vec![on], ..ShardSpec::default() }
+            });
+            let policy = Policy { watermark: 1.0, ..Policy::default() };
+            let problem = Problem::new(nodes, shards, &policy);
+            let mut ascent = Ascent::new(&problem);
+            let mut prices = Prices::zero(zones.len());
+            for (n, charge) in charges.iter().enumerate().take(zones.len()) {
+                if problem.nodes[n].takes {
+                    (0..3).for_each(|row| prices.row_mut(row)[n] = charge[row]);
+                }
+            }
+            (0..3).for_each(|row| ascent.rows[row].project(prices.row_mut(row)));
+            ascent.above = above;
+            ascent.run(AscentLimits { steps: 50, patience: 50, gain: 0.0 }, &mut WorkBudget::new(1 << 20));
+            let value = ascent.value(&prices, &mut Priced::default()) / ascent.scale;
+            let value = value.max(ascent.bound());
+            let slots = problem.replicas();
+            for code in 0..zones.len().pow(slots as u32).min(20_000) {
+                let digit = |at: usize| (code / zones.len().pow(at as u32) % zones.len()) as u32;
+                let solution = Solution { nodes: (0..slots).map(digit).collect() };
+                if broken(&problem, &solution).is_empty() {
+                    let score = score(&problem, &solution).total;
+                    prop_assert!(value <= score + 1e-6, "{value} > {score} {solution:?}");
+                }
+            }
+        }
+    }
 }

@@ -31,6 +31,8 @@ pub struct Envelope {
 impl Envelope {
     /// Rebuilds it from `lines`, which it reorders.
     pub fn rebuild(&mut self, lines: &mut [Line]) {
+        // Adding 0 turns -0 into 0: the two are equal, yet sort apart.
+        lines.iter_mut().for_each(|line| line.slope += 0.0);
         lines.sort_unstable_by(|a, b| {
             b.slope.total_cmp(&a.slope).then(a.base.total_cmp(&b.base)).then(a.node.cmp(&b.node))
         });

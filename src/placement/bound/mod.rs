@@ -49,10 +49,5 @@ pub fn prices_and_bound(problem: &Problem, above: f64, budget: &mut dyn Budget) 
     }
     ascent.run(AscentLimits { steps: 1000, patience: 200, gain: 1e-4 }, budget);
     let solution = ascent.round(200, 0.3);
-    PricedStart {
-        prices: ascent.best_prices.clone(),
-        bound: ascent.bound(),
-        solution,
-        work: ascent.work,
-    }
+    PricedStart { prices: ascent.best_prices.clone(), bound: ascent.bound(), solution, work: ascent.work }
 }

@@ -2,7 +2,8 @@
 //! cheapest placement costs, and what all of them together would put on the nodes.
 //!
 //! Exact for shards that must spread over distinct zones; for the others (more replicas than zones, or very
-//! many zones) a relaxation that lets new replicas share the cheapest node, so the sum never exceeds the truth.
+//! many zones) a relaxation that lets new replicas share the cheapest node, so that the sum never exceeds
+//! the truth.
 
 use super::envelope::{Envelope, Line};
 use crate::placement::problem::Problem;
@@ -122,7 +123,7 @@ impl<'a> Pricing<'a> {
     }
 
     /// Number of shards.
-    pub fn len(&self) -> usize {
+    pub fn shards(&self) -> usize {
         self.order.len()
     }
 
@@ -268,7 +269,8 @@ impl Walk<'_, '_> {
             });
         }
         let inside = &self.ranked[..slots];
-        let worst = *inside.iter().max_by(|&&a, &&b| follow[a].cost.total_cmp(&follow[b].cost)).expect("slots > 0");
+        let worst =
+            *inside.iter().max_by(|&&a, &&b| follow[a].cost.total_cmp(&follow[b].cost)).expect("slots > 0");
         let total: f64 = inside.iter().map(|&zone| follow[zone].cost).sum();
         let mut best = (f64::INFINITY, 0, 0);
         for (rank, &zone) in self.ranked.iter().enumerate() {
@@ -318,5 +320,68 @@ impl Walk<'_, '_> {
             self.take(priced, option.node, size, false);
         }
         self.options = options;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::constraint::broken;
+    use crate::placement::objective::moved;
+    use crate::placement::policy::Policy;
+    use crate::placement::problem::{NodeSpec, ShardSpec};
+    use crate::placement::snapshot::Load;
+    use proptest::prelude::*;
+
+    /// Cost of a real placement under prices, in the pricing's units.
+    fn cost(problem: &Problem, pricing: &Pricing<'_>, prices: &Prices, placed: &[u32]) -> f64 {
+        let (bytes, _, changes) = moved(problem, &Solution { nodes: placed.to_vec() });
+        let size = pricing.size(0);
+        let priced = placed.iter().map(|&n| prices.replica[n as usize] + prices.size[n as usize] * size);
+        bytes as f64 / pricing.unit_bytes * pricing.move_cost
+            + changes as f64 * pricing.leader_cost
+            + priced.sum::<f64>()
+            + prices.leader[placed[0] as usize]
+    }
+
+    proptest! {
+        #[test]
+        fn no_placement_of_a_shard_is_cheaper_than_its_price(
+            zones in prop::collection::vec(0u32..4, 3..7),
+            states in prop::collection::vec(0u8..6, 7),
+            present in prop::collection::vec(0u32..3, 0..3),
+            replicas in 1u32..4,
+            charges in prop::collection::vec((-4i32..5, -4i32..5, -4i32..5), 7),
+        ) {
+            let nodes: Vec<NodeSpec> = zones.iter().zip(&states).enumerate().map(|(n, (&zone, &state))| {
+                let (takes, holds) = (state > 1, state > 0);
+                NodeSpec { zone, rack: n as u32, capacity_bytes: 0, weight: 1.0, takes, holds }
+            }).collect();
+            let mut there: Vec<u32> = Vec::new();
+            present.iter().for_each(|n| if !there.contains(n) { there.push(*n) });
+            let load = Load { bytes: 7, ..Load::default() };
+            let spec = ShardSpec { load, replicas, present: there, ..ShardSpec::default() };
+            let problem = Problem::new(nodes, [spec], &Policy::default());
+            let mut prices = Prices::zero(zones.len());
+            for (n, &(replica, leader, size)) in charges.iter().enumerate().take(zones.len()) {
+                if problem.nodes[n].takes {
+                    prices.replica[n] = replica.into();
+                    prices.leader[n] = leader.into();
+                    prices.size[n] = size.into();
+                }
+            }
+            let mut pricing = Pricing::new(&problem);
+            let mut priced = Priced { solution: Some(Solution::empty(&problem)), ..Priced::default() };
+            pricing.price(&prices, 0, 1, &mut priced);
+            let slots = problem.replicas();
+            for code in 0..zones.len().pow(slots as u32) {
+                let digit = |at: usize| (code / zones.len().pow(at as u32) % zones.len()) as u32;
+                let placed: Vec<u32> = (0..slots).map(digit).collect();
+                if !placed.is_empty() && broken(&problem, &Solution { nodes: placed.clone() }).is_empty() {
+                    let real = cost(&problem, &pricing, &prices, &placed);
+                    prop_assert!(priced.cost <= real + 1e-9, "{placed:?}: {} > {real}", priced.cost);
+                }
+            }
+        }
     }
 }

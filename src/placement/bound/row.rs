@@ -29,11 +29,12 @@ pub struct Case {
 }
 
 impl Row {
-    /// A dimension of whole numbers.
-    pub fn counts(weight: f64, nodes: &[u32], fair: impl Fn(u32) -> f64) -> Self {
+    /// A dimension of whole numbers; `closed` if they add up to the fair shares' sum in every placement, so
+    /// that some node is above a fractional share and some node below it.
+    pub fn counts(weight: f64, nodes: &[u32], closed: bool, fair: impl Fn(u32) -> f64) -> Self {
         let mut row = Self::amounts(weight, nodes, fair, 0.0);
         let Some(&first) = row.fair.first() else { return row };
-        let equal = row.fair.iter().all(|&fair| fair == first);
+        let equal = closed && row.fair.iter().all(|&fair| fair == first);
         let part = |fair: f64| {
             let (up, down) = (fair.ceil() - fair, fair - fair.floor());
             (if equal { up.max(down) } else { up.min(down) }) / fair
@@ -84,7 +85,8 @@ impl Row {
         // before, so what is left is rounding.
         let slack = self.weight - norm;
         let next = self.ladder.as_ref().map_or(self.floor, |(next, _)| *next);
-        let beyond = if slack >= -1e-9 * self.weight.max(1.0) { next * slack - paid } else { f64::NEG_INFINITY };
+        let beyond =
+            if slack >= -1e-9 * self.weight.max(1.0) { next * slack - paid } else { f64::NEG_INFINITY };
         match ranges {
             Some(_) if level <= beyond => Case { value: level, level: true },
             _ => Case { value: beyond, level: false },
@@ -93,11 +95,8 @@ impl Row {
 
     /// The ascent direction in relative units: how far `load` is above what the row would have on each node.
     pub fn slopes(&self, case: Case, prices: &[f64], load: &[f64], into: &mut [f64]) {
-        let norm_part = if case.level {
-            0.0
-        } else {
-            self.ladder.as_ref().map_or(self.floor, |(next, _)| *next)
-        };
+        let norm_part =
+            if case.level { 0.0 } else { self.ladder.as_ref().map_or(self.floor, |(next, _)| *next) };
         for (at, (&node, &fair)) in self.nodes.iter().zip(&self.fair).enumerate() {
             let (price, load) = (prices[node as usize], load[node as usize]);
             let (low, high) = match (&self.ladder, case.level) {

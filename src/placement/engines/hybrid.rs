@@ -1,7 +1,7 @@
 //! The default engine: prices, rounding, repair, annealing; anytime.
 //!
 //! 1. The bound's ascent finds prices for replicas, leaders and bytes on every node, and a lower bound.
-//! 2. Each shard takes its cheapest placement under prices that follow the loads: near balance, near the bound.
+//! 2. Each shard takes its cheapest placement under prices that follow the loads: near balance and bound.
 //! 3. What breaks a hard rule is repaired.
 //! 4. Annealing under the same prices brings counts to their rounding floor and bytes level.
 
@@ -42,9 +42,9 @@ impl Engine for Hybrid {
         repair(problem, &mut start);
         progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
         let found = search(problem, start, &priced.prices, seed, budget);
-        let best = [present, found.solution].into_iter().min_by(|a, b| {
-            score(problem, a).total.total_cmp(&score(problem, b).total)
-        });
+        let best = [present, found.solution]
+            .into_iter()
+            .min_by(|a, b| score(problem, a).total.total_cmp(&score(problem, b).total));
         let solution = best.expect("there are two");
         Outcome { solution, bound: priced.bound, work: priced.work + found.work }
     }

@@ -96,11 +96,11 @@ impl<'a> Bench<'a> {
             }
         }
         for slot in 0..placed.len() {
-            if placed[slot] == NONE {
-                if let Some(node) = self.best(shard, placed, slot) {
-                    placed[slot] = node;
-                    self.put(shard, node, slot == 0);
-                }
+            if placed[slot] == NONE
+                && let Some(node) = self.best(shard, placed, slot)
+            {
+                placed[slot] = node;
+                self.put(shard, node, slot == 0);
             }
         }
         if placed.first().copied() != led {

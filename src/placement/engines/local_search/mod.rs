@@ -58,7 +58,7 @@ pub fn search(
     let mut state = State::new(problem, &start, prices, &Ranges::new(problem, 0.0));
     let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
     let movable = movable(problem);
-    let schedule = Schedule { heat: (0.05, 0.001), size: (0.01, 10.0), count: (1.0, 10.0) };
+    let schedule = Schedule { heat: (0.01, 0.001), size: (0.003, 10.0), count: (0.1, 10.0) };
     let mut work = anneal(&mut state, &movable, schedule, &mut dice, budget);
     let cold = Schedule { heat: (0.001, 0.0005), size: (10.0, 20.0), count: (10.0, 10.0) };
     let few = (problem.replicas() as u64 * 8).min(1 << 22);

@@ -13,20 +13,28 @@ impl Ranges {
         let mut ranges = Self { low: vec![[0.0; 3]; nodes], high: vec![[f64::INFINITY; 3]; nodes] };
         let fair = |n: u32| &problem.fair[n as usize];
         let counts = [
-            (Row::counts(1.0, &problem.balanced, |n| fair(n).replicas), zone_floor(problem, |f| f.replicas, 1.0)),
-            (Row::counts(1.0, &problem.balanced, |n| fair(n).leaders), 0.0),
+            (
+                Row::counts(1.0, &problem.balanced, problem.is_closed(), |n| fair(n).replicas),
+                zone_floor(problem, |f| f.replicas, 1.0),
+            ),
+            (Row::counts(1.0, &problem.balanced, problem.is_closed(), |n| fair(n).leaders), 0.0),
         ];
         for (dimension, (row, forced)) in counts.iter().enumerate() {
             for (at, (&node, &fair)) in row.nodes.iter().zip(&row.fair).enumerate() {
                 let (mut low, mut high) = row.range(at);
                 if *forced > row.floor {
-                    (low, high) = ((fair * (1.0 - forced) + 1e-7).floor(), (fair * (1.0 + forced) - 1e-7).ceil());
+                    (low, high) =
+                        ((fair * (1.0 - forced) + 1e-7).floor(), (fair * (1.0 + forced) - 1e-7).ceil());
                 }
                 ranges.low[node as usize][dimension] = low;
                 ranges.high[node as usize][dimension] = high;
             }
         }
-        let tolerance = tolerance.max(zone_floor(problem, |f| f.bytes, problem.total_bytes / problem.replicas().max(1) as f64));
+        let tolerance = tolerance.max(zone_floor(
+            problem,
+            |f| f.bytes,
+            problem.total_bytes / problem.replicas().max(1) as f64,
+        ));
         for &n in &problem.balanced {
             let fair = fair(n).bytes / unit;
             ranges.low[n as usize][2] = fair * (1.0 - tolerance);
@@ -41,7 +49,10 @@ impl Ranges {
 pub fn zone_floor(problem: &Problem, fair: fn(&Fair) -> f64, mean: f64) -> f64 {
     let zones = problem.nodes.iter().map(|node| node.zone as usize + 1).max().unwrap_or(0);
     let mut shares = vec![0.0; zones];
-    problem.balanced.iter().for_each(|&n| shares[problem.nodes[n as usize].zone as usize] += fair(&problem.fair[n as usize]));
+    problem
+        .balanced
+        .iter()
+        .for_each(|&n| shares[problem.nodes[n as usize].zone as usize] += fair(&problem.fair[n as usize]));
     let total: f64 = shares.iter().sum();
     let per_replica = |shard: usize| if mean == 1.0 { 1.0 } else { problem.bytes[shard] as f64 };
     let most = |shard: usize| {

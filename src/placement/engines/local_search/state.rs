@@ -142,13 +142,15 @@ impl<'a> State<'a> {
         let mut extra = Extra::default();
         if tables {
             let mut totals = vec![0.0; problem.tables];
-            (0..problem.shards()).for_each(|s| totals[problem.table[s] as usize] += problem.slots(s).len() as f64);
+            (0..problem.shards())
+                .for_each(|s| totals[problem.table[s] as usize] += problem.slots(s).len() as f64);
             let ceilings = totals.iter().flat_map(|&total| table_ceilings(problem, total));
             extra.ceilings = ceilings.map(|c| c.min(65535.0) as u16).collect();
             extra.tables = vec![0; problem.tables * self.sites.len()];
             extra.table_cost = weights.per_table;
         }
-        let loaded = |cost: f64, sum: f64| if sum > 0.0 { cost * problem.replicas() as f64 / sum } else { 0.0 };
+        let loaded =
+            |cost: f64, sum: f64| if sum > 0.0 { cost * problem.replicas() as f64 / sum } else { 0.0 };
         let fair = |f: fn(&crate::placement::problem::Fair) -> f64| problem.fair.iter().map(f).sum::<f64>();
         extra.write_cost = loaded(weights.writes, fair(|f| f.writes));
         extra.read_cost = loaded(weights.reads, fair(|f| f.reads));
@@ -187,7 +189,8 @@ impl<'a> State<'a> {
             if !to.takes && !self.problem.may_hold(shard, node) {
                 return false;
             }
-            let clash = |&other: &usize| other != slot && self.sites[self.nodes[other] as usize].zone == to.zone;
+            let clash =
+                |&other: &usize| other != slot && self.sites[self.nodes[other] as usize].zone == to.zone;
             return !slots.into_iter().any(|other| clash(&other));
         }
         let start = slots.start;
@@ -214,7 +217,9 @@ impl<'a> State<'a> {
         let site = &self.sites[node as usize];
         let by = &self.stiffness.by;
         let mut change = site.price[2] * size
-            + by[2] * (outside(site.size + size, site.low[2], site.high[2]) - outside(site.size, site.low[2], site.high[2]));
+            + by[2]
+                * (outside(site.size + size, site.low[2], site.high[2])
+                    - outside(site.size, site.low[2], site.high[2]));
         if replicas != 0.0 {
             change += site.price[0] * replicas
                 + by[0]
@@ -308,7 +313,8 @@ impl<'a> State<'a> {
         if !extra.tables.is_empty() {
             let row = self.problem.table[shard] as usize * self.sites.len();
             let (from, to) = (row + from as usize, row + to as usize);
-            let (gain, loss) = (extra.tables[from] > extra.ceilings[from], extra.tables[to] >= extra.ceilings[to]);
+            let (gain, loss) =
+                (extra.tables[from] > extra.ceilings[from], extra.tables[to] >= extra.ceilings[to]);
             change += extra.table_cost * (f64::from(u8::from(loss)) - f64::from(u8::from(gain)));
         }
         change

@@ -1,0 +1,255 @@
+//! Why a shard moves, why it stays, and what every node would mean for it.
+//!
+//! Reasons are codes with a sentence; they are found by comparing loads and rules before and after, not by
+//! asking the engine, so they hold for every engine.
+
+use super::constraint::{fits, spreads};
+use super::objective::deviation;
+use super::problem::{Compromise, Fair, NONE, Problem};
+use super::solution::{Held, Solution, held};
+use serde::Serialize;
+
+/// Why a shard moves or stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// It has a replica on a node that is draining, down, or excluded for it.
+    NodeGone,
+    /// It has fewer replicas than it should.
+    Missing,
+    /// It has more replicas than it should.
+    Surplus,
+    /// It must be on a node that it is pinned to.
+    Pinned,
+    /// Its replicas share a zone or rack, and need not.
+    Spread,
+    /// A node that holds it is above the watermark.
+    Watermark,
+    /// A node that holds it has more than its share of bytes, or the one that gets it less.
+    Bytes,
+    /// The same for the number of replicas.
+    Replicas,
+    /// Leadership goes to a node with fewer leaders.
+    Leaders,
+    /// It makes room for others: an exchange that betters the whole.
+    Exchange,
+    /// It stays: no better place is worth the copy.
+    InPlace,
+    /// It stays: an operation is in flight or the operator froze it.
+    Frozen,
+    /// It stays: no node may take it.
+    NoNode,
+    /// It stays: what could be gained is below the hysteresis.
+    NotWorthIt,
+}
+
+impl Why {
+    /// The code, as in JSON.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NodeGone => "node_gone",
+            Self::Missing => "missing",
+            Self::Surplus => "surplus",
+            Self::Pinned => "pinned",
+            Self::Spread => "spread",
+            Self::Watermark => "watermark",
+            Self::Bytes => "bytes",
+            Self::Replicas => "replicas",
+            Self::Leaders => "leaders",
+            Self::Exchange => "exchange",
+            Self::InPlace => "in_place",
+            Self::Frozen => "frozen",
+            Self::NoNode => "no_node",
+            Self::NotWorthIt => "not_worth_it",
+        }
+    }
+
+    /// One sentence.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NodeGone => "a node that holds it is draining, down or excluded",
+            Self::Missing => "it has fewer replicas than wanted",
+            Self::Surplus => "it has more replicas than wanted",
+            Self::Pinned => "it has to be on the node that it is pinned to",
+            Self::Spread => "its replicas share a zone or rack and need not",
+            Self::Watermark => "a node that holds it is above the watermark",
+            Self::Bytes => "bytes become more even",
+            Self::Replicas => "replica counts become more even",
+            Self::Leaders => "leader counts become more even",
+            Self::Exchange => "it makes room for others in an exchange that betters the whole",
+            Self::InPlace => "no better place is worth the copy",
+            Self::Frozen => "an operation is in flight, or it is frozen",
+            Self::NoNode => "no node may take it",
+            Self::NotWorthIt => "what could be gained is below the hysteresis",
+        }
+    }
+}
+
+/// Why each shard moves or stays, by shard. `kept` says that the engine's proposal was not taken.
+pub fn reasons(problem: &Problem, solution: &Solution, kept: bool) -> Vec<Why> {
+    let before = present_load(problem);
+    let mut reasons = Vec::with_capacity(problem.shards());
+    for shard in 0..problem.shards() {
+        reasons.push(reason(problem, &before, shard, solution.of(problem, shard), kept));
+    }
+    for &(shard, why) in &problem.compromises {
+        if why == Compromise::NoNode {
+            reasons[shard as usize] = Why::NoNode;
+        }
+    }
+    reasons
+}
+
+/// Loads of what is there now, surplus replicas and replicas on lost nodes included.
+fn present_load(problem: &Problem) -> Vec<Held> {
+    let mut load = vec![Held::default(); problem.nodes.len()];
+    for shard in 0..problem.shards() {
+        for (index, &node) in problem.present(shard).iter().enumerate() {
+            let on = &mut load[node as usize];
+            on.replicas += 1;
+            on.bytes += problem.bytes[shard];
+            on.leaders += u32::from(index == 0);
+        }
+    }
+    load
+}
+
+fn reason(problem: &Problem, before: &[Held], shard: usize, placed: &[u32], kept: bool) -> Why {
+    let present = problem.present(shard);
+    let same = present.len() == placed.len() && present.iter().all(|node| placed.contains(node));
+    if problem.frozen[shard] {
+        return Why::Frozen;
+    }
+    if same && present.first() == placed.first() {
+        return if kept { Why::NotWorthIt } else { Why::InPlace };
+    }
+    if same {
+        return Why::Leaders;
+    }
+    let leaving = || present.iter().filter(|node| !placed.contains(node));
+    let coming = || placed.iter().filter(|node| !present.contains(node) && **node != NONE);
+    if leaving().any(|&node| !problem.may_hold(shard, node)) {
+        return Why::NodeGone;
+    }
+    if coming().any(|&node| problem.is_pinned(shard, node)) {
+        return Why::Pinned;
+    }
+    if present.len() < placed.len() {
+        return Why::Missing;
+    }
+    if present.len() > placed.len() && coming().next().is_none() {
+        return Why::Surplus;
+    }
+    let crowded = |slot: usize| !spreads(problem, shard, &present[..slot], slot, present[slot]);
+    if (0..present.len()).any(crowded) {
+        return Why::Spread;
+    }
+    if leaving().any(|&node| before[node as usize].bytes as f64 > problem.room_bytes(node)) {
+        return Why::Watermark;
+    }
+    let excess = |load: fn(&Held) -> f64, fair: fn(&Fair) -> f64| {
+        let over = |&node: &u32| {
+            let fair = fair(&problem.fair[node as usize]);
+            if fair > 0.0 { load(&before[node as usize]) / fair - 1.0 } else { 0.0 }
+        };
+        let from = leaving().map(over).fold(0.0, f64::max);
+        from.max(coming().map(|node| -over(node)).fold(0.0, f64::max))
+    };
+    let bytes = excess(|held| held.bytes as f64, |fair| fair.bytes);
+    let replicas = excess(|held| f64::from(held.replicas), |fair| fair.replicas);
+    match () {
+        () if bytes.max(replicas) < 0.01 => Why::Exchange,
+        () if bytes >= replicas => Why::Bytes,
+        () => Why::Replicas,
+    }
+}
+
+/// What a node would mean for a shard.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Candidate {
+    /// The node.
+    pub node: u32,
+    /// The rule that forbids it, if one does.
+    pub forbidden: Option<&'static str>,
+    /// The slot that it would take, 0 the leader's, where that betters the score most.
+    pub slot: usize,
+    /// Change of the score if the shard's replica in that slot went there; below 0 is better.
+    pub change: f64,
+}
+
+/// Every node as a place for one of a shard's replicas, the best first, forbidden ones last.
+pub fn candidates(problem: &Problem, solution: &Solution, shard: usize) -> Vec<Candidate> {
+    let placed = solution.of(problem, shard);
+    let load = held(problem, solution);
+    let mut found: Vec<Candidate> = Vec::new();
+    for node in 0..problem.nodes.len() as u32 {
+        if placed.contains(&node) {
+            continue;
+        }
+        let slots = (0..placed.len()).filter(|&slot| fits(problem, shard, placed, slot, node));
+        let change = |slot: usize| change(problem, &load, shard, placed, slot, node);
+        let best = slots.map(|slot| (change(slot), slot)).min_by(|a, b| a.0.total_cmp(&b.0));
+        found.push(match best {
+            Some((change, slot)) => {
+                let bytes = (load[node as usize].bytes + problem.bytes[shard]) as f64;
+                let full = bytes > problem.room_bytes(node);
+                Candidate { node, forbidden: full.then_some("above the watermark"), slot, change }
+            }
+            None => {
+                let rule = match () {
+                    () if problem.is_excluded(shard, node) => "excluded for this shard",
+                    () if !problem.nodes[node as usize].takes => "takes no new replicas",
+                    () => "its zone or rack holds a replica already",
+                };
+                Candidate { node, forbidden: Some(rule), slot: 0, change: 0.0 }
+            }
+        });
+    }
+    found.sort_by(|a, b| {
+        let rank = |c: &Candidate| c.forbidden.is_some();
+        rank(a).cmp(&rank(b)).then(a.change.total_cmp(&b.change)).then(a.node.cmp(&b.node))
+    });
+    found
+}
+
+/// Change of the score if one replica moved.
+fn change(problem: &Problem, load: &[Held], shard: usize, placed: &[u32], slot: usize, to: u32) -> f64 {
+    let from = placed[slot];
+    let leads = u32::from(slot == 0);
+    let bytes = problem.bytes[shard];
+    let moved = |node: u32, held: &Held| {
+        let mut held = *held;
+        if node == to {
+            held.replicas += 1;
+            held.leaders += leads;
+            held.bytes += bytes;
+        } else if node == from {
+            held.replicas -= 1;
+            held.leaders -= leads;
+            held.bytes -= bytes;
+        }
+        held
+    };
+    let worst = |of: fn(&Held) -> f64, fair: fn(&Fair) -> f64, after: bool| {
+        let off = |&node: &u32| {
+            let held = &load[node as usize];
+            let held = if after { moved(node, held) } else { *held };
+            deviation(of(&held), fair(&problem.fair[node as usize]))
+        };
+        problem.balanced.iter().map(off).fold(0.0, f64::max)
+    };
+    let w = &problem.policy.weights;
+    let row = |weight: f64, of: fn(&Held) -> f64, fair: fn(&Fair) -> f64| {
+        weight * (worst(of, fair, true) - worst(of, fair, false))
+    };
+    let copied = |node: u32| if problem.holds(shard, node) { 0.0 } else { bytes as f64 };
+    let led = |node: u32| f64::from(u8::from(problem.leader(shard) != node));
+    let mut change = row(w.replicas, |h| f64::from(h.replicas), |f| f.replicas)
+        + row(w.leaders, |h| f64::from(h.leaders), |f| f.leaders)
+        + row(w.bytes, |h| h.bytes as f64, |f| f.bytes)
+        + w.moved * (copied(to) - copied(from)) / problem.total_bytes.max(1.0);
+    if slot == 0 {
+        change += w.leader_changes * (led(to) - led(from)) / problem.shards() as f64;
+    }
+    change
+}

@@ -1,0 +1,81 @@
+//! Ids to ordinals and back: a snapshot becomes a dense problem here, and nowhere else.
+//!
+//! Ordinals follow the order of ids, so the order in which a snapshot lists things changes nothing.
+
+use super::policy::Policy;
+use super::problem::{NodeSpec, Problem, ShardSpec};
+use super::snapshot::{ShardView, Snapshot};
+use crate::model::{NodeId, NodeState, ShardId, TableId};
+use std::collections::BTreeMap;
+
+/// The ids behind a problem's ordinals, sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ids {
+    /// Nodes.
+    pub nodes: Vec<NodeId>,
+    /// Shards.
+    pub shards: Vec<(TableId, ShardId)>,
+}
+
+impl Ids {
+    /// A snapshot's problem. Replicas on nodes that the snapshot does not list count as lost.
+    pub fn of(snapshot: &Snapshot, policy: &Policy) -> (Problem, Self) {
+        let mut views: Vec<_> = snapshot.nodes.iter().collect();
+        views.sort_by(|a, b| a.id.cmp(&b.id));
+        views.dedup_by(|a, b| a.id == b.id);
+        let zones = ranks(views.iter().map(|view| view.zone()));
+        let racks = ranks(views.iter().map(|view| view.rack()));
+        let spec = |view: &&super::snapshot::NodeView| NodeSpec {
+            zone: zones[view.zone()],
+            rack: racks[&view.rack()],
+            capacity_bytes: view.capacity_bytes,
+            weight: f64::from(view.weight_milli.max(1)) / 1000.0,
+            takes: view.takes_new(),
+            holds: view.up && view.state != NodeState::Draining,
+        };
+        let nodes: Vec<NodeSpec> = views.iter().map(spec).collect();
+        let ids: Vec<NodeId> = views.iter().map(|view| view.id.clone()).collect();
+        let mut shards: Vec<&ShardView> = snapshot.shards.iter().collect();
+        shards.sort_by_key(|view| (view.table, view.shard));
+        shards.dedup_by_key(|view| (view.table, view.shard));
+        let tables = ranks(shards.iter().map(|view| view.table));
+        let ordinals = |names: &mut dyn Iterator<Item = &NodeId>| {
+            let mut found: Vec<u32> = Vec::new();
+            for node in names.filter_map(|name| ids.binary_search(name).ok()) {
+                if !found.contains(&(node as u32)) {
+                    found.push(node as u32);
+                }
+            }
+            found
+        };
+        let specs = shards.iter().map(|view| ShardSpec {
+            load: view.load,
+            table: tables[&view.table],
+            replicas: view.replicas_wanted,
+            present: ordinals(&mut view.replicas.iter().map(|replica| &replica.node)),
+            frozen: view.frozen,
+            pinned: ordinals(&mut view.pinned.iter()),
+            excluded: ordinals(&mut view.excluded.iter()),
+        });
+        let problem = Problem::new(nodes, specs.collect::<Vec<_>>(), policy);
+        let shards = shards.iter().map(|view| (view.table, view.shard)).collect();
+        (problem, Self { nodes: ids, shards })
+    }
+
+    /// The ordinal of a node.
+    pub fn node(&self, id: &NodeId) -> Option<u32> {
+        self.nodes.binary_search(id).ok().map(|at| at as u32)
+    }
+
+    /// The ordinal of a shard.
+    pub fn shard(&self, table: TableId, shard: ShardId) -> Option<usize> {
+        self.shards.binary_search(&(table, shard)).ok()
+    }
+}
+
+/// Each distinct value's place among them, sorted.
+fn ranks<T: Ord>(values: impl Iterator<Item = T>) -> BTreeMap<T, u32> {
+    let mut ranks: BTreeMap<T, u32> = values.map(|value| (value, 0)).collect();
+    ranks.values_mut().enumerate().for_each(|(at, rank)| *rank = at as u32);
+    ranks
+}

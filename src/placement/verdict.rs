@@ -1,0 +1,214 @@
+//! The verdict: what is proposed, what it costs and brings, how far it is from the best possible, and why.
+//!
+//! [`decide`] works on a dense problem; [`propose`] on a snapshot by ids. Both are pure and repeat exactly
+//! for the same input, seed and work budget.
+
+use super::budget::{Budget, WorkBudget};
+use super::constraint::{Broken, broken};
+use super::engines::repair::repair;
+use super::engines::{Engine, Hybrid, Progress};
+use super::explain::{Why, reasons};
+use super::ids::Ids;
+use super::objective::{Score, score};
+use super::policy::Policy;
+use super::problem::{Compromise, NONE, Problem};
+use super::snapshot::Snapshot;
+use super::solution::Solution;
+use crate::model::{NodeId, ShardId, TableId};
+use std::collections::BTreeMap;
+
+/// A verdict on a dense problem.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// Where replicas should be.
+    pub solution: Solution,
+    /// The score of what is there now, hard rules repaired: what the proposal is measured by.
+    pub before: Score,
+    /// The score of the proposal.
+    pub after: Score,
+    /// No placement that keeps the hard rules scores less; 0 if none was looked for.
+    pub bound: f64,
+    /// Hard rules that the proposal still breaks, since they cannot be kept.
+    pub broken: Vec<Broken>,
+    /// By shard.
+    pub reasons: Vec<Why>,
+    /// Work spent.
+    pub work: u64,
+}
+
+impl Decision {
+    /// How far the score is from the bound, as a share of the bound; none without a bound.
+    pub fn gap(&self) -> Option<f64> {
+        (self.bound > 0.0).then(|| (self.after.total / self.bound - 1.0).max(0.0))
+    }
+}
+
+/// Rounds of solving the proposal again, so that a proposal stands when it is solved anew.
+const ROUNDS_MAX: usize = 4;
+
+/// Decides with an engine. A proposal that betters the repaired present by less than the policy's hysteresis
+/// is not taken, and one that is taken stands: deciding again on it moves nothing, for the same work budget.
+pub fn decide(
+    problem: &Problem,
+    engine: &dyn Engine,
+    seed: u64,
+    budget: &mut dyn Budget,
+    progress: &mut dyn FnMut(&Progress),
+) -> Decision {
+    let mut present = Solution::present(problem);
+    repair(problem, &mut present);
+    let before = score(problem, &present);
+    let outcome = engine.solve(problem, seed, budget, progress);
+    let found = score(problem, &outcome.solution);
+    let worse = broken(problem, &outcome.solution).len() > broken(problem, &present).len();
+    let kept = worse || found.total + problem.policy.hysteresis > before.total;
+    let kept = kept && (worse || problem.policy.hysteresis > 0.0 || found.total >= before.total);
+    let (solution, after) = if kept { (present, before) } else { (outcome.solution, found) };
+    Decision {
+        before,
+        after,
+        bound: outcome.bound,
+        broken: broken(problem, &solution),
+        reasons: reasons(problem, &solution, kept),
+        work: outcome.work,
+        solution,
+    }
+}
+
+/// [`decide`], repeated on its own proposal until that stands.
+pub fn settle(problem: &Problem, engine: &dyn Engine, seed: u64, work: u64) -> Decision {
+    let solve = |problem: &Problem| decide(problem, engine, seed, &mut WorkBudget::new(work), &mut |_| {});
+    let mut decision = solve(problem);
+    for _ in 0..ROUNDS_MAX {
+        let next = solve(&problem.after(&decision.solution));
+        if next.solution == decision.solution {
+            break;
+        }
+        decision.work += next.work;
+        decision.solution = next.solution;
+    }
+    decision.after = score(problem, &decision.solution);
+    decision.broken = broken(problem, &decision.solution);
+    let kept = decision.reasons.contains(&Why::NotWorthIt);
+    decision.reasons = reasons(problem, &decision.solution, kept);
+    decision
+}
+
+/// One shard's change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Move {
+    /// Its table.
+    pub table: TableId,
+    /// The shard.
+    pub shard: ShardId,
+    /// Nodes that get a copy.
+    pub add: Vec<NodeId>,
+    /// Nodes that lose theirs.
+    pub remove: Vec<NodeId>,
+    /// All its nodes afterwards, the preferred leader first.
+    pub nodes: Vec<NodeId>,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Why.
+    pub why: Why,
+}
+
+/// A verdict by ids.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// Where every shard's replicas should be, the preferred leader first.
+    pub placement: BTreeMap<(TableId, ShardId), Vec<NodeId>>,
+    /// Shards that change, in order of table and shard.
+    pub moves: Vec<Move>,
+    /// The score of what is there now, hard rules repaired.
+    pub before: Score,
+    /// The score of the proposal.
+    pub after: Score,
+    /// No placement that keeps the hard rules scores less.
+    pub bound: f64,
+    /// Why each shard moves or stays.
+    pub reasons: BTreeMap<(TableId, ShardId), Why>,
+    /// What could not be kept, one line each.
+    pub compromises: Vec<String>,
+    /// Work spent.
+    pub work: u64,
+}
+
+/// What should change in a cluster: a [`Verdict`] by the default engine, within `work` units
+/// (a million takes about a third of a second).
+///
+/// ```
+/// use converthouse::placement::{Policy, Snapshot, propose};
+/// let verdict = propose(&Snapshot::default(), &Policy::default(), 1, 10_000);
+/// assert!(verdict.moves.is_empty());
+/// ```
+pub fn propose(snapshot: &Snapshot, policy: &Policy, seed: u64, work: u64) -> Verdict {
+    let (problem, ids) = Ids::of(snapshot, policy);
+    verdict(&problem, &ids, &settle(&problem, &Hybrid, seed, work))
+}
+
+/// A decision in ids.
+pub fn verdict(problem: &Problem, ids: &Ids, decision: &Decision) -> Verdict {
+    let name = |&node: &u32| ids.nodes[node as usize].clone();
+    let (mut placement, mut reasons) = (BTreeMap::new(), BTreeMap::new());
+    let mut moves = Vec::new();
+    for (shard, &(table, id)) in ids.shards.iter().enumerate() {
+        let placed: Vec<u32> =
+            decision.solution.of(problem, shard).iter().copied().filter(|&node| node != NONE).collect();
+        let present = problem.present(shard);
+        let nodes: Vec<NodeId> = placed.iter().map(name).collect();
+        if placed != present {
+            let add: Vec<NodeId> = placed.iter().filter(|node| !present.contains(node)).map(name).collect();
+            let remove = present.iter().filter(|node| !placed.contains(node)).map(name).collect();
+            let bytes = problem.bytes[shard] * add.len() as u64;
+            let same_set = placed.len() == present.len() && add.is_empty();
+            if !same_set || placed.first() != present.first() {
+                let why = decision.reasons[shard];
+                moves.push(Move { table, shard: id, add, remove, nodes: nodes.clone(), bytes, why });
+            }
+        }
+        placement.insert((table, id), nodes);
+        reasons.insert((table, id), decision.reasons[shard]);
+    }
+    Verdict {
+        placement,
+        moves,
+        before: decision.before,
+        after: decision.after,
+        bound: decision.bound,
+        reasons,
+        compromises: compromises(problem, ids, decision),
+        work: decision.work,
+    }
+}
+
+fn compromises(problem: &Problem, ids: &Ids, decision: &Decision) -> Vec<String> {
+    let shard = |shard: u32| {
+        let (table, id) = ids.shards[shard as usize];
+        format!("{}/{id}", table.short())
+    };
+    let node = |node: u32| &ids.nodes[node as usize];
+    let mut lines: Vec<String> = Vec::new();
+    for &(s, why) in &problem.compromises {
+        let text = match why {
+            Compromise::TooFewNodes => "fewer nodes may hold it than it wants replicas",
+            Compromise::TooFewZones => "fewer zones than replicas: some share a zone",
+            Compromise::TooFewRacks => "fewer racks than replicas: some share a rack",
+            Compromise::NoNode => "no node may hold it: it stays where it is",
+        };
+        lines.push(format!("{}: {text}", shard(s)));
+    }
+    for rule in &decision.broken {
+        lines.push(match *rule {
+            Broken::Missing { shard: s } => format!("{}: no node for one of its replicas", shard(s)),
+            Broken::SameNode { shard: s, node: n } => format!("{}: twice on {}", shard(s), node(n)),
+            Broken::Forbidden { shard: s, node: n } => format!("{}: must not be on {}", shard(s), node(n)),
+            Broken::Crowded { shard: s } => format!("{}: replicas share a zone or rack", shard(s)),
+            Broken::Unpinned { shard: s, node: n } => {
+                format!("{}: cannot be on {} as pinned", shard(s), node(n))
+            }
+            Broken::Overfull { node: n } => format!("node {}: above the watermark, nowhere to go", node(n)),
+        });
+    }
+    lines
+}
