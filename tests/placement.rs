@@ -13,9 +13,13 @@ use std::collections::BTreeSet;
 
 const WORK: u64 = 60_000;
 
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 fn node(index: usize, zone: usize, capacity: u64, state: NodeState, up: bool) -> NodeView {
     NodeView {
-        id: format!("n{index:03}").parse().unwrap(),
+        id: format!("n{index:03}").parse().expect("a node name"),
         labels: [("zone".to_owned(), format!("z{zone}"))].into(),
         capacity_bytes: capacity,
         weight_milli: 1000,
@@ -88,7 +92,7 @@ fn accepted(snapshot: &Snapshot, verdict: &Verdict) -> Snapshot {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(48))]
 
     #[test]
     fn rules_are_kept_where_they_can_be(world in world()) {
@@ -103,7 +107,7 @@ proptest! {
                 continue;
             }
             prop_assert!(nodes.len() >= (shard.replicas_wanted as usize).min(active.len()));
-            let view = |id: &NodeId| world.nodes.iter().find(|node| &node.id == id).unwrap();
+            let view = |id: &NodeId| world.nodes.iter().find(|node| &node.id == id).expect("a listed node");
             prop_assert!(nodes.iter().all(|id| view(id).up && view(id).state != NodeState::Draining));
             if zones.len() >= shard.replicas_wanted as usize {
                 let used: BTreeSet<&str> = nodes.iter().map(|id| view(id).zone()).collect();
@@ -136,7 +140,7 @@ proptest! {
         let (problem, _) = Ids::of(&world, &policy);
         let priced = prices_and_bound(&problem, 1.0, &mut WorkBudget::new(WORK));
         for name in NAMES {
-            let engine = by_name(name).unwrap();
+            let engine = by_name(name).expect("an engine");
             let outcome = engine.solve(&problem, seed, &mut WorkBudget::new(WORK), &mut |_| {});
             if broken(&problem, &outcome.solution).is_empty() {
                 let score = score(&problem, &outcome.solution).total;
