@@ -34,7 +34,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 ];
 
 /// Parts of a port that are neither a real nor a simulated side: any layer above may name them.
-const SHARED_PARTS: &[&str] = &["keys", "follow", "records", "faults"];
+const SHARED_PARTS: &[&str] = &["keys", "follow", "records", "faults", "render"];
 
 /// A path of the crate that some code names: `["adapters", "kafka", "Lane"]`.
 struct Named {

@@ -2,6 +2,13 @@
 //!
 //! The renderer is pure; the port only replaces a file. Reload and read-back go through the ClickHouse port.
 
+mod file;
+pub mod render;
+mod sim;
+
+pub use file::FileRoutes;
+pub use sim::SimRoutes;
+
 use crate::error::{Code, Coded, Retry, ranges};
 use async_trait::async_trait;
 
