@@ -284,6 +284,44 @@ pub fn engine_clauses(engine_full: &str) -> Result<EngineClauses, Error> {
     Ok(clauses)
 }
 
+/// What follows some words of `engine_full` up to the next clause, such as `["ORDER", "BY"]`.
+pub fn clause(engine_full: &str, words: &[&str]) -> Option<String> {
+    const CLAUSES: &[&str] = &["PARTITION", "PRIMARY", "ORDER", "SAMPLE", "TTL", "SETTINGS"];
+    let all = tokens(engine_full).ok()?;
+    let top: Vec<&Token> = all.iter().filter(|token| token.depth == 0).collect();
+    let at = |i: usize, word: &str| top.get(i).is_some_and(|token| is_word(engine_full, token, word));
+    let found = (0..top.len()).find(|i| words.iter().enumerate().all(|(k, word)| at(i + k, word)))?;
+    let from = top[found + words.len() - 1].end;
+    let next = (found + words.len()..top.len()).find(|i| CLAUSES.iter().any(|word| at(*i, word)));
+    let to = next.map_or(engine_full.len(), |i| top[i].start);
+    Some(engine_full[from..to].trim().to_owned())
+}
+
+/// The parts of a text's first bracket, cut at its commas, and what follows the bracket.
+pub fn bracketed(text: &str) -> Option<(Vec<&str>, &str)> {
+    let all = tokens(text).ok()?;
+    let open = all.iter().find(|token| token.kind == Kind::Mark('('))?;
+    let close = all.iter().find(|token| token.depth == open.depth && token.kind == Kind::Mark(')'))?;
+    let commas = all.iter().filter(|token| {
+        token.depth == open.depth + 1 && token.kind == Kind::Mark(',') && token.start < close.start
+    });
+    let mut parts = Vec::new();
+    let mut from = open.end;
+    for comma in commas {
+        parts.push(text[from..comma.start].trim());
+        from = comma.end;
+    }
+    parts.push(text[from..close.start].trim());
+    Some((parts, &text[close.end..]))
+}
+
+/// A text's first name, unquoted, and what follows it.
+pub fn first_name(text: &str) -> Option<(String, &str)> {
+    let mut cursor = Cursor::new(text).ok()?;
+    let name = cursor.take_name()?;
+    Some((name, text[cursor.end..].trim()))
+}
+
 /// `(a, b)` without the brackets that span it wholly; anything else as it is.
 pub fn without_brackets(expression: &str) -> &str {
     let Ok(all) = tokens(expression) else { return expression };

@@ -29,6 +29,9 @@ const OVERLOADED: &[u32] = &[
     23, 24, 74, 75, 76, 77, 78, 87, 106, 164, 201, 202, 203, 225, 236, 241, 242, 243, 252, 285, 299, 373,
     439, 473, 499, 573, 574, 626, 668, 734, 745, 1000, 1001, 1002,
 ];
+/// Of those, what an insert meets before it writes its first part. Any other may strike between two parts of one
+/// block, so that some of them are in: the outcome is unknown.
+const BEFORE_WRITING: &[u32] = &[164, 201, 202, 203, 242, 252, 373, 439, 745];
 /// User, password, rights.
 const DENIED: &[u32] = &[192, 193, 194, 195, 291, 492, 497, 516, 538, 539];
 /// No such table or database.
@@ -57,11 +60,16 @@ pub fn classify(doing: Doing, what: &str, text: &str) -> Error {
         };
     };
     let is_one_of = |codes: &[u32]| codes.contains(&code);
+    let interrupted = match doing {
+        Doing::Read => false,
+        Doing::Change => is_one_of(INTERRUPTED),
+        Doing::Insert => is_one_of(INTERRUPTED) || is_one_of(OVERLOADED) && !is_one_of(BEFORE_WRITING),
+    };
     if is_one_of(DENIED) {
         Error::Denied(message)
     } else if is_one_of(MISSING) {
         Error::Missing(what.to_owned())
-    } else if is_one_of(INTERRUPTED) && doing != Doing::Read {
+    } else if interrupted {
         Error::OutcomeUnknown { what: what.to_owned(), reason: message }
     } else if is_one_of(OVERLOADED) || is_one_of(INTERRUPTED) {
         Error::Overloaded { code, message }
@@ -111,6 +119,11 @@ mod tests {
         let killed = "Code: 394. DB::Exception: Query was cancelled";
         assert_eq!(classify(Doing::Insert, "x", killed).retry(), Retry::OutcomeUnknown);
         assert!(matches!(classify(Doing::Read, "x", killed), Error::Overloaded { .. }));
+        let full = "Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space";
+        assert_eq!(classify(Doing::Insert, "x", full).retry(), Retry::OutcomeUnknown, "one part may be in");
+        assert!(matches!(classify(Doing::Change, "x", full), Error::Overloaded { code: 243, .. }));
+        let many = "Code: 252, e.displayText() = DB::Exception: Too many parts (300)";
+        assert!(matches!(classify(Doing::Insert, "x", many), Error::Overloaded { code: 252, .. }));
         let gone = "Code: 60, e.displayText() = DB::Exception: Table a.gate_1 doesn't exist.";
         assert_eq!(classify(Doing::Insert, "a.gate_1", gone), Error::Missing("a.gate_1".into()));
         let proxy = classify(Doing::Insert, "insert", "<html>502 Bad Gateway</html>");
@@ -120,7 +133,7 @@ mod tests {
     #[test]
     fn messages_are_short_and_on_one_line() {
         let long = format!("Code: 243. DB::Exception: {}\nnext Stack trace: 0. x", "é".repeat(900));
-        let Error::Overloaded { code: 243, message } = classify(Doing::Insert, "x", &long) else { panic!() };
+        let Error::Overloaded { code: 243, message } = classify(Doing::Change, "x", &long) else { panic!() };
         assert!(message.len() <= MESSAGE_BYTES_MAX + 4 && !message.contains('\n'), "{message}");
     }
 

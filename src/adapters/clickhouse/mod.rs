@@ -17,6 +17,9 @@ mod guard;
 mod http;
 mod real;
 mod scratch;
+mod sim;
+mod sim_ddl;
+mod sim_world;
 mod sql;
 mod statement;
 mod tsv;
@@ -25,6 +28,7 @@ mod versions;
 
 pub use ddl::engine_allowed;
 pub use real::HttpClickHouse;
+pub use sim::{InsertFault, SimClickHouse};
 pub use versions::Capabilities;
 
 use crate::error::{Code, Coded, Retry, ranges};

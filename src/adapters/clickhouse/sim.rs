@@ -1,0 +1,314 @@
+//! ClickHouse in `tokio`'s time, without a server: the same contract, deterministic, and faults on request.
+//!
+//! It keeps offsets and row numbers of what it was given, sizes, and nothing else of a row. Of a row's text it reads
+//! the hidden columns and, for time parts, the first `YYYY-MM`. An insert goes on when its sender gives up, as on a
+//! real server. It evaluates no SQL: see `sim_ddl` for how far it reads a `CREATE TABLE`.
+
+use super::sim_world::{Replica, World};
+use super::{
+    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes, ReplicaTables,
+    ServerInfo, ddl, sim_ddl,
+};
+use crate::adapters::routes::SimRoutes;
+use crate::model::names::{gate, parse_replica_database};
+use crate::model::table::{MessageFormat, Schema};
+use crate::model::{PartitionId, TableName};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// What becomes of one insert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InsertFault {
+    /// It never reaches the server.
+    LostRequest,
+    /// It is carried out; the answer never arrives.
+    LostAnswer,
+    /// It is carried out so much later, unless its gate is closed by then; the sender is told nothing.
+    Late {
+        /// How much later.
+        by_ms: u64,
+    },
+    /// The first time part goes in, then the server dies for a moment: the sender is told nothing.
+    HalfIn,
+    /// It takes so much longer and is answered.
+    Slow {
+        /// How much longer.
+        by_ms: u64,
+    },
+}
+
+/// A simulated server. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct SimClickHouse {
+    world: Arc<Mutex<World>>,
+}
+
+impl SimClickHouse {
+    /// An empty server, up and without latency, that reads its clusters from `routes`. Made inside the runtime whose
+    /// time it keeps.
+    pub fn new(routes: SimRoutes) -> Self {
+        Self { world: Arc::new(Mutex::new(World::new(routes, Instant::now()))) }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("no panic while held")
+    }
+
+    /// What each call takes.
+    pub fn set_latency_ms(&self, latency_ms: u64) {
+        self.world().latency_ms = latency_ms;
+    }
+
+    /// Takes the server down, or brings it up again as after a restart: what it holds is still there.
+    pub fn set_up(&self, up: bool) {
+        let mut world = self.world();
+        if up && !world.up {
+            world.started = Instant::now();
+        }
+        world.up = up;
+    }
+
+    /// The disk: writes are refused when nothing is free.
+    pub fn set_disk(&self, total_bytes: u64, free_bytes: u64) {
+        let mut world = self.world();
+        (world.disk_total_bytes, world.disk_free_bytes) = (total_bytes, free_bytes);
+    }
+
+    /// The version it tells.
+    pub fn set_version(&self, version: &str) {
+        version.clone_into(&mut self.world().version);
+    }
+
+    /// Rows (their whole text) that it cannot take.
+    pub fn refuse_rows(&self, bad: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
+        self.world().bad = Some(Arc::new(bad));
+    }
+
+    /// What becomes of the next insert; several are taken in turn.
+    pub fn fail_next_insert(&self, fault: InsertFault) {
+        self.world().faults.push_back(fault);
+    }
+
+    /// A table that is somebody else's stands under this name.
+    pub fn add_foreign_table(&self, name: TableName) {
+        self.world().foreign.insert(name);
+    }
+
+    /// The user-facing tables that are there.
+    pub fn distributed(&self) -> BTreeMap<TableName, DistributedTable> {
+        self.world().distributed.clone()
+    }
+
+    /// Rows of a replica, and how many of them it holds more than once.
+    pub fn rows(&self, database: &str) -> (u64, u64) {
+        self.world().replicas.get(database).map_or((0, 0), |replica| (replica.row_count(), replica.doubled))
+    }
+
+    /// Everything that a partition of a replica holds, for judging; the port's own verb takes time and may fail.
+    pub fn contents(&self, database: &str, partition: PartitionId) -> Vec<(i64, u32)> {
+        let world = self.world();
+        let rows = world.replicas.get(database).and_then(|replica| replica.rows.get(&partition.0));
+        rows.map(|rows| rows.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Waits as long as a call takes, then looks at the server if it is up.
+    async fn call<T>(&self, then: impl FnOnce(&mut World) -> Result<T, Error>) -> Result<T, Error> {
+        let latency_ms = self.world().latency_ms;
+        if latency_ms > 0 {
+            sleep(Duration::from_millis(latency_ms)).await;
+        }
+        let mut world = self.world();
+        world.check_up()?;
+        then(&mut world)
+    }
+
+    /// The server's side of an insert; goes on whether or not the sender waits.
+    async fn take(self, insert: Insert, fault: Option<InsertFault>) -> Result<(), Error> {
+        let world = || self.world();
+        let latency_ms = world().latency_ms;
+        let late_ms = match fault {
+            Some(InsertFault::Late { by_ms } | InsertFault::Slow { by_ms }) => by_ms,
+            _ => 0,
+        };
+        if late_ms > 0 {
+            sleep(Duration::from_millis(late_ms)).await;
+        }
+        world().enter(&insert)?;
+        // Within the gate: a renewal waits for what is here.
+        if latency_ms > 0 {
+            sleep(Duration::from_millis(latency_ms)).await;
+        }
+        let mut world = world();
+        world.leave(&insert);
+        world.check_up()?;
+        world.write(&insert, fault == Some(InsertFault::HalfIn))
+    }
+}
+
+fn unknown(what: &str, reason: &str) -> Error {
+    Error::OutcomeUnknown { what: what.to_owned(), reason: reason.to_owned() }
+}
+
+#[async_trait]
+impl ClickHouse for SimClickHouse {
+    async fn server_info(&self) -> Result<ServerInfo, Error> {
+        self.call(|world| {
+            Ok(ServerInfo {
+                version: world.version.clone(),
+                uptime_s: world.started.elapsed().as_secs(),
+                disk_total_bytes: world.disk_total_bytes,
+                disk_free_bytes: world.disk_free_bytes,
+            })
+        })
+        .await
+    }
+
+    async fn parse_ddl(&self, ddl: &str, _nonce: u64) -> Result<(TableName, Schema), Error> {
+        self.call(|world| sim_ddl::parse(ddl, &world.version)).await
+    }
+
+    async fn type_of(&self, schema: &Schema, expression: &str) -> Result<String, Error> {
+        self.call(|_| sim_ddl::type_of(schema, expression)).await
+    }
+
+    async fn partitions_of(
+        &self,
+        schema: &Schema,
+        expression: &str,
+        partitions: u32,
+        format: MessageFormat,
+        body: Bytes,
+    ) -> Result<Vec<PartitionId>, Error> {
+        self.call(|_| sim_ddl::partitions(schema, expression, partitions, format, &body)).await
+    }
+
+    async fn create_replica(&self, replica: &ReplicaTables) -> Result<(), Error> {
+        if parse_replica_database(&replica.database).is_none() {
+            return Err(ddl::refused(format!("{} is no name for a replica database", replica.database)));
+        }
+        self.call(|world| {
+            world.check_disk()?;
+            match world.replicas.get(&replica.database) {
+                Some(there) if there.schema != replica.schema => {
+                    Err(Error::Conflict(replica.database.clone()))
+                }
+                Some(_) => Ok(()),
+                None => {
+                    let made = Replica::new(replica.schema.clone());
+                    world.replicas.insert(replica.database.clone(), made);
+                    Ok(())
+                }
+            }
+        })
+        .await
+    }
+
+    async fn drop_replica(&self, database: &str) -> Result<(), Error> {
+        if parse_replica_database(database).is_none() {
+            return Err(ddl::refused(format!("{database} is no replica database; it is left alone")));
+        }
+        self.call(|world| {
+            world.replicas.remove(database);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn replica_databases(&self) -> Result<Vec<String>, Error> {
+        self.call(|world| Ok(world.replicas.keys().cloned().collect())).await
+    }
+
+    async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
+        let (number, left) = self
+            .call(|world| {
+                world.check_disk()?;
+                world.replica(database)?.open_gate()
+            })
+            .await?;
+        loop {
+            // Made before looking, so that a leaver between look and wait is not missed.
+            let leaving = left.notified();
+            if self.call(|world| Ok(world.replica(database)?.inside == 0)).await? {
+                return Ok(number);
+            }
+            leaving.await;
+        }
+    }
+
+    async fn insert(&self, insert: Insert) -> Result<(), Error> {
+        let (fault, up) = {
+            let mut world = self.world();
+            (world.faults.pop_front(), world.check_up())
+        };
+        up?;
+        let deadline = Duration::from_millis(insert.deadline_ms);
+        let what = format!("{}.{}", insert.database, gate(insert.gate));
+        if fault == Some(InsertFault::LostRequest) {
+            sleep(deadline).await;
+            return Err(unknown(&what, "no answer in time"));
+        }
+        let working = tokio::spawn(self.clone().take(insert, fault));
+        match (timeout(deadline, working).await, fault) {
+            (Err(_), _) => Err(unknown(&what, "no answer in time")),
+            (Ok(_), Some(InsertFault::LostAnswer | InsertFault::Late { .. } | InsertFault::HalfIn)) => {
+                Err(unknown(&what, "the connection broke"))
+            }
+            (Ok(done), _) => done.unwrap_or_else(|_| Err(unknown(&what, "the server died"))),
+        }
+    }
+
+    async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {
+        self.call(|world| Ok(world.replica(database)?.holdings(partition, from))).await
+    }
+
+    async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {
+        self.call(|world| {
+            let filled = world.replicas.iter().filter(|(_, replica)| replica.parts > 0);
+            Ok(filled.map(|(database, replica)| (database.clone(), replica.sizes())).collect())
+        })
+        .await
+    }
+
+    async fn create_distributed(&self, table: &DistributedTable) -> Result<(), Error> {
+        self.call(|world| {
+            world.check_disk()?;
+            if world.foreign.contains(&table.name) {
+                return Err(Error::Conflict(table.name.to_string()));
+            }
+            if !world.clusters.contains_key(&table.cluster) {
+                // Old servers take it and fail at the first query; new ones refuse. The stricter one is simulated.
+                let message = format!("requested cluster {} not found", table.cluster);
+                return Err(Error::Refused { code: 701, message });
+            }
+            world.distributed.insert(table.name.clone(), table.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn drop_distributed(&self, name: &TableName, cluster: &str) -> Result<(), Error> {
+        self.call(|world| {
+            if world.distributed.get(name).is_some_and(|table| table.cluster == cluster) {
+                world.distributed.remove(name);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn reload_config(&self) -> Result<(), Error> {
+        self.call(World::load_clusters).await
+    }
+
+    async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error> {
+        self.call(|world| Ok(world.clusters.get(name).cloned().unwrap_or_default())).await
+    }
+}
+
+#[cfg(test)]
+#[path = "sim_tests.rs"]
+mod tests;

@@ -1,0 +1,322 @@
+//! What a simulated server holds: replicas, gates, clusters. No time passes here.
+
+use super::sim::InsertFault;
+use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes};
+use crate::adapters::routes::SimRoutes;
+use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN, gate};
+use crate::model::table::{MessageFormat, Schema};
+use crate::model::{PartitionId, TableName};
+use quick_xml::events::Event;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Parts of one time part before merges catch up.
+const PARTS_UNMERGED_MAX: u64 = 8;
+/// Text of a row to its compressed size.
+const COMPRESSION: u64 = 4;
+
+/// Judges a row's text.
+pub(super) type Judge = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+pub(super) struct World {
+    pub version: String,
+    pub up: bool,
+    pub latency_ms: u64,
+    pub started: Instant,
+    pub disk_total_bytes: u64,
+    pub disk_free_bytes: u64,
+    pub replicas: BTreeMap<String, Replica>,
+    pub distributed: BTreeMap<TableName, DistributedTable>,
+    pub foreign: BTreeSet<TableName>,
+    pub clusters: BTreeMap<String, Vec<ClusterReplica>>,
+    pub faults: VecDeque<InsertFault>,
+    pub bad: Option<Judge>,
+    routes: SimRoutes,
+}
+
+impl World {
+    pub fn new(routes: SimRoutes, started: Instant) -> Self {
+        Self {
+            version: "18.16.1".into(),
+            up: true,
+            latency_ms: 0,
+            started,
+            disk_total_bytes: 1 << 40,
+            disk_free_bytes: 1 << 40,
+            replicas: BTreeMap::new(),
+            distributed: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+            clusters: BTreeMap::new(),
+            faults: VecDeque::new(),
+            bad: None,
+            routes,
+        }
+    }
+
+    pub fn check_up(&self) -> Result<(), Error> {
+        let down =
+            || Error::Unreachable { url: "sim://clickhouse".into(), reason: "connection refused".into() };
+        if self.up { Ok(()) } else { Err(down()) }
+    }
+
+    pub fn check_disk(&self) -> Result<(), Error> {
+        let full = || Error::Overloaded { code: 243, message: "not enough space".into() };
+        if self.disk_free_bytes > 0 { Ok(()) } else { Err(full()) }
+    }
+
+    pub fn replica(&mut self, database: &str) -> Result<&mut Replica, Error> {
+        self.replicas.get_mut(database).ok_or_else(|| Error::Missing(database.to_owned()))
+    }
+
+    /// An insert begins: its gate must be open.
+    pub fn enter(&mut self, insert: &Insert) -> Result<(), Error> {
+        self.check_up()?;
+        let missing = || Error::Missing(format!("{}.{}", insert.database, gate(insert.gate)));
+        let replica = self.replicas.get_mut(&insert.database).ok_or_else(missing)?;
+        if replica.gate != insert.gate {
+            return Err(missing());
+        }
+        replica.inside += 1;
+        Ok(())
+    }
+
+    /// An insert has ended, one way or another.
+    pub fn leave(&mut self, insert: &Insert) {
+        if let Some(replica) = self.replicas.get_mut(&insert.database) {
+            replica.inside = replica.inside.saturating_sub(1);
+            replica.left.notify_waiters();
+        }
+    }
+
+    /// Puts the rows of an insert in place; `half` stops after the first time part.
+    pub fn write(&mut self, insert: &Insert, half: bool) -> Result<(), Error> {
+        self.check_disk()?;
+        let rows = rows_of(insert.format, &insert.body)?;
+        if let Some(bad) = &self.bad
+            && let Some(row) = rows.iter().find(|row| bad(row.text))
+        {
+            let message = format!("cannot parse {}", String::from_utf8_lossy(row.text));
+            return Err(Error::BadRows { code: 27, message });
+        }
+        let replica = self.replica(&insert.database)?;
+        let timed = !replica.schema.partition_key.is_empty();
+        let mut parts: BTreeMap<(u32, String), Vec<&Row<'_>>> = BTreeMap::new();
+        for row in &rows {
+            let time = if timed { month(row.text) } else { String::new() };
+            parts.entry((row.partition, time)).or_default().push(row);
+        }
+        let taken = if half { 1 } else { parts.len() };
+        let mut bytes = 0;
+        for (part, rows) in parts.into_iter().take(taken) {
+            bytes += rows.iter().map(|row| row.text.len() as u64).sum::<u64>() / COMPRESSION + 1;
+            replica.add_part(part, &rows);
+        }
+        replica.bytes += bytes;
+        self.disk_free_bytes = self.disk_free_bytes.saturating_sub(bytes);
+        Ok(())
+    }
+
+    /// Reads the cluster file.
+    pub fn load_clusters(&mut self) -> Result<(), Error> {
+        let Some(text) = self.routes.text() else {
+            self.clusters.clear();
+            return Ok(());
+        };
+        let unreadable = |error| Error::Refused { code: 1000, message: format!("cluster file: {error}") };
+        self.clusters = clusters_of(&text).map_err(unreadable)?;
+        Ok(())
+    }
+}
+
+/// A shard's replica.
+pub(super) struct Replica {
+    pub schema: Schema,
+    /// The open gate; 0 before the first.
+    pub gate: u64,
+    /// Inserts that have entered a gate and not ended.
+    pub inside: u64,
+    /// Told whenever one ends.
+    left: Arc<Notify>,
+    /// By partition: offset and row number.
+    pub rows: BTreeMap<u32, BTreeSet<(i64, u32)>>,
+    /// Rows that came a second time. A real server keeps both; this one counts.
+    pub doubled: u64,
+    pub bytes: u64,
+    pub parts: u64,
+    seen: BTreeSet<(u32, String)>,
+}
+
+impl Replica {
+    pub fn new(schema: Schema) -> Self {
+        Self {
+            schema,
+            gate: 0,
+            inside: 0,
+            left: Arc::new(Notify::new()),
+            rows: BTreeMap::new(),
+            doubled: 0,
+            bytes: 0,
+            parts: 0,
+            seen: BTreeSet::new(),
+        }
+    }
+
+    /// Closes the gate, opens the next; tells its number and who tells of inserts that end.
+    #[expect(clippy::unnecessary_wraps, reason = "used where a call may fail")]
+    pub fn open_gate(&mut self) -> Result<(u64, Arc<Notify>), Error> {
+        self.gate += 1;
+        Ok((self.gate, self.left.clone()))
+    }
+
+    fn add_part(&mut self, part: (u32, String), rows: &[&Row<'_>]) {
+        let held = self.rows.entry(part.0).or_default();
+        for row in rows {
+            if !held.insert((row.offset, row.number)) {
+                self.doubled += 1;
+            }
+        }
+        self.seen.insert(part);
+        self.parts = (self.parts + 1).min(self.seen.len() as u64 * PARTS_UNMERGED_MAX);
+    }
+
+    pub fn row_count(&self) -> u64 {
+        self.rows.values().map(|rows| rows.len() as u64).sum::<u64>() + self.doubled
+    }
+
+    pub fn sizes(&self) -> ReplicaSizes {
+        ReplicaSizes { bytes: self.bytes, rows: self.row_count(), parts: self.parts }
+    }
+
+    pub fn holdings(&self, partition: PartitionId, from: i64) -> Holdings {
+        let Some(rows) = self.rows.get(&partition.0) else { return Holdings::default() };
+        Holdings {
+            max_offset: rows.last().map(|(offset, _)| *offset),
+            rows: rows.range((from, 0)..).copied().collect(),
+        }
+    }
+}
+
+/// One row of an insert's body.
+pub(super) struct Row<'a> {
+    partition: u32,
+    offset: i64,
+    number: u32,
+    text: &'a [u8],
+}
+
+/// Cuts a body into rows by the hidden columns in front of each. A line without them goes on the row before it.
+pub(super) fn rows_of(format: MessageFormat, body: &[u8]) -> Result<Vec<Row<'_>>, Error> {
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    let mut start = 0;
+    let mut open_quote = false;
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        let (from, to) = (start, start + line.len());
+        start = to;
+        let hidden = if open_quote { None } else { hidden(format, line) };
+        if format == MessageFormat::CSV {
+            open_quote ^= line.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
+        }
+        match (hidden, rows.last_mut()) {
+            (Some((partition, offset, number)), _) => {
+                rows.push(Row { partition, offset, number, text: &body[from..to] });
+            }
+            (None, Some(row)) => row.text = &body[to - row.text.len() - line.len()..to],
+            (None, None) => {
+                let message = "a row without its hidden columns".to_owned();
+                return Err(Error::BadRows { code: 117, message });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn hidden(format: MessageFormat, line: &[u8]) -> Option<(u32, i64, u32)> {
+    let line = std::str::from_utf8(&line[..line.len().min(120)])
+        .unwrap_or_else(|cut| std::str::from_utf8(&line[..cut.valid_up_to()]).expect("valid up to there"));
+    let number = |text: &str| -> (String, usize) {
+        let len = text.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(text.len());
+        (text[..len].to_owned(), len)
+    };
+    let heads = match format {
+        MessageFormat::JSONEachRow => [
+            format!("{{\"{PARTITION_COLUMN}\":"),
+            format!(",\"{OFFSET_COLUMN}\":"),
+            format!(",\"{ROW_COLUMN}\":"),
+        ],
+        MessageFormat::CSV => ["".into(), ",".into(), ",".into()],
+        MessageFormat::TSV => ["".into(), "\t".into(), "\t".into()],
+    };
+    let mut rest = line;
+    let mut values = Vec::with_capacity(3);
+    for head in heads {
+        rest = rest.strip_prefix(head.as_str())?;
+        let (value, len) = number(rest);
+        values.push(value);
+        rest = &rest[len..];
+    }
+    Some((values[0].parse().ok()?, values[1].parse().ok()?, values[2].parse().ok()?))
+}
+
+/// The first `YYYY-MM` of a row.
+fn month(text: &[u8]) -> String {
+    let is_month =
+        |w: &&[u8]| w[4] == b'-' && w.iter().enumerate().all(|(at, byte)| at == 4 || byte.is_ascii_digit());
+    text.windows(7).find(is_month).map(|w| String::from_utf8_lossy(w).into_owned()).unwrap_or_default()
+}
+
+/// What `system.clusters` would show of a cluster file.
+fn clusters_of(text: &str) -> Result<BTreeMap<String, Vec<ClusterReplica>>, String> {
+    let mut reader = quick_xml::Reader::from_str(text);
+    let mut path: Vec<String> = Vec::new();
+    let mut clusters: BTreeMap<String, Vec<ClusterReplica>> = BTreeMap::new();
+    let (mut shard_num, mut shard_weight, mut replica_num) = (0, 1, 0);
+    let mut value = String::new();
+    loop {
+        match reader.read_event().map_err(|error| error.to_string())? {
+            Event::Start(start) => {
+                path.push(start.name().as_ref().to_owned());
+                value.clear();
+                match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                    ["yandex", "remote_servers", _] => shard_num = 0,
+                    ["yandex", "remote_servers", _, "shard"] => {
+                        (shard_num, shard_weight, replica_num) = (shard_num + 1, 1, 0);
+                    }
+                    ["yandex", "remote_servers", cluster, "shard", "replica"] => {
+                        replica_num += 1;
+                        clusters.entry(cluster.to_owned()).or_default().push(ClusterReplica {
+                            shard_num,
+                            shard_weight,
+                            replica_num,
+                            host_name: String::new(),
+                            port: 0,
+                            default_database: String::new(),
+                        });
+                    }
+                    _ => {}
+                }
+            }
+            Event::Text(text) => value.push_str(&text),
+            Event::GeneralRef(name) => {
+                let escaped = format!("&{};", &*name);
+                let text = quick_xml::escape::unescape(&escaped).map_err(|error| error.to_string())?;
+                value.push_str(&text);
+            }
+            Event::End(_) => {
+                let element = path.pop().unwrap_or_default();
+                let replica = path.get(2).and_then(|cluster| clusters.get_mut(cluster)?.last_mut());
+                match (element.as_str(), replica) {
+                    ("weight", _) => shard_weight = value.parse().unwrap_or(1),
+                    ("host", Some(replica)) => replica.host_name.clone_from(&value),
+                    ("port", Some(replica)) => replica.port = value.parse().unwrap_or(0),
+                    ("default_database", Some(replica)) => replica.default_database.clone_from(&value),
+                    _ => {}
+                }
+                value.clear();
+            }
+            Event::Eof => return Ok(clusters),
+            _ => {}
+        }
+    }
+}
