@@ -97,7 +97,7 @@ fn heartbeat() -> Heartbeat {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_request_and_answer_survives_the_wire() {
     let edge = Edge::start();
     let daemon = client(&edge);
@@ -133,7 +133,7 @@ async fn all(daemon: &dyn Daemon) -> Vec<(&'static str, Error)> {
 
 const WRITES: [&str; 3] = ["create_table", "drop_table", "insert"];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_error_comes_back_as_it_was_from_every_method() {
     let edge = Edge::start();
     let daemon = client(&edge);
@@ -155,7 +155,7 @@ async fn every_error_comes_back_as_it_was_from_every_method() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_error_of_a_megabyte_still_arrives() {
     let edge = Edge::start();
     edge.daemon.set(Mood::Fails(Error::Invalid("é".repeat(1 << 19))));
@@ -163,7 +163,7 @@ async fn an_error_of_a_megabyte_still_arrives() {
     assert!(matches!(&error, Error::Invalid(text) if text.ends_with('…') && text.len() < 2_000), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_panic_is_that_calls_error_and_the_next_call_works() {
     let edge = Edge::start();
     let daemon = client(&edge);
@@ -178,7 +178,7 @@ async fn a_panic_is_that_calls_error_and_the_next_call_works() {
     daemon.cluster_status().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_deadline_leaves_a_write_unknown_and_a_read_unavailable() {
     let edge = Edge::start();
     edge.daemon.set(Mood::Hangs);
@@ -189,7 +189,7 @@ async fn a_deadline_leaves_a_write_unknown_and_a_read_unavailable() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_daemon_that_was_never_reached_did_nothing() {
     // A port that was free a moment ago: nobody listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -199,7 +199,7 @@ async fn a_daemon_that_was_never_reached_did_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_connection_that_breaks_after_sending_leaves_a_write_unknown() {
     // Speaks just enough TCP to take a request and hang up.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -219,7 +219,7 @@ async fn a_connection_that_breaks_after_sending_leaves_a_write_unknown() {
     server.abort();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn bad_addresses_are_refused_by_name() {
     for url in ["", "n1:7400", "ftp://n1", "http://", "http://a b", "https://n1:7400"] {
         let error = GrpcDaemon::new(url, Options::default()).cluster_status().await.unwrap_err();
@@ -230,7 +230,7 @@ async fn bad_addresses_are_refused_by_name() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_watch_shows_each_epoch_and_then_the_daemons_end() {
     let mut edge = Edge::start();
     let daemon = client(&edge);
@@ -250,7 +250,7 @@ async fn a_watch_shows_each_epoch_and_then_the_daemons_end() {
     assert!(end.is_none() || end.is_some_and(|item| item.unwrap_err().retry() == Retry::Safe));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn large_inserts_pass_and_too_large_ones_are_refused_before_sending() {
     let edge = Edge::start();
     let daemon = client(&edge);
@@ -262,7 +262,7 @@ async fn large_inserts_pass_and_too_large_ones_are_refused_before_sending() {
     assert_eq!(edge.daemon.asked.lock().unwrap().len(), asked);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_makes_no_sense_is_named_field_by_field() {
     let edge = Edge::start();
     let channel = tonic::transport::Endpoint::from_shared(edge.grpc.clone()).unwrap().connect_lazy();
@@ -303,7 +303,7 @@ async fn what_makes_no_sense_is_named_field_by_field() {
     assert!(edge.daemon.asked.lock().unwrap().is_empty(), "nothing of it reached the daemon");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_clickhouse_that_calls_gets_its_first_shard_on_its_own_node() {
     let edge = Edge::start();
     let channel = tonic::transport::Endpoint::from_shared(edge.grpc.clone()).unwrap().connect_lazy();
@@ -328,7 +328,7 @@ async fn a_clickhouse_that_calls_gets_its_first_shard_on_its_own_node() {
     assert!(routing.create_shard(none).await.unwrap_err().message().contains("table: not given"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn lists_health_and_reflection_are_served() {
     let edge = Edge::start();
     let channel = tonic::transport::Endpoint::from_shared(edge.grpc.clone()).unwrap().connect_lazy();
@@ -354,7 +354,7 @@ async fn lists_health_and_reflection_are_served() {
     assert!(format!("{answer:?}").contains("converthouse.v1.Routing"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn peers_share_a_connection_and_this_process_needs_none() {
     let edge = Edge::start();
     let elsewhere = Arc::new(GrpcPeers::new(Options::default()));

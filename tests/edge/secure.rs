@@ -23,7 +23,7 @@ fn client(edge: &Edge, ca: &str, identity: Option<TlsIdentity>) -> GrpcDaemon {
     GrpcDaemon::new(&edge.grpc, Options { tls, ..Options::default() })
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn both_sides_show_a_certificate_that_the_other_trusts() {
     let edge = Edge::with_tls(Some(Tls { ca_pem: CA.into(), identity: daemon() }));
     assert_eq!(client(&edge, CA, daemon()).cluster_status().await.unwrap(), cluster());
@@ -40,7 +40,7 @@ async fn both_sides_show_a_certificate_that_the_other_trusts() {
     assert_eq!(edge.daemon.asked.lock().unwrap().len(), 1, "no outsider was heard");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn without_a_ca_of_its_own_a_server_takes_any_client() {
     let edge = Edge::with_tls(Some(Tls { ca_pem: String::new(), identity: daemon() }));
     assert_eq!(client(&edge, CA, None).cluster_status().await.unwrap(), cluster());
