@@ -12,5 +12,7 @@
 mod clickhouse;
 mod dashboards;
 mod kafka;
+mod metadata;
+mod metadata_faults;
 mod provisioned;
 mod support;

@@ -1,4 +1,5 @@
 //! Start-up code that themes share: one module a server.
 
 pub mod clickhouse;
+pub mod etcd;
 pub mod kafka;
