@@ -146,7 +146,8 @@ async fn tls_both_ways_is_spoken_and_a_stranger_refused() {
         openssl(
             here,
             &format!(
-                "x509 -req -days 1 -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out {name}.pem"
+                "x509 -req -days 1 -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
+                 -extfile names -out {name}.pem"
             ),
         );
     }
