@@ -58,7 +58,8 @@ async fn measure(kafka: &Arc<dyn Kafka>, bytes: usize, count: u64) {
         }
         let seconds = start.elapsed().as_secs_f64();
         println!(
-            "{bytes:>4} B  {count} messages  produced {:>9.0}/s  read {:>9.0}/s  {:>6.1} MB/s  {chunks} chunks (round {round})",
+            "{bytes:>4} B  {count} messages  produced {:>9.0}/s  read {:>9.0}/s  {:>6.1} MB/s  {chunks} chunks \
+             (round {round})",
             count as f64 / produced,
             count as f64 / seconds,
             count as f64 * bytes as f64 / seconds / 1e6,

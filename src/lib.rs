@@ -10,6 +10,8 @@
 //! | [`actors`] | thin shells round pure states; [`actors::spawn`] is the one wiring |
 //! | [`api`] | gRPC and HTTP edges; converts wire types to the model and back |
 //! | [`simulation`] | the production actors in virtual time over simulated adapters |
+//! | [`daemon`] | real parts behind the ports, actors wired to them, servers in front |
+//! | [`demo`] | the daemon and real servers on one machine, from nothing to proof |
 //! | [`cli`] | one subcommand a file |
 //! | [`wire`] | generated protobuf types |
 //! | [`config`], [`telemetry`] | options of every component; logs, metrics |
@@ -23,6 +25,8 @@ pub mod adapters;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod demo;
 pub mod error;
 pub mod model;
 pub mod placement;

@@ -1,3 +1,294 @@
-//! Actors: thin shells round pure states.
+//! Actors: thin shells round pure states. [`spawn`] is the one wiring, for the daemon, the demo, tests and the
+//! simulator alike.
+//!
+//! ```text
+//!            Mirror ── view ──┬── Leadership ── Coordinator ──┬── TableActor per table
+//!                             │   (lease, term)  (leader half) ├── NodeActor per node
+//!                             │                                └── PlacementActor
+//!                             ├── Agent per local node ── ReplicaActor per replica ── LaneReader per lane
+//!                             └── Router per local node
+//! ```
+//! No actor knows a wall clock, a socket or a file: everything outside comes in through [`World`].
 
+pub mod agent;
+pub mod daemon;
+pub mod insert;
+pub mod lane_reader;
+pub mod leader;
+pub mod leadership;
+pub mod mirror;
+pub mod node;
+pub mod node_ports;
+pub mod placement;
 pub mod replica;
+pub mod router;
+pub mod table;
+
+use crate::adapters::clickhouse::ClickHouse;
+use crate::adapters::clock::Clock;
+use crate::adapters::kafka::Kafka;
+use crate::adapters::metadata::MetaStore;
+use crate::adapters::metadata::keys::Keys;
+use crate::adapters::peers::{Daemon, Peers};
+use crate::adapters::routes::RoutesFile;
+use crate::model::Node;
+use crate::model::names;
+use crate::model::routes::RouteGroup;
+use crate::model::table::BatchLimits;
+use crate::telemetry::Metrics;
+use actix::prelude::*;
+use agent::Agent;
+use daemon::LocalDaemon;
+use lane_reader::LaneReader;
+use leader::observed::Observed;
+use leader::{Coordinator, Lead};
+use leadership::{Candidate, Leadership, Resign, Seat};
+use mirror::{Mirror, Observe, View};
+use node_ports::NodePorts;
+use router::{Introduce, Router};
+use std::sync::{Arc, OnceLock};
+use table::decide::Rules;
+use tokio::sync::Semaphore;
+
+/// Numbers that an operator may set; defaults suit a cluster of ordinary machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Length of the daemon's lease: the time after which others take over from one that died.
+    pub lease_ttl_ms: u64,
+    /// How often an agent looks round: probe, commits, heartbeat.
+    pub tick_ms: u64,
+    /// Consumers (lanes) a node runs (H7).
+    pub lanes: u32,
+    /// Inserts that may run at once on a node's server.
+    pub inserts_at_once: u32,
+    /// Inserts a second that a node's server should have to take; batches grow older to keep to it.
+    pub inserts_per_s: u32,
+    /// Messages that a node holds in memory, in bytes, over all its partitions.
+    pub buffer_bytes: u64,
+    /// The leader's rules.
+    pub rules: Rules,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lease_ttl_ms: 5_000,
+            tick_ms: 1_000,
+            lanes: 2,
+            inserts_at_once: 4,
+            inserts_per_s: 50,
+            buffer_bytes: 512 << 20,
+            rules: Rules { caught_up_lag_max: 10_000, behind_lag_min: 1_000_000, preferred_after_ms: 3_000 },
+        }
+    }
+}
+
+impl Options {
+    /// When a batch is due on a node that holds so many partitions: within the table's limits, the node's memory,
+    /// and old enough that all partitions together keep to the inserts a second.
+    pub fn limits(&self, table: &BatchLimits, partitions_on_node: u32) -> replica::Limits {
+        let partitions = u64::from(partitions_on_node.max(1));
+        let share = (self.buffer_bytes / partitions).max(1 << 20);
+        let bytes_max = u64::from(table.bytes_max).min(share);
+        let spread_ms = partitions * 1_000 / u64::from(self.inserts_per_s.max(1));
+        replica::Limits {
+            messages_max: table.rows_max as usize,
+            bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+            age_max_ms: table.age_max_ms.max(spread_ms),
+        }
+    }
+}
+
+/// A ClickHouse server beside this daemon.
+#[derive(Clone)]
+pub struct LocalNode {
+    /// As it registers itself.
+    pub node: Node,
+    /// The server.
+    pub clickhouse: Arc<dyn ClickHouse>,
+    /// Its generated cluster file.
+    pub routes: Arc<dyn RoutesFile>,
+}
+
+/// Everything outside that a daemon's actors need.
+#[derive(Clone)]
+pub struct World {
+    /// Cluster name.
+    pub cluster: String,
+    /// How other daemons reach this one.
+    pub daemon_url: String,
+    /// Where this daemon's ClickHouse servers send inserted rows (`http://host:port`); `None` for no insert tables.
+    pub insert_base_url: Option<String>,
+    /// Distinguishes this run of the daemon from the next.
+    pub incarnation: u64,
+    /// The metadata store.
+    pub store: Arc<dyn MetaStore>,
+    /// The message queue.
+    pub kafka: Arc<dyn Kafka>,
+    /// The other daemons.
+    pub peers: Arc<dyn Peers>,
+    /// Time and random numbers.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Servers; one in cluster mode, several in standalone mode.
+    pub nodes: Vec<LocalNode>,
+    /// Route groups beside each table's own cluster (H1).
+    pub groups: Vec<RouteGroup>,
+    /// Numbers.
+    pub options: Options,
+}
+
+/// The other daemons, and this one without a detour.
+#[derive(Clone)]
+pub struct Neighbours {
+    peers: Arc<dyn Peers>,
+    own_url: String,
+    own: Arc<OnceLock<Arc<dyn Daemon>>>,
+}
+
+impl Neighbours {
+    /// The daemon at that address.
+    pub fn daemon(&self, url: &str) -> Arc<dyn Daemon> {
+        match self.own.get() {
+            Some(own) if url == self.own_url => own.clone(),
+            _ => self.peers.daemon(url),
+        }
+    }
+}
+
+/// A daemon's actors, running.
+pub struct Running {
+    /// Its verbs.
+    pub daemon: Arc<dyn Daemon>,
+    /// What it knows of the store.
+    pub view: View,
+    leadership: Addr<Leadership>,
+    mirror: Addr<Mirror>,
+    agents: Vec<Addr<Agent>>,
+    readers: Vec<Addr<LaneReader>>,
+}
+
+impl Running {
+    /// Whether all of the daemon's root actors live. If one died, the process should end and be started anew:
+    /// everything is level-triggered, so a fresh start from the store is the one way back that is always right.
+    pub fn healthy(&self) -> bool {
+        self.leadership.connected()
+            && self.mirror.connected()
+            && self.agents.iter().all(Addr::connected)
+            && self.readers.iter().all(Addr::connected)
+    }
+
+    /// Gives up leadership and lease. Inserts under way end as they will: the next run looks before it inserts.
+    pub async fn stop(self) {
+        // A daemon that has died has nothing to give up.
+        let _ = self.leadership.send(Resign).await;
+    }
+}
+
+/// Why actors could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start: {0}")]
+pub struct SpawnError(String);
+
+/// Starts a daemon's actors. Must be called within an actix System.
+pub fn spawn(world: World) -> Result<Running, SpawnError> {
+    let first = world.nodes.first().ok_or_else(|| SpawnError("no node is configured".into()))?.clone();
+    let keys = Keys::new(&world.cluster);
+    let view = View::default();
+    let seat = Seat::default();
+    let mirror = Mirror::new(world.store.clone(), keys.clone(), view.clone(), world.metrics.clone()).start();
+    let neighbours = Neighbours {
+        peers: world.peers.clone(),
+        own_url: world.daemon_url.clone(),
+        own: Arc::new(OnceLock::new()),
+    };
+    let daemon: Arc<dyn Daemon> = Arc::new(LocalDaemon {
+        cluster: world.cluster.clone(),
+        url: world.daemon_url.clone(),
+        view: view.clone(),
+        seat: seat.clone(),
+        neighbours: neighbours.clone(),
+        clickhouse: first.clickhouse.clone(),
+        kafka: world.kafka.clone(),
+        groups: world.groups.clone(),
+    });
+    // Set once, here.
+    let _ = neighbours.own.set(daemon.clone());
+    let (mut agents, mut readers) = (Vec::new(), Vec::new());
+    for local in &world.nodes {
+        let (agent, lanes) = spawn_node(&world, local, &view, &neighbours, &mirror)?;
+        agents.push(agent);
+        readers.extend(lanes);
+    }
+    let candidate = Candidate {
+        store: world.store.clone(),
+        keys: keys.clone(),
+        view: view.clone(),
+        clock: world.clock.clone(),
+        incarnation: world.incarnation,
+        daemon_url: world.daemon_url.clone(),
+        nodes: world.nodes.iter().map(|local| local.node.clone()).collect(),
+        lease_ttl_ms: world.options.lease_ttl_ms,
+    };
+    let leadership = Leadership::new(candidate, seat, crown(&world, &first, keys, view.clone())).start();
+    mirror.do_send(Observe(leadership.clone().recipient()));
+    Ok(Running { daemon, view, leadership, mirror, agents, readers })
+}
+
+fn spawn_node(
+    world: &World,
+    local: &LocalNode,
+    view: &View,
+    neighbours: &Neighbours,
+    mirror: &Addr<Mirror>,
+) -> Result<(Addr<Agent>, Vec<Addr<LaneReader>>), SpawnError> {
+    let options = &world.options;
+    let id = local.node.id.clone();
+    let ports = NodePorts {
+        node: id.clone(),
+        incarnation: world.incarnation,
+        group: names::consumer_group(&world.cluster, &id),
+        clickhouse: local.clickhouse.clone(),
+        kafka: world.kafka.clone(),
+        clock: world.clock.clone(),
+        routes: local.routes.clone(),
+        metrics: world.metrics.clone(),
+        inserts: Arc::new(Semaphore::new(options.inserts_at_once.max(1) as usize)),
+        recoveries: Arc::new(Semaphore::new(8)),
+    };
+    let mut lanes = Vec::new();
+    for number in 0..options.lanes.max(1) {
+        let lane = world.kafka.lane(&format!("{id}-{number}")).map_err(|e| SpawnError(e.to_string()))?;
+        lanes.push(LaneReader::new(lane).start());
+    }
+    let (groups, insert_url) = (world.groups.clone(), world.insert_base_url.clone());
+    let router = Router::new(ports.clone(), view.clone(), groups, insert_url).start();
+    let agent =
+        Agent::new(ports, options.clone(), view.clone(), neighbours.clone(), lanes.clone(), router.clone());
+    let agent = agent.start();
+    router.do_send(Introduce(agent.clone()));
+    mirror.do_send(Observe(agent.clone().recipient()));
+    mirror.do_send(Observe(router.recipient()));
+    Ok((agent, lanes))
+}
+
+fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership::Crown {
+    let (world, clickhouse) = (world.clone(), first.clickhouse.clone());
+    Box::new(move |term| {
+        let lead = Lead {
+            cluster: world.cluster.clone(),
+            term,
+            store: world.store.clone(),
+            keys: keys.clone(),
+            view: view.clone(),
+            observed: Observed::default(),
+            clickhouse: clickhouse.clone(),
+            kafka: world.kafka.clone(),
+            clock: world.clock.clone(),
+            metrics: world.metrics.clone(),
+            rules: world.options.rules,
+        };
+        Coordinator::new(lead).start()
+    })
+}

@@ -1,7 +1,9 @@
 //! `converthouse demo`: real servers on this machine, shown working and cleaned up.
 
 use super::{Context, Failure};
+use crate::{demo, telemetry};
 use clap::Args;
+use std::path::PathBuf;
 
 /// Options of `demo`.
 #[derive(Debug, Args)]
@@ -12,14 +14,24 @@ pub(super) struct Demo {
     /// Rows to ingest
     #[arg(long, default_value_t = 1_000_000)]
     rows: u64,
-    /// Leave everything running at the end, until Ctrl-C
+    /// Keep the demo's folder (configuration, logs, data) and say where it is
     #[arg(long)]
     keep: bool,
+    /// Where to put that folder [default: the system's folder for temporary files]
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// What to log beside the story
+    #[arg(long, default_value = "error", value_name = "LEVEL")]
+    log: String,
 }
 
 impl Demo {
     pub(super) fn run(self, _: &Context) -> Result<(), Failure> {
-        let what = format!("this build has no demo ({} rows, {:?}, {})", self.rows, self.kafka, self.keep);
-        Err(Failure::failed(what, "take a later build"))
+        let log = telemetry::LogOptions { level: self.log, format: telemetry::LogFormat::Text };
+        let started = telemetry::start_logs(&log);
+        started.map_err(|e| Failure::failed(format!("cannot start logging: {e}"), "correct --log"))?;
+        let options =
+            demo::Options { kafka: self.kafka, rows: self.rows, keep: self.keep, folder: self.folder };
+        demo::run(options).map_err(|error| Failure::failed(error.what, &error.remedy))
     }
 }

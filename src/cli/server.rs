@@ -2,6 +2,7 @@
 
 use super::{Context, Failure};
 use crate::config;
+use crate::daemon;
 use crate::telemetry;
 use clap::Args;
 use std::path::PathBuf;
@@ -25,12 +26,6 @@ impl Server {
         let config = config::load(&self.config)?;
         let started = telemetry::start_logs(&config.log);
         started.map_err(|e| Failure::failed(format!("cannot start logging: {e}"), "correct [log] level"))?;
-        run_daemon(config)
+        daemon::run(config).map_err(|error| Failure::failed(error.what, &error.remedy))
     }
-}
-
-/// The seam to the daemon's wiring.
-fn run_daemon(config: config::Config) -> Result<(), Failure> {
-    let node = config.daemon.node;
-    Err(Failure::failed(format!("this build cannot run the daemon of {node}"), "take a later build"))
 }

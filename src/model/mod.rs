@@ -12,6 +12,7 @@ pub mod observed;
 pub mod range;
 pub mod routes;
 pub mod table;
+pub mod view;
 
 pub use ids::{Epoch, NodeId, PartitionId, ReplicaId, ShardId, TableId, Term};
 pub use node::{Node, NodeState};

@@ -276,8 +276,7 @@ async fn partitions_are_what_the_servers_own_sharding_makes_of_the_key() {
     assert_eq!(format!("{hashes:?}").replace(' ', ""), expected.trim());
     assert!(matches!(of("k", MessageFormat::CSV, "x,y\n").await, Err(Error::BadRows { .. })));
     assert!(matches!(of("nope", MessageFormat::CSV, csv).await, Err(Error::Refused { .. })));
-    for (expression, found) in [("k", "Int32"), ("k % 3", "Int8"), ("`s'x`", "String"), ("(k, k)", "Tuple")]
-    {
+    for (expression, found) in [("k", "Int32"), ("k % 3", "Int8"), ("`s'x`", "String"), ("(k, k)", "Tuple")] {
         let kind = client.type_of(&schema, expression).await.unwrap();
         assert!(kind.starts_with(found), "{expression}: {kind}");
     }

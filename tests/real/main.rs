@@ -11,6 +11,7 @@
 
 mod clickhouse;
 mod dashboards;
+mod faults;
 mod kafka;
 mod metadata;
 mod metadata_faults;

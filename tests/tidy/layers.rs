@@ -14,9 +14,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("config", &["model", "error", "placement", "adapters", "actors", "telemetry"]),
     ("api", &["model", "error", "placement", "adapters", "actors", "telemetry", "config", "wire"]),
     ("simulation", &["model", "error", "placement", "adapters", "actors", "telemetry", "config"]),
+    ("daemon", &["model", "error", "placement", "adapters", "actors", "telemetry", "config", "api"]),
+    ("demo", &["model", "error", "adapters", "telemetry", "config", "daemon"]),
     (
         "cli",
         &[
+            "daemon",
+            "demo",
             "model",
             "error",
             "placement",
@@ -186,12 +190,7 @@ fn every_source_file_is_declared_by_its_parent() {
             let ending = format!("{name}\"]");
             other.lines.iter().any(|line| line.starts_with("#[path = ") && line.ends_with(&ending))
         };
-        // A folder right under `tests` is shared by the test targets beside it.
-        let is_parent = |other: &&File| {
-            let target = other.path.strip_prefix("tests/").is_some_and(|name| !name.contains('/'));
-            parents.contains(&other.path) || (folder == "tests" && target)
-        };
-        let declared = files.iter().filter(is_parent).any(declares);
+        let declared = files.iter().filter(|other| parents.contains(&other.path)).any(declares);
         if !declared && !files.iter().any(attribute) {
             complaints.push(format!("{}: no `mod {module};` in its parent: it is never compiled", file.path));
         }

@@ -15,6 +15,7 @@ use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::ids::PartitionId;
 use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 use crate::model::table::{MessageFormat, Schema};
+use bytes::Bytes;
 
 /// Why a message cannot be cut into rows. `at` is a byte position within the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +122,22 @@ pub fn encode(
     }
 }
 
+/// Cuts a text of many rows into one message a row, as they were written.
+pub fn split(format: MessageFormat, payload: &[u8]) -> Result<Vec<Bytes>, Unreadable> {
+    let mut out = Vec::with_capacity(payload.len() + 16);
+    let mut rows = Rows::new(format, PartitionId(0), 0, &|_| false, &mut out);
+    rows.ends = Some(Vec::new());
+    match format {
+        MessageFormat::JSONEachRow => json::rows(payload, &mut rows),
+        MessageFormat::CSV => csv::rows(payload, &mut rows),
+        MessageFormat::TSV => tsv::rows(payload, &mut rows),
+    }?;
+    let ends = rows.ends.take().unwrap_or_default();
+    let out = Bytes::from(out);
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    Ok(starts.zip(&ends).map(|(start, end)| out.slice(start..*end)).collect())
+}
+
 /// The columns that an `INSERT` of these rows names, in the order that CSV and TSV have them.
 pub fn columns(schema: &Schema) -> Vec<String> {
     let hidden = [PARTITION_COLUMN, OFFSET_COLUMN, ROW_COLUMN].map(str::to_owned);
@@ -152,6 +169,10 @@ struct Rows<'a> {
     written: u32,
     skip: &'a dyn Fn(u32) -> bool,
     out: &'a mut Vec<u8>,
+    /// Where each row ends in `out`, if rows are only to be cut apart.
+    ends: Option<Vec<usize>>,
+    /// What `push` is given without: a JSON object's opening brace.
+    opening: &'static [u8],
 }
 
 /// Room for both names, a `u32`, an `i64` and punctuation.
@@ -172,7 +193,10 @@ impl<'a> Rows<'a> {
             MessageFormat::CSV => (["", ",", ","], b','),
             MessageFormat::TSV => (["", "\t", "\t"], b'\t'),
         };
-        let mut rows = Self { head: [0; HEAD_MAX], head_len: 0, separator, next: 0, written: 0, skip, out };
+        let opening: &[u8] = if format == MessageFormat::JSONEachRow { b"{" } else { b"" };
+        let (head, head_len) = ([0; HEAD_MAX], 0);
+        let mut rows =
+            Self { head, head_len, separator, next: 0, written: 0, skip, out, ends: None, opening };
         rows.push_head(parts[0].as_bytes());
         rows.push_head(decimal(partition.0.into(), &mut [0; 20]));
         rows.push_head(parts[1].as_bytes());
@@ -193,6 +217,12 @@ impl<'a> Rows<'a> {
     fn push(&mut self, row: &[u8], bare: bool) {
         let number = self.next;
         self.next += 1;
+        if let Some(ends) = &mut self.ends {
+            self.out.extend_from_slice(self.opening);
+            self.out.extend_from_slice(row);
+            ends.push(self.out.len());
+            return;
+        }
         if (self.skip)(number) {
             return;
         }

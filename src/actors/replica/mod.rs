@@ -1,5 +1,209 @@
 //! The replica: consumes its partitions and writes them to the local table, each row once.
 //!
-//! So far only the pure part that turns messages into rows.
+//! The actor is a shell: `state` decides, `work` does, `recovery` says where to go on after any restart. Splits and
+//! moves are not its business; it holds one range of partitions from birth to stop.
 
+pub mod buffer;
 pub mod encode;
+mod partition;
+pub mod position;
+pub mod recovery;
+pub mod state;
+#[cfg(test)]
+mod state_tests;
+mod work;
+
+use super::agent::{FromReplica, ReplicaNews};
+use super::lane_reader::{FromLane, LaneReader, Subscribe, Unsubscribe};
+use super::node_ports::NodePorts;
+use crate::adapters::kafka::{Committed, Fetched};
+use crate::model::names::{self, TopicPartition};
+use crate::model::observed::Stall;
+use crate::model::{PartitionId, ReplicaId, Shard, Table};
+use actix::prelude::*;
+use state::{Effect, Event, State};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use work::Job;
+
+pub use buffer::Limits;
+
+/// The actor.
+pub struct ReplicaActor {
+    id: ReplicaId,
+    job: Job,
+    state: State,
+    lanes: Vec<Addr<LaneReader>>,
+    agent: Recipient<FromReplica>,
+    by_source: BTreeMap<TopicPartition, PartitionId>,
+}
+
+impl ReplicaActor {
+    /// A replica of `shard` on the node of these ports, reading through these lanes.
+    pub fn new(
+        ports: NodePorts,
+        table: Arc<Table>,
+        shard: &Shard,
+        limits: Limits,
+        lanes: Vec<Addr<LaneReader>>,
+        agent: Recipient<FromReplica>,
+    ) -> Self {
+        let id = ReplicaId { table: table.id, shard: shard.id, node: ports.node.clone() };
+        let source = |partition| names::topic_partition(&table.source, partition);
+        let state = State::new(table.id, shard.id, shard.range, limits, source);
+        let by_source = state.sources().map(|(id, source)| (source.clone(), id)).collect();
+        let database = names::replica_database(&table.name, table.id, shard.id);
+        let job = Job { ports, table, database };
+        Self { id, job, state, lanes, agent, by_source }
+    }
+
+    fn handle(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let effects = self.state.on(event, self.job.ports.clock.now_ms());
+        for effect in effects {
+            self.perform(effect, ctx);
+        }
+    }
+
+    /// A lane of its own for each partition in turn, so that a busy table uses all of them.
+    fn lane(&self, partition: PartitionId) -> &Addr<LaneReader> {
+        &self.lanes[partition.0 as usize % self.lanes.len()]
+    }
+
+    fn perform(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let job = self.job.clone();
+        match effect {
+            Effect::Prepare { attempt } => {
+                later(ctx, job.prepare(), move |result| Event::Prepared(attempt, result));
+            }
+            Effect::Recover { partition, attempt } => {
+                let Some(source) = self.state.source(partition).cloned() else { return };
+                later(ctx, job.recover(partition, source), move |result| {
+                    Event::Recovered(partition, attempt, result)
+                });
+            }
+            Effect::Insert { partition, attempt, gate, batch, held } => {
+                later(ctx, job.insert(partition, attempt, gate, batch, held), move |outcome| {
+                    Event::Inserted(partition, attempt, outcome)
+                });
+            }
+            Effect::Assign(partition, from, assignment) => {
+                let Some(source) = self.state.source(partition).cloned() else { return };
+                let to = ctx.address().recipient();
+                self.lane(partition).do_send(Subscribe { source, from, assignment, to });
+            }
+            Effect::Unassign(partition) => self.unsubscribe(partition),
+            Effect::Pause(partition) => self.flow(partition, false),
+            Effect::Resume(partition) => self.flow(partition, true),
+            Effect::Commit(partition, next, position) => {
+                let Some(source) = self.state.source(partition).cloned() else { return };
+                let committed = Committed { next, metadata: position.encode() };
+                self.tell(ReplicaNews::Commit(source, committed));
+            }
+            Effect::WakeAt(at_ms) => {
+                let wait = at_ms.saturating_sub(job.ports.clock.now_ms());
+                ctx.run_later(Duration::from_millis(wait), |actor, ctx| actor.handle(Event::Tick, ctx));
+            }
+            Effect::Report => self.tell(ReplicaNews::Observed(self.state.observe())),
+            Effect::Doubt(partition, reason) => {
+                tracing::info!(replica = %self.id, %partition, reason,
+                    "an insert's outcome is unknown: looking what the table holds");
+            }
+            Effect::LostRows(partition, from) => {
+                tracing::error!(replica = %self.id, %partition, from,
+                    "the table has lost rows that were committed: reading them again from the topic");
+            }
+        }
+    }
+
+    fn flow(&self, partition: PartitionId, on: bool) {
+        if let Some(source) = self.state.source(partition).cloned() {
+            self.lane(partition).do_send(super::lane_reader::Flow { source, on });
+        }
+    }
+
+    fn unsubscribe(&self, partition: PartitionId) {
+        if let Some(source) = self.state.source(partition).cloned() {
+            self.lane(partition).do_send(Unsubscribe { source });
+        }
+    }
+
+    fn tell(&self, news: ReplicaNews) {
+        self.agent.do_send(FromReplica { table: self.id.table, shard: self.id.shard, news });
+    }
+}
+
+/// Runs an effect beside the mailbox; its outcome comes back as an event.
+fn later<T: 'static>(
+    ctx: &mut Context<ReplicaActor>,
+    work: impl Future<Output = T> + 'static,
+    event: impl FnOnce(T) -> Event + 'static,
+) {
+    ctx.spawn(actix::fut::wrap_future::<_, ReplicaActor>(work).map(move |out, actor, ctx| {
+        actor.handle(event(out), ctx);
+    }));
+}
+
+impl Actor for ReplicaActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        tracing::info!(replica = %self.id, database = %self.job.database, "replica starts");
+        self.handle(Event::Begin, ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        for partition in self.state.sources().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.unsubscribe(partition);
+        }
+    }
+}
+
+/// The server was restarted, or something else makes a fresh look advisable.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct LookAgain;
+
+/// Stop consuming; what is under way is left to its fate.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct StopReplica;
+
+impl Handler<LookAgain> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, _: LookAgain, ctx: &mut Context<Self>) {
+        self.handle(Event::Begin, ctx);
+    }
+}
+
+impl Handler<StopReplica> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, _: StopReplica, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+impl Handler<FromLane> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, message: FromLane, ctx: &mut Context<Self>) {
+        let FromLane { assignment, fetched } = message;
+        let find = |source: &TopicPartition| self.by_source.get(source).copied();
+        let lost = |source: TopicPartition, stall| find(&source).map(|id| Event::Lost(id, assignment, stall));
+        let event = match fetched {
+            Fetched::Chunk(chunk) => find(&chunk.source).map(|id| Event::Fetched(id, assignment, chunk)),
+            Fetched::End(source, end) => find(&source).map(|id| Event::End(id, end)),
+            Fetched::OutOfRange { source, wanted, low, .. } if wanted < low => {
+                lost(source, Stall::OffsetsGone { from: wanted, to: low })
+            }
+            Fetched::OutOfRange { source, wanted, high, .. } => {
+                lost(source, Stall::TopicReplaced { next: wanted, end: high })
+            }
+            Fetched::TopicMissing(source) => lost(source, Stall::TopicMissing),
+            Fetched::Trouble(_) => None, // the lane reader logs it; the lane goes on by itself
+        };
+        if let Some(event) = event {
+            self.handle(event, ctx);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The agent's report to the leader: everything it observes of its node, in one message.
+
+use super::{Agent, reconcile};
+use crate::model::ids::{ShardId, TableId};
+use crate::model::names;
+use crate::model::observed::{Heartbeat, ReplicaObservation};
+use actix::prelude::*;
+use std::collections::BTreeMap;
+
+impl Agent {
+    /// The report as of now.
+    pub(super) fn heartbeat(&self) -> Heartbeat {
+        let mut replicas: BTreeMap<TableId, BTreeMap<ShardId, ReplicaObservation>> = BTreeMap::new();
+        for ((table, shard), running) in &self.running {
+            let mut seen = self.observed.get(&(*table, *shard)).cloned().unwrap_or_default();
+            let database = names::replica_database(&running.wanted.table.name, *table, *shard);
+            if let Some(sizes) = self.sizes.get(&database) {
+                (seen.bytes, seen.rows, seen.parts) = (sizes.bytes, sizes.rows, sizes.parts);
+            }
+            if seen.problem.is_none() {
+                seen.problem = self.routes.problems.get(table).cloned();
+            }
+            seen.serving &= self.server_up;
+            replicas.entry(*table).or_default().insert(*shard, seen);
+        }
+        let no_databases = std::collections::BTreeSet::new();
+        let dropped = match &self.databases {
+            Some(all) => reconcile::dropped(&self.view.read(), &self.routes.undistributed, all),
+            None => reconcile::dropped(&self.view.read(), &std::collections::BTreeSet::new(), &no_databases),
+        };
+        let server = self.server.as_ref();
+        Heartbeat {
+            node: self.ports.node.clone(),
+            incarnation: self.ports.incarnation,
+            clickhouse_up: self.server_up,
+            clickhouse_version: server.map_or_else(String::new, |info| info.version.clone()),
+            disk_free_bytes: server.map_or(0, |info| info.disk_free_bytes),
+            disk_total_bytes: server.map_or(0, |info| info.disk_total_bytes),
+            replicas,
+            epochs: self.routes.epochs.clone(),
+            dropped,
+        }
+    }
+
+    /// Sends it to whoever leads. Losing one loses nothing; one is under way at most.
+    pub(super) fn beat(&mut self, ctx: &mut Context<Self>) {
+        self.gauge();
+        let leader = self.view.read().leader.clone();
+        let Some(leader) = leader else { return };
+        if std::mem::replace(&mut self.beating, true) {
+            return;
+        }
+        let daemon = self.neighbours.daemon(&leader.daemon_url);
+        let heartbeat = self.heartbeat();
+        self.then(ctx, async move { daemon.heartbeat(heartbeat).await }, |agent, result, _| {
+            agent.beating = false;
+            if let Err(error) = result {
+                tracing::debug!(%error, "the leader did not take the heartbeat");
+            }
+        });
+    }
+
+    /// Lag by table, for the metrics.
+    fn gauge(&self) {
+        let mut lags: BTreeMap<TableId, u64> = BTreeMap::new();
+        for ((table, _), seen) in &self.observed {
+            *lags.entry(*table).or_default() += seen.lag();
+        }
+        for (place, running) in &self.running {
+            if let Some(lag) = lags.remove(&place.0) {
+                let lag = i64::try_from(lag).unwrap_or(i64::MAX);
+                self.ports.metrics.ingest_lag(&running.wanted.table.name.to_string()).set(lag);
+            }
+        }
+        let serving = self.observed.values().filter(|seen| seen.serving).count();
+        let other = self.running.len().saturating_sub(serving);
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.ports.metrics.replicas("serving").set(count(serving));
+        self.ports.metrics.replicas("starting").set(count(other));
+    }
+}

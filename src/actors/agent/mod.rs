@@ -1,0 +1,333 @@
+//! The agent: makes one node what the metadata store says, and reports what it sees.
+//!
+//! Starts and stops replicas, removes what is left over, records offsets in Kafka in batches, and sends one
+//! heartbeat for the whole node. It decides nothing about the cluster.
+
+pub mod heartbeat;
+pub mod reconcile;
+
+use super::lane_reader::LaneReader;
+use super::mirror::{View, ViewChanged};
+use super::node_ports::NodePorts;
+use super::replica::{LookAgain, ReplicaActor, StopReplica};
+use super::router::{Router, ServerSeen};
+use super::{Neighbours, Options};
+use crate::adapters::clickhouse::{self, ReplicaSizes, ServerInfo};
+use crate::adapters::kafka::Committed;
+use crate::error::Coded;
+use crate::model::ids::{Epoch, ShardId, TableId};
+use crate::model::names::TopicPartition;
+use crate::model::observed::ReplicaObservation;
+use crate::model::table::TableState;
+use actix::prelude::*;
+use reconcile::{Found, Place, Wanted};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
+
+/// From a replica to its agent.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FromReplica {
+    /// Its table.
+    pub table: TableId,
+    /// Its shard.
+    pub shard: ShardId,
+    /// What.
+    pub news: ReplicaNews,
+}
+
+/// What a replica tells.
+pub enum ReplicaNews {
+    /// How it stands.
+    Observed(ReplicaObservation),
+    /// A position to be recorded in Kafka, soon.
+    Commit(TopicPartition, Committed),
+}
+
+/// From the router: what its server's clusters and `Distributed` tables are now.
+#[derive(Message, Debug, Clone, Default)]
+#[rtype(result = "()")]
+pub struct RoutesStand {
+    /// Newest topology loaded, by table.
+    pub epochs: BTreeMap<TableId, Epoch>,
+    /// Tables being dropped that the server's users no longer see.
+    pub undistributed: BTreeSet<TableId>,
+    /// Why a table's user-facing tables cannot be made.
+    pub problems: BTreeMap<TableId, String>,
+}
+
+/// A look at the server: itself, sizes by database, our databases on it.
+type Seen = (ServerInfo, BTreeMap<String, ReplicaSizes>, Vec<String>);
+
+struct Running {
+    wanted: Wanted,
+    address: Addr<ReplicaActor>,
+}
+
+/// The actor.
+pub struct Agent {
+    ports: NodePorts,
+    options: Options,
+    view: View,
+    neighbours: Neighbours,
+    lanes: Vec<Addr<LaneReader>>,
+    router: Addr<Router>,
+    running: BTreeMap<Place, Running>,
+    observed: BTreeMap<Place, ReplicaObservation>,
+    sizes: BTreeMap<String, ReplicaSizes>,
+    databases: Option<BTreeSet<String>>,
+    commits: BTreeMap<TopicPartition, Committed>,
+    committing: bool,
+    probing: bool,
+    cleaning: bool,
+    beating: bool,
+    server: Option<ServerInfo>,
+    server_up: bool,
+    routes: RoutesStand,
+}
+
+impl Agent {
+    /// The agent of the node of these ports.
+    pub fn new(
+        ports: NodePorts,
+        options: Options,
+        view: View,
+        neighbours: Neighbours,
+        lanes: Vec<Addr<LaneReader>>,
+        router: Addr<Router>,
+    ) -> Self {
+        Self {
+            ports,
+            options,
+            view,
+            neighbours,
+            lanes,
+            router,
+            running: BTreeMap::new(),
+            observed: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            databases: None,
+            commits: BTreeMap::new(),
+            committing: false,
+            probing: false,
+            cleaning: false,
+            beating: false,
+            server: None,
+            server_up: false,
+            routes: RoutesStand::default(),
+        }
+    }
+
+    /// Starts what should run, stops what should not; a replica that died is made anew.
+    fn reconcile(&mut self, ctx: &mut Context<Self>) {
+        let wanted = {
+            let view = self.view.read();
+            if !view.complete {
+                return;
+            }
+            reconcile::wanted(&view, &self.ports.node)
+        };
+        let stale = |(place, running): (&Place, &Running)| {
+            let gone = wanted.get(place).is_none_or(|wanted| reconcile::outdated(&running.wanted, wanted));
+            (gone || !running.address.connected()).then_some(*place)
+        };
+        for place in self.running.iter().filter_map(stale).collect::<Vec<_>>() {
+            if let Some(running) = self.running.remove(&place) {
+                if !running.address.connected() {
+                    tracing::error!(table = %place.0, shard = %place.1, "a replica actor died: making it anew");
+                }
+                running.address.do_send(StopReplica);
+            }
+            self.observed.remove(&place);
+        }
+        let on_node = wanted.values().map(|w| w.shard.range.width()).sum();
+        for (place, wanted) in wanted {
+            if !self.running.contains_key(&place) {
+                let running = self.start_replica(wanted, on_node, ctx);
+                self.running.insert(place, running);
+            }
+        }
+    }
+
+    fn start_replica(&self, wanted: Wanted, partitions_on_node: u32, ctx: &mut Context<Self>) -> Running {
+        let limits = self.options.limits(&wanted.table.source.batch, partitions_on_node);
+        let (ports, lanes) = (self.ports.clone(), self.lanes.clone());
+        let news = ctx.address().recipient();
+        let actor = ReplicaActor::new(ports, wanted.table.clone(), &wanted.shard, limits, lanes, news);
+        Running { address: actor.start(), wanted }
+    }
+
+    /// Looks at the server: is it up, was it restarted, how big is what it holds.
+    fn probe(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.probing, true) {
+            return;
+        }
+        let server = self.ports.clickhouse.clone();
+        let look = async move {
+            let info = server.server_info().await?;
+            let sizes = server.sizes().await?;
+            let databases = server.replica_databases().await?;
+            Ok::<_, clickhouse::Error>((info, sizes, databases))
+        };
+        self.then(ctx, look, |agent, seen, ctx| {
+            agent.probing = false;
+            agent.seen(seen, ctx);
+        });
+    }
+
+    fn seen(&mut self, seen: Result<Seen, clickhouse::Error>, ctx: &mut Context<Self>) {
+        let was_up = self.server_up;
+        self.server_up = seen.is_ok();
+        self.ports.metrics.clickhouse_up(self.ports.node.as_str()).set(i64::from(self.server_up));
+        match seen {
+            Ok((info, sizes, databases)) => {
+                let restarted = self.server.as_ref().is_some_and(|before| info.uptime_s < before.uptime_s);
+                self.server = Some(info);
+                self.sizes = sizes;
+                self.databases = Some(databases.into_iter().collect());
+                if restarted {
+                    tracing::warn!(node = %self.ports.node, "ClickHouse was restarted: looking at every replica again");
+                    self.running.values().for_each(|running| running.address.do_send(LookAgain));
+                }
+                if restarted || !was_up {
+                    self.router.do_send(ServerSeen { restarted });
+                }
+                self.clean_up(ctx);
+            }
+            Err(error) if was_up => {
+                tracing::warn!(node = %self.ports.node, %error, code = %error.code(), "ClickHouse does not answer");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Removes replica databases that are assigned elsewhere or whose table is being dropped, one at a time.
+    fn clean_up(&mut self, ctx: &mut Context<Self>) {
+        let Some(database) = self.left_over() else { return };
+        if std::mem::replace(&mut self.cleaning, true) {
+            return;
+        }
+        tracing::info!(node = %self.ports.node, %database, "removing a replica that is no longer assigned here");
+        let (server, name) = (self.ports.clickhouse.clone(), database.clone());
+        self.then(ctx, async move { server.drop_replica(&name).await }, move |agent, result, ctx| {
+            agent.cleaning = false;
+            match result {
+                Ok(()) => {
+                    agent.databases.iter_mut().for_each(|all| {
+                        all.remove(&database);
+                    });
+                    agent.clean_up(ctx);
+                }
+                Err(error) => tracing::warn!(%database, %error, "could not remove it: trying again"),
+            }
+        });
+    }
+
+    fn left_over(&self) -> Option<String> {
+        let view = self.view.read();
+        if !view.complete {
+            return None;
+        }
+        let left = |database: &&String| match reconcile::judge(&view, &self.ports.node, database) {
+            // Users must not see a Distributed table whose shards are gone.
+            Found::Left(id) => {
+                let dropping = |t: &crate::model::view::Versioned<crate::model::Table>| {
+                    t.record.state == TableState::Dropping
+                };
+                !view.tables.get(&id).is_some_and(dropping) || self.routes.undistributed.contains(&id)
+            }
+            Found::Kept | Found::Foreign => false,
+        };
+        self.databases.iter().flatten().find(left).cloned()
+    }
+
+    /// Records positions in Kafka: the newest of each partition, all in one call.
+    fn commit(&mut self, ctx: &mut Context<Self>) {
+        if self.commits.is_empty() || std::mem::replace(&mut self.committing, true) {
+            return;
+        }
+        let commits = std::mem::take(&mut self.commits);
+        let (kafka, group) = (self.ports.kafka.clone(), self.ports.group.clone());
+        let work = async move {
+            let positions: Vec<_> = commits.into_iter().collect();
+            let result = kafka.commit(&group, &positions).await;
+            (positions, result)
+        };
+        self.then(ctx, work, |agent, (positions, result), _| {
+            agent.committing = false;
+            if let Err(error) = result {
+                tracing::warn!(%error, "offsets could not be recorded in Kafka: trying again");
+                for (source, position) in positions {
+                    agent.commits.entry(source).or_insert(position);
+                }
+            }
+        });
+    }
+
+    fn then<T: 'static>(
+        &self,
+        ctx: &mut Context<Self>,
+        work: impl Future<Output = T> + 'static,
+        after: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
+    ) {
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(work).map(after_swapped(after)));
+    }
+
+    /// Re-armed after each round rather than by an interval, so that a slow round is never followed by a burst.
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.reconcile(ctx);
+        self.probe(ctx);
+        self.commit(ctx);
+        self.beat(ctx);
+        ctx.run_later(Duration::from_millis(self.options.tick_ms), |agent, ctx| agent.tick(ctx));
+    }
+}
+
+fn after_swapped<T: 'static>(
+    after: impl FnOnce(&mut Agent, T, &mut Context<Agent>) + 'static,
+) -> impl FnOnce(T, &mut Agent, &mut Context<Agent>) {
+    move |out, agent, ctx| after(agent, out, ctx)
+}
+
+impl Actor for Agent {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.tick(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        self.running.values().for_each(|running| running.address.do_send(StopReplica));
+    }
+}
+
+impl Handler<ViewChanged> for Agent {
+    type Result = ();
+    fn handle(&mut self, _: ViewChanged, ctx: &mut Context<Self>) {
+        self.reconcile(ctx);
+    }
+}
+
+impl Handler<FromReplica> for Agent {
+    type Result = ();
+    fn handle(&mut self, FromReplica { table, shard, news }: FromReplica, _: &mut Context<Self>) {
+        match news {
+            ReplicaNews::Observed(observation) => {
+                self.observed.insert((table, shard), observation);
+            }
+            ReplicaNews::Commit(source, committed) => {
+                self.commits.insert(source, committed);
+            }
+        }
+    }
+}
+
+impl Handler<RoutesStand> for Agent {
+    type Result = ();
+    fn handle(&mut self, stand: RoutesStand, ctx: &mut Context<Self>) {
+        self.routes = stand;
+        self.clean_up(ctx);
+        self.beat(ctx);
+    }
+}

@@ -1,0 +1,94 @@
+//! What a node should hold, against what it holds: the agent's decisions.
+//!
+//! Pure and level-triggered: an agent that starts from nothing ends in the same state. What no record speaks of is
+//! never removed: a metadata store that was lost must not take the data with it.
+
+use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::names;
+use crate::model::table::{Shard, Table, TableState};
+use crate::model::view::ClusterView;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A shard's place on a node.
+pub type Place = (TableId, ShardId);
+
+/// A replica that a node should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The table.
+    pub table: Arc<Table>,
+    /// The shard.
+    pub shard: Shard,
+}
+
+/// The replicas that `node` should run.
+pub fn wanted(view: &ClusterView, node: &NodeId) -> BTreeMap<Place, Wanted> {
+    let mut wanted = BTreeMap::new();
+    for (id, table) in &view.tables {
+        if table.record.state == TableState::Dropping {
+            continue;
+        }
+        let shards = view.shards_of(*id).filter(|shard| shard.replica_on(node).is_some());
+        let mut record = None;
+        for shard in shards {
+            let table = record.get_or_insert_with(|| Arc::new(table.record.clone())).clone();
+            wanted.insert((*id, shard.id), Wanted { table, shard: shard.clone() });
+        }
+    }
+    wanted
+}
+
+/// Whether a running replica must be started anew: only what it was started with matters, not who leads.
+pub fn outdated(running: &Wanted, wanted: &Wanted) -> bool {
+    running.shard.range != wanted.shard.range
+        || running.table.schema != wanted.table.schema
+        || running.table.source != wanted.table.source
+        || running.table.origin_offsets != wanted.table.origin_offsets
+}
+
+/// A replica database found on the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Wanted here.
+    Kept,
+    /// Of a known table, not assigned to this node (any more), or of a table that is being dropped: to go.
+    Left(TableId),
+    /// Of no known table: not touched, reported.
+    Foreign,
+}
+
+/// What is to become of a database whose name is one of ours.
+pub fn judge(view: &ClusterView, node: &NodeId, database: &str) -> Found {
+    let Some((short, shard)) = names::parse_replica_database(database) else { return Found::Foreign };
+    let of_name = |(id, table): &(&TableId, &Table)| {
+        id.short() == short && names::replica_database(&table.name, **id, shard) == database
+    };
+    let known = view.tables.iter().map(|(id, table)| (id, &table.record)).find(of_name);
+    match known {
+        None => Found::Foreign,
+        Some((id, table)) if table.state == TableState::Dropping => Found::Left(*id),
+        // While a table is being created its shards are still being written: nothing is left over yet.
+        Some((_, table)) if table.state == TableState::Creating => Found::Kept,
+        Some((id, _)) => {
+            let here = view.shards_of(*id).any(|s| s.id == shard && s.replica_on(node).is_some());
+            if here { Found::Kept } else { Found::Left(*id) }
+        }
+    }
+}
+
+/// Tables being dropped of which nothing is left here.
+pub fn dropped(
+    view: &ClusterView,
+    undistributed: &BTreeSet<TableId>,
+    databases: &BTreeSet<String>,
+) -> Vec<TableId> {
+    let gone = |id: &TableId| {
+        let held = |database: &String| {
+            names::parse_replica_database(database).is_some_and(|(short, _)| short == id.short())
+        };
+        undistributed.contains(id) && !databases.iter().any(held)
+    };
+    let dropping = view.tables.iter().filter(|(_, table)| table.record.state == TableState::Dropping);
+    dropping.map(|(id, _)| *id).filter(gone).collect()
+}

@@ -1,0 +1,177 @@
+//! The daemon's own verbs, for gRPC, HTTP and the other daemons: answered here, or passed on to whoever leads.
+
+use super::leader::{ClusterAsked, Create, Drop, TableAsked, TakeHeartbeat, status};
+use super::leadership::Seat;
+use super::mirror::View;
+use super::{Neighbours, insert};
+use crate::adapters::clickhouse::ClickHouse;
+use crate::adapters::kafka::Kafka;
+use crate::adapters::peers::{Daemon, Error, HeartbeatReply};
+use crate::model::TableName;
+use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
+use crate::model::ids::Epoch;
+use crate::model::observed::Heartbeat;
+use crate::model::routes::{self, RouteGroup, TableRoutes};
+use actix::dev::ToEnvelope;
+use actix::prelude::*;
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::leader::Coordinator;
+
+/// How often a watch looks for a new epoch: the view is in memory, a look costs next to nothing.
+const WATCH_EVERY_MS: u64 = 100;
+
+/// See the module.
+pub struct LocalDaemon {
+    /// Cluster name.
+    pub cluster: String,
+    /// This daemon's address.
+    pub url: String,
+    /// What the store holds.
+    pub view: View,
+    /// The coordinator, while this daemon leads.
+    pub seat: Seat,
+    /// The other daemons.
+    pub neighbours: Neighbours,
+    /// The server that evaluates partition expressions.
+    pub clickhouse: Arc<dyn ClickHouse>,
+    /// Where inserted rows go.
+    pub kafka: Arc<dyn Kafka>,
+    /// Route groups.
+    pub groups: Vec<RouteGroup>,
+}
+
+/// Who answers a request for the leader.
+enum Leading {
+    Here(Addr<Coordinator>),
+    There(Arc<dyn Daemon>),
+}
+
+impl LocalDaemon {
+    fn leading(&self) -> Result<Leading, Error> {
+        if let Some(coordinator) = self.seat.get() {
+            return Ok(Leading::Here(coordinator));
+        }
+        match self.view.read().leader.clone() {
+            Some(leader) if leader.daemon_url != self.url => {
+                Ok(Leading::There(self.neighbours.daemon(&leader.daemon_url)))
+            }
+            Some(_) => Err(Error::NoLeader("this daemon is just taking the lead".into())),
+            None => Err(Error::NoLeader(
+                "an election is under way, or the metadata store cannot be reached".into(),
+            )),
+        }
+    }
+
+    fn derive(&self, name: &TableName) -> Result<TableRoutes, Error> {
+        let view = self.view.read();
+        let table = view.table_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))?;
+        let shards: Vec<_> = view.shards_of(table.id).cloned().collect();
+        let routes = routes::derive(table, &shards, &view.node_records(), &self.groups);
+        routes
+            .filter(|routes| routes.epoch > Epoch(0))
+            .ok_or_else(|| Error::Unavailable(format!("table {name} has no published topology yet")))
+    }
+}
+
+async fn ask<M>(coordinator: &Addr<Coordinator>, message: M) -> Result<M::Result, Error>
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+    Coordinator: Handler<M>,
+    <Coordinator as Actor>::Context: ToEnvelope<Coordinator, M>,
+{
+    coordinator.send(message).await.map_err(|_| Error::NoLeader("this daemon leads no more".into()))
+}
+
+#[async_trait]
+impl Daemon for LocalDaemon {
+    async fn create_table(&self, request: CreateTable) -> Result<TableStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Create(request)).await?,
+            Leading::There(daemon) => daemon.create_table(request).await,
+        }
+    }
+
+    async fn drop_table(&self, request: DropTable) -> Result<(), Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Drop(request)).await?,
+            Leading::There(daemon) => daemon.drop_table(request).await,
+        }
+    }
+
+    async fn table_status(&self, name: TableName) -> Result<TableStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, TableAsked(name)).await?,
+            Leading::There(daemon) => daemon.table_status(name).await,
+        }
+    }
+
+    async fn cluster_status(&self) -> Result<ClusterStatus, Error> {
+        match self.leading() {
+            Ok(Leading::Here(coordinator)) => ask(&coordinator, ClusterAsked).await,
+            Ok(Leading::There(daemon)) => daemon.cluster_status().await,
+            // Without a leader this daemon says what it knows by itself: an operator in trouble needs it most.
+            Err(Error::NoLeader(_)) => {
+                Ok(status::cluster(&self.cluster, &self.view.read(), &Default::default()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn routes(&self, name: TableName) -> Result<TableRoutes, Error> {
+        self.derive(&name)
+    }
+
+    async fn watch_routes(
+        &self,
+        name: TableName,
+    ) -> Result<BoxStream<'static, Result<TableRoutes, Error>>, Error> {
+        let first = self.derive(&name)?;
+        let (view, groups) = (self.view.clone(), self.groups.clone());
+        let table = first.table;
+        let changes = stream::unfold(Some(first.epoch), move |last| {
+            let (view, groups) = (view.clone(), groups.clone());
+            async move {
+                let last = last?;
+                loop {
+                    tokio::time::sleep(Duration::from_millis(WATCH_EVERY_MS)).await;
+                    let view = view.read();
+                    let Some(record) = view.tables.get(&table) else {
+                        return Some((Err(Error::NotFound(format!("table {table}"))), None));
+                    };
+                    if record.record.epoch == last {
+                        continue;
+                    }
+                    let shards: Vec<_> = view.shards_of(table).cloned().collect();
+                    if let Some(routes) =
+                        routes::derive(&record.record, &shards, &view.node_records(), &groups)
+                    {
+                        let epoch = routes.epoch;
+                        return Some((Ok(routes), Some(epoch)));
+                    }
+                }
+            }
+        });
+        Ok(stream::once(async { Ok(first) }).chain(changes).boxed())
+    }
+
+    async fn insert(&self, request: InsertRows) -> Result<Inserted, Error> {
+        let name = TableName { database: request.database, table: request.table };
+        let table = {
+            let view = self.view.read();
+            view.table_named(&name).cloned().ok_or_else(|| Error::NotFound(format!("table {name}")))?
+        };
+        insert::insert(self.clickhouse.as_ref(), self.kafka.as_ref(), &table, request.format, request.body)
+            .await
+    }
+
+    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
+        let coordinator =
+            self.seat.get().ok_or_else(|| Error::NoLeader("this daemon does not lead".into()))?;
+        ask(&coordinator, TakeHeartbeat(heartbeat)).await?
+    }
+}

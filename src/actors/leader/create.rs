@@ -1,0 +1,287 @@
+//! `CREATE TABLE`, given to the cluster: check everything, make the topics, write one record.
+//!
+//! The table actor does the rest from that record, whoever leads by then. Until the record is written nothing but
+//! topics was made, so a request may be repeated after any failure.
+
+use super::{Lead, status};
+use crate::adapters::kafka::{self, NewTopic};
+use crate::adapters::metadata::{Compare, TxnOutcome, Write, records::Record as _};
+use crate::adapters::peers::Error;
+use crate::adapters::{clickhouse, metadata};
+use crate::error::{Coded, Retry};
+use crate::model::control::{CreateTable, TableStatus};
+use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
+use crate::model::names;
+use crate::model::range::PartitionRange;
+use crate::model::table::{Replica, ReplicaState, ReplicationMode, Schema, Shard, Source};
+use crate::model::table::{Table, TableName, TableState, TopicLayout};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Most partitions of a table.
+const PARTITIONS_MAX: u32 = 65_536;
+/// Topics looked at at once.
+const LOOKS_AT_ONCE: usize = 16;
+/// How long new topics may take to get their leaders.
+const TOPICS_READY_WITHIN_MS: u64 = 15_000;
+/// Longest wait for our own write to show in the view.
+const SHOWS_AFTER_MAX_MS: u64 = 5_000;
+
+/// Makes a table; returns once its record is written.
+pub async fn create_table(lead: Lead, request: CreateTable) -> Result<TableStatus, Error> {
+    check_numbers(&lead, &request)?;
+    let nonce = lead.clock.random();
+    let (name, schema) = lead.clickhouse.parse_ddl(&request.ddl, nonce).await.map_err(of_clickhouse)?;
+    if let Some(existing) = existing(&lead, &name, &schema, &request)? {
+        return Ok(existing);
+    }
+    check_expression(&lead, &schema, &request.partition_by).await?;
+    let mut table = record(&lead, name, schema, &request);
+    check_topics_free(&lead, &table)?;
+    if request.dry_run {
+        return Ok(status::of_new(&table));
+    }
+    create_topics(&lead, &table.source, table.partitions, request.topic_replication).await?;
+    table.origin_offsets = origins(&lead, &table).await?;
+    write(&lead, &table, request.first_node).await?;
+    shown(&lead, table.id).await;
+    let view = lead.view.read();
+    let reports = lead.observed.read();
+    Ok(view
+        .tables
+        .get(&table.id)
+        .map_or_else(|| status::of_new(&table), |record| status::table(&view, &reports, &record.record)))
+}
+
+fn check_numbers(lead: &Lead, request: &CreateTable) -> Result<(), Error> {
+    let invalid = |text: String| Err(Error::Invalid(text));
+    if request.partitions == 0 || request.partitions > PARTITIONS_MAX {
+        return invalid(format!("partitions must be 1 to {PARTITIONS_MAX}, not {}", request.partitions));
+    }
+    if request.shards == 0 || request.shards > request.partitions {
+        let most = request.partitions;
+        return invalid(format!(
+            "shards must be 1 to {most} (the number of partitions), not {}",
+            request.shards
+        ));
+    }
+    let nodes = lead.view.read().nodes.len();
+    if request.replicas == 0 {
+        return invalid("replicas must be at least 1".into());
+    }
+    if request.replicas as usize > nodes {
+        return Err(Error::Refused(format!(
+            "{} replicas a shard need as many nodes, and {nodes} are registered: add nodes first, or ask for fewer \
+             replicas",
+            request.replicas
+        )));
+    }
+    if let Some(node) = &request.first_node
+        && !lead.view.read().nodes.contains_key(node)
+    {
+        return Err(Error::NotFound(format!("node {node}")));
+    }
+    if request.partition_by.trim().is_empty() {
+        return invalid("partition_by must be an integer expression over the table's columns".into());
+    }
+    if request.batch.rows_max == 0 || request.batch.rows_max > 1_000_000 {
+        return invalid(format!("batch rows must be 1 to 1000000, not {}", request.batch.rows_max));
+    }
+    Ok(())
+}
+
+fn existing(
+    lead: &Lead,
+    name: &TableName,
+    schema: &Schema,
+    request: &CreateTable,
+) -> Result<Option<TableStatus>, Error> {
+    let view = lead.view.read();
+    let Some(table) = view.table_named(name) else { return Ok(None) };
+    let same = table.schema == *schema
+        && table.partitions == request.partitions
+        && table.replicas == request.replicas
+        && table.partition_by == request.partition_by;
+    match (request.if_not_exists, same) {
+        (true, true) => Ok(Some(status::table(&view, &lead.observed.read(), table))),
+        (true, false) => Err(Error::Exists(format!("table {name} with another definition"))),
+        (false, _) => Err(Error::Exists(format!("table {name}"))),
+    }
+}
+
+async fn check_expression(lead: &Lead, schema: &Schema, expression: &str) -> Result<(), Error> {
+    let data_type = lead.clickhouse.type_of(schema, expression).await.map_err(|error| match error {
+        clickhouse::Error::Refused { message, .. } => {
+            Error::Invalid(format!("partition expression {expression:?}: {message}"))
+        }
+        other => of_clickhouse(other),
+    })?;
+    let integer = data_type.strip_prefix('U').unwrap_or(&data_type).starts_with("Int");
+    if integer {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "partition expression {expression:?} is {data_type}, not an integer: wrap it, as in cityHash64({expression})"
+    )))
+}
+
+fn record(lead: &Lead, name: TableName, schema: Schema, request: &CreateTable) -> Table {
+    let id = (u128::from(lead.clock.random()) << 64) | u128::from(lead.clock.random());
+    let id = TableId(uuid::Builder::from_random_bytes(id.to_be_bytes()).into_uuid());
+    let prefix = request.topic_prefix.clone().unwrap_or_else(|| names::topic_prefix(&name));
+    Table {
+        id,
+        name,
+        state: TableState::Creating,
+        schema,
+        ddl: request.ddl.clone(),
+        partitions: request.partitions,
+        replicas: request.replicas,
+        partition_by: request.partition_by.clone(),
+        mode: ReplicationMode::Log,
+        source: Source {
+            topic_prefix: prefix,
+            layout: request.layout,
+            format: request.format,
+            format_settings: request.format_settings.clone(),
+            batch: request.batch,
+        },
+        epoch: Epoch(0),
+        next_shard: request.shards,
+        origin_offsets: BTreeMap::new(),
+        delete_topics: false,
+    }
+}
+
+/// Two tables on the same topics would each take the other's messages.
+fn check_topics_free(lead: &Lead, table: &Table) -> Result<(), Error> {
+    let prefix = &table.source.topic_prefix;
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if prefix.is_empty() || prefix.len() > 200 || !prefix.chars().all(legal) {
+        return Err(Error::Invalid(format!(
+            "topic prefix {prefix:?} must be 1 to 200 letters, digits, '.', '_' or '-' (Kafka's rule)"
+        )));
+    }
+    let view = lead.view.read();
+    let taken = view
+        .tables
+        .values()
+        .map(|t| &t.record)
+        .find(|other| other.source.topic_prefix == *prefix && other.state != TableState::Dropping);
+    taken.map_or(Ok(()), |other| {
+        Err(Error::Exists(format!(
+            "a table on topics {prefix}.*, which is {}; choose another topic prefix,",
+            other.name
+        )))
+    })
+}
+
+async fn create_topics(lead: &Lead, source: &Source, partitions: u32, replication: i32) -> Result<(), Error> {
+    let count = i32::try_from(partitions).expect("checked against PARTITIONS_MAX");
+    let topic =
+        |name: String, partitions: i32| NewTopic { name, partitions, replication, settings: Vec::new() };
+    let mut topics: Vec<NewTopic> = match source.layout {
+        TopicLayout::OneTopic => vec![topic(source.topic_prefix.clone(), count)],
+        TopicLayout::TopicPerPartition => {
+            let name = |p| names::topic_partition(source, PartitionId(p)).topic;
+            (0..partitions).map(|p| topic(name(p), 1)).collect()
+        }
+    };
+    topics.push(topic(names::dead_letter_topic(source), 1));
+    for some in topics.chunks(100) {
+        lead.kafka.create_topics(some).await.map_err(of_kafka)?;
+    }
+    Ok(())
+}
+
+/// Where each partition's history begins: topics may have been there, and filled, before the table.
+async fn origins(lead: &Lead, table: &Table) -> Result<BTreeMap<PartitionId, i64>, Error> {
+    let look = |partition: PartitionId| {
+        let (kafka, source) = (lead.kafka.clone(), names::topic_partition(&table.source, partition));
+        let until_ms = lead.clock.now_ms() + TOPICS_READY_WITHIN_MS;
+        async move {
+            // A topic just made has no leader for a moment: that is no reason to refuse the table.
+            loop {
+                match kafka.watermarks(&source).await {
+                    Ok(watermarks) => return Ok::<_, kafka::Error>((partition, watermarks.low)),
+                    Err(error) if error.retry() == Retry::Safe && lead.clock.now_ms() < until_ms => {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    };
+    let looks = stream::iter((0..table.partitions).map(PartitionId).map(look)).buffered(LOOKS_AT_ONCE);
+    looks.try_collect().await.map_err(of_kafka)
+}
+
+/// The first shard with its first replica, where the caller named a node (C2): the rest follows by itself.
+fn first_shard(table: &Table, node: NodeId) -> Option<Shard> {
+    let range = *PartitionRange::divide(table.partitions, table.next_shard)?.first()?;
+    let replicas = vec![Replica { node, state: ReplicaState::Creating }];
+    Some(Shard { table: table.id, id: ShardId(0), epoch: Epoch(1), range, replicas, leader: None })
+}
+
+async fn write(lead: &Lead, table: &Table, first: Option<NodeId>) -> Result<(), Error> {
+    let name = lead.keys.name(&table.name);
+    let compares = vec![Compare::Absent(name.clone())];
+    let mut writes = vec![
+        Write::Put { key: name, value: table.id.encode(), lease: None },
+        Write::Put { key: lead.keys.table(table.id), value: table.encode(), lease: None },
+    ];
+    if let Some(shard) = first.and_then(|node| first_shard(table, node)) {
+        let key = lead.keys.shard(table.id, shard.id);
+        writes.push(Write::Put { key, value: shard.encode(), lease: None });
+    }
+    match lead.write(compares, writes).await {
+        Ok(TxnOutcome::Committed(_)) => {
+            tracing::info!(table = %table.name, id = %table.id, shards = table.next_shard, "table recorded");
+            Ok(())
+        }
+        Ok(TxnOutcome::Refused) => match lead.store.get(&lead.keys.name(&table.name)).await {
+            Ok(Some(_)) => Err(Error::Exists(format!("table {}", table.name))),
+            _ => Err(Error::NoLeader("this daemon's term ended meanwhile".into())),
+        },
+        Err(error) if error.retry() == Retry::OutcomeUnknown => {
+            match lead.store.get(&lead.keys.table(table.id)).await {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => Err(of_metadata(&error)),
+                Err(_) => Err(Error::OutcomeUnknown(error.to_string())),
+            }
+        }
+        Err(error) => Err(of_metadata(&error)),
+    }
+}
+
+async fn shown(lead: &Lead, table: TableId) {
+    let until = lead.clock.now_ms() + SHOWS_AFTER_MAX_MS;
+    while !lead.view.read().tables.contains_key(&table) && lead.clock.now_ms() < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A ClickHouse error as the answer to a request.
+pub fn of_clickhouse(error: clickhouse::Error) -> Error {
+    let told = format!("{}: {error}", error.code());
+    match error {
+        clickhouse::Error::Refused { .. } | clickhouse::Error::BadRows { .. } => Error::Invalid(told),
+        clickhouse::Error::Conflict(_) => Error::Refused(told),
+        _ => Error::Unavailable(told),
+    }
+}
+
+/// A Kafka error as the answer to a request.
+pub fn of_kafka(error: kafka::Error) -> Error {
+    let told = format!("{}: {error}", error.code());
+    match error {
+        kafka::Error::Invalid(_) => Error::Invalid(told),
+        _ => Error::Unavailable(told),
+    }
+}
+
+/// A store's error as the answer to a request.
+pub fn of_metadata(error: &metadata::Error) -> Error {
+    Error::Unavailable(format!("{}: {error}", error.code()))
+}

@@ -1,0 +1,225 @@
+//! The leader half: runs on the daemon that was elected, for as long as its term lasts.
+//!
+//! The coordinator keeps one table actor per table and one node actor per node, hands them what concerns them, and
+//! takes control requests. Decisions are in `table::decide` and `placement`; every write carries the term's fence.
+
+pub mod create;
+pub mod observed;
+pub mod remove;
+pub mod status;
+
+use super::mirror::{View, ViewChanged};
+use super::node::{HeartbeatCame, NodeActor};
+use super::placement::PlacementActor;
+use super::table::{Review, TableActor};
+use crate::adapters::clickhouse::ClickHouse;
+use crate::adapters::clock::Clock;
+use crate::adapters::kafka::Kafka;
+use crate::adapters::metadata::keys::Keys;
+use crate::adapters::metadata::{self, Compare, MetaStore, Write};
+use crate::adapters::peers::{Error, HeartbeatReply};
+use crate::model::control::{ClusterStatus, CreateTable, DropTable, TableStatus};
+use crate::model::observed::Heartbeat;
+use crate::model::{NodeId, TableId, TableName, Term};
+use crate::telemetry::Metrics;
+use actix::prelude::*;
+use observed::Observed;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::table::decide::Rules;
+
+/// What the actors of one term share. Cheap to clone.
+#[derive(Clone)]
+pub struct Lead {
+    /// Cluster name.
+    pub cluster: String,
+    /// The term: every write is fenced with it.
+    pub term: Term,
+    /// The store.
+    pub store: Arc<dyn MetaStore>,
+    /// Its keys.
+    pub keys: Keys,
+    /// What it holds.
+    pub view: View,
+    /// What agents report.
+    pub observed: Observed,
+    /// The server that parses users' DDL.
+    pub clickhouse: Arc<dyn ClickHouse>,
+    /// The message queue.
+    pub kafka: Arc<dyn Kafka>,
+    /// Time and random numbers.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Numbers of the rules.
+    pub rules: Rules,
+}
+
+impl Lead {
+    /// One transaction of this term: nothing is written once the term is over (FENCED).
+    pub async fn write(
+        &self,
+        mut compares: Vec<Compare>,
+        writes: Vec<Write>,
+    ) -> Result<metadata::TxnOutcome, metadata::Error> {
+        compares.push(metadata::fence(&self.keys.leader(), self.term));
+        self.store.txn(compares, writes).await
+    }
+}
+
+/// The actor.
+pub struct Coordinator {
+    lead: Lead,
+    placement: Addr<PlacementActor>,
+    tables: BTreeMap<TableId, Addr<TableActor>>,
+    nodes: BTreeMap<NodeId, Addr<NodeActor>>,
+}
+
+impl Coordinator {
+    /// Leads with that.
+    pub fn new(lead: Lead) -> Self {
+        let placement = PlacementActor::new(lead.view.clone(), lead.observed.clone()).start();
+        Self { lead, placement, tables: BTreeMap::new(), nodes: BTreeMap::new() }
+    }
+
+    /// One actor for each record; one that died is made anew from the store.
+    fn reconcile(&mut self) {
+        if !self.placement.connected() {
+            tracing::error!("the placement actor died: making it anew");
+            self.placement = PlacementActor::new(self.lead.view.clone(), self.lead.observed.clone()).start();
+            self.tables.clear();
+        }
+        let (tables, nodes): (Vec<TableId>, Vec<NodeId>) = {
+            let view = self.lead.view.read();
+            (view.tables.keys().copied().collect(), view.nodes.keys().cloned().collect())
+        };
+        self.tables.retain(|id, table| tables.contains(id) && table.connected());
+        self.nodes.retain(|id, node| nodes.contains(id) && node.connected());
+        for id in tables {
+            let (lead, placement) = (self.lead.clone(), self.placement.clone());
+            self.tables.entry(id).or_insert_with(|| TableActor::new(lead, placement, id).start());
+        }
+        for id in nodes {
+            let lead = self.lead.clone();
+            self.nodes.entry(id.clone()).or_insert_with(|| NodeActor::new(lead, id).start());
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.reconcile();
+        self.tables.values().for_each(|table| table.do_send(Review));
+        ctx.run_later(std::time::Duration::from_secs(1), |coordinator, ctx| coordinator.tick(ctx));
+    }
+}
+
+impl Actor for Coordinator {
+    type Context = Context<Self>;
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        tracing::info!(term = self.lead.term.0, "this daemon leads the cluster");
+        self.lead.metrics.leader.set(1);
+        self.tick(ctx);
+    }
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        tracing::info!(term = self.lead.term.0, "this daemon leads no more");
+        self.lead.metrics.leader.set(0);
+        self.lead.metrics.forget_heartbeats();
+    }
+}
+
+/// The term is over.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct StepDown;
+
+impl Handler<StepDown> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, _: StepDown, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+impl Handler<ViewChanged> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, ViewChanged(touched): ViewChanged, _: &mut Context<Self>) {
+        self.reconcile();
+        // A node's coming or going concerns every table.
+        if touched.nodes.is_empty() {
+            let concerned = touched.tables.iter().filter_map(|id| self.tables.get(id));
+            concerned.for_each(|table| table.do_send(Review));
+        } else {
+            self.tables.values().for_each(|table| table.do_send(Review));
+        }
+    }
+}
+
+/// An agent's report came in.
+#[derive(Message)]
+#[rtype(result = "Result<HeartbeatReply, Error>")]
+pub struct TakeHeartbeat(pub Heartbeat);
+
+impl Handler<TakeHeartbeat> for Coordinator {
+    type Result = Result<HeartbeatReply, Error>;
+    fn handle(&mut self, TakeHeartbeat(heartbeat): TakeHeartbeat, _: &mut Context<Self>) -> Self::Result {
+        let Some(node) = self.nodes.get(&heartbeat.node) else {
+            return Err(Error::NotFound(format!("node {}", heartbeat.node)));
+        };
+        let mut concerned: Vec<TableId> = heartbeat.replicas.keys().copied().collect();
+        concerned.extend(&heartbeat.dropped);
+        let tables = concerned.iter().filter_map(|id| self.tables.get(id).cloned()).collect();
+        node.do_send(HeartbeatCame { heartbeat, tables });
+        Ok(HeartbeatReply { term: self.lead.term })
+    }
+}
+
+/// Make a table.
+#[derive(Message)]
+#[rtype(result = "Result<TableStatus, Error>")]
+pub struct Create(pub CreateTable);
+
+impl Handler<Create> for Coordinator {
+    type Result = ResponseFuture<Result<TableStatus, Error>>;
+    fn handle(&mut self, Create(request): Create, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(create::create_table(self.lead.clone(), request))
+    }
+}
+
+/// Begin to drop a table.
+#[derive(Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct Drop(pub DropTable);
+
+impl Handler<Drop> for Coordinator {
+    type Result = ResponseFuture<Result<(), Error>>;
+    fn handle(&mut self, Drop(request): Drop, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(remove::drop_table(self.lead.clone(), request))
+    }
+}
+
+/// How a table stands.
+#[derive(Message)]
+#[rtype(result = "Result<TableStatus, Error>")]
+pub struct TableAsked(pub TableName);
+
+impl Handler<TableAsked> for Coordinator {
+    type Result = Result<TableStatus, Error>;
+    fn handle(&mut self, TableAsked(name): TableAsked, _: &mut Context<Self>) -> Self::Result {
+        let view = self.lead.view.read();
+        let reports = self.lead.observed.read();
+        status::named(&view, &reports, &name)
+    }
+}
+
+/// How everything stands.
+#[derive(Message)]
+#[rtype(result = "ClusterStatus")]
+pub struct ClusterAsked;
+
+impl Handler<ClusterAsked> for Coordinator {
+    type Result = MessageResult<ClusterAsked>;
+    fn handle(&mut self, _: ClusterAsked, _: &mut Context<Self>) -> Self::Result {
+        let view = self.lead.view.read();
+        let reports = self.lead.observed.read();
+        MessageResult(status::cluster(&self.lead.cluster, &view, &reports))
+    }
+}

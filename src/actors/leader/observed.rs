@@ -1,0 +1,33 @@
+//! What the leader knows from heartbeats. Starts empty with each term; nothing of it is stored.
+
+use crate::model::NodeId;
+use crate::model::observed::Heartbeat;
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// The newest reports.
+#[derive(Debug, Default)]
+pub struct Reports {
+    /// Last heartbeat, by node.
+    pub heartbeats: BTreeMap<NodeId, Heartbeat>,
+    /// When it came, on the leader's clock.
+    pub received_ms: BTreeMap<NodeId, u64>,
+    /// Since when the node has been fit to lead shards; absent if it is not.
+    pub fit_since_ms: BTreeMap<NodeId, u64>,
+}
+
+/// Shared by the leader half's actors: written by node actors, read by all.
+#[derive(Debug, Clone, Default)]
+pub struct Observed(Arc<RwLock<Reports>>);
+
+impl Observed {
+    /// Held for a moment only, never over an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, Reports> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The same.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Reports> {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

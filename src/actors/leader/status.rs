@@ -1,0 +1,210 @@
+//! How tables, nodes and the cluster stand, for people and programs. Pure.
+
+use super::observed::Reports;
+use crate::adapters::peers::Error;
+use crate::model::control::{ClusterStatus, NodeStatus, ReplicaStatus, ShardStatus, TableStatus};
+use crate::model::ids::NodeId;
+use crate::model::names;
+use crate::model::observed::ReplicaObservation;
+use crate::model::table::{Replica, ReplicaState, Shard, Table, TableName, TableState};
+use crate::model::view::ClusterView;
+use std::collections::BTreeMap;
+
+/// The table of that name.
+pub fn named(view: &ClusterView, reports: &Reports, name: &TableName) -> Result<TableStatus, Error> {
+    let table = view.table_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))?;
+    Ok(self::table(view, reports, table))
+}
+
+/// A table of which nothing but the definition is known.
+pub fn of_new(table: &Table) -> TableStatus {
+    self::table(&ClusterView::default(), &Reports::default(), table)
+}
+
+/// One table.
+pub fn table(view: &ClusterView, reports: &Reports, table: &Table) -> TableStatus {
+    let mut shards: Vec<&Shard> = view.shards_of(table.id).collect();
+    shards.sort_by_key(|shard| shard.range);
+    let acknowledged: BTreeMap<NodeId, _> = reports
+        .heartbeats
+        .iter()
+        .filter_map(|(node, heartbeat)| Some((node.clone(), *heartbeat.epochs.get(&table.id)?)))
+        .collect();
+    let mut waiting_for = waiting(view, reports, table, &shards);
+    let late = |node: &&NodeId| acknowledged.get(*node) != Some(&table.epoch);
+    let unrouted: Vec<&NodeId> = view.live.keys().filter(late).collect();
+    if table.state == TableState::Active {
+        waiting_for.extend(unrouted.iter().map(|node| format!("node {node} to load epoch {}", table.epoch)));
+    }
+    let readable = !shards.is_empty() && shards.iter().all(|shard| shard.ready_nodes().next().is_some());
+    let servers_up =
+        |node: &&&NodeId| reports.heartbeats.get(**node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
+    let usable =
+        table.state == TableState::Active && readable && unrouted.iter().filter(servers_up).count() == 0;
+    TableStatus {
+        id: table.id,
+        database: table.name.database.clone(),
+        table: table.name.table.clone(),
+        state: table.state,
+        epoch: table.epoch,
+        partitions: table.partitions,
+        replicas: table.replicas,
+        partition_by: table.partition_by.clone(),
+        cluster: names::cluster(&table.name, table.id, None),
+        topic_prefix: table.source.topic_prefix.clone(),
+        format: table.source.format,
+        ddl: table.ddl.clone(),
+        shards: shards.iter().map(|shard| shard_status(view, reports, shard)).collect(),
+        acknowledged,
+        usable,
+        complete: usable && waiting_for.is_empty(),
+        waiting_for,
+    }
+}
+
+fn waiting(view: &ClusterView, reports: &Reports, table: &Table, shards: &[&Shard]) -> Vec<String> {
+    let mut waiting = Vec::new();
+    if table.state == TableState::Dropping {
+        let keeps = |node: &&NodeId| {
+            !reports.heartbeats.get(*node).is_some_and(|heartbeat| heartbeat.dropped.contains(&table.id))
+        };
+        waiting.extend(
+            view.nodes.keys().filter(keeps).map(|node| format!("node {node} to let go of the table")),
+        );
+        return waiting;
+    }
+    if table.state == TableState::Creating && shards.len() < table.next_shard as usize {
+        waiting.push(format!(
+            "{} of {} shards to be placed",
+            table.next_shard as usize - shards.len(),
+            table.next_shard
+        ));
+    }
+    for shard in shards {
+        let lacking = (table.replicas as usize).saturating_sub(shard.replicas.len());
+        if lacking > 0 {
+            waiting.push(format!("{lacking} more node(s) for shard {}", shard.id));
+        }
+        for replica in shard.replicas.iter().filter(|replica| replica.state != ReplicaState::Ready) {
+            let seen = observation(reports, shard, &replica.node);
+            let why = match seen {
+                Some(seen) => {
+                    seen.problem.clone().unwrap_or_else(|| format!("{} messages behind", seen.lag()))
+                }
+                None => "its node does not report".into(),
+            };
+            waiting.push(format!("replica of {} on {}: {why}", shard.id, replica.node));
+        }
+        for replica in &shard.replicas {
+            let problem = observation(reports, shard, &replica.node).and_then(|seen| seen.problem.as_ref());
+            if let (Some(problem), ReplicaState::Ready) = (problem, replica.state) {
+                waiting.push(format!("replica of {} on {}: {problem}", shard.id, replica.node));
+            }
+        }
+    }
+    waiting
+}
+
+fn observation<'a>(reports: &'a Reports, shard: &Shard, node: &NodeId) -> Option<&'a ReplicaObservation> {
+    reports.heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id)
+}
+
+fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardStatus {
+    ShardStatus {
+        id: shard.id,
+        epoch: shard.epoch,
+        range: shard.range,
+        leader: shard.leader.clone(),
+        preferred_leader: shard.preferred_leader().cloned(),
+        replicas: shard.replicas.iter().map(|r| replica_status(view, reports, shard, r)).collect(),
+    }
+}
+
+fn replica_status(view: &ClusterView, reports: &Reports, shard: &Shard, replica: &Replica) -> ReplicaStatus {
+    let live = view.is_live(&replica.node);
+    let seen = observation(reports, shard, &replica.node).filter(|_| live);
+    let up = live && reports.heartbeats.get(&replica.node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
+    let state = match replica.state {
+        _ if !up => "down",
+        ReplicaState::Creating => "creating",
+        ReplicaState::Behind => "behind",
+        ReplicaState::Ready if shard.leader.as_ref() == Some(&replica.node) => "leader",
+        ReplicaState::Ready => "ready",
+    };
+    let stalls =
+        seen.map(|seen| seen.partitions.iter().filter_map(|(id, p)| Some((*id, p.stall.clone()?))).collect());
+    ReplicaStatus {
+        node: replica.node.clone(),
+        state: state.to_owned(),
+        lag: seen.filter(|seen| seen.serving).map(ReplicaObservation::lag),
+        bytes: seen.map_or(0, |seen| seen.bytes),
+        rows: seen.map_or(0, |seen| seen.rows),
+        dead_letters: seen.map_or(0, |seen| seen.dead_letters),
+        stalls: stalls.unwrap_or_default(),
+        problem: seen.and_then(|seen| seen.problem.clone()),
+    }
+}
+
+/// Everything.
+pub fn cluster(name: &str, view: &ClusterView, reports: &Reports) -> ClusterStatus {
+    let nodes: Vec<NodeStatus> = view.nodes.keys().map(|id| node(view, reports, id)).collect();
+    let tables: Vec<TableStatus> = view.tables.values().map(|t| table(view, reports, &t.record)).collect();
+    let mut problems = Vec::new();
+    if view.leader.is_none() {
+        problems.push("no daemon leads the cluster".to_owned());
+    }
+    for node in &nodes {
+        if !node.live {
+            problems.push(format!("node {}: its daemon holds no lease", node.id));
+        } else if node.clickhouse_up == Some(false) {
+            problems.push(format!("node {}: its ClickHouse does not answer", node.id));
+        }
+    }
+    for table in &tables {
+        let name = format!("{}.{}", table.database, table.table);
+        problems.extend(table.waiting_for.iter().map(|what| format!("table {name} waits for {what}")));
+        for shard in &table.shards {
+            for replica in &shard.replicas {
+                problems.extend(replica.stalls.iter().map(|(partition, stall)| {
+                    let stall = serde_json::to_string(stall).unwrap_or_default();
+                    format!(
+                        "table {name} {} on {} {partition} does not move on: {stall}",
+                        shard.id, replica.node
+                    )
+                }));
+            }
+        }
+    }
+    ClusterStatus {
+        cluster: name.to_owned(),
+        leader: view.leader.as_ref().map(|leader| leader.node.clone()),
+        term: view.leader.as_ref().map_or(0, |leader| leader.term.0),
+        nodes,
+        tables,
+        healthy: problems.is_empty(),
+        problems,
+    }
+}
+
+fn node(view: &ClusterView, reports: &Reports, id: &NodeId) -> NodeStatus {
+    let record = &view.nodes[id].record;
+    let shards = || view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
+    let heartbeat = reports.heartbeats.get(id).filter(|_| view.is_live(id));
+    let seen = heartbeat.into_iter().flat_map(|h| h.replicas.values()).flat_map(BTreeMap::values);
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    NodeStatus {
+        id: id.clone(),
+        labels: record.labels.clone(),
+        state: record.state,
+        live: view.is_live(id),
+        clickhouse_up: heartbeat.map(|heartbeat| heartbeat.clickhouse_up),
+        clickhouse_version: heartbeat.map_or_else(String::new, |h| h.clickhouse_version.clone()),
+        clickhouse: format!("{}:{}", record.clickhouse.host, record.clickhouse.port),
+        daemon_url: record.daemon_url.clone(),
+        replicas: count(shards().filter(|shard| shard.replica_on(id).is_some()).count()),
+        leaders: count(shards().filter(|shard| shard.leader.as_ref() == Some(id)).count()),
+        bytes: seen.map(|seen| seen.bytes).sum(),
+        disk_total_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.disk_total_bytes),
+        disk_free_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.disk_free_bytes),
+    }
+}

@@ -1,0 +1,126 @@
+//! The mirror: follows the metadata store and keeps the daemon's one view of it.
+//!
+//! Other actors of the daemon read the shared view and are told what was touched. Writes nothing.
+
+mod read;
+
+use crate::adapters::metadata::keys::Keys;
+use crate::adapters::metadata::{Change, MetaStore, Update, follow};
+use crate::error::{Code, ranges};
+use crate::model::view::{ClusterView, Record, Touched};
+use crate::telemetry::Metrics;
+use actix::prelude::*;
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+
+/// Code under which outages are counted: `metadata::Error::Unreachable`.
+const UNREACHABLE: Code = Code(ranges::METADATA + 1);
+/// Code under which unreadable records are counted: `records::DecodeError`.
+const UNREADABLE: Code = Code(ranges::METADATA + 12);
+
+/// The daemon's view, read by all its actors, written by its mirror alone.
+#[derive(Clone, Default)]
+pub struct View(Arc<RwLock<ClusterView>>);
+
+impl View {
+    /// The view as of now. Held for a moment only, never over an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, ClusterView> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The view changed.
+#[derive(Message, Clone)]
+#[rtype(result = "()")]
+pub struct ViewChanged(pub Arc<Touched>);
+
+/// Tell me of changes; the first comes at once if there is a view.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Observe(pub Recipient<ViewChanged>);
+
+/// The actor.
+pub struct Mirror {
+    store: Arc<dyn MetaStore>,
+    keys: Keys,
+    view: View,
+    observers: Vec<Recipient<ViewChanged>>,
+    metrics: Metrics,
+}
+
+impl Mirror {
+    /// Mirrors what the store holds under these keys into `view`.
+    pub fn new(store: Arc<dyn MetaStore>, keys: Keys, view: View, metrics: Metrics) -> Self {
+        Self { store, keys, view, observers: Vec::new(), metrics }
+    }
+
+    fn update(&mut self, update: Update) {
+        let touched = {
+            let mut view = self.view.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            match update {
+                Update::Snapshot(revision, pairs) => {
+                    let records = pairs.iter().filter_map(|pair| self.decode(&Change::Put(pair.clone())));
+                    view.reset(revision, records.collect())
+                }
+                Update::Changes(batch) => {
+                    let records = batch.changes.iter().filter_map(|change| self.decode(change));
+                    view.apply(batch.revision, records.collect())
+                }
+                Update::Unreachable(error) => {
+                    tracing::warn!(%error, "metadata store cannot be reached: what is known stays in force");
+                    self.metrics.metadata_errors(UNREACHABLE).inc();
+                    return;
+                }
+            }
+        };
+        let touched = Arc::new(touched);
+        self.observers.retain(Recipient::connected);
+        for observer in &self.observers {
+            observer.do_send(ViewChanged(touched.clone()));
+        }
+    }
+
+    /// A record that cannot be read is left out, loudly: one bad record must not stop the cluster.
+    fn decode(&self, change: &Change) -> Option<Record> {
+        match read::read(&self.keys, change) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::error!(%error, "a record of the metadata store cannot be read: it is ignored");
+                self.metrics.metadata_errors(UNREADABLE).inc();
+                None
+            }
+        }
+    }
+}
+
+impl Actor for Mirror {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        let updates = follow::follow(self.store.clone(), self.keys.root().to_owned());
+        ctx.add_stream(updates);
+    }
+}
+
+impl StreamHandler<Update> for Mirror {
+    fn handle(&mut self, update: Update, _: &mut Context<Self>) {
+        self.update(update);
+    }
+}
+
+impl Handler<Observe> for Mirror {
+    type Result = ();
+    fn handle(&mut self, Observe(observer): Observe, _: &mut Context<Self>) {
+        let touched = {
+            let view = self.view.read();
+            Touched {
+                leader: true,
+                nodes: view.nodes.keys().chain(view.live.keys()).cloned().collect(),
+                tables: view.tables.keys().copied().collect(),
+            }
+        };
+        if self.view.read().complete {
+            observer.do_send(ViewChanged(Arc::new(touched)));
+        }
+        self.observers.push(observer);
+    }
+}

@@ -1,0 +1,121 @@
+//! One partition of a replica: where it stands between looking, fetching and inserting.
+//!
+//! Pure; the replica's `state` drives it.
+
+use super::buffer::{Buffer, Limits};
+use super::position::Position;
+use super::state::Effect;
+use crate::model::PartitionId;
+use crate::model::names::TopicPartition;
+use crate::model::observed::Stall;
+use std::collections::BTreeSet;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// To be recovered when a gate is open and the time has come.
+    Waiting {
+        until_ms: u64,
+    },
+    Recovering,
+    Streaming,
+    Inserting {
+        gate: u64,
+    },
+    /// A batch waits in the buffer for a second try.
+    Holding {
+        until_ms: u64,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) source: TopicPartition,
+    pub(super) phase: Phase,
+    pub(super) attempt: u32,
+    pub(super) assignment: Option<u32>,
+    pub(super) failures: u32,
+    pub(super) next: i64,
+    pub(super) end: i64,
+    pub(super) position: Position,
+    pub(super) held: BTreeSet<(i64, u32)>,
+    pub(super) buffer: Buffer,
+    pub(super) paused: bool,
+    pub(super) looked: bool,
+    pub(super) stall: Option<Stall>,
+}
+
+impl Partition {
+    /// Nothing is known of it yet.
+    pub(super) fn new(source: TopicPartition, position: Position) -> Self {
+        Self {
+            source,
+            phase: Phase::Waiting { until_ms: 0 },
+            attempt: 0,
+            assignment: None,
+            failures: 0,
+            next: 0,
+            end: 0,
+            position,
+            held: BTreeSet::new(),
+            buffer: Buffer::default(),
+            paused: false,
+            looked: false,
+            stall: None,
+        }
+    }
+
+    /// Back to the beginning: whatever was fetched or is under way no longer counts.
+    pub(super) fn restart(&mut self, id: PartitionId, until_ms: u64, effects: &mut Vec<Effect>) {
+        self.attempt += 1;
+        self.phase = Phase::Waiting { until_ms };
+        self.buffer.clear();
+        self.paused = false;
+        if self.assignment.take().is_some() {
+            effects.push(Effect::Unassign(id));
+        }
+    }
+
+    /// Fetching pauses while a whole further batch waits.
+    pub(super) fn regulate(&mut self, id: PartitionId, limits: &Limits, effects: &mut Vec<Effect>) {
+        let full = self.buffer.is_full(limits);
+        if self.assignment.is_some() && full != self.paused {
+            self.paused = full;
+            effects.push(if full { Effect::Pause(id) } else { Effect::Resume(id) });
+        }
+    }
+
+    /// Starts what can be started; returns when to look again.
+    pub(super) fn advance(
+        &mut self,
+        id: PartitionId,
+        gate: u64,
+        limits: &Limits,
+        now_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Option<u64> {
+        let due = match self.phase {
+            Phase::Waiting { until_ms } if until_ms <= now_ms => {
+                self.attempt += 1;
+                self.phase = Phase::Recovering;
+                effects.push(Effect::Recover { partition: id, attempt: self.attempt });
+                return None;
+            }
+            Phase::Waiting { until_ms } => return Some(until_ms),
+            Phase::Recovering | Phase::Inserting { .. } => return None,
+            Phase::Holding { until_ms } => until_ms,
+            Phase::Streaming => self.buffer.due_at_ms(limits)?,
+        };
+        if due > now_ms {
+            return Some(due);
+        }
+        let batch = self.buffer.take(limits, now_ms);
+        self.attempt += 1;
+        self.phase = Phase::Inserting { gate };
+        let held = match batch.next_offset() {
+            Some(next) => self.held.range(..(next, 0)).copied().collect(),
+            None => BTreeSet::new(),
+        };
+        effects.push(Effect::Insert { partition: id, attempt: self.attempt, gate, batch, held });
+        None
+    }
+}

@@ -1,0 +1,164 @@
+//! Where a replica's partition goes on after any restart, or why it cannot.
+//!
+//! Pure. A commit in Kafka says what was done, the table says what it holds; where they disagree the table is
+//! right about rows and the commit about messages that have none. Rows that the table holds at or above the start
+//! are skipped one by one: a batch that spans two time partitions may be half there, so a maximum would not do.
+
+use super::position::Position;
+use crate::adapters::clickhouse::Holdings;
+use crate::adapters::kafka::Watermarks;
+use crate::model::observed::Stall;
+use std::collections::BTreeSet;
+
+/// No batch spans more offsets than this, so only the newest `SPAN` offsets of a partition can be half there.
+pub const SPAN: i64 = 1 << 20;
+
+/// What was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Findings {
+    /// Where history began when the table was made.
+    pub origin: i64,
+    /// This table's and shard's commit, if there is one, with its next offset.
+    pub committed: Option<(i64, Position)>,
+    /// The table's rows from [`look_from`] on.
+    pub holdings: Holdings,
+    /// The topic's ends.
+    pub watermarks: Watermarks,
+    /// Fingerprint of the message at the committed offset less one, if it can still be read.
+    pub fingerprint: Option<u32>,
+}
+
+/// Where to go on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Start {
+    /// First offset to be read.
+    pub from: i64,
+    /// The topic's end.
+    pub end: i64,
+    /// Rows at or above `from` that the table holds already.
+    pub held: BTreeSet<(i64, u32)>,
+    /// The highest offset with rows in the table.
+    pub last_row_offset: Option<i64>,
+    /// The table had lost rows that were committed: offsets from here on are read again.
+    pub lost_from: Option<i64>,
+}
+
+/// The first offset whose rows must be looked up, given the commit and the highest offset that the table holds.
+pub fn look_from(origin: i64, committed: Option<&(i64, Position)>, max_offset: Option<i64>) -> i64 {
+    let newest = max_offset.map_or(origin, |max| (max + 1 - SPAN).max(origin));
+    match committed {
+        Some((next, position)) if !lost(position, max_offset) => *next,
+        _ => newest,
+    }
+}
+
+fn lost(position: &Position, max_offset: Option<i64>) -> bool {
+    position.last_row_offset.is_some_and(|row| max_offset.is_none_or(|max| max < row))
+}
+
+/// Decides.
+pub fn plan(findings: &Findings) -> Result<Start, Stall> {
+    let Findings { origin, committed, holdings, watermarks, fingerprint } = findings;
+    let from = look_from(*origin, committed.as_ref(), holdings.max_offset);
+    let lost_from = committed
+        .as_ref()
+        .filter(|(_, position)| lost(position, holdings.max_offset))
+        .map(|_| holdings.max_offset.map_or(*origin, |max| max + 1));
+    if let Some((next, position)) = committed {
+        let differs = matches!((position.fingerprint, fingerprint), (Some(a), Some(b)) if a != *b);
+        if differs || *next > watermarks.high {
+            return Err(Stall::TopicReplaced { next: *next, end: watermarks.high });
+        }
+    }
+    let held: BTreeSet<(i64, u32)> = holdings.rows.iter().copied().filter(|(o, _)| *o >= from).collect();
+    if from > watermarks.high {
+        return Err(Stall::TopicReplaced { next: from, end: watermarks.high });
+    }
+    let from = if from < watermarks.low {
+        // What retention took is no loss where the table holds every offset of it.
+        let offsets: BTreeSet<i64> = held.iter().map(|(offset, _)| *offset).collect();
+        if let Some(gone) = (from..watermarks.low).find(|offset| !offsets.contains(offset)) {
+            return Err(Stall::OffsetsGone { from: gone, to: watermarks.low });
+        }
+        watermarks.low
+    } else {
+        from
+    };
+    let held = held.into_iter().filter(|(offset, _)| *offset >= from).collect();
+    Ok(Start { from, end: watermarks.high, held, last_row_offset: holdings.max_offset, lost_from })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ShardId, TableId};
+
+    fn position(row: Option<i64>, fp: Option<u32>) -> Position {
+        let start = Position::start(TableId(uuid::Uuid::nil()), ShardId(1));
+        Position { last_row_offset: row, fingerprint: fp, ..start }
+    }
+
+    fn findings(committed: Option<(i64, Option<i64>)>, held: &[(i64, u32)], low: i64, high: i64) -> Findings {
+        let max_offset = held.iter().map(|(offset, _)| *offset).max();
+        Findings {
+            origin: 0,
+            committed: committed.map(|(next, row)| (next, position(row, Some(7)))),
+            holdings: Holdings { max_offset, rows: held.to_vec() },
+            watermarks: Watermarks { low, high },
+            fingerprint: Some(7),
+        }
+    }
+
+    #[test]
+    fn a_fresh_replica_starts_where_history_began() {
+        let start = Start { end: 10, ..Start::default() };
+        assert_eq!(plan(&findings(None, &[], 0, 10)), Ok(start));
+    }
+
+    #[test]
+    fn rows_above_the_commit_are_skipped_one_by_one() {
+        let start = plan(&findings(Some((5, Some(4))), &[(4, 0), (6, 0), (6, 2), (9, 0)], 0, 20)).unwrap();
+        assert_eq!(start.from, 5);
+        assert_eq!(start.held, BTreeSet::from([(6, 0), (6, 2), (9, 0)]));
+        assert_eq!(start.lost_from, None);
+    }
+
+    #[test]
+    fn a_table_that_lost_rows_reads_them_again_and_says_so() {
+        let start = plan(&findings(Some((100, Some(99))), &[(40, 0), (41, 0)], 0, 200)).unwrap();
+        assert_eq!((start.from, start.lost_from), (0, Some(42)));
+        assert_eq!(start.held.len(), 2);
+        let empty = plan(&findings(Some((100, Some(99))), &[], 0, 200)).unwrap();
+        assert_eq!((empty.from, empty.lost_from), (0, Some(0)));
+    }
+
+    #[test]
+    fn messages_without_rows_above_the_last_row_are_not_lost_rows() {
+        let start = plan(&findings(Some((100, Some(80))), &[(80, 0)], 0, 100)).unwrap();
+        assert_eq!((start.from, start.lost_from), (100, None));
+    }
+
+    #[test]
+    fn an_expired_commit_is_replaced_by_what_the_table_holds() {
+        let held: Vec<(i64, u32)> = (SPAN..2 * SPAN).map(|offset| (offset, 0)).step_by(1000).collect();
+        let start = plan(&findings(None, &held, 0, 3 * SPAN)).unwrap();
+        assert!(start.from > SPAN - 1000 && start.from <= SPAN, "{}", start.from);
+    }
+
+    #[test]
+    fn offsets_gone_from_the_topic_stall_unless_they_are_held() {
+        let stall = plan(&findings(Some((5, Some(4))), &[(4, 0)], 8, 20));
+        assert_eq!(stall, Err(Stall::OffsetsGone { from: 5, to: 8 }));
+        let held = plan(&findings(Some((5, Some(4))), &[(4, 0), (5, 0), (6, 0), (7, 0)], 8, 20)).unwrap();
+        assert_eq!(held.from, 8);
+    }
+
+    #[test]
+    fn a_topic_made_anew_is_noticed() {
+        let shorter = plan(&findings(Some((5, Some(4))), &[(4, 0)], 0, 3));
+        assert_eq!(shorter, Err(Stall::TopicReplaced { next: 5, end: 3 }));
+        let mut other = findings(Some((5, Some(4))), &[(4, 0)], 0, 30);
+        other.fingerprint = Some(8);
+        assert_eq!(plan(&other), Err(Stall::TopicReplaced { next: 5, end: 30 }));
+    }
+}

@@ -1,0 +1,164 @@
+//! The replica's transitions, one story a test.
+
+use super::buffer::Limits;
+use super::recovery::Start;
+use super::state::{Done, Effect, Event, Outcome, State};
+use crate::adapters::kafka::{Chunk, Message};
+use crate::model::names::TopicPartition;
+use crate::model::observed::Stall;
+use crate::model::{PartitionId, PartitionRange, ShardId, TableId};
+use std::collections::BTreeSet;
+
+const P: PartitionId = PartitionId(0);
+const LIMITS: Limits = Limits { messages_max: 4, bytes_max: 1 << 20, age_max_ms: 100 };
+
+fn state() -> State {
+    let range = PartitionRange::new(0, 1).unwrap();
+    State::new(TableId(uuid::Uuid::nil()), ShardId(0), range, LIMITS, |p| source(p.0))
+}
+
+fn source(partition: u32) -> TopicPartition {
+    TopicPartition { topic: format!("t.{partition}"), partition: 0 }
+}
+
+fn chunk(offsets: std::ops::Range<i64>) -> Chunk {
+    let message = |offset| Message { offset, timestamp_ms: 1, start: 0, len: 1, tombstone: false };
+    Chunk { source: source(0), messages: offsets.map(message).collect(), payload: "x".into() }
+}
+
+/// A state that streams from offset 0 through gate 1; the assignment's number is returned.
+fn streaming() -> (State, u32) {
+    let mut state = state();
+    assert_eq!(state.on(Event::Begin, 0), [Effect::Prepare { attempt: 1 }]);
+    let effects = state.on(Event::Prepared(1, Ok(1)), 0);
+    let attempt = recovering(&effects);
+    let effects = state.on(Event::Recovered(P, attempt, Ok(Start::default())), 0);
+    assert!(effects.contains(&Effect::Assign(P, 0, attempt)), "{effects:?}");
+    assert!(state.observe().serving);
+    (state, attempt)
+}
+
+fn recovering(effects: &[Effect]) -> u32 {
+    let recover = effects.iter().find_map(|e| match e {
+        Effect::Recover { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    recover.unwrap_or_else(|| panic!("no recovery in {effects:?}"))
+}
+
+fn inserting(effects: &[Effect]) -> (u32, u64, usize, i64) {
+    let insert = effects.iter().find_map(|e| match e {
+        Effect::Insert { attempt, gate, batch, .. } => {
+            Some((*attempt, *gate, batch.messages, batch.chunks[0].messages[0].offset))
+        }
+        _ => None,
+    });
+    insert.unwrap_or_else(|| panic!("no insert in {effects:?}"))
+}
+
+fn done(next: i64) -> Outcome {
+    Outcome::Done(Done { next, last_row_offset: Some(next - 1), fingerprint: 7, rows: 1, dead_letters: 0 })
+}
+
+#[test]
+fn a_batch_waits_until_it_is_old_enough_and_is_committed_when_it_is_in() {
+    let (mut state, assignment) = streaming();
+    let effects = state.on(Event::Fetched(P, assignment, chunk(0..2)), 10);
+    assert_eq!(effects, [Effect::WakeAt(110)]);
+    assert_eq!(state.on(Event::Tick, 50), [Effect::WakeAt(110)]);
+    let (attempt, gate, messages, first) = inserting(&state.on(Event::Tick, 110));
+    assert_eq!((gate, messages, first), (1, 2, 0));
+    let effects = state.on(Event::Inserted(P, attempt, done(2)), 120);
+    let committed =
+        effects.iter().any(|e| matches!(e, Effect::Commit(P, 2, at) if at.last_row_offset == Some(1)));
+    assert!(committed, "{effects:?}");
+}
+
+#[test]
+fn a_full_batch_goes_at_once_and_fetching_pauses_while_a_further_one_waits() {
+    let (mut state, assignment) = streaming();
+    let effects = state.on(Event::Fetched(P, assignment, chunk(0..4)), 0);
+    let (attempt, ..) = inserting(&effects);
+    let effects = state.on(Event::Fetched(P, assignment, chunk(4..8)), 1);
+    assert_eq!(effects, [Effect::Pause(P)]);
+    let effects = state.on(Event::Inserted(P, attempt, done(4)), 2);
+    assert_eq!(inserting(&effects).3, 4);
+    assert!(effects.contains(&Effect::Resume(P)), "the next batch is fetched while this one is inserted");
+}
+
+#[test]
+fn an_unknown_outcome_closes_the_gate_and_looks_before_anything_is_inserted_again() {
+    let (mut state, assignment) = streaming();
+    let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
+    let effects = state.on(Event::Inserted(P, attempt, Outcome::Unknown("timeout".into())), 1);
+    assert!(effects.contains(&Effect::Unassign(P)));
+    assert!(effects.contains(&Effect::Prepare { attempt: 2 }), "{effects:?}");
+    assert!(
+        !effects.iter().any(|e| matches!(e, Effect::Recover { .. })),
+        "no look before the gate is closed"
+    );
+    let attempt = recovering(&state.on(Event::Prepared(2, Ok(2)), 2));
+    let held = BTreeSet::from([(0, 0), (1, 0)]);
+    let start = Start { from: 0, end: 4, held: held.clone(), last_row_offset: Some(1), lost_from: None };
+    state.on(Event::Recovered(P, attempt, Ok(start)), 3);
+    let effects = state.on(Event::Fetched(P, attempt, chunk(0..4)), 4);
+    let insert = effects.iter().find_map(|e| match e {
+        Effect::Insert { gate, held, .. } => Some((*gate, held.clone())),
+        _ => None,
+    });
+    assert_eq!(insert, Some((2, held)), "the new gate, without the rows that are there");
+}
+
+#[test]
+fn answers_to_old_questions_change_nothing() {
+    let (mut state, assignment) = streaming();
+    let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
+    state.on(Event::Begin, 1); // the server was restarted
+    assert_eq!(state.on(Event::Inserted(P, attempt, done(4)), 2), []);
+    assert_eq!(state.on(Event::Fetched(P, assignment, chunk(4..8)), 2), []);
+    assert_eq!(state.on(Event::Lost(P, assignment, Stall::TopicMissing), 2), []);
+    assert_eq!(state.observe().partitions[&P].next_offset, 0);
+}
+
+#[test]
+fn a_batch_that_was_refused_is_held_and_tried_again_as_it_was() {
+    let (mut state, assignment) = streaming();
+    let effects = state.on(Event::Fetched(P, assignment, chunk(0..4)), 0);
+    let Some(Effect::Insert { attempt, batch, .. }) =
+        effects.into_iter().find(|e| matches!(e, Effect::Insert { .. }))
+    else {
+        panic!("no insert")
+    };
+    let stall = Stall::ServerRefuses { error: "disk full".into() };
+    let effects = state.on(Event::Inserted(P, attempt, Outcome::Again(batch, stall.clone())), 10);
+    assert!(effects.contains(&Effect::WakeAt(260)), "{effects:?}");
+    assert_eq!(state.observe().partitions[&P].stall, Some(stall));
+    let (attempt, gate, messages, first) = inserting(&state.on(Event::Tick, 260));
+    assert_eq!((gate, messages, first), (1, 4, 0));
+    state.on(Event::Inserted(P, attempt, done(4)), 270);
+    assert_eq!(state.observe().partitions[&P].stall, None);
+}
+
+#[test]
+fn a_stalled_partition_says_why_and_looks_again_later() {
+    let mut state = state();
+    state.on(Event::Begin, 0);
+    let attempt = recovering(&state.on(Event::Prepared(1, Ok(1)), 0));
+    let stall = Stall::OffsetsGone { from: 3, to: 9 };
+    let effects = state.on(Event::Recovered(P, attempt, Err(stall.clone())), 0);
+    assert!(effects.contains(&Effect::WakeAt(250)));
+    assert_eq!(state.observe().partitions[&P].stall, Some(stall));
+    recovering(&state.on(Event::Tick, 250));
+}
+
+#[test]
+fn a_server_that_cannot_be_prepared_is_tried_later_and_later() {
+    let mut state = state();
+    state.on(Event::Begin, 0);
+    let effects = state.on(Event::Prepared(1, Err("down".into())), 0);
+    assert!(effects.contains(&Effect::WakeAt(250)));
+    assert_eq!(state.observe().problem.as_deref(), Some("down"));
+    assert!(state.on(Event::Tick, 250).contains(&Effect::Prepare { attempt: 2 }));
+    let effects = state.on(Event::Prepared(2, Err("down".into())), 250);
+    assert!(effects.contains(&Effect::WakeAt(750)), "{effects:?}");
+}

@@ -1,0 +1,268 @@
+//! The router: keeps one server's generated cluster file and its user-facing tables in step with the topology.
+//!
+//! One round at a time: drop what users must no longer see, replace the file, reload, read back, then make what
+//! they should see. An epoch counts as loaded only when the server itself shows it.
+
+pub mod state;
+
+use super::agent::{Agent, RoutesStand};
+use super::mirror::{View, ViewChanged};
+use super::node_ports::NodePorts;
+use super::replica::state::backoff_ms;
+use crate::adapters::clickhouse;
+use crate::adapters::routes::render;
+use crate::error::Coded;
+use crate::model::routes::{RouteGroup, TableRoutes};
+use actix::prelude::*;
+use state::{Achieved, Round};
+use std::time::Duration;
+
+/// How often a changed file is looked for in `system.clusters` before the round is tried again.
+const READ_BACKS_MAX: u32 = 30;
+/// The wait between two looks.
+const READ_BACK_MS: u64 = 100;
+
+/// The server answers again, perhaps after a restart.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct ServerSeen {
+    /// Whether it was restarted.
+    pub restarted: bool,
+}
+
+/// Who is told how routes stand.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Introduce(pub Addr<Agent>);
+
+/// The actor.
+pub struct Router {
+    ports: NodePorts,
+    view: View,
+    groups: Vec<RouteGroup>,
+    insert_base_url: Option<String>,
+    agent: Option<Addr<Agent>>,
+    achieved: Achieved,
+    busy: bool,
+    waiting: bool,
+    failures: u32,
+}
+
+impl Router {
+    /// The router of the node of these ports.
+    pub fn new(
+        ports: NodePorts,
+        view: View,
+        groups: Vec<RouteGroup>,
+        insert_base_url: Option<String>,
+    ) -> Self {
+        Self {
+            ports,
+            view,
+            groups,
+            insert_base_url,
+            agent: None,
+            achieved: Achieved::default(),
+            busy: false,
+            waiting: false,
+            failures: 0,
+        }
+    }
+
+    fn advance(&mut self, ctx: &mut Context<Self>) {
+        if self.busy || self.waiting {
+            return;
+        }
+        let round = {
+            let view = self.view.read();
+            if !view.complete {
+                return;
+            }
+            state::round(&view, &self.groups, self.insert_base_url.as_deref())
+        };
+        if self.achieved.covers(&round) {
+            return;
+        }
+        self.busy = true;
+        let work = Work { ports: self.ports.clone(), achieved: self.achieved.clone(), round };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(work.run()).map(|(achieved, error), router, ctx| {
+            router.busy = false;
+            router.achieved = achieved;
+            router.tell();
+            match error {
+                None => {
+                    router.failures = 0;
+                    router.advance(ctx);
+                }
+                Some(error) => router.wait(&error, ctx),
+            }
+        }));
+    }
+
+    /// A round that failed is tried again, later and later: the server may be down for long.
+    fn wait(&mut self, error: &str, ctx: &mut Context<Self>) {
+        if self.failures == 0 {
+            tracing::warn!(node = %self.ports.node, error, "routes are not up to date: trying again");
+        }
+        self.waiting = true;
+        let wait = Duration::from_millis(backoff_ms(self.failures).min(3_000));
+        self.failures += 1;
+        ctx.run_later(wait, |router, ctx| {
+            router.waiting = false;
+            router.advance(ctx);
+        });
+    }
+
+    fn tell(&self) {
+        if let Some(agent) = &self.agent {
+            agent.do_send(RoutesStand {
+                epochs: self.achieved.epochs.clone(),
+                undistributed: self.achieved.undistributed.clone(),
+                problems: self.achieved.problems.clone(),
+            });
+        }
+    }
+}
+
+/// One round under way.
+struct Work {
+    ports: NodePorts,
+    achieved: Achieved,
+    round: Round,
+}
+
+impl Work {
+    async fn run(mut self) -> (Achieved, Option<String>) {
+        let result = self.steps().await;
+        (self.achieved, result.err())
+    }
+
+    async fn steps(&mut self) -> Result<(), String> {
+        self.undistribute().await?;
+        self.publish().await?;
+        self.distribute().await
+    }
+
+    async fn undistribute(&mut self) -> Result<(), String> {
+        self.achieved.undistributed.retain(|id| self.round.undistribute.contains_key(id));
+        for (id, (name, cluster)) in &self.round.undistribute {
+            if self.achieved.undistributed.contains(id) {
+                continue;
+            }
+            self.ports.clickhouse.drop_distributed(name, cluster).await.map_err(|e| told(&e))?;
+            self.achieved.distributed.remove(id);
+            self.achieved.undistributed.insert(*id);
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self) -> Result<(), String> {
+        let content = render::render(&self.round.routes);
+        let present = self.ports.routes.read().await.map_err(|e| told(&e))?;
+        let changed = present.as_deref() != Some(content.as_str());
+        if changed {
+            self.ports.routes.replace(&content).await.map_err(|e| told(&e))?;
+        }
+        let routes = std::mem::take(&mut self.round.routes);
+        self.achieved.epochs.retain(|id, _| routes.iter().any(|table| table.table == *id));
+        let stale: Vec<&TableRoutes> = routes
+            .iter()
+            .filter(|table| self.achieved.epochs.get(&table.table) != Some(&table.epoch))
+            .collect();
+        if changed || !stale.is_empty() {
+            self.ports.clickhouse.reload_config().await.map_err(|e| told(&e))?;
+        }
+        for table in stale {
+            self.read_back(table).await?;
+            self.achieved.epochs.insert(table.table, table.epoch);
+            tracing::info!(node = %self.ports.node, table = %table.name, epoch = %table.epoch, "routes loaded");
+        }
+        self.round.routes = routes;
+        Ok(())
+    }
+
+    /// Waits until the server shows the topology: only then is the epoch acknowledged.
+    async fn read_back(&self, table: &TableRoutes) -> Result<(), String> {
+        for (cluster, expected) in render::expected(table) {
+            let mut tries = 0;
+            loop {
+                let shown = self.ports.clickhouse.cluster(&cluster).await.map_err(|e| told(&e))?;
+                if shown == expected {
+                    break;
+                }
+                tries += 1;
+                if tries > READ_BACKS_MAX {
+                    return Err(format!(
+                        "the server does not show cluster {cluster} as written after a reload; is the \
+                        routes file in its config.d folder?"
+                    ));
+                }
+                tokio::time::sleep(Duration::from_millis(READ_BACK_MS)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// One table's conflict must not keep the others from their users.
+    async fn distribute(&mut self) -> Result<(), String> {
+        let mut first_error = None;
+        self.achieved.distributed.retain(|id, _| self.round.distributed.contains_key(id));
+        self.achieved.problems.clear();
+        for (id, table) in &self.round.distributed {
+            if self.achieved.distributed.get(id) == Some(table) {
+                continue;
+            }
+            match self.ports.clickhouse.create_distributed(table).await {
+                Ok(()) => {
+                    self.achieved.distributed.insert(*id, table.clone());
+                }
+                Err(error) => {
+                    self.achieved.problems.insert(*id, told(&error));
+                    first_error.get_or_insert(told(&error));
+                    if matches!(error, clickhouse::Error::Unreachable { .. }) {
+                        break;
+                    }
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+fn told(error: &impl Coded) -> String {
+    format!("{}: {error}", error.code())
+}
+
+impl Actor for Router {
+    type Context = Context<Self>;
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.advance(ctx);
+    }
+}
+
+impl Handler<ViewChanged> for Router {
+    type Result = ();
+    fn handle(&mut self, _: ViewChanged, ctx: &mut Context<Self>) {
+        self.advance(ctx);
+    }
+}
+
+impl Handler<Introduce> for Router {
+    type Result = ();
+    fn handle(&mut self, Introduce(agent): Introduce, _: &mut Context<Self>) {
+        self.agent = Some(agent);
+        self.tell();
+    }
+}
+
+impl Handler<ServerSeen> for Router {
+    type Result = ();
+    /// What a restarted server loaded is looked at again: its disk may have been replaced.
+    fn handle(&mut self, seen: ServerSeen, ctx: &mut Context<Self>) {
+        if seen.restarted {
+            self.achieved.epochs.clear();
+            self.achieved.distributed.clear();
+        }
+        self.advance(ctx);
+    }
+}

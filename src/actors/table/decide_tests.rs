@@ -1,0 +1,220 @@
+//! The leader's decisions for a table, one situation a test.
+
+use super::decide::{Knowledge, Rules, Step, decide};
+use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
+use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation};
+use crate::model::range::PartitionRange;
+use crate::model::table::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+const RULES: Rules = Rules { caught_up_lag_max: 10, behind_lag_min: 100, preferred_after_ms: 1_000 };
+
+fn id(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+fn table(state: TableState, epoch: u64, shards: u32) -> Table {
+    let schema = Schema {
+        columns: vec![],
+        engine: "MergeTree".into(),
+        engine_arguments: String::new(),
+        partition_key: String::new(),
+        sorting_key: "a".into(),
+        primary_key: String::new(),
+        sampling_key: String::new(),
+        ttl: String::new(),
+        settings: String::new(),
+    };
+    let source = Source {
+        topic_prefix: "d.t".into(),
+        layout: TopicLayout::TopicPerPartition,
+        format: MessageFormat::JSONEachRow,
+        format_settings: BTreeMap::new(),
+        batch: BatchLimits::default(),
+    };
+    Table {
+        id: TableId(uuid::Uuid::nil()),
+        name: TableName { database: "d".into(), table: "t".into() },
+        state,
+        schema,
+        ddl: String::new(),
+        partitions: 8,
+        replicas: 2,
+        partition_by: "a".into(),
+        mode: ReplicationMode::Log,
+        source,
+        epoch: Epoch(epoch),
+        next_shard: shards,
+        origin_offsets: BTreeMap::new(),
+        delete_topics: false,
+    }
+}
+
+fn shard(replicas: &[(&str, ReplicaState)], leader: Option<&str>) -> Shard {
+    let replica = |(node, state): &(&str, ReplicaState)| Replica { node: id(node), state: *state };
+    Shard {
+        table: TableId(uuid::Uuid::nil()),
+        id: ShardId(0),
+        epoch: Epoch(1),
+        range: PartitionRange::new(0, 8).unwrap(),
+        replicas: replicas.iter().map(replica).collect(),
+        leader: leader.map(id),
+    }
+}
+
+/// What the leader knows: nodes that live, and each one's lag (`None`: it does not serve).
+struct World {
+    live: BTreeSet<NodeId>,
+    registered: BTreeSet<NodeId>,
+    heartbeats: BTreeMap<NodeId, Heartbeat>,
+    fit_since_ms: BTreeMap<NodeId, u64>,
+}
+
+fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
+    let heartbeat = |node: &str, lag: Option<i64>| {
+        let progress = PartitionProgress { next_offset: 0, end_offset: lag.unwrap_or(0), stall: None };
+        let seen = ReplicaObservation {
+            serving: lag.is_some(),
+            partitions: [(PartitionId(0), progress)].into(),
+            ..ReplicaObservation::default()
+        };
+        Heartbeat {
+            node: id(node),
+            incarnation: 1,
+            clickhouse_up: true,
+            clickhouse_version: String::new(),
+            disk_free_bytes: 0,
+            disk_total_bytes: 0,
+            replicas: [(TableId(uuid::Uuid::nil()), [(ShardId(0), seen)].into())].into(),
+            epochs: BTreeMap::new(),
+            dropped: vec![],
+        }
+    };
+    World {
+        live: nodes.iter().filter(|n| n.1).map(|n| id(n.0)).collect(),
+        registered: nodes.iter().map(|n| id(n.0)).collect(),
+        heartbeats: nodes.iter().map(|n| (id(n.0), heartbeat(n.0, n.2))).collect(),
+        fit_since_ms: nodes.iter().filter(|n| n.1).map(|n| (id(n.0), 0)).collect(),
+    }
+}
+
+fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<Step> {
+    let known = Knowledge {
+        registered: &world.registered,
+        live: &world.live,
+        open: &world.live,
+        heartbeats: &world.heartbeats,
+        fit_since_ms: &world.fit_since_ms,
+        now_ms,
+    };
+    decide(table, shards, &known, &RULES)
+}
+
+fn written(step: Option<Step>) -> (Shard, bool) {
+    match step {
+        Some(Step::Write { mut shards, publish, .. }) if shards.len() == 1 => (shards.remove(0), publish),
+        other => panic!("{other:?}"),
+    }
+}
+
+use ReplicaState::{Behind, Creating, Ready};
+
+#[test]
+fn a_new_table_has_its_missing_shards_placed_also_by_a_later_leader() {
+    let table = table(TableState::Creating, 0, 2);
+    let mut half = shard(&[("n1", Creating)], None);
+    half.range = PartitionRange::new(0, 4).unwrap();
+    let missing = Step::PlaceShards(vec![(ShardId(1), PartitionRange::new(4, 8).unwrap())]);
+    assert_eq!(step(&table, &[&half], &world(&[("n1", true, None)]), 0), Some(missing));
+}
+
+#[test]
+fn a_table_is_published_when_every_shard_has_a_readable_replica_and_not_before() {
+    let table = table(TableState::Creating, 0, 1);
+    let new = shard(&[("n1", Creating), ("n2", Creating)], None);
+    assert_eq!(step(&table, &[&new], &world(&[("n1", true, None), ("n2", true, None)]), 0), None);
+    let (next, publish) =
+        written(step(&table, &[&new], &world(&[("n1", true, None), ("n2", true, Some(0))]), 0));
+    assert!(publish);
+    assert_eq!((next.replicas[0].state, next.replicas[1].state), (Creating, Ready));
+    assert_eq!((next.leader, next.epoch), (Some(id("n2")), Epoch(2)));
+}
+
+#[test]
+fn a_lost_nodes_leadership_moves_at_once_and_its_replica_leaves_the_routes() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Ready), ("n2", Ready)], Some("n1"));
+    let (next, publish) =
+        written(step(&table, &[&now], &world(&[("n1", false, Some(0)), ("n2", true, Some(0))]), 0));
+    assert!(publish);
+    assert_eq!(next.leader, Some(id("n2")));
+    assert_eq!(next.replicas[0].state, Behind);
+}
+
+#[test]
+fn the_last_readable_replica_stays_in_the_routes_whatever_happens() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Ready), ("n2", Behind)], Some("n1"));
+    let dead = world(&[("n1", false, Some(0)), ("n2", false, Some(0))]);
+    assert_eq!(step(&table, &[&now], &dead, 0), None);
+}
+
+#[test]
+fn a_node_that_comes_back_is_read_again_only_when_it_has_caught_up() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Behind), ("n2", Ready)], Some("n2"));
+    let late = world(&[("n1", true, Some(500)), ("n2", true, Some(0))]);
+    assert_eq!(step(&table, &[&now], &late, 5_000), None);
+    let (next, publish) =
+        written(step(&table, &[&now], &world(&[("n1", true, Some(3)), ("n2", true, Some(0))]), 500));
+    assert_eq!((publish, next.replicas[0].state), (true, Ready));
+    assert_eq!(next.leader, Some(id("n2")), "not fit for long enough to lead again");
+}
+
+#[test]
+fn the_preferred_leader_regains_its_shard_once_it_has_been_fit_for_a_while() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Ready), ("n2", Ready)], Some("n2"));
+    let well = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    assert_eq!(step(&table, &[&now], &well, 999), None);
+    assert_eq!(written(step(&table, &[&now], &well, 1_000)).0.leader, Some(id("n1")));
+}
+
+#[test]
+fn a_replica_far_behind_its_peers_leaves_the_routes_but_a_burst_that_hits_all_changes_nothing() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Ready), ("n2", Ready)], Some("n2"));
+    let burst = world(&[("n1", true, Some(5_000)), ("n2", true, Some(6_000))]);
+    assert_eq!(step(&table, &[&now], &burst, 0), None);
+    let slow = world(&[("n1", true, Some(5_000)), ("n2", true, Some(0))]);
+    assert_eq!(written(step(&table, &[&now], &slow, 0)).0.replicas[0].state, Behind);
+}
+
+#[test]
+fn a_shard_short_of_replicas_gets_one_when_a_node_is_there_for_it() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Ready)], Some("n1"));
+    assert_eq!(step(&table, &[&now], &world(&[("n1", true, Some(0))]), 0), None);
+    let two = world(&[("n1", true, Some(0)), ("n2", true, None)]);
+    assert_eq!(step(&table, &[&now], &two, 0), Some(Step::AddReplicas(vec![ShardId(0)])));
+}
+
+#[test]
+fn nothing_is_left_to_do_once_everything_stands() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Ready), ("n2", Ready)], Some("n1"));
+    let well = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    assert_eq!(step(&table, &[&now], &well, 99_999), None);
+}
+
+#[test]
+fn a_dropped_table_is_forgotten_when_every_registered_node_has_let_go() {
+    let table = table(TableState::Dropping, 3, 1);
+    let now = shard(&[("n1", Ready), ("n2", Ready)], Some("n1"));
+    let mut all = world(&[("n1", true, None), ("n2", true, None)]);
+    assert_eq!(step(&table, &[&now], &all, 0), None);
+    for heartbeat in all.heartbeats.values_mut() {
+        heartbeat.dropped.push(table.id);
+    }
+    assert_eq!(step(&table, &[&now], &all, 0), Some(Step::Forget(vec![ShardId(0)])));
+}

@@ -1,0 +1,137 @@
+//! The real side of every port, made from the configuration.
+
+use super::Error;
+use crate::actors::table::decide::Rules;
+use crate::actors::{LocalNode, Options};
+use crate::adapters::clickhouse::HttpClickHouse;
+use crate::adapters::compute::etcd_member::{EtcdMember, ManagedEtcd, Peer};
+use crate::adapters::kafka::embedded::EmbeddedKafka;
+use crate::adapters::kafka::{self, Kafka, KafkaClient};
+use crate::adapters::metadata::{EmbeddedStore, EtcdOptions, EtcdStore, MetaStore};
+use crate::adapters::routes::FileRoutes;
+use crate::config::{self, Config, EtcdAccess, NodeOptions, StoreOptions};
+use crate::model::{Node, NodeState, ingest};
+use std::sync::Arc;
+
+/// Puts the ports that were bound where the configuration says 0.
+pub fn fill_ports(config: &mut Config, grpc: u16, http: u16) {
+    let fill = |url: &mut String, port: u16| {
+        if let Some(base) = url.strip_suffix(":0") {
+            *url = format!("{base}:{port}");
+        }
+    };
+    fill(&mut config.daemon.grpc_advertise, grpc);
+    fill(&mut config.daemon.http_advertise, http);
+}
+
+/// The member that this daemon runs, if the store is managed (C8): three such daemons form their own store.
+pub async fn managed_etcd(config: &Config) -> Result<Option<ManagedEtcd>, Error> {
+    let StoreOptions::Managed { members, binary, .. } = &config.metadata.store else { return Ok(None) };
+    let peer = |member: &config::EtcdMember| Peer {
+        name: member.node.to_string(),
+        peer_url: member.peer_url.clone(),
+        client_url: member.client_url.clone(),
+    };
+    let member = EtcdMember {
+        program: binary.clone(),
+        folder: config.daemon.data_dir.join("etcd"),
+        cluster: config.cluster.clone(),
+        name: config.daemon.node.to_string(),
+        peers: members.iter().map(peer).collect(),
+    };
+    ManagedEtcd::start(member).await.map(Some).map_err(|error| Error::of(&error))
+}
+
+/// The metadata store.
+pub async fn store(config: &Config) -> Result<Arc<dyn MetaStore>, Error> {
+    let (endpoints, access) = match &config.metadata.store {
+        StoreOptions::Embedded { path } => {
+            if let Some(folder) = path.parent() {
+                let remedy = "let the daemon's user write there, or set [daemon] data_dir";
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| Error::new(format!("{}: {error}", folder.display()), remedy))?;
+            }
+            let store = EmbeddedStore::open(path).await.map_err(|error| Error::of(&error))?;
+            return Ok(Arc::new(store));
+        }
+        StoreOptions::Etcd { endpoints, access } => (endpoints.clone(), access),
+        StoreOptions::Managed { members, access, .. } => {
+            // The member beside us first: the others are asked when it is down.
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|member| member.node != config.daemon.node);
+            (members.iter().map(|member| member.client_url.clone()).collect(), access)
+        }
+    };
+    let store = EtcdStore::new(&etcd_options(endpoints, access)).map_err(|error| Error::of(&error))?;
+    Ok(Arc::new(store))
+}
+
+fn etcd_options(endpoints: Vec<String>, access: &EtcdAccess) -> EtcdOptions {
+    let mut options = EtcdOptions::new(endpoints);
+    if let Some((user, password)) = &access.user {
+        options.user = user.clone();
+        options.password = password.clone();
+    }
+    options
+}
+
+/// The message queue.
+pub fn kafka(config: &Config) -> Result<Arc<dyn Kafka>, Error> {
+    match &config.kafka.brokers {
+        None => {
+            let embedded = EmbeddedKafka::start(1).map_err(|error| Error::of(&error))?;
+            tracing::warn!(
+                brokers = embedded.bootstrap(),
+                "embedded Kafka broker: messages live in memory only"
+            );
+            Ok(Arc::new(embedded))
+        }
+        Some(brokers) => {
+            let mut options = kafka::Options::new(brokers.join(","));
+            for (key, value) in &config.kafka.settings {
+                options.settings.insert(key.clone(), value.expose().to_owned());
+            }
+            let client = KafkaClient::new(options).map_err(|error| Error::of(&error))?;
+            Ok(Arc::new(client))
+        }
+    }
+}
+
+/// The servers beside this daemon.
+pub fn nodes(config: &Config) -> Vec<LocalNode> {
+    let local = |node: &NodeOptions| LocalNode {
+        node: Node {
+            id: node.id.clone(),
+            labels: node.labels.clone(),
+            capacity_bytes: node.capacity_bytes,
+            weight_milli: node.weight_milli,
+            state: NodeState::Active,
+            clickhouse: node.endpoint.clone(),
+            daemon_url: config.daemon.grpc_advertise.clone(),
+        },
+        clickhouse: Arc::new(HttpClickHouse::new(
+            &node.clickhouse_url,
+            &node.clickhouse_user,
+            &node.clickhouse_password,
+        )),
+        routes: Arc::new(FileRoutes::new(&node.routes_file)),
+    };
+    // The daemon's own node first: it is the daemon's name in the election, and parses users' DDL.
+    let mut nodes: Vec<&NodeOptions> = config.nodes.iter().collect();
+    nodes.sort_by_key(|node| node.id != config.daemon.node);
+    nodes.into_iter().map(local).collect()
+}
+
+/// The actors' numbers.
+pub fn options(config: &Config) -> Options {
+    let defaults = Options::default();
+    // How many partitions a node will hold is not known yet: plan lanes for as many as it may have (H7).
+    let lanes = ingest::consumers(64, config.ingest.daily_bytes_per_partition, config.ingest.lanes_max);
+    Options {
+        lease_ttl_ms: config.metadata.lease_ttl_ms,
+        lanes: lanes.max(1),
+        inserts_per_s: config.ingest.inserts_per_s,
+        rules: Rules { caught_up_lag_max: config.failover.preferred_leader_lag_max, ..defaults.rules },
+        ..defaults
+    }
+}

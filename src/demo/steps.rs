@@ -1,0 +1,288 @@
+//! The demo's story, step by step; each step proves something or fails the demo.
+
+use super::Options;
+use super::scene::{self, NODES, Scene, node};
+use crate::adapters::clock::{Clock, SystemClock};
+use crate::adapters::kafka::Outgoing;
+use crate::daemon::Error;
+use crate::model::control::{CreateTable, TableStatus};
+use crate::model::names::TopicPartition;
+use crate::model::table::{BatchLimits, MessageFormat, TableName, TopicLayout};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+const PARTITIONS: u64 = 64;
+const SHARDS: u32 = 4;
+const REPLICAS: u32 = 2;
+const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, amount UInt32) \
+                   ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
+/// What a query must show, however the cluster is: every row once.
+const PROOF: &str = "SELECT count(), uniqExact(id), sum(id) FROM shop.events";
+/// Longest wait for any step.
+const STEP_DEADLINE_MS: u64 = 90_000;
+
+struct Report {
+    began: SystemClock,
+    proven: Vec<String>,
+}
+
+impl Report {
+    fn say(&self, text: &str) {
+        println!("[{:5.1} s] {text}", seconds(&self.began));
+    }
+
+    fn prove(&mut self, text: String) {
+        self.say(&format!("proven: {text}"));
+        self.proven.push(text);
+    }
+}
+
+/// The whole story.
+pub async fn play(options: Options) -> Result<(), Error> {
+    let mut report = Report { began: SystemClock::new(), proven: Vec::new() };
+    report.say(&format!("starting {NODES} ClickHouse servers, a broker and a daemon"));
+    let mut scene = scene::set(&options).await?;
+    let version = scene.ask(0, "SELECT version()").await?;
+    report.say(&format!("ClickHouse {version} runs {NODES} times; daemon at {}", scene.started.grpc_url));
+    create(&scene, &mut report).await?;
+    ingest(&scene, 0..options.rows, &mut report).await?;
+    everywhere(&scene, options.rows, &mut report).await?;
+    lose_a_server(&mut scene, options.rows, &mut report).await?;
+    println!("\nWhat was proven, on ClickHouse {version}:");
+    for line in &report.proven {
+        println!("  - {line}");
+    }
+    if options.keep {
+        println!("Everything is kept in {}", scene.folder.path().display());
+    }
+    scene.started.stop().await;
+    // Nobody needs their data any more: an orderly end of each would take many seconds.
+    for server in &mut scene.servers {
+        server.kill().map_err(|error| scene::of(&error))?;
+    }
+    println!("All processes ended; it took {:.0} s.", seconds(&report.began));
+    Ok(())
+}
+
+async fn create(scene: &Scene, report: &mut Report) -> Result<(), Error> {
+    let request = CreateTable {
+        ddl: DDL.into(),
+        partitions: u32::try_from(PARTITIONS).expect("small"),
+        shards: SHARDS,
+        replicas: REPLICAS,
+        partition_by: "user".into(),
+        topic_prefix: None,
+        layout: TopicLayout::TopicPerPartition,
+        topic_replication: -1,
+        format: MessageFormat::JSONEachRow,
+        format_settings: BTreeMap::new(),
+        batch: BatchLimits::default(),
+        first_node: None,
+        dry_run: false,
+        if_not_exists: false,
+    };
+    let flags = format!("--shards {SHARDS} --replicas {REPLICAS} --partition-by user");
+    report.say(&format!("converthouse table create {flags} \\\n          {DDL:?}"));
+    let began = SystemClock::new();
+    let daemon = scene.started.daemon.clone();
+    until("the daemon to lead", async || {
+        Ok(daemon
+            .cluster_status()
+            .await
+            .is_ok_and(|s| s.leader.is_some() && s.nodes.iter().filter(|n| n.live).count() == NODES))
+    })
+    .await?;
+    daemon.create_table(request).await.map_err(|error| scene::of(&error))?;
+    until("the table to be complete", async || Ok(status(scene).await?.complete)).await?;
+    let table = status(scene).await?;
+    report.prove(format!(
+        "a table of {SHARDS} shards x {REPLICAS} replicas over {PARTITIONS} partitions stands on {NODES} servers, \
+         {:.1} s after one command",
+        seconds(&began)
+    ));
+    show(&table);
+    Ok(())
+}
+
+fn show(table: &TableStatus) {
+    for shard in &table.shards {
+        let replicas: Vec<String> =
+            shard.replicas.iter().map(|replica| format!("{} ({})", replica.node, replica.state)).collect();
+        println!("          {} {}  {}", shard.id, shard.range, replicas.join(", "));
+    }
+}
+
+async fn status(scene: &Scene) -> Result<TableStatus, Error> {
+    let name = TableName { database: "shop".into(), table: "events".into() };
+    scene.started.daemon.table_status(name).await.map_err(|error| scene::of(&error))
+}
+
+fn message(id: u64) -> Outgoing {
+    let user = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    let text = format!(
+        "{{\"id\":{id},\"user\":{user},\"at\":\"2026-{:02}-{:02} 12:00:00\",\"amount\":{}}}",
+        1 + id / 1_000 % 2,
+        1 + id % 28,
+        id % 1_000
+    );
+    let topic = format!("shop.events.{}", user % PARTITIONS);
+    let target = TopicPartition { topic, partition: 0 };
+    Outgoing { target, payload: Some(text.into()), headers: Vec::new() }
+}
+
+/// Sends rows to their topics, as any producer would, and waits until a query counts them.
+async fn ingest(scene: &Scene, ids: std::ops::Range<u64>, report: &mut Report) -> Result<(), Error> {
+    let began = SystemClock::new();
+    let (first, total) = (ids.start, ids.end);
+    let bar = ProgressBar::new(total - first);
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template("          {bar:40} {pos}/{len} rows  {per_sec}");
+    bar.set_style(style.map_err(|error| Error::new(error, "this is a bug in the demo"))?);
+    let mut next = first;
+    while next < total {
+        let end = total.min(next + 20_000);
+        let messages = (next..end).map(message).collect();
+        scene.kafka.produce(messages).await.map_err(|error| scene::of(&error))?;
+        bar.set_position(end - first);
+        next = end;
+    }
+    bar.finish_and_clear();
+    let sent = seconds(&began);
+    report.say(&format!("{} messages sent to {PARTITIONS} topics in {sent:.1} s", total - first));
+    until("all rows to be counted", async || {
+        let alive = (0..NODES).find(|n| scene.servers[*n].is_running()).unwrap_or(0);
+        let counted = scene.ask(alive, "SELECT count() FROM shop.events").await.unwrap_or_default();
+        Ok(counted == total.to_string())
+    })
+    .await?;
+    let took = seconds(&began);
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = (total - first) as f64 / took;
+    report.say(&format!(
+        "all {total} rows are readable, {took:.1} s after the first was sent ({rate:.0} rows/s)"
+    ));
+    Ok(())
+}
+
+/// Every node answers the same, and each row counts once.
+async fn everywhere(scene: &Scene, rows: u64, report: &mut Report) -> Result<(), Error> {
+    let expected = format!("{rows}\t{rows}\t{}", u128::from(rows) * u128::from(rows - 1) / 2);
+    for number in 0..NODES {
+        let shown = scene.ask(number, PROOF).await?;
+        check(&shown, &expected, &format!("{PROOF} on {}", node(number)))?;
+    }
+    report.prove(format!(
+        "plain ClickHouse on each of the {NODES} nodes counts {rows} rows, each exactly once"
+    ));
+    replicas_equal(scene, rows).await?;
+    report.prove(format!("the {REPLICAS} replicas of every shard hold the same rows, offset by offset"));
+    Ok(())
+}
+
+/// Compares replicas by count and content of their local tables; together they hold every row once.
+async fn replicas_equal(scene: &Scene, rows: u64) -> Result<(), Error> {
+    let table = status(scene).await?;
+    let mut total = 0;
+    for shard in &table.shards {
+        let mut answers = Vec::new();
+        for replica in &shard.replicas {
+            let number = (0..NODES).find(|n| node(*n) == replica.node.as_str()).unwrap_or(0);
+            let database = crate::model::names::replica_database(
+                &TableName { database: "shop".into(), table: "events".into() },
+                table.id,
+                shard.id,
+            );
+            let query = format!(
+                "SELECT count(), uniqExact(_cvh_partition, _cvh_offset), sum(cityHash64(id, user, at, amount, \
+                 _cvh_partition, _cvh_offset)) FROM `{database}`.local"
+            );
+            answers.push(scene.ask(number, &query).await?);
+        }
+        if answers.iter().any(|answer| *answer != answers[0]) {
+            return Err(failed(&format!("replicas of {} differ: {answers:?}", shard.id)));
+        }
+        let mut words = answers[0].split('\t');
+        let (count, unique) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        check(unique, count, &format!("distinct offsets of {}", shard.id))?;
+        total += count.parse::<u64>().unwrap_or(0);
+    }
+    check(&total.to_string(), &rows.to_string(), "rows over all shards")
+}
+
+/// Kills a server under ingest, asks the others, brings it back, waits until it has caught up.
+async fn lose_a_server(scene: &mut Scene, rows: u64, report: &mut Report) -> Result<(), Error> {
+    let victim = 1;
+    let led = |table: &TableStatus| {
+        table.shards.iter().filter(|s| s.leader.as_ref().is_some_and(|l| l.as_str() == node(victim))).count()
+    };
+    let before = led(&status(scene).await?);
+    report.say(&format!("kill -9 of ClickHouse on {}, which leads {before} shard(s)", node(victim)));
+    scene.servers[victim].kill().map_err(|error| scene::of(&error))?;
+    let began = SystemClock::new();
+    for number in (0..NODES).filter(|n| *n != victim) {
+        let shown = scene.ask(number, "SELECT count(), uniqExact(id) FROM shop.events").await?;
+        check(
+            &shown,
+            &format!("{rows}\t{rows}"),
+            &format!("count on {} with {} dead", node(number), node(victim)),
+        )?;
+    }
+    report.prove(format!("with {} dead the others count every row once", node(victim)));
+    until("leaderships to move", async || Ok(led(&status(scene).await?) == 0)).await?;
+    report.say(&format!("its leaderships moved after {:.1} s", seconds(&began)));
+    let more = rows + rows / 10;
+    ingest(scene, rows..more, report).await?;
+    report.prove(format!("{} further rows were taken in while {} was dead", more - rows, node(victim)));
+    scene.servers[victim].start().await.map_err(|error| scene::of(&error))?;
+    report.say(&format!("{} is back", node(victim)));
+    let began = SystemClock::new();
+    until("it to catch up and lead again", async || {
+        let table = status(scene).await?;
+        let caught_up = table.shards.iter().flat_map(|s| &s.replicas).all(|r| r.lag == Some(0));
+        Ok(table.complete && caught_up && led(&table) == before)
+    })
+    .await?;
+    replicas_equal(scene, more).await?;
+    let took = seconds(&began);
+    report.prove(format!(
+        "{} caught up, leads its shards again and holds the same rows as its peers ({took:.1} s)",
+        node(victim)
+    ));
+    let shown = scene.ask(victim, "SELECT count(), uniqExact(id) FROM shop.events").await?;
+    check(&shown, &format!("{more}\t{more}"), &format!("count on {}", node(victim)))?;
+    report.prove(format!("after all of it every one of {more} rows counts exactly once"));
+    Ok(())
+}
+
+/// Waits for something that comes true by itself.
+async fn until(what: &str, check: impl AsyncFn() -> Result<bool, Error>) -> Result<(), Error> {
+    let began = SystemClock::new();
+    while !check().await? {
+        if began.now_ms() > STEP_DEADLINE_MS {
+            return Err(failed(&format!("waited {} s for {what}", STEP_DEADLINE_MS / 1_000)));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// Time since the clock was made.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn seconds(clock: &SystemClock) -> f64 {
+    clock.now_ms() as f64 / 1_000.0
+}
+
+fn check(shown: &str, expected: &str, what: &str) -> Result<(), Error> {
+    if shown == expected {
+        return Ok(());
+    }
+    Err(failed(&format!("{what}: {shown:?}, where {expected:?} was expected")))
+}
+
+fn failed(what: &str) -> Error {
+    Error::new(format!("not proven: {what}"), "run again with --keep and look at the logs in its folder")
+}

@@ -1,0 +1,158 @@
+//! The cluster as the metadata store describes it: every daemon mirrors it, every decision starts from it.
+//!
+//! Pure. Batches of the store's changes are applied whole, so a view is always one revision of the store and a
+//! table's epoch and shards in it belong together (ONE-EPOCH).
+
+use super::ids::{NodeId, ShardId, TableId};
+use super::node::Node;
+use super::table::{Shard, Table, TableName};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A record with the store revision of its last write, for compare-and-swap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versioned<T> {
+    /// The record.
+    pub record: T,
+    /// Store revision of its last write.
+    pub revision: i64,
+}
+
+/// Who leads the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// First node of the leading daemon.
+    pub node: NodeId,
+    /// Its gRPC address.
+    pub daemon_url: String,
+    /// Revision at which its key was created.
+    pub term: super::Term,
+}
+
+/// A node whose daemon holds a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Distinguishes one run of the daemon from the next.
+    pub incarnation: u64,
+    /// Its gRPC address.
+    pub daemon_url: String,
+}
+
+/// One record of the store; `None` where it was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// `leader`.
+    Leader(Option<Leader>),
+    /// `nodes/<id>`.
+    Node(NodeId, Option<Versioned<Node>>),
+    /// `live/<id>`.
+    Live(NodeId, Option<Live>),
+    /// `tables/<id>`.
+    Table(TableId, Option<Box<Versioned<Table>>>),
+    /// `shards/<table>/<id>`.
+    Shard(TableId, ShardId, Option<Versioned<Shard>>),
+}
+
+/// What a batch of records touched.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Touched {
+    /// The leader changed.
+    pub leader: bool,
+    /// Nodes whose record or lease changed.
+    pub nodes: BTreeSet<NodeId>,
+    /// Tables that changed, by themselves or by a shard.
+    pub tables: BTreeSet<TableId>,
+}
+
+/// The mirror.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterView {
+    /// Store revision that this is.
+    pub revision: i64,
+    /// The first snapshot has been applied.
+    pub complete: bool,
+    /// The cluster's leader.
+    pub leader: Option<Leader>,
+    /// Registered nodes.
+    pub nodes: BTreeMap<NodeId, Versioned<Node>>,
+    /// Nodes with a lease.
+    pub live: BTreeMap<NodeId, Live>,
+    /// Tables.
+    pub tables: BTreeMap<TableId, Versioned<Table>>,
+    /// Shards by table.
+    pub shards: BTreeMap<TableId, BTreeMap<ShardId, Versioned<Shard>>>,
+}
+
+impl ClusterView {
+    /// Applies one batch that brings the view to `revision`.
+    pub fn apply(&mut self, revision: i64, records: Vec<Record>) -> Touched {
+        let mut touched = Touched::default();
+        for record in records {
+            match record {
+                Record::Leader(leader) => {
+                    touched.leader = true;
+                    self.leader = leader;
+                }
+                Record::Node(id, node) => {
+                    put(&mut self.nodes, id.clone(), node);
+                    touched.nodes.insert(id);
+                }
+                Record::Live(id, live) => {
+                    put(&mut self.live, id.clone(), live);
+                    touched.nodes.insert(id);
+                }
+                Record::Table(id, table) => {
+                    put(&mut self.tables, id, table.map(|table| *table));
+                    touched.tables.insert(id);
+                }
+                Record::Shard(table, id, shard) => {
+                    put(self.shards.entry(table).or_default(), id, shard);
+                    if self.shards.get(&table).is_some_and(BTreeMap::is_empty) {
+                        self.shards.remove(&table);
+                    }
+                    touched.tables.insert(table);
+                }
+            }
+        }
+        self.revision = self.revision.max(revision);
+        touched
+    }
+
+    /// Replaces everything by a snapshot; what was there before or is there now counts as touched.
+    pub fn reset(&mut self, revision: i64, records: Vec<Record>) -> Touched {
+        let before = std::mem::take(self);
+        self.complete = true;
+        let mut touched = self.apply(revision, records);
+        touched.leader = true;
+        touched.nodes.extend(before.nodes.into_keys().chain(before.live.into_keys()));
+        touched.tables.extend(before.tables.into_keys().chain(before.shards.into_keys()));
+        touched
+    }
+
+    /// The table of that name that is not being dropped.
+    pub fn table_named(&self, name: &TableName) -> Option<&Table> {
+        let alive = |table: &&Table| table.name == *name && table.state != super::table::TableState::Dropping;
+        self.tables.values().map(|table| &table.record).find(alive)
+    }
+
+    /// A table's shards, in number order.
+    pub fn shards_of(&self, table: TableId) -> impl Iterator<Item = &Shard> {
+        self.shards.get(&table).into_iter().flat_map(|shards| shards.values().map(|shard| &shard.record))
+    }
+
+    /// Whether a node's daemon holds a lease.
+    pub fn is_live(&self, node: &NodeId) -> bool {
+        self.live.contains_key(node)
+    }
+
+    /// The nodes without their versions.
+    pub fn node_records(&self) -> BTreeMap<NodeId, Node> {
+        self.nodes.iter().map(|(id, node)| (id.clone(), node.record.clone())).collect()
+    }
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}

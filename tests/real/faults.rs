@@ -1,0 +1,141 @@
+//! Every part is killed with SIGKILL while rows come in; afterwards each replica holds each row once, without a gap,
+//! and replicas are equal.
+
+use super::support::cluster::Cluster;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Rows sent until told to stop; a send that fails while brokers are down is repeated by the producer itself.
+struct Stream {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Stream {
+    fn start(cluster: &Cluster) -> Self {
+        use converthouse::adapters::kafka::Kafka;
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counter, client) = (stop.clone(), sent.clone(), cluster.client.clone());
+        let task = tokio::spawn(async move {
+            while !stopped.load(Ordering::Relaxed) {
+                let next = counter.load(Ordering::Relaxed);
+                let messages = (next..next + 1_000).map(super::support::cluster::event).collect();
+                client.produce(messages).await.unwrap();
+                counter.store(next + 1_000, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Self { stop, sent, task }
+    }
+
+    /// Waits until so many more rows have been sent.
+    async fn flow(&self, rows: u64) {
+        let until = self.sent.load(Ordering::Relaxed) + rows;
+        while self.sent.load(Ordering::Relaxed) < until {
+            assert!(!self.task.is_finished(), "the producer failed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap();
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_killed_during_ingest_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start(3, 1).await;
+    cluster.create_events(4);
+    let stream = Stream::start(&cluster);
+    for round in 0..3 {
+        stream.flow(5_000).await;
+        let victim = (cluster.leader() + round) % 3;
+        cluster.nodes[victim].kill_daemon();
+        stream.flow(5_000).await;
+        cluster.nodes[victim].start_daemon();
+    }
+    let rows = stream.end().await;
+    cluster.prove_events(rows, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_killed_during_create_leaves_the_table_to_the_next() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let leader = cluster.leader();
+    let other = (leader + 1) % 3;
+    let made = cluster.nodes[leader].cli(&[
+        "table",
+        "create",
+        super::support::cluster::DDL,
+        "--partitions",
+        "8",
+        "--shards",
+        "8",
+        "--replicas",
+        "2",
+        "--partition-by",
+        "user",
+        "--no-wait",
+    ]);
+    made.unwrap_or_else(|error| panic!("{error}"));
+    cluster.nodes[leader].kill_daemon();
+    let survivor = cluster.nodes[other].grpc_url.clone();
+    assert!(!survivor.is_empty());
+    cluster.produce(0..10_000).await;
+    cluster.until("another daemon to lead", |status| {
+        status.leader.as_ref().is_some_and(|id| id.as_str() != format!("n{}", leader + 1))
+    });
+    cluster.nodes[leader].start_daemon();
+    cluster.prove_events(10_000, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clickhouse_killed_during_inserts_over_two_months_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start(3, 1).await;
+    cluster.create_events(4);
+    let stream = Stream::start(&cluster);
+    for round in 0..4 {
+        stream.flow(3_000).await;
+        cluster.nodes[round % 3].server.kill().unwrap();
+        stream.flow(2_000).await;
+        cluster.nodes[round % 3].server.start().await.unwrap();
+    }
+    let rows = stream.end().await;
+    cluster.prove_events(rows, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_member_killed_stops_neither_ingest_nor_control() {
+    let mut cluster = Cluster::start(3, 1).await;
+    cluster.create_events(4);
+    let stream = Stream::start(&cluster);
+    for member in 0..3 {
+        stream.flow(3_000).await;
+        cluster.kill_etcd(member);
+        stream.flow(3_000).await;
+        cluster.until("a leader with one member less", |status| status.leader.is_some());
+        cluster.start_etcd(member);
+        stream.flow(3_000).await;
+    }
+    let rows = stream.end().await;
+    cluster.prove_events(rows, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kafka_broker_killed_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start_with(3, 3, "").await;
+    cluster.create_events(4);
+    let stream = Stream::start(&cluster);
+    for broker in 0..2 {
+        stream.flow(3_000).await;
+        cluster.kafka.brokers.kill(broker).unwrap();
+        stream.flow(3_000).await;
+        cluster.kafka.brokers.restart(broker).await.unwrap();
+    }
+    let rows = stream.end().await;
+    cluster.prove_events(rows, 0).await;
+}

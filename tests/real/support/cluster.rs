@@ -1,0 +1,332 @@
+//! A whole cluster of real parts: three etcd members, Kafka, and on each node a ClickHouse server with its daemon.
+
+use super::kafka::TestKafka;
+use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
+use converthouse::adapters::compute::etcd_member::{EtcdMember, Peer};
+use converthouse::adapters::compute::process::{Launch, Process, free_port};
+use converthouse::adapters::kafka::{Kafka, KafkaClient, Outgoing};
+use converthouse::model::control::{ClusterStatus, TableStatus};
+use converthouse::model::names::{self, TopicPartition};
+use converthouse::model::node::Secret;
+use converthouse::model::table::TableName;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longest wait for anything that comes true by itself.
+const SETTLES_WITHIN: Duration = Duration::from_secs(90);
+/// The lease of the daemons under test.
+pub const LEASE_TTL_MS: u64 = 2_000;
+
+pub struct Node {
+    pub id: String,
+    pub server: ClickHouseServer,
+    launch: Launch,
+    daemon: Option<Process>,
+    pub grpc_url: String,
+}
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    etcd: Vec<(EtcdMember, Option<Process>)>,
+    pub kafka: TestKafka,
+    pub client: KafkaClient,
+    // Dropped last.
+    pub folder: TempDir,
+}
+
+/// The table that most faults are tried on: its rows' ids are 0, 1, 2, …, in two months.
+pub const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, note String) \
+                       ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
+pub const PARTITIONS: u64 = 8;
+
+impl Cluster {
+    /// Starts everything, with so many brokers, and waits until a daemon leads.
+    pub async fn start(nodes: usize, brokers: usize) -> Self {
+        Self::start_with(nodes, brokers, "").await
+    }
+
+    /// The same, with more lines in the daemons' configuration.
+    pub async fn start_with(nodes: usize, brokers: usize, more: &str) -> Self {
+        let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
+        let etcd = start_etcd(folder.path());
+        let kafka = TestKafka::start(brokers, &[]).await;
+        let client = kafka.client();
+        let endpoints: Vec<String> =
+            etcd[0].0.peers.iter().map(|peer| format!("{:?}", peer.client_url)).collect();
+        let mut cluster = Self { nodes: Vec::new(), etcd, kafka, client, folder };
+        for number in 0..nodes {
+            let node = cluster.node(number, &endpoints.join(", "), more).await;
+            cluster.nodes.push(node);
+        }
+        cluster.until("a leader and all nodes live", |status| {
+            status.leader.is_some() && status.nodes.iter().filter(|n| n.live).count() == nodes
+        });
+        cluster
+    }
+
+    async fn node(&self, number: usize, endpoints: &str, more: &str) -> Node {
+        let id = format!("n{}", number + 1);
+        let folder = self.folder.path().join(&id);
+        let options = Options {
+            name: format!("clickhouse-{id}"),
+            folder: folder.clone(),
+            data: None,
+            password: Secret::new("pass'word"),
+        };
+        let mut server = ClickHouseServer::prepare(options).unwrap();
+        server.start().await.unwrap_or_else(|error| panic!("{error}"));
+        let (grpc, http) = (free_port().unwrap(), free_port().unwrap());
+        let brokers: Vec<String> =
+            self.kafka.brokers.bootstrap().split(',').map(|b| format!("{b:?}")).collect();
+        let config = format!(
+            "[cluster]\nname = \"test\"\n[daemon]\nnode = \"{id}\"\ndata_dir = {:?}\n\
+             grpc_listen = \"127.0.0.1:{grpc}\"\nhttp_listen = \"127.0.0.1:{http}\"\n[metadata]\nkind = \"etcd\"\n\
+             endpoints = [{endpoints}]\n\
+             lease_ttl_ms = {LEASE_TTL_MS}\n[kafka]\nbrokers = [{}]\n[[node]]\nid = \"{id}\"\n\
+             labels = {{ zone = \"z{number}\" }}\nclickhouse_url = \"{}\"\nclickhouse_user = \"default\"\n\
+             clickhouse_password = \"pass'word\"\nclickhouse_host = \"127.0.0.1\"\nclickhouse_port = {}\n\
+             routes_file = {:?}\n[log]\nlevel = \"info,converthouse=debug\"\n{more}",
+            folder.join("daemon"),
+            brokers.join(", "),
+            server.url(),
+            server.tcp_port(),
+            server.routes_file(),
+        );
+        let file = folder.join("converthouse.toml");
+        std::fs::write(&file, config).unwrap();
+        let launch = Launch::new(format!("daemon-{id}"), env!("CARGO_BIN_EXE_converthouse"), &folder)
+            .args(["server", "--config"])
+            .arg(file.as_os_str());
+        let grpc_url = format!("http://127.0.0.1:{grpc}");
+        let mut node = Node { id, server, launch, daemon: None, grpc_url };
+        node.start_daemon();
+        node
+    }
+
+    /// Runs the command line against a daemon that is alive.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String, String> {
+        let node = self.nodes.iter().find(|node| node.daemon.is_some()).expect("a daemon lives");
+        node.cli(arguments)
+    }
+
+    pub fn status(&self) -> Result<ClusterStatus, String> {
+        let text = self.cli(&["status", "--json"])?;
+        serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    }
+
+    pub fn table(&self, name: &str) -> Result<TableStatus, String> {
+        let text = self.cli(&["table", "show", name, "--json"])?;
+        serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    }
+
+    /// Waits until the cluster's status is as wanted.
+    pub fn until(&self, what: &str, wanted: impl Fn(&ClusterStatus) -> bool) {
+        let began = Instant::now();
+        loop {
+            let status = self.status();
+            if status.as_ref().is_ok_and(&wanted) {
+                return;
+            }
+            let logs = || self.nodes.iter().map(Node::log_tail).collect::<Vec<_>>().join("\n");
+            assert!(began.elapsed() < SETTLES_WITHIN, "waited for {what}: {status:#?}\n{}", logs());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Makes the usual table of `shards` x 2 replicas and waits until it is complete.
+    pub fn create_events(&self, shards: u32) {
+        let (partitions, shards) = (PARTITIONS.to_string(), shards.to_string());
+        let made = self.cli(&[
+            "table",
+            "create",
+            DDL,
+            "--partitions",
+            &partitions,
+            "--shards",
+            &shards,
+            "--replicas",
+            "2",
+            "--partition-by",
+            "user",
+        ]);
+        made.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Number of the node whose daemon leads.
+    pub fn leader(&self) -> usize {
+        self.until("a leader", |status| status.leader.is_some());
+        let leader = self.status().unwrap().leader.unwrap();
+        self.nodes.iter().position(|node| node.id == leader.as_str()).unwrap()
+    }
+
+    pub fn kill_etcd(&mut self, number: usize) {
+        self.etcd[number].1.take().unwrap().kill().unwrap();
+    }
+
+    pub fn start_etcd(&mut self, number: usize) {
+        let (member, process) = &mut self.etcd[number];
+        *process = Some(member.start().unwrap());
+    }
+
+    /// Waits until every replica has taken everything, then proves that each holds each row once, and its peers the
+    /// same ones; and that a query on every node counts each row once.
+    pub async fn prove_events(&self, rows: u64, dead_letters: u64) {
+        self.prove("shop.events", rows, dead_letters).await;
+        for node in &self.nodes {
+            let shown = node.query("SELECT count(), uniqExact(id), max(id) FROM shop.events").await.unwrap();
+            assert_eq!(shown, format!("{rows}\t{rows}\t{}", rows - 1), "on {}", node.id);
+        }
+    }
+
+    /// The same for any table, without the last.
+    pub async fn prove(&self, name: &str, rows: u64, dead_letters: u64) {
+        let settled = |status: &ClusterStatus| {
+            let table =
+                status.tables.iter().find(|table| format!("{}.{}", table.database, table.table) == name);
+            table.is_some_and(|table| {
+                let replicas = || table.shards.iter().flat_map(|shard| &shard.replicas);
+                table.complete
+                    && replicas().all(|replica| replica.lag == Some(0) && replica.stalls.is_empty())
+            })
+        };
+        self.until("all replicas to have taken everything", settled);
+        // A lag of 0 is as old as the last look at the topics: what was sent since may still be on its way.
+        let began = Instant::now();
+        loop {
+            match self.holds_each_row_once(name, rows, dead_letters).await {
+                Ok(()) => return,
+                Err(problem) => assert!(began.elapsed() < Duration::from_secs(20), "{problem}"),
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    async fn holds_each_row_once(&self, name: &str, rows: u64, dead_letters: u64) -> Result<(), String> {
+        let table = self.table(name)?;
+        let mut total = 0;
+        let name = TableName { database: table.database.clone(), table: table.table.clone() };
+        for shard in &table.shards {
+            let database = names::replica_database(&name, table.id, shard.id);
+            let mut peers = Vec::new();
+            for replica in &shard.replicas {
+                let node = self.nodes.iter().find(|node| node.id == replica.node.as_str()).unwrap();
+                peers.push((node.id.clone(), node.rows_of(&database).await));
+            }
+            if peers.iter().any(|peer| peer.1 != peers[0].1) {
+                return Err(format!("replicas of {} differ: {peers:?}", shard.id));
+            }
+            for partition in &peers[0].1 {
+                let [number, count, unique, min, max, _] = partition[..] else { panic!("{partition:?}") };
+                if count != unique {
+                    return Err(format!("partition {number}: a row stands twice: {partition:?}"));
+                }
+                if dead_letters == 0 && (min, max) != (0, count - 1) {
+                    return Err(format!("partition {number}: an offset is missing: {partition:?}"));
+                }
+                total += count;
+            }
+        }
+        if total == rows { Ok(()) } else { Err(format!("{total} rows over all shards, {rows} were sent")) }
+    }
+
+    /// Sends ids `range` to their topics, as a producer of one's own would; each is acknowledged.
+    pub async fn produce(&self, range: std::ops::Range<u64>) {
+        let ids: Vec<u64> = range.collect();
+        for some in ids.chunks(5_000) {
+            self.client.produce(some.iter().map(|id| event(*id)).collect()).await.unwrap();
+        }
+    }
+}
+
+/// A row of `shop.events`; consecutive ones lie in two months, so that a batch spans two time partitions.
+pub fn event(id: u64) -> Outgoing {
+    let user = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    let month = 1 + id % 2;
+    let text = format!(
+        "{{\"id\":{id},\"user\":{user},\"at\":\"2026-0{month}-05 00:00:00\",\"note\":\"some text of row {id}\"}}"
+    );
+    let topic = format!("shop.events.{}", user % PARTITIONS);
+    Outgoing {
+        target: TopicPartition { topic, partition: 0 },
+        payload: Some(text.into()),
+        headers: Vec::new(),
+    }
+}
+
+impl Node {
+    pub fn start_daemon(&mut self) {
+        self.daemon = Some(self.launch.start().unwrap());
+    }
+
+    pub fn kill_daemon(&mut self) {
+        self.daemon.take().unwrap().kill().unwrap();
+    }
+
+    pub fn log_tail(&self) -> String {
+        self.daemon.as_ref().map_or_else(String::new, |daemon| daemon.log_tail(40))
+    }
+
+    /// Runs the command line against this daemon.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_converthouse"))
+            .args(["--server", &self.grpc_url])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Asks the server as any client would.
+    pub async fn query(&self, sql: &str) -> Result<String, String> {
+        let client = clickhouse::Client::default()
+            .with_url(self.server.url())
+            .with_user("default")
+            .with_password("pass'word")
+            .with_compression(clickhouse::Compression::None)
+            .with_validation(false);
+        let answer = async { client.query_raw(sql).fetch_bytes("TabSeparatedRaw")?.collect().await };
+        match answer.await {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// By partition: number, rows, distinct rows, first and last offset, hash of the content.
+    async fn rows_of(&self, database: &str) -> Vec<Vec<u64>> {
+        let quoted = format!("`{}`", database.replace('\\', "\\\\").replace('`', "\\`"));
+        let sql = format!(
+            "SELECT _cvh_partition, count(), uniqExact(_cvh_offset, _cvh_row), min(_cvh_offset), max(_cvh_offset), \
+             sum(cityHash64(*)) FROM {quoted}.local GROUP BY _cvh_partition ORDER BY _cvh_partition"
+        );
+        let text = self.query(&sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error}", self.id));
+        let numbers = |line: &str| line.split('\t').map(|word| word.parse().unwrap()).collect();
+        text.lines().map(numbers).collect()
+    }
+}
+
+fn start_etcd(folder: &Path) -> Vec<(EtcdMember, Option<Process>)> {
+    let peers: Vec<Peer> = (0..3)
+        .map(|number| Peer {
+            name: format!("e{number}"),
+            peer_url: format!("http://127.0.0.1:{}", free_port().unwrap()),
+            client_url: format!("http://127.0.0.1:{}", free_port().unwrap()),
+        })
+        .collect();
+    let member = |peer: &Peer| EtcdMember {
+        program: "etcd".into(),
+        folder: folder.join(&peer.name),
+        cluster: "test".into(),
+        name: peer.name.clone(),
+        peers: peers.clone(),
+    };
+    let members: Vec<EtcdMember> = peers.iter().map(member).collect();
+    members
+        .into_iter()
+        .map(|member| {
+            let process = member.start().unwrap();
+            (member, Some(process))
+        })
+        .collect()
+}
