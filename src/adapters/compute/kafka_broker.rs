@@ -48,10 +48,12 @@ impl KafkaBrokers {
     ///
     /// # Errors
     /// [`Error::NotInstalled`] without jars or `java`; otherwise what the processes say.
-    pub async fn start(plan: KafkaPlan) -> Result<Self, Error> {
-        if !plan.jars.is_dir() {
-            return Err(Error::NotInstalled { name: "kafka".into(), program: plan.jars });
-        }
+    pub async fn start(mut plan: KafkaPlan) -> Result<Self, Error> {
+        // The brokers work in folders of their own, so a relative path would mean another place to them.
+        plan.jars = match plan.jars.canonicalize() {
+            Ok(jars) if jars.is_dir() => jars,
+            _ => return Err(Error::NotInstalled { name: "kafka".into(), program: plan.jars }),
+        };
         let mut brokers = Vec::new();
         for number in 1..=plan.brokers {
             brokers.push(Broker {

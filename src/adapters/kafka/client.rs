@@ -21,9 +21,14 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// Topics created or deleted in one request.
 const TOPICS_AT_ONCE: usize = 200;
+/// Calls that block a thread each.
+const CALLS_AT_ONCE: usize = 64;
+/// Messages looked at at the same time, each by a consumer of its own.
+const PEEKS_AT_ONCE: usize = 4;
 
 /// Remembers why brokers refused us: librdkafka itself only goes on trying.
 #[derive(Default)]
@@ -64,7 +69,11 @@ struct Inner {
     looker: Looker,
     admin: AdminClient<DefaultClientContext>,
     groups: Groups,
-    peeker: Mutex<Option<RawConsumer>>,
+    /// Idle consumers that look at one message.
+    peekers: Mutex<Vec<RawConsumer>>,
+    /// So that a thousand partitions that start at once do not take all of the runtime's threads.
+    calls: Semaphore,
+    peeks: Semaphore,
 }
 
 /// A Kafka cluster. Cheap to clone.
@@ -84,7 +93,9 @@ impl KafkaClient {
             looker,
             admin: config.create().map_err(made)?,
             groups: Groups::new(options.clone()),
-            peeker: Mutex::new(None),
+            peekers: Mutex::default(),
+            calls: Semaphore::new(CALLS_AT_ONCE),
+            peeks: Semaphore::new(PEEKS_AT_ONCE),
             options: options.clone(),
         };
         Ok(Self { inner: Arc::new(inner), producer: Arc::new(Producer::new(options)) })
@@ -103,6 +114,7 @@ impl KafkaClient {
         &self,
         call: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let _call = self.inner.calls.acquire().await;
         let inner = Arc::clone(&self.inner);
         let done = tokio::task::spawn_blocking(move || call(&inner)).await;
         done.unwrap_or_else(|failure| Err(Error::Unreachable(failure.to_string())))
@@ -171,19 +183,22 @@ impl Inner {
     }
 
     fn peek(&self, source: &TopicPartition, offset: i64) -> Result<Option<Chunk>, Error> {
-        let mut peeker = self.peeker.lock().expect("no panic while held");
         let marks = self.watermarks(source)?;
         let offset = offset.max(marks.low);
         if offset >= marks.high {
             return Ok(None);
         }
-        if peeker.is_none() {
-            *peeker = Some(RawConsumer::new(&super::lane::config(&self.options, "peek")?)?);
-        }
-        let raw = peeker.as_ref().expect("made above");
+        let idle = self.peekers.lock().expect("no panic while held").pop();
+        let raw = match idle {
+            Some(raw) => raw,
+            None => RawConsumer::new(&super::lane::config(&self.options, "peek")?)?,
+        };
         let topic = raw.start(source, offset)?;
-        let result = super::lane::first_chunk(raw, source, Instant::now() + self.options.deadline());
+        let result = super::lane::first_chunk(&raw, source, Instant::now() + self.options.deadline());
         raw.stop(&topic, source.partition);
+        // Before the consumer can go: a handle must not outlive it.
+        drop(topic);
+        self.peekers.lock().expect("no panic while held").push(raw);
         result
     }
 }
@@ -254,6 +269,7 @@ impl Kafka for KafkaClient {
 
     async fn peek(&self, source: &TopicPartition, offset: i64) -> Result<Option<Chunk>, Error> {
         let source = source.clone();
+        let _peek = self.inner.peeks.acquire().await;
         self.blocking(move |inner| inner.peek(&source, offset)).await
     }
 
@@ -267,15 +283,7 @@ impl Kafka for KafkaClient {
     }
 
     async fn commit(&self, group: &str, positions: &[(TopicPartition, Committed)]) -> Result<(), Error> {
-        let (group, positions) = (group.to_owned(), positions.to_vec());
-        let call = self.blocking(move |inner| inner.groups.commit(&group, &positions));
-        // librdkafka waits for a coordinator as long as it likes. The call goes on behind our back; one that
-        // follows waits for it, so an older position never overtakes a newer one.
-        let deadline = self.inner.options.deadline() + Duration::from_secs(10);
-        tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
-            let reason = "no answer in time".to_owned();
-            Err(Error::OutcomeUnknown { what: "positions recorded".into(), reason })
-        })
+        self.inner.groups.commit(group, positions).await
     }
 
     async fn produce(&self, messages: Vec<Outgoing>) -> Result<(), Error> {

@@ -303,6 +303,20 @@ async fn positions_are_recorded_with_what_stands_beside_them(subject: &Subject) 
     assert_eq!(kafka.committed(&other, &sources[..1]).await, Ok(vec![None]), "groups are apart");
     let refused = kafka.commit(&group, &[(sources[0].clone(), at(1, &"x".repeat(5_000)))]).await;
     assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    let many = (0..30).map(|next| (sources[2].clone(), at(next % 10, &format!("{next}"))));
+    let many: Vec<_> = many.map(|position| [position]).collect();
+    let all = many.iter().map(|position| kafka.commit(&group, position));
+    futures::future::try_join_all(all).await.expect("recorded at once");
+    assert_eq!(
+        kafka.committed(&group, &sources[2..]).await,
+        Ok(vec![Some(at(9, "29"))]),
+        "the last one counts"
+    );
+    let missing = TopicPartition { topic: format!("{}.nowhere", subject.prefix), partition: 0 };
+    let mixed = [[(missing, at(1, ""))], [(sources[1].clone(), at(4, ""))]];
+    let (bad, good) = futures::join!(kafka.commit(&group, &mixed[0]), kafka.commit(&group, &mixed[1]));
+    assert!(matches!(&bad, Err(Error::TopicMissing(topic)) if topic.ends_with("nowhere")), "{bad:?}");
+    assert_eq!(good, Ok(()), "another's mistake is not mine");
     subject.send(&sources[0], texts(10, 11)).await;
     let came = reader.messages(1).await;
     assert_eq!(came[&sources[0]], [(10, "message 10".to_owned())], "a lane reads on where it was");

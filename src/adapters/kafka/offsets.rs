@@ -1,4 +1,8 @@
 //! Recorded positions of groups that have no members: read and written, never rebalanced.
+//!
+//! Replicas of a node share its group and each records often: what comes while a request is under way goes into the
+//! next one together. One request at a time, so that an older position never overtakes a newer one, also when a caller
+//! has given up on the older.
 #![allow(unsafe_code)] // librdkafka's C interface
 
 use super::client::{Ears, Looker, failed};
@@ -14,6 +18,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// Kafka's own limit, as brokers have it by default.
 const METADATA_MAX_BYTES: usize = 4096;
@@ -21,36 +26,57 @@ const METADATA_MAX_BYTES: usize = 4096;
 /// How soon a coordinator is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// Positions that wait for the next request, and who wants to know.
+struct Waiter {
+    positions: Vec<(TopicPartition, Committed)>,
+    answer: oneshot::Sender<Result<(), Error>>,
+}
+
+struct Group {
+    name: String,
+    consumer: Looker,
+    deadline: Duration,
+    waiting: Mutex<Vec<Waiter>>,
+    /// Held by whoever runs a request; goes with it to its thread.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
 /// One consumer a group, made at first use.
 pub(super) struct Groups {
     options: Options,
-    consumers: Mutex<BTreeMap<String, Arc<Mutex<Looker>>>>,
+    groups: Mutex<BTreeMap<String, Arc<Group>>>,
 }
 
 impl Groups {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, consumers: Mutex::default() }
+        Self { options, groups: Mutex::default() }
     }
 
-    fn consumer(&self, group: &str) -> Result<Arc<Mutex<Looker>>, Error> {
-        let mut consumers = self.consumers.lock().expect("no panic while held");
-        if let Some(consumer) = consumers.get(group) {
-            return Ok(Arc::clone(consumer));
+    fn group(&self, name: &str) -> Result<Arc<Group>, Error> {
+        let mut groups = self.groups.lock().expect("no panic while held");
+        if let Some(group) = groups.get(name) {
+            return Ok(Arc::clone(group));
         }
         let mut config = self.options.config("offsets")?;
-        config.set("group.id", group);
+        config.set("group.id", name);
         config.set("enable.auto.commit", "false");
         // How long a commit waits for a coordinator.
         config.set("session.timeout.ms", "10000");
-        let made: Looker = config
+        let consumer = config
             .create_with_context(Ears::default())
-            .map_err(|failure| error(&failure, group, Effect::Read))?;
-        let made = Arc::new(Mutex::new(made));
-        consumers.insert(group.to_owned(), Arc::clone(&made));
-        Ok(made)
+            .map_err(|failure| error(&failure, name, Effect::Read))?;
+        let group = Arc::new(Group {
+            name: name.to_owned(),
+            consumer,
+            deadline: self.options.deadline(),
+            waiting: Mutex::default(),
+            turn: Arc::default(),
+        });
+        groups.insert(name.to_owned(), Arc::clone(&group));
+        Ok(group)
     }
 
-    /// See [`super::Kafka::committed`].
+    /// See [`super::Kafka::committed`]. Blocks.
     pub(super) fn committed(
         &self,
         group: &str,
@@ -59,71 +85,145 @@ impl Groups {
         if sources.is_empty() {
             return Ok(Vec::new());
         }
-        let consumer = self.consumer(group)?;
-        let consumer = consumer.lock().expect("no panic while held");
+        let group = self.group(group)?;
         let mut list = TopicPartitionList::with_capacity(sources.len());
         for source in sources {
             checked(source)?;
             list.add_partition(&source.topic, source.partition);
         }
-        self.patiently(|left| look_up(&consumer, group, &list, sources, left))
-    }
-
-    /// A coordinator that is still loading, or just moved, is asked again.
-    fn patiently<T>(&self, mut call: impl FnMut(Duration) -> Result<T, Error>) -> Result<T, Error> {
         let until = Instant::now() + self.options.deadline();
         loop {
-            let result = call(until.saturating_duration_since(Instant::now()));
-            if !matches!(result, Err(Error::Unreachable(_))) || Instant::now() + AGAIN > until {
-                return result;
+            let left = until.saturating_duration_since(Instant::now());
+            let found = look_up(&group.consumer, &group.name, &list, sources, left);
+            // A coordinator that is still loading, or just moved, is asked again.
+            if !matches!(found, Err(Error::Unreachable(_))) || Instant::now() + AGAIN > until {
+                return found;
             }
             std::thread::sleep(AGAIN);
         }
     }
 
     /// See [`super::Kafka::commit`].
-    pub(super) fn commit(&self, group: &str, positions: &[(TopicPartition, Committed)]) -> Result<(), Error> {
+    pub(super) async fn commit(
+        &self,
+        group: &str,
+        positions: &[(TopicPartition, Committed)],
+    ) -> Result<(), Error> {
         if positions.is_empty() {
             return Ok(());
         }
-        let consumer = self.consumer(group)?;
-        let consumer = consumer.lock().expect("no panic while held");
-        let mut list = TopicPartitionList::with_capacity(positions.len());
-        for (source, position) in positions {
-            checked(source)?;
-            if position.metadata.len() > METADATA_MAX_BYTES {
-                let length = position.metadata.len();
-                let limit =
-                    format!("{source}: {length} bytes beside a position, at most {METADATA_MAX_BYTES}");
-                return Err(Error::Invalid(limit));
+        positions.iter().try_for_each(|(source, position)| acceptable(source, position))?;
+        let group = self.group(group)?;
+        let (answer, mut outcome) = oneshot::channel();
+        let waiter = Waiter { positions: positions.to_vec(), answer };
+        group.waiting.lock().expect("no panic while held").push(waiter);
+        let unknown = |reason: &str| {
+            let what = "positions recorded".to_owned();
+            Err(Error::OutcomeUnknown { what, reason: reason.to_owned() })
+        };
+        // librdkafka waits for a coordinator as long as it likes, hence the deadline. What was begun goes on.
+        let work = async {
+            let turn = Arc::clone(&group.turn).lock_owned().await;
+            if let Ok(result) = outcome.try_recv() {
+                return result;
             }
+            let flushing = Arc::clone(&group);
+            tokio::task::spawn_blocking(move || {
+                flushing.flush();
+                drop(turn);
+            });
+            outcome.await.unwrap_or_else(|_| unknown("the client ended"))
+        };
+        let deadline = self.options.deadline() + Duration::from_secs(10);
+        tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| unknown("no answer in time"))
+    }
+}
+
+impl Group {
+    /// Records what waits, all in one request, and tells everybody.
+    fn flush(&self) {
+        let waiters = std::mem::take(&mut *self.waiting.lock().expect("no panic while held"));
+        let mut all = BTreeMap::new();
+        for (source, position) in waiters.iter().flat_map(|waiter| &waiter.positions) {
+            // The last one said counts.
+            all.insert(source, position);
+        }
+        let failures = self.record_patiently(&all);
+        for Waiter { positions, answer } in waiters {
+            let own = match &failures {
+                Ok(failures) => positions.iter().find_map(|(source, _)| failures.get(source)).cloned(),
+                Err(failure) => Some(failure.clone()),
+            };
+            // Whoever gave up does not listen.
+            let _ = answer.send(own.map_or(Ok(()), Err));
+        }
+    }
+
+    /// What failed, by partition. A coordinator that is still loading, or just moved, is asked again.
+    fn record_patiently(
+        &self,
+        all: &BTreeMap<&TopicPartition, &Committed>,
+    ) -> Result<BTreeMap<TopicPartition, Error>, Error> {
+        let until = Instant::now() + self.deadline;
+        loop {
+            let result = self.record(all);
+            let again = match &result {
+                Ok(failures) => failures.values().any(|failure| matches!(failure, Error::Unreachable(_))),
+                Err(failure) => matches!(failure, Error::Unreachable(_)),
+            };
+            if !again || Instant::now() + AGAIN > until {
+                return result;
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    fn record(
+        &self,
+        all: &BTreeMap<&TopicPartition, &Committed>,
+    ) -> Result<BTreeMap<TopicPartition, Error>, Error> {
+        let mut list = TopicPartitionList::with_capacity(all.len());
+        for (source, position) in all {
             let mut place = list.add_partition(&source.topic, source.partition);
             place
                 .set_offset(Offset::Offset(position.next))
                 .map_err(|_| Error::Invalid(format!("{source}: offset {}", position.next)))?;
             place.set_metadata(&position.metadata);
         }
-        self.patiently(|_| record(&consumer, group, &list))
+        let mut outcome: Vec<(TopicPartition, Code)> = Vec::new();
+        // SAFETY: with no queue given, the callback runs within this call, so `outcome` outlives it.
+        let code = unsafe {
+            let opaque = std::ptr::from_mut(&mut outcome).cast::<c_void>();
+            let client = self.consumer.client().native_ptr();
+            sys::rd_kafka_commit_queue(client, list.ptr(), std::ptr::null_mut(), Some(on_commit), opaque)
+        };
+        let ours = |code, about: &str| {
+            let failure = KafkaError::ConsumerCommit(code);
+            failed(&self.consumer, &failure, about, Effect::Write("positions recorded"))
+        };
+        let code = Code::from(code);
+        if outcome.is_empty() && code != Code::NoError {
+            return Err(ours(code, &self.name));
+        }
+        let judged = outcome.into_iter().map(|(source, code)| {
+            let failure = ours(code, &source.topic);
+            (source, failure)
+        });
+        Ok(judged.collect())
     }
 }
 
-fn record(consumer: &Looker, group: &str, list: &TopicPartitionList) -> Result<(), Error> {
-    let mut outcome = Outcome::default();
-    // SAFETY: with no queue given, the callback runs within this call, so `outcome` outlives it.
-    let code = unsafe {
-        let opaque = std::ptr::from_mut(&mut outcome).cast::<c_void>();
-        let client = consumer.client().native_ptr();
-        sys::rd_kafka_commit_queue(client, list.ptr(), std::ptr::null_mut(), Some(on_commit), opaque)
-    };
-    let code = Code::from(code);
-    let general = (code != Code::NoError).then(|| (code, group.to_owned()));
-    match outcome.failure.or(general) {
-        None => Ok(()),
-        Some((code, about)) => {
-            let failure = KafkaError::ConsumerCommit(code);
-            Err(failed(consumer, &failure, &about, Effect::Write("positions recorded")))
-        }
+fn acceptable(source: &TopicPartition, position: &Committed) -> Result<(), Error> {
+    checked(source)?;
+    let length = position.metadata.len();
+    if length > METADATA_MAX_BYTES {
+        let limit = format!("{source}: {length} bytes beside a position, at most {METADATA_MAX_BYTES}");
+        return Err(Error::Invalid(limit));
     }
+    if position.next < 0 {
+        return Err(Error::Invalid(format!("{source}: offset {}", position.next)));
+    }
+    Ok(())
 }
 
 fn look_up(
@@ -152,29 +252,21 @@ fn look_up(
     Ok(sources.iter().map(|source| found.get(&(source.topic.clone(), source.partition)).cloned()).collect())
 }
 
-/// What the callback saw; judged after the call.
-#[derive(Default)]
-struct Outcome {
-    failure: Option<(Code, String)>,
-}
-
 /// Librdkafka's own result is good if only some partitions failed: each one's is looked at here.
 unsafe extern "C" fn on_commit(
     _: *mut sys::rd_kafka_t,
-    code: RDKafkaRespErr,
+    _: RDKafkaRespErr,
     list: *mut sys::rd_kafka_topic_partition_list_t,
     opaque: *mut c_void,
 ) {
-    // SAFETY: see `record`.
-    let outcome = unsafe { &mut *opaque.cast::<Outcome>() };
+    // SAFETY: see `Group::record`.
+    let outcome = unsafe { &mut *opaque.cast::<Vec<(TopicPartition, Code)>>() };
     // SAFETY: librdkafka's list, valid for the time of this call, or null.
-    let failed = unsafe { list.as_ref() }.map(elements).unwrap_or_default();
-    let failed = failed.iter().find(|place| Code::from(place.err) != Code::NoError);
-    if let Some(place) = failed {
-        outcome.failure = Some((place.err.into(), topic_of(place)));
-    } else if Code::from(code) != Code::NoError {
-        tracing::debug!(?code, "librdkafka recorded no position");
-    }
+    let places = unsafe { list.as_ref() }.map(elements).unwrap_or_default();
+    let failed = places.iter().filter(|place| Code::from(place.err) != Code::NoError);
+    outcome.extend(failed.map(|place| {
+        (TopicPartition { topic: topic_of(place), partition: place.partition }, place.err.into())
+    }));
 }
 
 fn checked(source: &TopicPartition) -> Result<(), Error> {
