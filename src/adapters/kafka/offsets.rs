@@ -148,40 +148,43 @@ impl Group {
             // The last one said counts.
             all.insert(source, position);
         }
-        let failures = self.record_patiently(&all);
+        let failures = self.failures(&all);
         for Waiter { positions, answer } in waiters {
-            let own = match &failures {
-                Ok(failures) => positions.iter().find_map(|(source, _)| failures.get(source)).cloned(),
-                Err(failure) => Some(failure.clone()),
-            };
+            let own = positions.iter().find_map(|(source, _)| failures.get(source)).cloned();
             // Whoever gave up does not listen.
             let _ = answer.send(own.map_or(Ok(()), Err));
         }
     }
 
-    /// What failed, by partition. A coordinator that is still loading, or just moved, is asked again.
-    fn record_patiently(
-        &self,
-        all: &BTreeMap<&TopicPartition, &Committed>,
-    ) -> Result<BTreeMap<TopicPartition, Error>, Error> {
+    /// Records positions; what went wrong, by partition.
+    fn failures(&self, all: &BTreeMap<&TopicPartition, &Committed>) -> BTreeMap<TopicPartition, Error> {
+        let Err(failure) = self.record_patiently(all) else { return BTreeMap::new() };
+        let shared =
+            matches!(failure, Error::Unreachable(_) | Error::OutcomeUnknown { .. } | Error::Denied(_));
+        if shared || all.len() == 1 {
+            return all.keys().map(|source| ((*source).clone(), failure.clone())).collect();
+        }
+        // librdkafka puts one partition's error on the others as well: ask for each by itself.
+        let each = all.iter().filter_map(|(source, position)| {
+            let result = self.record_patiently(&BTreeMap::from([(*source, *position)]));
+            result.err().map(|failure| ((*source).clone(), failure))
+        });
+        each.collect()
+    }
+
+    /// A coordinator that is still loading, or just moved, is asked again.
+    fn record_patiently(&self, all: &BTreeMap<&TopicPartition, &Committed>) -> Result<(), Error> {
         let until = Instant::now() + self.deadline;
         loop {
             let result = self.record(all);
-            let again = match &result {
-                Ok(failures) => failures.values().any(|failure| matches!(failure, Error::Unreachable(_))),
-                Err(failure) => matches!(failure, Error::Unreachable(_)),
-            };
-            if !again || Instant::now() + AGAIN > until {
+            if !matches!(result, Err(Error::Unreachable(_))) || Instant::now() + AGAIN > until {
                 return result;
             }
             std::thread::sleep(AGAIN);
         }
     }
 
-    fn record(
-        &self,
-        all: &BTreeMap<&TopicPartition, &Committed>,
-    ) -> Result<BTreeMap<TopicPartition, Error>, Error> {
+    fn record(&self, all: &BTreeMap<&TopicPartition, &Committed>) -> Result<(), Error> {
         let mut list = TopicPartitionList::with_capacity(all.len());
         for (source, position) in all {
             let mut place = list.add_partition(&source.topic, source.partition);
@@ -190,26 +193,21 @@ impl Group {
                 .map_err(|_| Error::Invalid(format!("{source}: offset {}", position.next)))?;
             place.set_metadata(&position.metadata);
         }
-        let mut outcome: Vec<(TopicPartition, Code)> = Vec::new();
-        // SAFETY: with no queue given, the callback runs within this call, so `outcome` outlives it.
+        let mut failure: Option<(String, Code)> = None;
+        // SAFETY: with no queue given, the callback runs within this call, so `failure` outlives it.
         let code = unsafe {
-            let opaque = std::ptr::from_mut(&mut outcome).cast::<c_void>();
+            let opaque = std::ptr::from_mut(&mut failure).cast::<c_void>();
             let client = self.consumer.client().native_ptr();
             sys::rd_kafka_commit_queue(client, list.ptr(), std::ptr::null_mut(), Some(on_commit), opaque)
         };
-        let ours = |code, about: &str| {
-            let failure = KafkaError::ConsumerCommit(code);
-            failed(&self.consumer, &failure, about, Effect::Write("positions recorded"))
-        };
         let code = Code::from(code);
-        if outcome.is_empty() && code != Code::NoError {
-            return Err(ours(code, &self.name));
+        match failure.or_else(|| (code != Code::NoError).then(|| (self.name.clone(), code))) {
+            None => Ok(()),
+            Some((about, code)) => {
+                let failure = KafkaError::ConsumerCommit(code);
+                Err(failed(&self.consumer, &failure, &about, Effect::Write("positions recorded")))
+            }
         }
-        let judged = outcome.into_iter().map(|(source, code)| {
-            let failure = ours(code, &source.topic);
-            (source, failure)
-        });
-        Ok(judged.collect())
     }
 }
 
@@ -260,13 +258,11 @@ unsafe extern "C" fn on_commit(
     opaque: *mut c_void,
 ) {
     // SAFETY: see `Group::record`.
-    let outcome = unsafe { &mut *opaque.cast::<Vec<(TopicPartition, Code)>>() };
+    let failure = unsafe { &mut *opaque.cast::<Option<(String, Code)>>() };
     // SAFETY: librdkafka's list, valid for the time of this call, or null.
     let places = unsafe { list.as_ref() }.map(elements).unwrap_or_default();
-    let failed = places.iter().filter(|place| Code::from(place.err) != Code::NoError);
-    outcome.extend(failed.map(|place| {
-        (TopicPartition { topic: topic_of(place), partition: place.partition }, place.err.into())
-    }));
+    let failed = places.iter().find(|place| Code::from(place.err) != Code::NoError);
+    *failure = failed.map(|place| (topic_of(place), place.err.into()));
 }
 
 fn checked(source: &TopicPartition) -> Result<(), Error> {
