@@ -5,7 +5,7 @@
 //! consumer (see [`super::lane`]).
 
 use super::lane::KafkaLane;
-use super::offsets::Groups;
+use super::offsets::{AGAIN, Groups};
 use super::options::{Effect, Options, error, of_code};
 use super::produce::Producer;
 use super::raw::RawConsumer;
@@ -167,9 +167,22 @@ impl Inner {
             .collect())
     }
 
+    /// A leader that has just changed is asked again.
     fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
+        let until = Instant::now() + self.options.deadline();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let found = self.watermarks_within(source, left);
+            if !matches!(found, Err(Error::Unreachable(_))) || Instant::now() + AGAIN > until {
+                return found;
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    fn watermarks_within(&self, source: &TopicPartition, left: Duration) -> Result<Watermarks, Error> {
         let (topic, partition) = (source.topic.as_str(), source.partition);
-        match self.looker.fetch_watermarks(topic, partition, self.options.deadline()) {
+        match self.looker.fetch_watermarks(topic, partition, left) {
             Ok((low, high)) => Ok(Watermarks { low, high }),
             Err(failure) => match failed(&self.looker, &failure, topic, Effect::Read) {
                 // A topic that is not there may look like a partition without a leader.

@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 /// Kafka's own limit, as brokers have it by default.
 const METADATA_MAX_BYTES: usize = 4096;
 
-/// How soon a coordinator is asked again.
-const AGAIN: Duration = Duration::from_millis(100);
+/// How soon brokers that are about to know are asked again.
+pub(super) const AGAIN: Duration = Duration::from_millis(100);
 
 /// Positions that wait for the next request, and who wants to know.
 struct Waiter {
