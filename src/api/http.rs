@@ -1,6 +1,8 @@
 //! The HTTP server: metrics, probes, and inserts from ClickHouse.
 //!
-//! `INSERT INTO <table>__insert` in ClickHouse is a `POST /insert/<db>/<table>` here: that table has the `URL` engine.
+//! `INSERT INTO <table>__insert` in ClickHouse is a `POST` of [`insert_path`](crate::model::names::insert_path) here:
+//! that table has the `URL` engine. Its names are in the query, since ClickHouse's HTTP client undoes `%2F` in a path;
+//! `/insert/<db>/<table>` is the same for people.
 
 use super::{stop_when, until_stopped};
 use crate::adapters::peers::grpc::INSERT_BYTES_MAX;
@@ -59,7 +61,8 @@ fn router(edge: Edge) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/insert/{database}/{table}", get(only_inserts).post(insert).put(insert))
+        .route("/insert", get(only_inserts).post(insert))
+        .route("/insert/{database}/{table}", get(only_inserts).post(insert))
         .fallback(nothing_here)
         .with_state(edge)
 }
@@ -100,12 +103,14 @@ async fn ready(State(edge): State<Edge>) -> Response {
 
 #[derive(serde::Deserialize)]
 struct InsertOptions {
+    database: Option<String>,
+    table: Option<String>,
     format: Option<String>,
 }
 
 async fn insert(
     State(edge): State<Edge>,
-    path: Result<Path<(String, String)>, PathRejection>,
+    path: Result<Option<Path<(String, String)>>, PathRejection>,
     options: Result<Query<InsertOptions>, QueryRejection>,
     body: Body,
 ) -> Response {
@@ -117,16 +122,20 @@ async fn insert(
 
 async fn take(
     edge: &Edge,
-    path: Result<Path<(String, String)>, PathRejection>,
+    path: Result<Option<Path<(String, String)>>, PathRejection>,
     options: Result<Query<InsertOptions>, QueryRejection>,
     body: Body,
 ) -> Result<String, (StatusCode, Error)> {
     let invalid = |text: String| (StatusCode::BAD_REQUEST, Error::Invalid(text));
-    let Path((database, table)) = path.map_err(|e| invalid(e.body_text()))?;
-    if database.is_empty() || table.is_empty() {
-        return Err(invalid("the address should be /insert/<db>/<table>, and one of them is empty".into()));
-    }
     let Query(options) = options.map_err(|e| invalid(e.body_text()))?;
+    let (database, table) = match path.map_err(|e| invalid(e.body_text()))? {
+        Some(Path(names)) => names,
+        None => (options.database.unwrap_or_default(), options.table.unwrap_or_default()),
+    };
+    if database.is_empty() || table.is_empty() {
+        let rule = "/insert?database=<db>&table=<table>, or /insert/<db>/<table>";
+        return Err(invalid(format!("the address should be {rule}, and a name is missing")));
+    }
     let format = options.format.as_deref().unwrap_or("JSONEachRow");
     let format: MessageFormat = format.parse().map_err(|e| invalid(format!("format: {e}")))?;
     let mut held = Held { bytes: 0, of: &edge.buffered };

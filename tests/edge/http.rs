@@ -3,6 +3,8 @@
 use super::edge::{Asked, Edge, Mood};
 use converthouse::adapters::peers::Error;
 use converthouse::adapters::peers::grpc::INSERT_BYTES_MAX;
+use converthouse::model::TableName;
+use converthouse::model::names::insert_path;
 use converthouse::model::table::MessageFormat;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -62,6 +64,17 @@ fn an_insert_names_its_table_percent_encoded() {
 }
 
 #[test]
+fn an_insert_of_clickhouse_finds_its_table_whatever_its_name() {
+    let edge = Edge::start();
+    let odd = TableName { database: "x/y?z%w#v&u+t s`r".into(), table: "é=p'o\"n\\m".into() };
+    // As ClickHouse 18.16.1 was seen to send it: the query byte for byte.
+    let answer = ask(&edge, &format!("POST {}", insert_path(&odd)), "{}\n");
+    assert_eq!(status(&answer), 200, "{answer}");
+    let Asked::Insert(insert) = edge.daemon.last() else { panic!() };
+    assert_eq!((insert.database, insert.table), (odd.database, odd.table));
+}
+
+#[test]
 fn chunked_bodies_that_wait_for_a_go_ahead_are_taken() {
     let edge = Edge::start();
     let mut socket = TcpStream::connect(&edge.http).unwrap();
@@ -114,8 +127,9 @@ fn bad_requests_say_what_is_wrong() {
         ("POST /insert/d/t?format=Parquet", 400, "\"Parquet\" is not a message format"),
         ("POST /insert/d/t?format=CSV&format=TSV", 400, "duplicate"),
         ("POST /insert/%FF/t", 400, "UTF-8"),
-        ("POST /insert//t", 400, "one of them is empty"),
+        ("POST /insert//t", 400, "a name is missing"),
         ("POST /insert/d", 404, "nothing here"),
+        ("POST /insert?database=d", 400, "a name is missing"),
         ("GET /insert/d/t", 405, "only takes inserts"),
         ("POST /metrics", 405, ""),
     ] {
