@@ -3,6 +3,7 @@
 // Clippy knows tests only by `#[test]`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[path = "edge/mod.rs"]
 mod edge;
 
 use converthouse::adapters::peers::Error;

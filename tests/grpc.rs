@@ -4,6 +4,7 @@
 // Clippy knows tests only by `#[test]`.
 #![allow(clippy::unwrap_used)]
 
+#[path = "edge/mod.rs"]
 mod edge;
 #[path = "edge/http.rs"]
 mod http;
