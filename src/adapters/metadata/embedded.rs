@@ -126,7 +126,7 @@ impl Shared {
         if disk.file.is_some() {
             return Ok(());
         }
-        let (file, loaded) = StoreFile::open(&self.path)?;
+        let (file, loaded) = StoreFile::reopen(&self.path)?;
         let mut state = self.state();
         if let Some(commit) = disk.in_doubt.take() {
             let ended = commit.ended_lease.is_some_and(|lease| !loaded.leases.contains_key(&lease));

@@ -154,3 +154,68 @@ async fn a_folder_that_cannot_be_made_is_named() {
     let error = open_error(&folder.path().join("file/meta.redb")).await;
     assert!(matches!(&error, Error::Unreachable(text) if text.contains("file/meta.redb")), "{error}");
 }
+
+/// As if the file had failed in the middle of a write: nobody knows whether it was made, until it is opened again.
+async fn after_a_failed_write(made: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path().join("meta.redb")).await.unwrap();
+    let lease = store.grant_lease(60_000).await.unwrap();
+    store.txn(vec![], put("a", "1", Some(lease))).await.unwrap();
+    let mut watch = store.watch("", 2).await.unwrap();
+    {
+        let mut disk = store.shared.disk();
+        let plan = store.shared.state().plan_end(lease).unwrap();
+        if made {
+            disk.file.as_mut().unwrap().write(&plan).unwrap();
+        }
+        disk.in_doubt = Some(plan);
+        disk.file = None;
+    }
+    assert!(store.get("a").await.unwrap().is_some(), "not shown before it is known");
+    let next = store.txn(vec![], put("b", "1", None)).await.unwrap();
+    assert_eq!(next, TxnOutcome::Committed(if made { 3 } else { 2 }));
+    assert_eq!(store.get("a").await.unwrap().is_none(), made);
+    assert_eq!(store.keep_alive(lease).await.is_err(), made);
+    let told = watch.next().await.unwrap().unwrap();
+    assert_eq!(told.changes[0].key(), if made { "a" } else { "b" }, "watches hear of what was made");
+    drop(watch);
+    let (path, all) = (store.shared.path.clone(), store.range("").await.unwrap());
+    drop(store);
+    assert_eq!(EmbeddedStore::open(path).await.unwrap().range("").await.unwrap(), all);
+}
+
+#[tokio::test]
+async fn a_failed_write_that_was_made_is_shown_later() {
+    after_a_failed_write(true).await;
+}
+
+#[tokio::test]
+async fn a_failed_write_that_was_not_made_is_forgotten() {
+    after_a_failed_write(false).await;
+}
+
+/// After a failed write, while the file cannot be had: reading goes on, writing says why it does not.
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_again_fails_clearly_and_heals() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.redb");
+    let store = EmbeddedStore::open(&path).await.unwrap();
+    store.txn(vec![], put("a", "1", None)).await.unwrap();
+    store.shared.disk().file = None;
+    let away = folder.path().join("away");
+    fs::rename(&path, &away).unwrap();
+    fs::create_dir(&path).unwrap();
+    let error = store.txn(vec![], put("a", "2", None)).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable(_)), "{error}");
+    assert_eq!(store.get("a").await.unwrap().unwrap().value, b"1", "reading goes on");
+    fs::remove_dir(&path).unwrap();
+    // Gone: an empty one must not take its place.
+    let error = store.txn(vec![], put("a", "2", None)).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable(_)) && !path.exists(), "{error}");
+    drop(EmbeddedStore::open(&path).await.unwrap());
+    let error = store.txn(vec![], put("a", "2", None)).await.unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "another store's file: {error}");
+    fs::rename(&away, &path).unwrap();
+    store.txn(vec![], put("a", "2", None)).await.unwrap();
+    assert_eq!(store.get("a").await.unwrap().unwrap().value, b"2");
+}

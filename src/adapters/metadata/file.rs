@@ -45,6 +45,11 @@ impl StoreFile {
         if !path.exists() {
             make(path)?;
         }
+        Self::reopen(path)
+    }
+
+    /// Opens one that must be there: after a failure, an empty one must not take its place.
+    pub fn reopen(path: &Path) -> Result<(Self, Loaded), Error> {
         // redb checks much, but not everything, before it trusts a file: a foreign one may make it panic.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let mut database = Database::open(path).map_err(|error| opening(path, error))?;
