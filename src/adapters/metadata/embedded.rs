@@ -24,6 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// How long the file may still be in use when it is opened.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A handle on the store in a file. Clones share it; the file is released when the last one (and the last watch) goes.
 #[derive(Clone)]
 pub struct EmbeddedStore {
@@ -56,7 +59,8 @@ impl EmbeddedStore {
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let (path, now) = (path.as_ref().to_owned(), Instant::now());
         let shared = blocking(move || {
-            let (file, Loaded { revision, last_lease, keys, leases }) = StoreFile::open(&path)?;
+            let (file, loaded) = open_patiently(&path)?;
+            let Loaded { revision, last_lease, keys, leases } = loaded;
             let state = Mutex::new(State::restored(revision, keys, leases, now));
             let disk = Mutex::new(Disk { file: Some(file), in_doubt: None, last_lease });
             Ok(Arc::new(Shared { path, disk, state, driver: Driver::default() }))
@@ -100,6 +104,18 @@ impl EmbeddedStore {
         };
         blocking(run).await
     }
+}
+
+/// A predecessor that is just ending may have the file for a moment yet.
+fn open_patiently(path: &Path) -> Result<(StoreFile, Loaded), Error> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..PREDECESSOR_PATIENCE.as_millis() / PAUSE.as_millis() {
+        match StoreFile::open(path) {
+            Err(Error::InUse { .. }) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    StoreFile::open(path)
 }
 
 /// Where redb is called: it waits for the disk. A panic in it means that the file made no sense to it.
