@@ -32,7 +32,7 @@ pub struct Column {
     pub default_kind: String,
     /// The expression behind it.
     pub default_expression: String,
-    /// `CODEC(...)` or empty (old servers have none).
+    /// What follows type and default where rows are stored: `COMMENT '...' CODEC(...)`, either, or empty.
     pub codec: String,
 }
 

@@ -25,14 +25,14 @@ async fn the_oldest_server_keeps_the_contract() {
     assert!(running.server.is_running() && running.folder.path().is_dir());
 }
 
-const ODD_DDL: &str = "-- a table with every difficulty in its names
+pub const ODD_DDL: &str = "-- a table with every difficulty in its names
     CREATE TABLE IF NOT EXISTS `a.b`.`sel``ect 'x' \"日\\\\本\"` (
         ts DateTime DEFAULT now(), `from` String COMMENT 'it''s', `a``b.c\\\\d` Int64,
         up String MATERIALIZED upper(`from`), `日` UInt64 ALIAS `a``b.c\\\\d` + 1, n Nested(k String, v UInt8)
     ) ENGINE = MergeTree PARTITION BY (toYYYYMM(ts), `a``b.c\\\\d` % 2) ORDER BY (`from`, intHash32(`a``b.c\\\\d`))
     SAMPLE BY intHash32(`a``b.c\\\\d`) SETTINGS index_granularity = 1024;";
 
-async fn parsed(client: &impl ClickHouse, ddl: &str) -> (TableName, Schema) {
+pub async fn parsed(client: &impl ClickHouse, ddl: &str) -> (TableName, Schema) {
     client.parse_ddl(ddl, 42).await.unwrap_or_else(|error| panic!("{ddl}: {error}"))
 }
 
@@ -98,12 +98,17 @@ async fn rows_that_go_round_the_gate_are_refused() {
 
 /// Routes of one table over one server, in two shards of 7 and 3 partitions.
 fn two_shards(running: &Running, name: &TableName) -> TableRoutes {
+    two_shards_at(running.server.tcp_port(), &running.password, name)
+}
+
+/// The same over whatever is at a native port.
+pub fn two_shards_at(port: u16, password: &Secret, name: &TableName) -> TableRoutes {
     let endpoint = ClickHouseEndpoint {
         host: "127.0.0.1".into(),
-        port: running.server.tcp_port(),
+        port,
         secure: false,
         user: "default".into(),
-        password: running.password.clone(),
+        password: password.clone(),
     };
     let table = ids::TableId(uuid::Uuid::from_u128(7 << 96));
     let shard = |number, lo, hi| RouteShard {
@@ -136,10 +141,11 @@ async fn publish(running: &Running, routes: &TableRoutes) {
     }
 }
 
-async fn put(client: &impl ClickHouse, database: &str, gate: u64, schema: &Schema, body: &str) {
+/// A batch of CSV rows.
+pub fn batch(database: &str, gate: u64, schema: &Schema, body: &str) -> Insert {
     let hidden = [names::PARTITION_COLUMN, names::OFFSET_COLUMN, names::ROW_COLUMN].map(str::to_owned);
     let own = schema.columns.iter().filter(|column| column.insertable()).map(|column| column.name.clone());
-    let insert = Insert {
+    Insert {
         database: database.to_owned(),
         gate,
         columns: hidden.into_iter().chain(own).collect(),
@@ -149,8 +155,7 @@ async fn put(client: &impl ClickHouse, database: &str, gate: u64, schema: &Schem
         body: body.to_owned().into(),
         query_id: uuid::Uuid::new_v4().to_string(),
         deadline_ms: 60_000,
-    };
-    client.insert(insert).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -170,7 +175,7 @@ async fn a_distributed_table_asks_every_shard_and_takes_no_rows_itself() {
             .unwrap();
         let gate = client.renew_gate(&database).await.unwrap();
         let row = format!("{partition},5,0,\"2026-01-01 00:00:00\",{partition},\"x{partition}\"\n");
-        put(&client, &database, gate, &schema, &row).await;
+        client.insert(batch(&database, gate, &schema, &row)).await.unwrap();
     }
     let mut table = DistributedTable {
         name: name.clone(),

@@ -10,6 +10,8 @@
 )]
 
 mod clickhouse;
+mod clickhouse_current;
+mod clickhouse_faults;
 mod dashboards;
 mod faults;
 mod kafka;

@@ -119,8 +119,9 @@ impl HttpClickHouse {
 
 /// Settings that make one insert one block, acknowledged only when it is in the table.
 pub(super) fn insert_settings(format_settings: &BTreeMap<String, String>, can: &Capabilities) -> Settings {
-    let mut settings: Settings =
-        format_settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    // Before the user's, who may want it: a message of another table must be an error, and is one on old servers.
+    let mut settings: Settings = vec![("input_format_skip_unknown_fields".to_owned(), "0".to_owned())];
+    settings.extend(format_settings.iter().map(|(name, value)| (name.clone(), value.clone())));
     let mut set = |name: &str, value: &str| settings.push((name.to_owned(), value.to_owned()));
     set("max_insert_block_size", "1000000000");
     set("min_insert_block_size_rows", "1000000000");

@@ -264,6 +264,13 @@ fn gate_columns(schema: &Schema) -> String {
     join(hidden.chain(schema.columns.iter().map(|column| user_column(column, false))))
 }
 
+/// A key of several expressions needs brackets.
+fn key(expressions: &str) -> String {
+    let bracketed = format!("({expressions})");
+    let several = ddl::bracketed(&bracketed).is_some_and(|(parts, _)| parts.len() > 1);
+    if several { bracketed } else { expressions.to_owned() }
+}
+
 /// `ENGINE = …` with every clause of the schema; `partition_key` in its final form.
 fn engine(schema: &Schema, partition_key: &str) -> String {
     let mut out = format!("ENGINE = {}{}", schema.engine, schema.engine_arguments);
@@ -273,15 +280,9 @@ fn engine(schema: &Schema, partition_key: &str) -> String {
         }
     };
     clause("PARTITION BY", partition_key);
-    if !schema.primary_key.is_empty() {
-        clause("PRIMARY KEY", &format!("({})", schema.primary_key));
-    }
-    let sorting = if schema.sorting_key.is_empty() {
-        "tuple()".to_owned()
-    } else {
-        format!("({})", schema.sorting_key)
-    };
-    clause("ORDER BY", &sorting);
+    clause("PRIMARY KEY", &key(&schema.primary_key));
+    let sorting = key(&schema.sorting_key);
+    clause("ORDER BY", if sorting.is_empty() { "tuple()" } else { &sorting });
     clause("SAMPLE BY", &schema.sampling_key);
     clause("TTL", &schema.ttl);
     clause("SETTINGS", &schema.settings);

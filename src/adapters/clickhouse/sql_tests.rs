@@ -90,7 +90,7 @@ fn replicas() {
                   toUInt32(throwIf(`_cvh_offset` >= 0)), `_cvh_offset` UInt64, `_cvh_row` UInt32, `ts`
                   DateTime COMMENT 'when', `o\`d\\d` String DEFAULT 'x', `up` String MATERIALIZED
                   upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) ENGINE = MergeTree PARTITION BY
-                  (`_cvh_partition`, toYYYYMM(ts), up) PRIMARY KEY (ts) ORDER BY (ts, up) SAMPLE BY
+                  (`_cvh_partition`, toYYYYMM(ts), up) PRIMARY KEY ts ORDER BY (ts, up) SAMPLE BY
                   intHash32(ts) TTL ts + toIntervalDay(1) SETTINGS index_granularity = 8192
             26.9:  CREATE TABLE `d__t__cvh0_s1`.`local` (`_cvh_partition` UInt32 DEFAULT
                   toUInt32(throwIf(`_cvh_offset` >= 0, 'rows reach this table by its topics: insert
@@ -98,8 +98,8 @@ fn replicas() {
                   CODEC(Delta, ZSTD(1)), `_cvh_row` UInt32 CODEC(ZSTD(1)), `ts` DateTime COMMENT
                   'when', `o\`d\\d` String DEFAULT 'x', `up` String MATERIALIZED upper(`o\`d\\d`),
                   `al` UInt64 ALIAS 1 + 1) ENGINE = MergeTree PARTITION BY (`_cvh_partition`,
-                  toYYYYMM(ts), up) PRIMARY KEY (ts) ORDER BY (ts, up) SAMPLE BY intHash32(ts) TTL ts
-                  + toIntervalDay(1) SETTINGS index_granularity = 8192
+                  toYYYYMM(ts), up) PRIMARY KEY ts ORDER BY (ts, up) SAMPLE BY intHash32(ts) TTL ts +
+                  toIntervalDay(1) SETTINGS index_granularity = 8192
             18.16: CREATE TABLE `d__t__cvh0_s1`.`local` (`_cvh_partition` UInt32 MATERIALIZED
                   toUInt32(throwIf(`_cvh_offset` >= 0)), `_cvh_offset` UInt64, `_cvh_row` UInt32, `ts`
                   DateTime COMMENT 'when', `o\`d\\d` String DEFAULT 'x', `up` String MATERIALIZED
@@ -150,7 +150,7 @@ fn user_facing_tables() {
             CREATE TABLE `a.b`.`c'd` (a Int8) ENGINE = Log
             CREATE TABLE `a.b`.`c'd` (`ts` DateTime COMMENT 'when', `o\`d\\d` String DEFAULT 'x', `up`
                   String MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) ENGINE = MergeTree
-                  PARTITION BY (toYYYYMM(ts), up) PRIMARY KEY (ts) ORDER BY (ts, up) SAMPLE BY
+                  PARTITION BY (toYYYYMM(ts), up) PRIMARY KEY ts ORDER BY (ts, up) SAMPLE BY
                   intHash32(ts) TTL ts + toIntervalDay(1) SETTINGS index_granularity = 8192
             18.16: CREATE TABLE `a.b`.`f` (`ts` DateTime, `o\`d\\d` String DEFAULT 'x', `up` String
                   MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1, `_cvh_guard` UInt8

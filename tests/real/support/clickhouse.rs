@@ -2,6 +2,7 @@
 
 use converthouse::adapters::clickhouse::HttpClickHouse;
 use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
+use converthouse::adapters::compute::process::{Launch, Process, free_port};
 use converthouse::model::node::Secret;
 use tempfile::TempDir;
 
@@ -46,16 +47,69 @@ impl Running {
 
     /// The same, with the server's refusal as an error.
     pub async fn try_query(&self, sql: &str) -> Result<String, String> {
-        let client = clickhouse::Client::default()
-            .with_url(self.server.url())
-            .with_user("default")
-            .with_password(self.password.expose())
-            .with_compression(clickhouse::Compression::None)
-            .with_validation(false);
-        let answer = async { client.query_raw(sql).fetch_bytes("TabSeparatedRaw")?.collect().await };
-        match answer.await {
-            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(error) => Err(error.to_string()),
+        query(&self.server.url(), self.password.expose(), sql).await
+    }
+}
+
+/// The current engine behind `tests/chdb_shim.py`; ends when dropped.
+pub struct Current {
+    port: u16,
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl Current {
+    /// Starts it with the clusters of a cluster file. `None`, with a note, where it is not provisioned: never in CI.
+    pub async fn start(clusters: &str) -> Option<Self> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let provisioned = std::env::var_os("CONVERTHOUSE_PROVISION_DIR");
+        let provisioned = provisioned.map_or_else(|| root.join(".provision"), std::path::PathBuf::from);
+        let python = provisioned.join("venv/bin/python");
+        if !python.exists() && std::env::var_os("CI").is_none() {
+            eprintln!("SKIPPED: no {}; run scripts/provision.sh chdb", python.display());
+            return None;
         }
+        let folder = TempDir::with_prefix("converthouse-chdb-").unwrap();
+        let config = folder.path().join("config.xml");
+        std::fs::write(&config, clusters).unwrap();
+        let port = free_port().unwrap();
+        let process = Launch::new("chdb", python, folder.path())
+            .arg(root.join("tests/chdb_shim.py"))
+            .arg(port.to_string())
+            .arg(folder.path().join("data"))
+            .arg(&config)
+            .start()
+            .unwrap();
+        let answers = async || {
+            let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+            stream.map(drop).map_err(|error| error.to_string())
+        };
+        let ready = process.ready(std::time::Duration::from_secs(60), answers).await;
+        ready.unwrap_or_else(|error| panic!("{error}"));
+        Some(Self { port, _process: process, _folder: folder })
+    }
+
+    /// The port of the daemon to it.
+    pub fn client(&self) -> HttpClickHouse {
+        HttpClickHouse::new(&format!("http://127.0.0.1:{}", self.port), "", &Secret::new(""))
+    }
+
+    /// Runs any statement, as a user would.
+    pub async fn query(&self, sql: &str) -> Result<String, String> {
+        query(&format!("http://127.0.0.1:{}", self.port), "", sql).await
+    }
+}
+
+async fn query(url: &str, password: &str, sql: &str) -> Result<String, String> {
+    let client = clickhouse::Client::default()
+        .with_url(url)
+        .with_user("default")
+        .with_password(password)
+        .with_compression(clickhouse::Compression::None)
+        .with_validation(false);
+    let answer = async { client.query_raw(sql).fetch_bytes("TabSeparatedRaw")?.collect().await };
+    match answer.await {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -1,0 +1,181 @@
+//! What may befall an insert on a real 18.16.1: a connection cut in mid-body, a crash between two parts, a full disk.
+
+use crate::clickhouse::{batch, parsed};
+use crate::support::clickhouse::Running;
+use converthouse::adapters::clickhouse::{ClickHouse, Error, HttpClickHouse, ReplicaTables};
+use converthouse::model::PartitionId;
+use converthouse::model::table::Schema;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const DATABASE: &str = "d__t__cvh00000007_s1";
+const DDL: &str =
+    "CREATE TABLE d.t (ts DateTime, v String) ENGINE = MergeTree PARTITION BY toYYYYMM(ts) ORDER BY ts";
+
+/// A replica and its first gate.
+async fn replica(client: &HttpClickHouse) -> (Schema, u64) {
+    let (_, schema) = parsed(client, DDL).await;
+    client
+        .create_replica(&ReplicaTables { database: DATABASE.into(), schema: schema.clone() })
+        .await
+        .unwrap();
+    (schema, client.renew_gate(DATABASE).await.unwrap())
+}
+
+/// A row whose text does not compress, alternating between two months.
+fn row(offset: i64) -> String {
+    let noise = uuid::Uuid::new_v4();
+    format!("5,{offset},0,\"2026-{:02}-01 00:00:00\",\"{noise}{noise}\"\n", 1 + offset % 2)
+}
+
+async fn held(client: &HttpClickHouse) -> Vec<i64> {
+    let held = client.holdings(DATABASE, PartitionId(5), 0).await.unwrap();
+    held.rows.into_iter().map(|(offset, _)| offset).collect()
+}
+
+/// Passes `bytes` of each connection on, then ends it in an orderly way, as a dying host's kernel does.
+async fn cutting_proxy(to: u16, bytes: u64) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let (client_in, mut client_out) = client.into_split();
+                let (mut server_in, mut server_out) = server.into_split();
+                tokio::spawn(async move { tokio::io::copy(&mut server_in, &mut client_out).await });
+                tokio::io::copy(&mut client_in.take(bytes), &mut server_out).await.ok();
+                server_out.shutdown().await.ok();
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_connection_cut_in_mid_body_inserts_nothing() {
+    let running = Running::start("cut").await;
+    let client = running.client();
+    let (schema, gate) = replica(&client).await;
+    let body: String = (0..5_000).map(row).collect();
+    for bytes in [3_000, 60_000, 120_000] {
+        let port = cutting_proxy(running.server.http_port(), bytes).await;
+        let cut = HttpClickHouse::new(&format!("http://127.0.0.1:{port}"), "default", &running.password);
+        cut.server_info().await.unwrap();
+        let outcome = cut.insert(batch(DATABASE, gate, &schema, &body)).await;
+        assert!(outcome.is_err(), "cut after {bytes}: {outcome:?}");
+        let gate_after = client.renew_gate(DATABASE).await.unwrap();
+        assert!(gate_after > gate);
+        assert_eq!(held(&client).await, [0_i64; 0], "cut after {bytes}");
+        client.drop_replica(DATABASE).await.unwrap();
+        replica(&client).await;
+    }
+    // The hazard is real: the same cut of a plain body leaves what had arrived, half a value included.
+    let mut plain = TcpStream::connect(("127.0.0.1", running.server.http_port())).await.unwrap();
+    running.query("CREATE TABLE plain (a UInt32, b String) ENGINE = Memory").await;
+    let head = format!(
+        "POST /?user=default&password={}&query=INSERT%20INTO%20plain%20FORMAT%20CSV HTTP/1.1\r\n\
+         Host: x\r\nContent-Length: 1000\r\n\r\n1,whole\n2,tor",
+        "s%3Ce%3Ec%26r%27e%22t"
+    );
+    plain.write_all(head.as_bytes()).await.unwrap();
+    plain.shutdown().await.unwrap();
+    plain.read_to_end(&mut Vec::new()).await.ok();
+    assert_eq!(running.query("SELECT a, b FROM plain ORDER BY a").await, "1\twhole\n2\ttor\n");
+}
+
+#[tokio::test]
+async fn a_crash_during_an_insert_leaves_whole_parts_and_the_rest_can_be_added() {
+    const ROWS: i64 = 60_000;
+    let mut running = Running::start("crash").await;
+    let client = running.client();
+    let (schema, _) = replica(&client).await;
+    let rows: Vec<String> = (0..ROWS).map(row).collect();
+    let body = rows.concat();
+    for kill_after_ms in [5, 40, 80, 120, 160, 240] {
+        let gate = client.renew_gate(DATABASE).await.unwrap();
+        let insert = batch(DATABASE, gate, &schema, &body);
+        let sender = running.client();
+        let sending = tokio::spawn(async move { sender.insert(insert).await });
+        tokio::time::sleep(Duration::from_millis(kill_after_ms)).await;
+        running.server.kill().unwrap();
+        let outcome = sending.await.unwrap();
+        running.server.start().await.unwrap();
+        let gate = client.renew_gate(DATABASE).await.unwrap();
+        let there = held(&client).await;
+        let there: BTreeSet<i64> =
+            if outcome.is_ok() { (0..ROWS).collect() } else { there.into_iter().collect() };
+        for month in 0..2 {
+            let of_month = there.iter().filter(|offset| **offset % 2 == month).count();
+            assert!(
+                of_month == 0 || of_month == 30_000,
+                "{kill_after_ms} ms: a torn part of {of_month} rows"
+            );
+        }
+        let rest: String =
+            (0..ROWS).filter(|o| !there.contains(o)).map(|o| rows[o as usize].as_str()).collect();
+        if !rest.is_empty() {
+            client.insert(batch(DATABASE, gate, &schema, &rest)).await.unwrap();
+        }
+        let counted = format!("SELECT count() = uniqExact(_cvh_offset), count() FROM {DATABASE}.local");
+        assert_eq!(running.query(&counted).await, format!("1\t{ROWS}\n"), "killed after {kill_after_ms} ms");
+        client.drop_replica(DATABASE).await.unwrap();
+        replica(&client).await;
+    }
+}
+
+/// A small file system; taken away when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None`, with a note, where nobody may mount.
+    fn mount(at: &std::path::Path, mebibytes: u32) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let size = format!("size={mebibytes}m");
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+        if mount.is_ok_and(|done| done.status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("SKIPPED: a small file system cannot be mounted here (needs root)");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_no_fault_of_the_rows_and_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), 24) else { return };
+    let running = Running::start_with("full", Some(disk.0.join("data"))).await;
+    let client = running.client();
+    let (schema, gate) = replica(&client).await;
+    let mut full = None;
+    for step in 0..40 {
+        let body: String = (0..20_000).map(|offset| row(step * 20_000 + offset)).collect();
+        if let Err(error) = client.insert(batch(DATABASE, gate, &schema, &body)).await {
+            full = Some(error);
+            break;
+        }
+    }
+    let Some(Error::OutcomeUnknown { reason, .. }) = full else { panic!("the disk is full: {full:?}") };
+    assert!(reason.contains("Code: "), "it says what the server said: {reason}");
+    let filler = disk.0.join("filler");
+    // Nothing at all is free any more: even a new gate is refused, for a reason that may pass.
+    std::fs::write(&filler, vec![0_u8; 24 << 20]).ok();
+    let refused = client.renew_gate(DATABASE).await;
+    assert!(matches!(refused, Err(Error::Overloaded { .. })), "{refused:?}");
+    std::fs::remove_file(&filler).unwrap();
+    client.drop_replica(DATABASE).await.unwrap();
+    let (schema, gate) = replica(&client).await;
+    client.insert(batch(DATABASE, gate, &schema, &row(0))).await.unwrap();
+    assert_eq!(held(&client).await, [0]);
+    drop(running);
+}
