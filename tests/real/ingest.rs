@@ -1,0 +1,122 @@
+//! What comes in that should not, on real servers: nothing is dropped in silence, nothing stops what is good.
+
+use super::support::cluster::{Cluster, PARTITIONS};
+use converthouse::adapters::kafka::{Kafka, Outgoing};
+use converthouse::model::control::ClusterStatus;
+use converthouse::model::names::TopicPartition;
+use converthouse::model::observed::Stall;
+
+fn raw(partition: u64, payload: Option<&'static str>) -> Outgoing {
+    let target = TopicPartition { topic: format!("shop.events.{partition}"), partition: 0 };
+    Outgoing { target, payload: payload.map(Into::into), headers: vec![] }
+}
+
+async fn dead_letters(cluster: &Cluster) -> Vec<String> {
+    let source = TopicPartition { topic: "shop.events.dead-letter".into(), partition: 0 };
+    let high = cluster.client.watermarks(&source).await.unwrap().high;
+    let mut texts = Vec::new();
+    for offset in 0..high {
+        let chunk = cluster.client.peek(&source, offset).await.unwrap().unwrap();
+        texts.push(String::from_utf8_lossy(chunk.payload_of(&chunk.messages[0])).into_owned());
+    }
+    texts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poison_message_among_a_million_good_ones_is_the_only_one_put_aside() {
+    let cluster = Cluster::start(1, 1).await;
+    let made = cluster.cli(&[
+        "table",
+        "create",
+        super::support::cluster::DDL,
+        "--partitions",
+        &PARTITIONS.to_string(),
+        "--partition-by",
+        "user",
+    ]);
+    made.unwrap_or_else(|error| panic!("{error}"));
+    cluster.produce(0..600_000).await;
+    cluster.client.produce(vec![raw(3, Some("{\"id\":\"poison\",\"user\":3}"))]).await.unwrap();
+    cluster.produce(600_000..1_000_000).await;
+    cluster.prove_events(1_000_000, 1).await;
+    assert_eq!(dead_letters(&cluster).await, ["{\"id\":\"poison\",\"user\":3}"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_another_schema_cut_off_empty_or_without_payload_stop_nothing() {
+    let cluster = Cluster::start(2, 1).await;
+    cluster.create_events(2);
+    cluster.produce(0..1_000).await;
+    let bad = [
+        "{\"user_name\":\"x\",\"nothing\":\"known\"}",
+        "{\"id\":1,\"user\":",
+        "not json at all",
+        "[1,2,3]",
+        "{\"id\":-5.5,\"user\":[],\"at\":{},\"note\":1}",
+        "{\"id\":1,\"_cvh_offset\":7}",
+    ];
+    let messages = bad.iter().map(|text| raw(5, Some(text))).chain([raw(5, Some("")), raw(5, None)]);
+    cluster.client.produce(messages.collect()).await.unwrap();
+    cluster.produce(1_000..2_000).await;
+    cluster.prove_events(2_000, 1).await;
+    // Each of the two replicas of the partition's shard put each bad message aside.
+    let mut aside = dead_letters(&cluster).await;
+    aside.sort();
+    aside.dedup();
+    let mut expected: Vec<String> = bad.iter().map(|text| (*text).to_owned()).collect();
+    expected.sort();
+    assert_eq!(aside, expected);
+}
+
+fn stalls(status: &ClusterStatus) -> Vec<&Stall> {
+    let shards = status.tables.iter().flat_map(|table| &table.shards);
+    shards.flat_map(|shard| &shard.replicas).flat_map(|replica| replica.stalls.values()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_deleted_and_made_again_is_noticed_and_told() {
+    let cluster = Cluster::start(1, 1).await;
+    cluster.nodes[0]
+        .cli(&[
+            "table",
+            "create",
+            super::support::cluster::DDL,
+            "--partitions",
+            "8",
+            "--partition-by",
+            "user",
+        ])
+        .unwrap();
+    cluster.produce(0..2_000).await;
+    cluster.prove_events(2_000, 0).await;
+    cluster.client.delete_topics(&["shop.events.0".to_owned()]).await.unwrap();
+    cluster.until("the loss to be told", |status| !stalls(status).is_empty() && !status.healthy);
+    let new = converthouse::adapters::kafka::NewTopic {
+        name: "shop.events.0".into(),
+        partitions: 1,
+        replication: 1,
+        settings: vec![],
+    };
+    cluster.client.create_topics(&[new]).await.unwrap();
+    cluster.until("the new topic not to be taken for the old", |status| {
+        stalls(status).iter().any(|stall| matches!(stall, Stall::TopicReplaced { .. }))
+    });
+    let shown = cluster.nodes[0].query("SELECT count(), uniqExact(id) FROM shop.events").await.unwrap();
+    assert_eq!(shown, "2000\t2000");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_inserted_through_plain_clickhouse_reach_every_replica_and_direct_ones_are_refused() {
+    let cluster = Cluster::start(2, 1).await;
+    cluster.create_events(2);
+    let insert = "INSERT INTO shop.events__insert SELECT number AS id, number * 7 AS user, \
+                  toDateTime('2026-03-05 00:00:00') AS at, 'by insert' AS note FROM numbers(1000)";
+    cluster.nodes[1].query(insert).await.unwrap();
+    cluster.prove_events(1_000, 0).await;
+    let direct = "INSERT INTO shop.events (id, user, at, note) VALUES (1, 1, '2026-03-05 00:00:00', 'x')";
+    assert!(
+        cluster.nodes[0].query(direct).await.is_err(),
+        "rows past the topics would be on one replica only"
+    );
+    cluster.prove_events(1_000, 0).await;
+}
