@@ -4,6 +4,7 @@
 //! topics was made, so a request may be repeated after any failure.
 
 use super::{Lead, status};
+use crate::actors::replica::encode;
 use crate::adapters::kafka::{self, NewTopic};
 use crate::adapters::metadata::{Compare, TxnOutcome, Write, records::Record as _};
 use crate::adapters::peers::Error;
@@ -84,6 +85,14 @@ fn check_numbers(lead: &Lead, request: &CreateTable) -> Result<(), Error> {
     }
     if request.partition_by.trim().is_empty() {
         return invalid("partition_by must be an integer expression over the table's columns".into());
+    }
+    for (key, value) in encode::required_settings(request.format) {
+        if request.format_settings.get(*key).is_some_and(|given| given != value) {
+            let format = request.format;
+            return invalid(format!(
+                "setting {key} must stay {value:?} for {format}: rows are cut apart by it"
+            ));
+        }
     }
     if request.batch.rows_max == 0 || request.batch.rows_max > 1_000_000 {
         return invalid(format!("batch rows must be 1 to 1000000, not {}", request.batch.rows_max));

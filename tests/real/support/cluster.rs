@@ -263,6 +263,10 @@ impl Node {
         self.daemon.take().unwrap().kill().unwrap();
     }
 
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().unwrap().pid()
+    }
+
     pub fn log_tail(&self) -> String {
         self.daemon.as_ref().map_or_else(String::new, |daemon| daemon.log_tail(40))
     }
