@@ -263,6 +263,7 @@ impl Node {
         self.daemon.take().unwrap().kill().unwrap();
     }
 
+    #[allow(dead_code)] // for the benchmarks, which share this file
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().unwrap().pid()
     }
