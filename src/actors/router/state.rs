@@ -6,7 +6,7 @@ use crate::adapters::clickhouse::DistributedTable;
 use crate::model::ids::{Epoch, TableId};
 use crate::model::names;
 use crate::model::routes::{self, RouteGroup, TableRoutes};
-use crate::model::table::{Table, TableName, TableState};
+use crate::model::table::{MessageFormat, Table, TableName, TableState};
 use crate::model::view::ClusterView;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,10 +45,11 @@ pub fn round(view: &ClusterView, groups: &[RouteGroup], insert_base_url: Option<
 }
 
 fn distributed(table: &Table, routes: &TableRoutes, insert_base_url: Option<&str>) -> DistributedTable {
-    let insert_url = insert_base_url.map(|base| {
-        let (database, name) = (percent(&table.name.database), percent(&table.name.table));
-        format!("{base}/insert/{database}/{name}?format=JSONEachRow")
-    });
+    // The insert table speaks JSON; rows of other formats are sent by `converthouse insert` or straight to topics.
+    let speaks_json = table.source.format == MessageFormat::JSONEachRow;
+    let insert_url = insert_base_url
+        .filter(|_| speaks_json)
+        .map(|base| format!("{base}{}", names::insert_path(&table.name)));
     DistributedTable {
         name: table.name.clone(),
         schema: table.schema.clone(),
@@ -56,19 +57,6 @@ fn distributed(table: &Table, routes: &TableRoutes, insert_base_url: Option<&str
         sharding_key: table.partition_by.clone(),
         insert_url,
     }
-}
-
-/// Percent-encoding of a path segment.
-fn percent(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 /// What has been achieved.
