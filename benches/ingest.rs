@@ -24,7 +24,9 @@ fn main() {
         for (size, rows) in [(200, 2_000_000), (750, 800_000)] {
             measure(size, rows).await;
         }
-        println!("for reference: clickhouse_sinker publishes {SINKER_ROWS_PER_S:.0} rows/s a Kafka partition (754 B, 48 cores)");
+        println!(
+            "for reference: clickhouse_sinker publishes {SINKER_ROWS_PER_S:.0} rows/s a Kafka partition (754 B, 48 cores)"
+        );
     });
 }
 
