@@ -25,7 +25,8 @@ fn main() {
             measure(size, rows).await;
         }
         println!(
-            "for reference: clickhouse_sinker publishes {SINKER_ROWS_PER_S:.0} rows/s a Kafka partition (754 B, 48 cores)"
+            "for reference: clickhouse_sinker publishes {SINKER_ROWS_PER_S:.0} rows/s a Kafka partition (754 B, \
+             48 cores)"
         );
     });
 }
