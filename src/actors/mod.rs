@@ -65,6 +65,8 @@ pub struct Options {
     pub inserts_per_s: u32,
     /// Messages that a node holds in memory, in bytes, over all its partitions.
     pub buffer_bytes: u64,
+    /// Copies of a new topic on brokers, where the request does not say; -1 is the brokers' default.
+    pub topic_replication: i32,
     /// The leader's rules.
     pub rules: Rules,
 }
@@ -78,6 +80,7 @@ impl Default for Options {
             inserts_at_once: 4,
             inserts_per_s: 50,
             buffer_bytes: 512 << 20,
+            topic_replication: -1,
             rules: Rules { caught_up_lag_max: 10_000, behind_lag_min: 1_000_000, preferred_after_ms: 3_000 },
         }
     }
@@ -148,6 +151,11 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
+    /// This daemon's own address.
+    pub fn own_url(&self) -> &str {
+        &self.own_url
+    }
+
     /// The daemon at that address.
     pub fn daemon(&self, url: &str) -> Arc<dyn Daemon> {
         match self.own.get() {
@@ -287,6 +295,7 @@ fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership
             kafka: world.kafka.clone(),
             clock: world.clock.clone(),
             metrics: world.metrics.clone(),
+            topic_replication: world.options.topic_replication,
             rules: world.options.rules,
         };
         Coordinator::new(lead).start()

@@ -339,7 +339,8 @@ const FAILOVER: &[Key] = &[
         Integer(1_000, MS_MAX),
         Default("1800000"),
         "1800000",
-        "A node gone for so long gets its replicas rebuilt elsewhere.",
+        "A node gone for so long will get its replicas rebuilt elsewhere; not in this version, which only moves its \
+         leaderships, at once.",
     ),
     key(
         "preferred_leader_lag_max",

@@ -7,9 +7,11 @@ use crate::adapters::clickhouse::HttpClickHouse;
 use crate::adapters::compute::etcd_member::{EtcdMember, ManagedEtcd, Peer};
 use crate::adapters::kafka::embedded::EmbeddedKafka;
 use crate::adapters::kafka::{self, Kafka, KafkaClient};
-use crate::adapters::metadata::{EmbeddedStore, EtcdOptions, EtcdStore, MetaStore};
+use crate::adapters::metadata::{EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, MetaStore};
+use crate::adapters::peers::TlsIdentity;
 use crate::adapters::routes::FileRoutes;
 use crate::config::{self, Config, EtcdAccess, NodeOptions, StoreOptions};
+use crate::model::node::Secret;
 use crate::model::{Node, NodeState, ingest};
 use std::sync::Arc;
 
@@ -72,6 +74,10 @@ fn etcd_options(endpoints: Vec<String>, access: &EtcdAccess) -> EtcdOptions {
         options.user = user.clone();
         options.password = password.clone();
     }
+    options.tls = access.tls.as_ref().map(|tls| {
+        let own = |own: &TlsIdentity| (own.certificate_pem.clone(), Secret::new(own.key_pem.clone()));
+        EtcdTls { ca_pem: tls.ca_pem.clone(), identity: tls.identity.as_ref().map(own) }
+    });
     options
 }
 
@@ -131,6 +137,7 @@ pub fn options(config: &Config) -> Options {
         lease_ttl_ms: config.metadata.lease_ttl_ms,
         lanes: lanes.max(1),
         inserts_per_s: config.ingest.inserts_per_s,
+        topic_replication: config.kafka.replication,
         rules: Rules { caught_up_lag_max: config.failover.preferred_leader_lag_max, ..defaults.rules },
         ..defaults
     }

@@ -165,8 +165,9 @@ async fn tls_both_ways_is_spoken_and_a_stranger_refused() {
         .start()
         .unwrap();
     let store = |ca: &str, identity: Option<&str>| {
-        let file = |ending: &str| identity.map(|name| here.join(format!("{name}.{ending}")));
-        let tls = EtcdTls { ca: here.join(ca), cert: file("pem"), key: file("key") };
+        let read = |name: &str| std::fs::read_to_string(here.join(name)).unwrap();
+        let pair = |name| (read(&format!("{name}.pem")), Secret::new(read(&format!("{name}.key"))));
+        let tls = EtcdTls { ca_pem: read(ca), identity: identity.map(pair) };
         let options =
             EtcdOptions { tls: Some(tls), request_timeout_ms: 2_000, ..EtcdOptions::new([url.as_str()]) };
         EtcdStore::new(&options).unwrap()

@@ -43,7 +43,9 @@ pub async fn create_table(lead: Lead, request: CreateTable) -> Result<TableStatu
     if request.dry_run {
         return Ok(status::of_new(&table));
     }
-    create_topics(&lead, &table.source, table.partitions, request.topic_replication).await?;
+    let asked = Some(request.topic_replication).filter(|copies| *copies > 0);
+    let copies = asked.unwrap_or(lead.topic_replication);
+    create_topics(&lead, &table.source, table.partitions, copies).await?;
     table.origin_offsets = origins(&lead, &table).await?;
     write(&lead, &table, request.first_node).await?;
     shown(&lead, table.id).await;

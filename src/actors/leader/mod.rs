@@ -52,6 +52,8 @@ pub struct Lead {
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Metrics,
+    /// Copies of a new topic on brokers, where the request does not say.
+    pub topic_replication: i32,
     /// Numbers of the rules.
     pub rules: Rules,
 }

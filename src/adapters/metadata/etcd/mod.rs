@@ -86,7 +86,7 @@ impl EtcdStore {
                 connect.with_user(&options.user, options.password.expose()).with_auto_token_refresh(true);
         }
         if let Some(tls) = &options.tls {
-            connect = connect.with_tls(options::tls(tls)?);
+            connect = connect.with_tls(options::tls(tls));
         }
         options::check(options)?;
         let member = |url: &String| Member { url: url.clone(), client: Mutex::default() };

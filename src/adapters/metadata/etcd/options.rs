@@ -3,44 +3,31 @@
 use crate::adapters::metadata::Error;
 use crate::model::node::Secret;
 use etcd_client as etcd;
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
 
 /// How etcd is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdOptions {
     /// `http(s)://host:port` of every member.
     pub endpoints: Vec<String>,
     /// User, if etcd demands one.
-    #[serde(default)]
     pub user: String,
     /// Its password.
-    #[serde(default)]
     pub password: Secret,
     /// TLS, for `https` endpoints.
-    #[serde(default)]
     pub tls: Option<EtcdTls>,
     /// Deadline of every call.
-    #[serde(default = "EtcdOptions::default_request_timeout_ms")]
     pub request_timeout_ms: u64,
     /// Deadline for making a connection to one member.
-    #[serde(default = "EtcdOptions::default_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
 }
 
-/// TLS files, all PEM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Certificates, all PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdTls {
     /// Who signed the members' certificates.
-    pub ca: PathBuf,
-    /// Our certificate, if etcd demands one.
-    #[serde(default)]
-    pub cert: Option<PathBuf>,
-    /// Its key.
-    #[serde(default)]
-    pub key: Option<PathBuf>,
+    pub ca_pem: String,
+    /// Our certificate and its key, if etcd demands one.
+    pub identity: Option<(String, Secret)>,
 }
 
 impl EtcdOptions {
@@ -81,15 +68,11 @@ pub(super) fn check(options: &EtcdOptions) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads the files.
-pub(super) fn tls(tls: &EtcdTls) -> Result<etcd::TlsOptions, Error> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| Error::Invalid(format!("tls file {}: {error}", path.display())))
-    };
-    let options = etcd::TlsOptions::new().ca_certificate(etcd::Certificate::from_pem(read(&tls.ca)?));
-    match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => Ok(options.identity(etcd::Identity::from_pem(read(cert)?, read(key)?))),
-        (None, None) => Ok(options),
-        _ => Err(Error::Invalid("tls cert and key must be given together".to_owned())),
+/// As the client wants them.
+pub(super) fn tls(tls: &EtcdTls) -> etcd::TlsOptions {
+    let options = etcd::TlsOptions::new().ca_certificate(etcd::Certificate::from_pem(&tls.ca_pem));
+    match &tls.identity {
+        Some((cert, key)) => options.identity(etcd::Identity::from_pem(cert, key.expose())),
+        None => options,
     }
 }
