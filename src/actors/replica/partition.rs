@@ -34,6 +34,8 @@ pub(super) struct Partition {
     pub(super) attempt: u32,
     pub(super) assignment: Option<u32>,
     pub(super) failures: u32,
+    /// Inserts in a row whose outcome was unknown.
+    pub(super) doubts: u32,
     pub(super) next: i64,
     pub(super) end: i64,
     pub(super) position: Position,
@@ -53,6 +55,7 @@ impl Partition {
             attempt: 0,
             assignment: None,
             failures: 0,
+            doubts: 0,
             next: 0,
             end: 0,
             position,

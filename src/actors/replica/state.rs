@@ -267,7 +267,11 @@ impl State {
                     effects.push(Effect::LostRows(id, from));
                 }
                 p.phase = Phase::Streaming;
-                (p.failures, p.stall, p.paused) = (0, None, false);
+                p.paused = false;
+                // What the server refused is settled by an insert that succeeds, not by a look.
+                if !matches!(p.stall, Some(Stall::ServerRefuses { .. })) {
+                    (p.failures, p.stall) = (0, None);
+                }
                 p.next = start.from;
                 p.end = start.end;
                 p.position.last_row_offset = start.last_row_offset;
@@ -328,7 +332,7 @@ impl State {
         effects.push(Effect::Report);
         match outcome {
             Outcome::Done(done) => {
-                (p.phase, p.failures, p.stall) = (Phase::Streaming, 0, None);
+                (p.phase, p.failures, p.doubts, p.stall) = (Phase::Streaming, 0, 0, None);
                 p.next = done.next;
                 p.held = p.held.split_off(&(done.next, 0));
                 p.position.last_row_offset = p.position.last_row_offset.max(done.last_row_offset);
@@ -343,8 +347,13 @@ impl State {
                 p.failures += 1;
             }
             Outcome::Unknown(reason) => {
-                effects.push(Effect::Doubt(id, reason));
-                p.restart(id, now_ms, effects);
+                effects.push(Effect::Doubt(id, reason.clone()));
+                // Once is an accident; twice in a row is a server that cannot (a disk that is full, say).
+                if p.doubts > 0 {
+                    p.stall = Some(Stall::ServerRefuses { error: reason });
+                }
+                p.restart(id, now_ms + backoff_ms(p.doubts), effects);
+                p.doubts += 1;
                 self.close(gate);
             }
         }

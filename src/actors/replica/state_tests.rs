@@ -97,7 +97,8 @@ fn an_unknown_outcome_closes_the_gate_and_looks_before_anything_is_inserted_agai
         !effects.iter().any(|e| matches!(e, Effect::Recover { .. })),
         "no look before the gate is closed"
     );
-    let attempt = recovering(&state.on(Event::Prepared(2, Ok(2)), 2));
+    state.on(Event::Prepared(2, Ok(2)), 2);
+    let attempt = recovering(&state.on(Event::Tick, 251));
     let held = BTreeSet::from([(0, 0), (1, 0)]);
     let start = Start { from: 0, end: 4, held: held.clone(), last_row_offset: Some(1), lost_from: None };
     state.on(Event::Recovered(P, attempt, Ok(start)), 3);
@@ -107,6 +108,31 @@ fn an_unknown_outcome_closes_the_gate_and_looks_before_anything_is_inserted_agai
         _ => None,
     });
     assert_eq!(insert, Some((2, held)), "the new gate, without the rows that are there");
+}
+
+#[test]
+fn a_server_that_leaves_inserts_in_doubt_again_and_again_is_told_and_tried_later_and_later() {
+    let (mut state, assignment) = streaming();
+    let mut fetch = (assignment, 0);
+    for (round, wait) in [250, 500, 1_000].into_iter().enumerate() {
+        let (attempt, ..) = inserting(&state.on(Event::Fetched(P, fetch.0, chunk(0..4)), fetch.1));
+        let effects = state.on(Event::Inserted(P, attempt, Outcome::Unknown("disk full".into())), fetch.1);
+        let prepare = effects.iter().find_map(|e| match e {
+            Effect::Prepare { attempt } => Some(*attempt),
+            _ => None,
+        });
+        let stall = state.observe().partitions[&P].stall.clone();
+        assert_eq!(stall.is_some(), round > 0, "once is an accident: {stall:?}");
+        let effects = state.on(Event::Prepared(prepare.unwrap(), Ok(2)), fetch.1);
+        assert!(!effects.iter().any(|e| matches!(e, Effect::Recover { .. })), "round {round}: no wait");
+        let attempt = recovering(&state.on(Event::Tick, fetch.1 + wait));
+        let start = Start { end: 4, ..Start::default() };
+        state.on(Event::Recovered(P, attempt, Ok(start)), fetch.1 + wait);
+        fetch = (attempt, fetch.1 + wait);
+    }
+    let (attempt, ..) = inserting(&state.on(Event::Fetched(P, fetch.0, chunk(0..4)), fetch.1));
+    state.on(Event::Inserted(P, attempt, done(4)), fetch.1);
+    assert_eq!(state.observe().partitions[&P].stall, None);
 }
 
 #[test]
