@@ -2,6 +2,7 @@
 
 use crate::clickhouse::{batch, parsed};
 use crate::support::clickhouse::Running;
+use crate::support::disk::SmallDisk;
 use converthouse::adapters::clickhouse::{ClickHouse, Error, HttpClickHouse, ReplicaTables};
 use converthouse::model::PartitionId;
 use converthouse::model::table::Schema;
@@ -126,35 +127,11 @@ async fn a_crash_during_an_insert_leaves_whole_parts_and_the_rest_can_be_added()
     }
 }
 
-/// A small file system; taken away when dropped.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    /// `None`, with a note, where nobody may mount.
-    fn mount(at: &std::path::Path, mebibytes: u32) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let size = format!("size={mebibytes}m");
-        let mount =
-            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
-        if mount.is_ok_and(|done| done.status.success()) {
-            return Some(Self(at.to_owned()));
-        }
-        eprintln!("SKIPPED: a small file system cannot be mounted here (needs root)");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_is_no_fault_of_the_rows_and_passes() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), 24) else { return };
-    let running = Running::start_with("full", Some(disk.0.join("data"))).await;
+    let running = Running::start_with("full", Some(disk.path().join("data"))).await;
     let client = running.client();
     let (schema, gate) = replica(&client).await;
     let mut full = None;
@@ -167,7 +144,7 @@ async fn a_full_disk_is_no_fault_of_the_rows_and_passes() {
     }
     let Some(Error::OutcomeUnknown { reason, .. }) = full else { panic!("the disk is full: {full:?}") };
     assert!(reason.contains("Code: "), "it says what the server said: {reason}");
-    let filler = disk.0.join("filler");
+    let filler = disk.path().join("filler");
     // Nothing at all is free any more: even a new gate is refused, for a reason that may pass.
     std::fs::write(&filler, vec![0_u8; 24 << 20]).ok();
     let refused = client.renew_gate(DATABASE).await;

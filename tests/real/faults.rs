@@ -127,7 +127,7 @@ async fn an_etcd_member_killed_stops_neither_ingest_nor_control() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kafka_broker_killed_loses_and_doubles_nothing() {
-    let mut cluster = Cluster::start_with(3, 3, "").await;
+    let mut cluster = Cluster::start(3, 3).await;
     cluster.create_events(4);
     let stream = Stream::start(&cluster);
     for broker in 0..2 {

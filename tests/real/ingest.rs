@@ -1,6 +1,7 @@
 //! What comes in that should not, on real servers: nothing is dropped in silence, nothing stops what is good.
 
 use super::support::cluster::{Cluster, PARTITIONS};
+use super::support::disk::SmallDisk;
 use converthouse::adapters::kafka::{Kafka, Outgoing};
 use converthouse::model::control::ClusterStatus;
 use converthouse::model::names::TopicPartition;
@@ -131,4 +132,47 @@ async fn rows_inserted_through_plain_clickhouse_reach_every_replica_and_direct_o
         "rows past the topics would be on one replica only"
     );
     cluster.prove_events(1_000, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_holds_back_that_node_alone_is_told_and_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&folder.path().join("disk"), 40) else { return };
+    let cluster = Cluster::start_with(2, 1, Some(disk.path().join("data"))).await;
+    cluster.create_events(2);
+    let rows = 150_000;
+    for start in (0..rows).step_by(5_000) {
+        let messages = (start..start + 5_000).map(|id| wide(id)).collect();
+        cluster.client.produce(messages).await.unwrap();
+    }
+    cluster.until("the full disk to be told", |status| {
+        let refused = stalls(status).iter().any(|stall| matches!(stall, Stall::ServerRefuses { .. }));
+        refused
+            || status.problems.iter().any(|problem| problem.contains("No space") || problem.contains("space"))
+    });
+    let whole = format!("{rows}\t{rows}");
+    let began = std::time::Instant::now();
+    let query = "SELECT count(), uniqExact(id) FROM shop.events";
+    while cluster.nodes[1].query(query).await.unwrap_or_default() != whole {
+        assert!(began.elapsed().as_secs() < 60, "the other node does not answer for all rows");
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    disk.grow(600);
+    cluster.prove("shop.events", rows, 0).await;
+}
+
+/// A row of half a kilobyte that hardly compresses.
+fn wide(id: u64) -> Outgoing {
+    let mut seed = id.wrapping_add(1);
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let note: String = (0..30).map(|_| format!("{:016x}", next())).collect();
+    let user = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    let text = format!("{{\"id\":{id},\"user\":{user},\"at\":\"2026-01-05 00:00:00\",\"note\":\"{note}\"}}");
+    let target = TopicPartition { topic: format!("shop.events.{}", user % PARTITIONS), partition: 0 };
+    Outgoing { target, payload: Some(text.into()), headers: vec![] }
 }

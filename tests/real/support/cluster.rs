@@ -9,7 +9,7 @@ use converthouse::model::control::{ClusterStatus, TableStatus};
 use converthouse::model::names::{self, TopicPartition};
 use converthouse::model::node::Secret;
 use converthouse::model::table::TableName;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -43,11 +43,11 @@ pub const PARTITIONS: u64 = 8;
 impl Cluster {
     /// Starts everything, with so many brokers, and waits until a daemon leads.
     pub async fn start(nodes: usize, brokers: usize) -> Self {
-        Self::start_with(nodes, brokers, "").await
+        Self::start_with(nodes, brokers, None).await
     }
 
-    /// The same, with more lines in the daemons' configuration.
-    pub async fn start_with(nodes: usize, brokers: usize, more: &str) -> Self {
+    /// The same, with the first node's data elsewhere.
+    pub async fn start_with(nodes: usize, brokers: usize, data: Option<PathBuf>) -> Self {
         let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
         let etcd = start_etcd(folder.path());
         let kafka = TestKafka::start(brokers, &[]).await;
@@ -56,7 +56,8 @@ impl Cluster {
             etcd[0].0.peers.iter().map(|peer| format!("{:?}", peer.client_url)).collect();
         let mut cluster = Self { nodes: Vec::new(), etcd, kafka, client, folder };
         for number in 0..nodes {
-            let node = cluster.node(number, &endpoints.join(", "), more).await;
+            let node =
+                cluster.node(number, &endpoints.join(", "), data.clone().filter(|_| number == 0)).await;
             cluster.nodes.push(node);
         }
         cluster.until("a leader and all nodes live", |status| {
@@ -65,13 +66,13 @@ impl Cluster {
         cluster
     }
 
-    async fn node(&self, number: usize, endpoints: &str, more: &str) -> Node {
+    async fn node(&self, number: usize, endpoints: &str, data: Option<PathBuf>) -> Node {
         let id = format!("n{}", number + 1);
         let folder = self.folder.path().join(&id);
         let options = Options {
             name: format!("clickhouse-{id}"),
             folder: folder.clone(),
-            data: None,
+            data,
             password: Secret::new("pass'word"),
         };
         let mut server = ClickHouseServer::prepare(options).unwrap();
@@ -86,7 +87,7 @@ impl Cluster {
              lease_ttl_ms = {LEASE_TTL_MS}\n[kafka]\nbrokers = [{}]\n[[node]]\nid = \"{id}\"\n\
              labels = {{ zone = \"z{number}\" }}\nclickhouse_url = \"{}\"\nclickhouse_user = \"default\"\n\
              clickhouse_password = \"pass'word\"\nclickhouse_host = \"127.0.0.1\"\nclickhouse_port = {}\n\
-             routes_file = {:?}\n[log]\nlevel = \"info,converthouse=debug\"\n{more}",
+             routes_file = {:?}\n[log]\nlevel = \"info,converthouse=debug\"\n",
             folder.join("daemon"),
             brokers.join(", "),
             server.url(),

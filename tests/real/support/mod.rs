@@ -2,5 +2,6 @@
 
 pub mod clickhouse;
 pub mod cluster;
+pub mod disk;
 pub mod etcd;
 pub mod kafka;

@@ -1,0 +1,37 @@
+//! Disks that fill up.
+
+/// A small file system; taken away when dropped.
+pub struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None`, with a note, where nobody may mount.
+    pub fn mount(at: &std::path::Path, mebibytes: u32) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let size = format!("size={mebibytes}m");
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+        if mount.is_ok_and(|done| done.status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("SKIPPED: a small file system cannot be mounted here (needs root)");
+        None
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    /// Makes room.
+    pub fn grow(&self, mebibytes: u32) {
+        let size = format!("remount,size={mebibytes}m");
+        let done = std::process::Command::new("mount").args(["-o", &size]).arg(&self.0).status().unwrap();
+        assert!(done.success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
