@@ -142,7 +142,7 @@ async fn a_full_disk_holds_back_that_node_alone_is_told_and_passes() {
     cluster.create_events(2);
     let rows = 150_000;
     for start in (0..rows).step_by(5_000) {
-        let messages = (start..start + 5_000).map(|id| wide(id)).collect();
+        let messages = (start..start + 5_000).map(wide).collect();
         cluster.client.produce(messages).await.unwrap();
     }
     cluster.until("the full disk to be told", |status| {
