@@ -13,6 +13,7 @@ mod insert;
 mod name;
 mod node;
 mod output;
+mod placement;
 mod routes;
 mod rows;
 mod server;
@@ -102,6 +103,9 @@ enum Command {
     Status(status::Status),
     /// Put rows into a table, by way of its topics
     Insert(insert::Insert),
+    /// Solve, judge and explain placements on instance files
+    #[command(subcommand)]
+    Placement(placement::PlacementCommand),
     /// Check a daemon's configuration, or print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -137,6 +141,7 @@ impl Context {
             Command::Routes(command) => command.run(self),
             Command::Status(command) => command.run(self),
             Command::Insert(command) => command.run(self),
+            Command::Placement(command) => command.run(self),
             Command::Config(command) => command.run(self),
             Command::Completions(command) => command.run(self),
         }

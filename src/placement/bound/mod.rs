@@ -48,6 +48,6 @@ pub fn prices_and_bound(problem: &Problem, above: f64, budget: &mut dyn Budget) 
         ascent.sweep(40, 200, (2.0, 0.02), &mut part);
     }
     ascent.run(AscentLimits { steps: 1000, patience: 200, gain: 1e-4 }, budget);
-    let solution = ascent.round(200, 0.3);
+    let solution = ascent.round(200, 1.0);
     PricedStart { prices: ascent.best_prices.clone(), bound: ascent.bound(), solution, work: ascent.work }
 }

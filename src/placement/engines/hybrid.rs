@@ -41,19 +41,38 @@ impl Engine for Hybrid {
         let mut start = priced.solution;
         repair(problem, &mut start);
         progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
-        let found = search(problem, start, &priced.prices, seed, budget);
-        let best = [present, found.solution]
-            .into_iter()
-            .min_by(|a, b| score(problem, a).total.total_cmp(&score(problem, b).total));
-        let solution = best.expect("there are two");
-        Outcome { solution, bound: priced.bound, work: priced.work + found.work }
+        let starts = if problem.replicas() < SMALL { &STARTS[..] } else { &STARTS[..1] };
+        let (mut best, mut work) = (present, priced.work);
+        let mut least = score(problem, &best).total;
+        for (turn, &heat) in starts.iter().enumerate() {
+            let heat = if starts.len() > 1 { heat } else { HEAT };
+            let share = 0.97 / (starts.len() - turn) as f64;
+            let mut part = Part::new(budget, share);
+            let seed = seed.wrapping_add(turn as u64);
+            let found = search(problem, start.clone(), &priced.prices, heat, seed, &mut part);
+            let total = score(problem, &found.solution).total;
+            work += found.work;
+            if total < least {
+                (best, least) = (found.solution, total);
+            }
+            progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(least) });
+            if budget.spend(0) >= 1.0 {
+                break;
+            }
+        }
+        Outcome { solution: best, bound: priced.bound, work }
     }
 }
+
+/// Fewer replicas than this, and annealing starts several times at these heats; else once at `HEAT`.
+const SMALL: usize = 6_000;
+const STARTS: [f64; 4] = [0.05, 0.1, 0.05, 0.02];
+const HEAT: f64 = 0.007;
 
 /// A score that can be reached, found by a short search.
 fn scout(problem: &Problem, present: &Solution, seed: u64) -> f64 {
     let mut budget = WorkBudget::new(problem.replicas() as u64 * 100);
     let prices = Prices::zero(problem.nodes.len());
-    let found = search(problem, present.clone(), &prices, seed, &mut budget);
+    let found = search(problem, present.clone(), &prices, STARTS[0], seed, &mut budget);
     score(problem, &found.solution).total
 }

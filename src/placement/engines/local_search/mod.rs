@@ -38,7 +38,7 @@ impl Engine for LocalSearch {
             return Outcome { solution: start, bound: 0.0, work: 1 };
         }
         progress(&Progress { phase: "annealing", bound: 0.0, score: None });
-        search(problem, start, &Prices::zero(problem.nodes.len()), seed, budget)
+        search(problem, start, &Prices::zero(problem.nodes.len()), 0.05, seed, budget)
     }
 }
 
@@ -47,18 +47,21 @@ pub fn usable(problem: &Problem, start: &Solution) -> bool {
     !start.nodes.contains(&NONE) && !problem.balanced.is_empty() && !start.nodes.is_empty()
 }
 
-/// Anneals from `start` under `prices` until the budget ends, then quenches.
+/// Anneals from `start` under `prices` until the budget ends, then quenches. `heat` is the first temperature,
+/// in cost of moving a mean replica; small worlds need more of it.
 pub fn search(
     problem: &Problem,
     start: Solution,
     prices: &Prices,
+    heat: f64,
     seed: u64,
     budget: &mut dyn Budget,
 ) -> Outcome {
     let mut state = State::new(problem, &start, prices, &Ranges::new(problem, 0.0));
     let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
     let movable = movable(problem);
-    let schedule = Schedule { heat: (0.01, 0.001), size: (0.003, 10.0), count: (0.1, 10.0) };
+    let soft = if heat > 0.01 { (0.01, 1.0) } else { (0.002, 0.05) };
+    let schedule = Schedule { heat: (heat, 0.001), size: (soft.0, 10.0), count: (soft.1, 10.0) };
     let mut work = anneal(&mut state, &movable, schedule, &mut dice, budget);
     let cold = Schedule { heat: (0.001, 0.0005), size: (10.0, 20.0), count: (10.0, 10.0) };
     let few = (problem.replicas() as u64 * 8).min(1 << 22);

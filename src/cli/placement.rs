@@ -1,0 +1,380 @@
+//! `converthouse placement solve|evaluate|explain`: the placement engine on instance files, without a daemon.
+//!
+//! Progress goes to standard error; Ctrl-C ends a solve with the best placement found so far.
+
+use super::{Align, Context, Exit, Failure, Table, human_bytes, read_file};
+use crate::adapters::clock::{Clock, SystemClock};
+use crate::placement::budget::Budget;
+use crate::placement::constraint::broken;
+use crate::placement::engines::{NAMES, Progress, by_name};
+use crate::placement::explain::candidates;
+use crate::placement::instance::{Instance, write_solution};
+use crate::placement::objective::{Score, score};
+use crate::placement::policy::{Goal, Policy, Share};
+use crate::placement::problem::Problem;
+use crate::placement::solution::Solution;
+use crate::placement::verdict::{Decision, decide};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Subcommands of `placement`.
+#[derive(Debug, Subcommand)]
+pub(super) enum PlacementCommand {
+    /// Find a placement for an instance file
+    Solve(Solve),
+    /// Judge a solution file: score, its terms, broken rules
+    Evaluate {
+        /// The instance
+        instance: PathBuf,
+        /// The solution
+        solution: PathBuf,
+    },
+    /// Say why a shard moves or stays, and what every node would mean for it
+    Explain(Explain),
+    /// Compare engines on an instance file
+    Bench {
+        /// The instance
+        instance: PathBuf,
+        #[command(flatten)]
+        limits: Limits,
+    },
+}
+
+/// What a solve may take.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Limits {
+    /// Seconds that a solve may take
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
+    time_limit: f64,
+    /// Work that a solve may take, in proposals: repeats exactly, whatever the machine
+    #[arg(long, value_name = "PROPOSALS")]
+    work_limit: Option<u64>,
+    /// Same seed and work limit, same placement
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// What a solve is for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GoalName {
+    /// Everything the objective asks
+    Balance,
+    /// Leaders alone, no copies
+    Leaders,
+    /// Bring nodes below the watermark with few bytes
+    Relieve,
+    /// Only what hard rules ask
+    Repair,
+}
+
+impl From<GoalName> for Goal {
+    fn from(name: GoalName) -> Self {
+        match name {
+            GoalName::Balance => Self::Balance,
+            GoalName::Leaders => Self::Leaders,
+            GoalName::Relieve => Self::Relieve,
+            GoalName::Repair => Self::Repair,
+        }
+    }
+}
+
+/// `placement solve`.
+#[derive(Debug, Args)]
+pub(super) struct Solve {
+    /// The instance
+    instance: PathBuf,
+    /// How to solve it
+    #[arg(long, default_value = NAMES[0], value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
+    engine: String,
+    #[command(flatten)]
+    limits: Limits,
+    /// What it is for
+    #[arg(long, value_enum, default_value = "balance")]
+    goal: GoalName,
+    /// Copy at most so many bytes (of the instance's unit)
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
+    /// Write the placement here
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// `placement explain`.
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The instance
+    instance: PathBuf,
+    /// The shard, by its place in the instance, from 0
+    shard: usize,
+    /// A solution to explain; without it one is found first
+    #[arg(long, value_name = "FILE")]
+    solution: Option<PathBuf>,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number < 1e7 => Ok(number),
+        _ => Err("a number of seconds above 0 is needed".to_owned()),
+    }
+}
+
+impl PlacementCommand {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Solve(command) => command.run(context),
+            Self::Evaluate { instance, solution } => evaluate(context, &instance, &solution),
+            Self::Explain(command) => command.run(context),
+            Self::Bench { instance, limits } => bench(context, &instance, &limits),
+        }
+    }
+}
+
+/// A limit on time and work, and a way to stop earlier.
+struct Meter {
+    clock: SystemClock,
+    time_ms: f64,
+    work: Option<u64>,
+    spent: u64,
+    stop: Arc<AtomicBool>,
+}
+
+impl Meter {
+    fn new(limits: &Limits, stop: &Arc<AtomicBool>) -> Self {
+        let time_ms = limits.time_limit * 1e3;
+        Self { clock: SystemClock::new(), time_ms, work: limits.work_limit, spent: 0, stop: stop.clone() }
+    }
+}
+
+impl Budget for Meter {
+    fn spend(&mut self, work: u64) -> f64 {
+        self.spent += work;
+        if self.stop.load(Ordering::Relaxed) {
+            return 1.0;
+        }
+        match self.work {
+            Some(limit) => self.spent as f64 / limit.max(1) as f64,
+            None => self.clock.now_ms() as f64 / self.time_ms,
+        }
+    }
+}
+
+/// Set by the first Ctrl-C; the second one ends the process as usual.
+fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        // Without a runtime there is no soft stop; a solve still ends at its limit.
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+                eprintln!("stopping: the best placement so far follows (Ctrl-C again: none)");
+            }
+        });
+    });
+    stop
+}
+
+fn read_instance(path: &Path) -> Result<Instance, Failure> {
+    let text = read_file(path)?;
+    let read = Instance::read(&path.display().to_string(), &text);
+    read.map_err(|e| Failure::coded(&e, Exit::Failed))
+}
+
+fn read_solution(problem: &Problem, instance: &Instance, path: &Path) -> Result<Solution, Failure> {
+    let text = read_file(path)?;
+    let read = instance.read_solution(&path.display().to_string(), &text);
+    let nodes = read.map_err(|e| Failure::coded(&e, Exit::Failed))?;
+    if nodes.len() == problem.replicas() {
+        return Ok(Solution { nodes });
+    }
+    let message = format!("{}: fewer replicas can be placed than the instance asks for", path.display());
+    Err(Failure::failed(message, "add nodes to the instance, or ask for fewer replicas"))
+}
+
+/// A decision and how long it took.
+fn solved(problem: &Problem, engine: &str, limits: &Limits) -> Result<(Decision, f64), Failure> {
+    let engine = by_name(engine).ok_or_else(|| Failure::usage("no such engine", "see --help"))?;
+    let stop = stop_on_interrupt();
+    let mut meter = Meter::new(limits, &stop);
+    let clock = SystemClock::new();
+    let mut report = |progress: &Progress| {
+        let bound =
+            if progress.bound > 0.0 { format!(", bound {:.5}", progress.bound) } else { String::new() };
+        let score = progress.score.map_or(String::new(), |score| format!(", score {score:.5}"));
+        eprintln!("{:>7.1} s  {}{score}{bound}", clock.now_ms() as f64 / 1e3, progress.phase);
+    };
+    let decision = decide(problem, engine.as_ref(), limits.seed, &mut meter, &mut report);
+    Ok((decision, clock.now_ms() as f64 / 1e3))
+}
+
+fn terms(score: &Score) -> Value {
+    json!({
+        "z": score.total, "replicas": score.replicas, "leaders": score.leaders, "bytes": score.bytes,
+        "moved": score.moved, "leader_changes": score.leader_changes,
+        "bytes_moved": score.bytes_moved, "copies": score.copies,
+    })
+}
+
+fn line(score: &Score, broken: usize) -> String {
+    format!(
+        "Z={:.5}  Dr={:.5}  Dl={:.5}  Db={:.5}  M={:.5}  L={:.5}  broken={broken}",
+        score.total, score.replicas, score.leaders, score.bytes, score.moved, score.leader_changes
+    )
+}
+
+impl Solve {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let instance = read_instance(&self.instance)?;
+        let policy = Policy {
+            goal: self.goal.into(),
+            bytes_max: self.max_bytes,
+            share: Share::Equal,
+            ..Policy::yardstick(instance.watermark)
+        };
+        let problem = instance.problem_under(&policy);
+        let (decision, seconds) = solved(&problem, &self.engine, &self.limits)?;
+        if let Some(out) = &self.out {
+            let write = std::fs::write(out, write_solution(&problem, &decision.solution));
+            write.map_err(|e| {
+                Failure::failed(format!("{}: {e}", out.display()), "name a file that may be written")
+            })?;
+        }
+        let result = json!({
+            "engine": self.engine,
+            "seconds": seconds,
+            "seed": self.limits.seed,
+            "work": decision.work,
+            "before": terms(&decision.before),
+            "after": terms(&decision.after),
+            "bound": decision.bound,
+            "gap": decision.gap(),
+            "broken": decision.broken.len(),
+            "compromises": problem.compromises.len(),
+        });
+        context.print(&result, || {
+            let gap = decision.gap().map_or("none".to_owned(), |gap| format!("{:.2} %", gap * 100.0));
+            format!(
+                "{}\nbound={:.5}  gap={gap}  seconds={seconds:.1}  engine={}\n\
+                 moved {} in {} copies; before: Z={:.5}\n",
+                line(&decision.after, decision.broken.len()),
+                decision.bound,
+                self.engine,
+                human_bytes(decision.after.bytes_moved),
+                decision.after.copies,
+                decision.before.total,
+            )
+        })
+    }
+}
+
+fn evaluate(context: &Context, instance: &Path, solution: &Path) -> Result<(), Failure> {
+    let instance = read_instance(instance)?;
+    let problem = instance.problem();
+    let solution = read_solution(&problem, &instance, solution)?;
+    let (score, broken) = (score(&problem, &solution), broken(&problem, &solution).len());
+    let mut result = terms(&score);
+    result["broken"] = json!(broken);
+    context.print(&result, || format!("{}\n", line(&score, broken)))
+}
+
+impl Explain {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let instance = read_instance(&self.instance)?;
+        let problem = instance.problem();
+        if self.shard >= problem.shards() {
+            let message = format!("there is no shard {}: shards are 0 to {}", self.shard, problem.shards());
+            return Err(Failure::usage(message, "count shards from 0"));
+        }
+        let (solution, why) = match &self.solution {
+            Some(path) => {
+                let solution = read_solution(&problem, &instance, path)?;
+                let why = crate::placement::explain::reasons(&problem, &solution, false);
+                (solution, why[self.shard])
+            }
+            None => {
+                let (decision, _) = solved(&problem, NAMES[0], &self.limits)?;
+                (decision.solution, decision.reasons[self.shard])
+            }
+        };
+        let placed = solution.of(&problem, self.shard).to_vec();
+        let found = candidates(&problem, &solution, self.shard);
+        let result = json!({
+            "shard": self.shard,
+            "present": problem.present(self.shard),
+            "placed": placed,
+            "reason": why.code(),
+            "sentence": why.sentence(),
+            "candidates": found,
+        });
+        context.print(&result, || {
+            let mut table = Table::new(&[
+                ("NODE", Align::Right),
+                ("IN PLACE OF", Align::Right),
+                ("SCORE CHANGE", Align::Right),
+                ("FORBIDDEN", Align::Left),
+            ]);
+            for candidate in &found {
+                let change = format!("{:+.6}", candidate.change);
+                let instead = placed.get(candidate.slot).map_or(String::new(), ToString::to_string);
+                let rule = candidate.forbidden.unwrap_or("").to_owned();
+                table.row(vec![candidate.node.to_string(), instead, change, rule]);
+            }
+            format!(
+                "shard {}: {:?} -> {placed:?} (the leader first)\n{}: {}\n\nother nodes, the best first:\n{}",
+                self.shard,
+                problem.present(self.shard),
+                why.code(),
+                why.sentence(),
+                table.text(0, context.colour())
+            )
+        })
+    }
+}
+
+fn bench(context: &Context, path: &Path, limits: &Limits) -> Result<(), Failure> {
+    let problem = read_instance(path)?.problem();
+    let mut rows = Vec::new();
+    for engine in NAMES {
+        let (decision, seconds) = solved(&problem, engine, limits)?;
+        rows.push((engine, decision, seconds));
+    }
+    let bound = rows.iter().map(|(_, decision, _)| decision.bound).fold(0.0, f64::max);
+    let gap = |decision: &Decision| (decision.after.total / bound - 1.0) * 100.0;
+    let result: Vec<Value> = rows
+        .iter()
+        .map(|(engine, decision, seconds)| {
+            let mut row = terms(&decision.after);
+            row["engine"] = json!(engine);
+            row["seconds"] = json!(seconds);
+            row["bound"] = json!(bound);
+            row["gap"] = json!(gap(decision) / 100.0);
+            row["broken"] = json!(decision.broken.len());
+            row
+        })
+        .collect();
+    context.print(&result, || {
+        let mut table = Table::new(&[
+            ("ENGINE", Align::Left),
+            ("Z", Align::Right),
+            ("GAP %", Align::Right),
+            ("BROKEN", Align::Right),
+            ("SECONDS", Align::Right),
+        ]);
+        for (engine, decision, seconds) in &rows {
+            let z = format!("{:.5}", decision.after.total);
+            let gap = format!("{:.2}", gap(decision));
+            let broken = decision.broken.len().to_string();
+            table.row(vec![(*engine).to_owned(), z, gap, broken, format!("{seconds:.1}")]);
+        }
+        format!("bound {bound:.5}\n{}", table.text(0, context.colour()))
+    })
+}
