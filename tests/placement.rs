@@ -150,3 +150,77 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(config(24))]
+
+    #[test]
+    fn a_byte_budget_holds_back_all_but_repairs(world in world(), bytes_max in 0u64..2000) {
+        let policy = Policy { bytes_max: Some(bytes_max), hysteresis: 0.0, ..Policy::default() };
+        let verdict = propose(&world, &policy, 1, WORK);
+        let repairs = verdict.before.bytes_moved;
+        prop_assert!(verdict.after.bytes_moved <= bytes_max.max(repairs), "{}", verdict.after.bytes_moved);
+    }
+
+    #[test]
+    fn removing_one_node_moves_little_more_than_its_share(nodes in 4usize..8, shards in 20u32..60) {
+        let views: Vec<NodeView> = (0..nodes).map(|n| node(n, n, 1 << 20, NodeState::Active, true)).collect();
+        let on = |s: u32| {
+            let at = |k: u32| views[(s + k) as usize % nodes].id.clone();
+            [at(0), at(1 + s / nodes as u32 % (nodes as u32 - 1))]
+        };
+        let shards: Vec<ShardView> = (0..shards).map(|s| shard(s, 100, 2, &on(s))).collect();
+        let mut world = Snapshot { nodes: views, shards };
+        let first = propose(&world, &Policy::default(), 1, WORK);
+        world = accepted(&world, &first);
+        world.nodes[0].state = NodeState::Draining;
+        let lost = world.nodes[0].id.clone();
+        let held = world.shards.iter().filter(|s| s.replicas.iter().any(|r| r.node == lost)).count() as u64;
+        let verdict = propose(&world, &Policy::default(), 1, WORK);
+        prop_assert!(verdict.after.copies >= held);
+        prop_assert!(verdict.after.copies <= held + 2, "{} copies for {held}", verdict.after.copies);
+    }
+}
+
+/// Odd worlds: each gives the best possible placement and says what could not be kept.
+#[test]
+fn odd_worlds_get_an_answer_with_reasons() {
+    let up = |n: usize, zone: usize| node(n, zone, 1000, NodeState::Active, true);
+    let full = |nodes: &[NodeView]| -> Vec<NodeId> { nodes.iter().map(|n| n.id.clone()).collect() };
+    let check = |what: &str, nodes: Vec<NodeView>, shards: Vec<ShardView>, wanted: &str| {
+        let verdict = propose(&Snapshot { nodes, shards: shards.clone() }, &Policy::default(), 1, WORK);
+        for shard in &shards {
+            assert!(!verdict.placement[&(shard.table, shard.shard)].is_empty(), "{what}: no answer");
+        }
+        let said = verdict.compromises.join("\n");
+        assert!(said.contains(wanted), "{what}: {wanted:?} expected in {said:?}");
+    };
+    let pair = vec![up(0, 0), up(1, 1)];
+    let ids = full(&pair);
+    check(
+        "over-full",
+        pair.clone(),
+        vec![shard(0, 990, 1, &ids[..1]), shard(1, 990, 1, &ids[..1])],
+        "watermark",
+    );
+    check("too few zones", vec![up(0, 0), up(1, 0)], vec![shard(0, 1, 2, &ids[..1])], "share a zone");
+    check("too few nodes", pair.clone(), vec![shard(0, 1, 5, &ids[..1])], "fewer nodes");
+    let mut drained = pair.clone();
+    drained.iter_mut().for_each(|n| n.state = NodeState::Draining);
+    check("drained, nowhere to go", drained, vec![shard(0, 1, 1, &ids[..1])], "no node may hold it");
+    let mut down = pair.clone();
+    down.iter_mut().for_each(|n| n.up = false);
+    check("all down", down, vec![shard(0, 1, 2, &ids)], "no node may hold it");
+    check(
+        "one giant",
+        pair.clone(),
+        vec![shard(0, 5000, 1, &ids[..1]), shard(1, 1, 1, &ids[..1])],
+        "watermark",
+    );
+    let zeros = (0..40).map(|s| shard(s, 0, 1, &ids[..1])).collect();
+    check("zero bytes", pair, zeros, "");
+    let many: Vec<ShardView> = (0..50_000).map(|s| shard(s, 1, 1, &ids[..1])).collect();
+    let wide =
+        vec![node(0, 0, 1 << 20, NodeState::Active, true), node(1, 1, 1 << 20, NodeState::Active, true)];
+    check("tiny shards", wide, many, "");
+}

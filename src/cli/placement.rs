@@ -163,24 +163,14 @@ impl Budget for Meter {
     }
 }
 
-/// Set by the first Ctrl-C; the second one ends the process as usual.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        // Without a runtime there is no soft stop; a solve still ends at its limit.
-        let Ok(runtime) = runtime else { return };
-        runtime.block_on(async {
-            while tokio::signal::ctrl_c().await.is_ok() {
-                if flag.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130);
-                }
-                eprintln!("stopping: the best placement so far follows (Ctrl-C again: none)");
-            }
-        });
-    });
-    stop
+/// Sets the flag at the first Ctrl-C; the second one ends the process as usual.
+async fn stop_on_interrupt(flag: Arc<AtomicBool>) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping: the best placement so far follows (Ctrl-C again: none)");
+    }
 }
 
 fn read_instance(path: &Path) -> Result<Instance, Failure> {
@@ -200,20 +190,35 @@ fn read_solution(problem: &Problem, instance: &Instance, path: &Path) -> Result<
     Err(Failure::failed(message, "add nodes to the instance, or ask for fewer replicas"))
 }
 
-/// A decision and how long it took.
-fn solved(problem: &Problem, engine: &str, limits: &Limits) -> Result<(Decision, f64), Failure> {
+/// A decision and how many seconds it took. The solve runs beside a task that waits for Ctrl-C.
+fn solved(
+    context: &Context,
+    problem: &Arc<Problem>,
+    engine: &str,
+    limits: &Limits,
+) -> Result<(Decision, f64), Failure> {
     let engine = by_name(engine).ok_or_else(|| Failure::usage("no such engine", "see --help"))?;
-    let stop = stop_on_interrupt();
-    let mut meter = Meter::new(limits, &stop);
-    let clock = SystemClock::new();
-    let mut report = |progress: &Progress| {
-        let bound =
-            if progress.bound > 0.0 { format!(", bound {:.5}", progress.bound) } else { String::new() };
-        let score = progress.score.map_or(String::new(), |score| format!(", score {score:.5}"));
-        eprintln!("{:>7.1} s  {}{score}{bound}", clock.now_ms() as f64 / 1e3, progress.phase);
+    let (problem, limits) = (problem.clone(), limits.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let solve = move || {
+        let mut meter = Meter::new(&limits, &stop);
+        let clock = SystemClock::new();
+        let mut report = |progress: &Progress| {
+            let seconds = clock.now_ms() as f64 / 1e3;
+            let some = |name: &str, value: f64| format!(", {name} {value:.5}");
+            let bound = if progress.bound > 0.0 { some("bound", progress.bound) } else { String::new() };
+            let score = progress.score.map_or(String::new(), |score| some("score", score));
+            eprintln!("{seconds:>7.1} s  {}{score}{bound}", progress.phase);
+        };
+        let decision = decide(&problem, engine.as_ref(), limits.seed, &mut meter, &mut report);
+        (decision, clock.now_ms() as f64 / 1e3)
     };
-    let decision = decide(problem, engine.as_ref(), limits.seed, &mut meter, &mut report);
-    Ok((decision, clock.now_ms() as f64 / 1e3))
+    context.block_on(async {
+        tokio::spawn(stop_on_interrupt(flag));
+        let solved = tokio::task::spawn_blocking(solve).await;
+        solved.map_err(|e| Failure::failed(format!("the solve failed: {e}"), "report this with the instance"))
+    })
 }
 
 fn terms(score: &Score) -> Value {
@@ -240,8 +245,8 @@ impl Solve {
             share: Share::Equal,
             ..Policy::yardstick(instance.watermark)
         };
-        let problem = instance.problem_under(&policy);
-        let (decision, seconds) = solved(&problem, &self.engine, &self.limits)?;
+        let problem = Arc::new(instance.problem_under(&policy));
+        let (decision, seconds) = solved(context, &problem, &self.engine, &self.limits)?;
         if let Some(out) = &self.out {
             let write = std::fs::write(out, write_solution(&problem, &decision.solution));
             write.map_err(|e| {
@@ -289,7 +294,7 @@ fn evaluate(context: &Context, instance: &Path, solution: &Path) -> Result<(), F
 impl Explain {
     fn run(self, context: &Context) -> Result<(), Failure> {
         let instance = read_instance(&self.instance)?;
-        let problem = instance.problem();
+        let problem = Arc::new(instance.problem());
         if self.shard >= problem.shards() {
             let message = format!("there is no shard {}: shards are 0 to {}", self.shard, problem.shards());
             return Err(Failure::usage(message, "count shards from 0"));
@@ -301,7 +306,7 @@ impl Explain {
                 (solution, why[self.shard])
             }
             None => {
-                let (decision, _) = solved(&problem, NAMES[0], &self.limits)?;
+                let (decision, _) = solved(context, &problem, NAMES[0], &self.limits)?;
                 (decision.solution, decision.reasons[self.shard])
             }
         };
@@ -341,10 +346,10 @@ impl Explain {
 }
 
 fn bench(context: &Context, path: &Path, limits: &Limits) -> Result<(), Failure> {
-    let problem = read_instance(path)?.problem();
+    let problem = Arc::new(read_instance(path)?.problem());
     let mut rows = Vec::new();
     for engine in NAMES {
-        let (decision, seconds) = solved(&problem, engine, limits)?;
+        let (decision, seconds) = solved(context, &problem, engine, limits)?;
         rows.push((engine, decision, seconds));
     }
     let bound = rows.iter().map(|(_, decision, _)| decision.bound).fold(0.0, f64::max);

@@ -6,11 +6,12 @@
 use super::budget::{Budget, WorkBudget};
 use super::constraint::{Broken, broken};
 use super::engines::repair::repair;
-use super::engines::{Engine, Hybrid, Progress};
+use super::engines::{Engine, Hybrid, Outcome, Progress};
 use super::explain::{Why, reasons};
+use super::goals::{leaders, within};
 use super::ids::Ids;
 use super::objective::{Score, score};
-use super::policy::Policy;
+use super::policy::{Goal, Policy};
 use super::problem::{Compromise, NONE, Problem};
 use super::snapshot::Snapshot;
 use super::solution::Solution;
@@ -58,7 +59,16 @@ pub fn decide(
     let mut present = Solution::present(problem);
     repair(problem, &mut present);
     let before = score(problem, &present);
-    let outcome = engine.solve(problem, seed, budget, progress);
+    let mut outcome = match problem.policy.goal {
+        Goal::Balance => engine.solve(problem, seed, budget, progress),
+        Goal::Leaders => Outcome {
+            solution: leaders(problem, &present, seed, budget),
+            bound: 0.0,
+            work: budget_work(problem),
+        },
+        Goal::Relieve | Goal::Repair => Outcome { solution: present.clone(), bound: 0.0, work: 1 },
+    };
+    outcome.solution = within(problem, &present, &outcome.solution);
     let found = score(problem, &outcome.solution);
     let worse = broken(problem, &outcome.solution).len() > broken(problem, &present).len();
     let kept = worse || found.total + problem.policy.hysteresis > before.total;
@@ -73,6 +83,10 @@ pub fn decide(
         work: outcome.work,
         solution,
     }
+}
+
+fn budget_work(problem: &Problem) -> u64 {
+    problem.replicas() as u64
 }
 
 /// [`decide`], repeated on its own proposal until that stands.

@@ -131,35 +131,41 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Moves the biggest replicas that fit elsewhere off nodes above their watermark.
+    /// Moves replicas off nodes above their watermark, with few bytes: the smallest one that is enough, or
+    /// else the biggest one that has somewhere to go, and so on.
     fn unload(&mut self, solution: &mut Solution) {
         let problem = self.problem;
-        let over = |held: &[Held], node: usize| held[node].bytes as f64 > problem.room_bytes(node as u32);
-        let hot: Vec<bool> = (0..problem.nodes.len()).map(|node| over(&self.held, node)).collect();
-        if !hot.contains(&true) {
+        let over = |held: &[Held], node: usize| held[node].bytes as f64 - problem.room_bytes(node as u32);
+        let hot: Vec<usize> = (0..problem.nodes.len()).filter(|&node| over(&self.held, node) > 0.0).collect();
+        if hot.is_empty() {
             return;
         }
-        let mut there: Vec<(u64, u32, u32)> = Vec::new();
-        for shard in (0..problem.shards()).filter(|&shard| !problem.frozen[shard]) {
-            for (slot, &node) in solution.of(problem, shard).iter().enumerate() {
-                if node != NONE && hot[node as usize] && !problem.is_pinned(shard, node) {
-                    there.push((problem.bytes[shard], shard as u32, slot as u32));
+        let mut there: Vec<Vec<(u64, u32)>> = vec![Vec::new(); problem.nodes.len()];
+        for shard in (0..problem.shards()).filter(|&shard| !problem.frozen[shard] && problem.bytes[shard] > 0)
+        {
+            for &node in solution.of(problem, shard) {
+                if node != NONE && hot.contains(&(node as usize)) && !problem.is_pinned(shard, node) {
+                    there[node as usize].push((problem.bytes[shard], shard as u32));
                 }
             }
         }
-        there.sort_unstable_by(|a, b| b.cmp(a));
-        for (bytes, shard, slot) in there {
-            let (shard, slot) = (shard as usize, slot as usize);
-            let placed = &mut solution.nodes[problem.slots(shard)];
-            let node = placed[slot];
-            if bytes == 0 || !over(&self.held, node as usize) {
-                continue;
-            }
-            let Some(to) = self.best(shard, placed, slot) else { continue };
-            if self.load_with(shard, to) < 1e6 {
-                self.take(shard, node, slot == 0);
-                self.put(shard, to, slot == 0);
-                placed[slot] = to;
+        for node in hot {
+            let mut list = std::mem::take(&mut there[node]);
+            list.sort_unstable();
+            while over(&self.held, node) > 0.0 && !list.is_empty() {
+                let excess = over(&self.held, node);
+                let enough = list.partition_point(|&(bytes, _)| (bytes as f64) < excess);
+                let (_, shard) = list.remove(enough.min(list.len() - 1));
+                let shard = shard as usize;
+                let placed = &mut solution.nodes[problem.slots(shard)];
+                let slot = placed.iter().position(|&other| other as usize == node);
+                let Some(slot) = slot else { continue };
+                let to = self.best(shard, placed, slot).filter(|&to| self.load_with(shard, to) < 1e6);
+                if let Some(to) = to {
+                    self.take(shard, node as u32, slot == 0);
+                    self.put(shard, to, slot == 0);
+                    placed[slot] = to;
+                }
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use super::state::State;
 use crate::placement::budget::Budget;
-use rand::Rng;
+use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// Temperatures and stiffness at the start and at the end, in cost of moving a mean replica.
@@ -69,6 +69,23 @@ pub fn anneal(
             }
         }
         spent += BATCH;
+    }
+}
+
+/// Levels leaders by transfers alone, until the budget or enough work is spent.
+pub fn level_leaders(state: &mut State<'_>, seed: u64, budget: &mut dyn Budget) {
+    let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
+    let open = |slot: &usize| !state.problem.frozen[state.shard_of[*slot] as usize];
+    let movable: Vec<usize> = (0..state.nodes.len()).filter(open).collect();
+    let batches = (movable.len() as u64 * 400 / BATCH).max(4);
+    for batch in 0..batches {
+        if movable.is_empty() || budget.spend(BATCH) >= 1.0 {
+            return;
+        }
+        let heat = 0.1 * 0.001f64.powf(batch as f64 / batches as f64);
+        for _ in 0..BATCH {
+            transfer(state, movable[dice.below(movable.len())], heat, &mut dice);
+        }
     }
 }
 

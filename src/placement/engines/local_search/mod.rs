@@ -10,7 +10,7 @@ use crate::placement::bound::Prices;
 use crate::placement::budget::{Budget, WorkBudget};
 use crate::placement::problem::{NONE, Problem};
 use crate::placement::solution::Solution;
-pub use anneal::{Dice, Schedule, anneal};
+pub use anneal::{Dice, Schedule, anneal, level_leaders};
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 pub use ranges::zone_floor;

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Placement benchmark: converthouse beside other solvers, on generated instances, in one run.
+
+usage: bench_placement.py [--binary FILE] [--sizes small|large|all] [--seeds 1,2] [--time-factor F] [--peers 0|1]
+
+The binary is $CONVERTHOUSE_BINARY by default (`make bench-placement` sets it). The first run makes a Python
+environment with numpy and the peers in $CONVERTHOUSE_PROVISION_DIR/placement (.provision/placement).
+
+Each solution is judged by scripts/placement/evaluate.py. One line an instance and solver: Z, the bound, the gap to
+the best bound known for the instance, wall and CPU seconds, peak memory. Peers that cannot be imported are left
+out with a note: `rebalancer` (Meta's Rebalancer), `ortools` (CP-SAT), `highspy` (HiGHS as a plain ILP).
+"""
+import argparse, json, os, subprocess, sys, tempfile, threading, time, venv
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+GENERATE = os.path.join(HERE, "placement", "generate.py")
+EVALUATE = os.path.join(HERE, "placement", "evaluate.py")
+PEERS = os.path.join(HERE, "placement", "peers.py")
+
+# nodes, shards, replicas, zones, size law, seconds for converthouse, peers that have a chance
+SIZES = [
+    (10, 200, 2, 5, "lognormal", 5, ("rebalancer", "ortools", "highspy")),
+    (30, 1000, 2, 5, "lognormal", 10, ("rebalancer", "ortools", "highspy")),
+    (30, 1000, 2, 5, "zipf:0.8", 10, ("rebalancer", "ortools")),
+    (100, 5000, 2, 5, "lognormal", 10, ("rebalancer", "ortools")),
+    (100, 5000, 3, 5, "lognormal", 10, ()),
+    (1000, 100_000, 2, 5, "lognormal", 30, ()),
+    (1000, 100_000, 3, 5, "lognormal", 60, ()),
+    (5000, 1_000_000, 2, 5, "lognormal", 120, ()),
+]
+
+
+def environment():
+    """Goes on in a Python environment of its own, with numpy and what peers can be had."""
+    if os.environ.get("PLACEMENT_BENCH") == "inside":
+        return
+    root = os.environ.get("CONVERTHOUSE_PROVISION_DIR") or os.path.join(HERE, "..", ".provision")
+    place = os.path.abspath(os.path.join(root, "placement"))
+    python = os.path.join(place, "bin", "python")
+    if not os.path.exists(python):
+        venv.create(place, with_pip=True)
+    if subprocess.run([python, "-c", "import numpy"], capture_output=True).returncode != 0:
+        subprocess.run([python, "-m", "pip", "install", "-q", "numpy"], check=True)
+        for peer in ("ortools", "highspy", "rebalancer"):
+            subprocess.run([python, "-m", "pip", "install", "-q", peer], capture_output=True)
+    os.environ["PLACEMENT_BENCH"] = "inside"
+    os.execv(python, [python, os.path.abspath(__file__), *sys.argv[1:]])
+
+
+def measured(command, limit):
+    """Runs a command: its output, wall and CPU seconds, peak megabytes; None if it fails or overruns."""
+    start = time.monotonic()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        timer.cancel()
+        wall = time.monotonic() - start
+        out.seek(0), err.seek(0)
+        text, complaint = out.read(), err.read()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode == -9:
+        return None, f"overran {limit:.0f} s"
+    if process.returncode != 0:
+        lines = (complaint or text).strip().splitlines() or ["no reason given"]
+        return None, lines[-1][:100]
+    return (text, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), None
+
+
+def judge(instance, solution):
+    text = subprocess.run([sys.executable, EVALUATE, instance, solution], capture_output=True, text=True, check=True)
+    return {key: float(value) for key, value in (pair.split("=") for pair in text.stdout.split())}
+
+
+def show(name, solver, verdict, bound, run, note=""):
+    if verdict is None:
+        print(f"{name:<28} {solver:<12} {'-':>8} {'-':>8} {'-':>7}  {note}", flush=True)
+        return
+    _, wall, cpu, megabytes = run
+    gap = f"{(verdict['Z'] / bound - 1) * 100:6.2f}%" if bound else "      -"
+    broken = "" if verdict["broken"] == 0 else f"  BROKEN {verdict['broken']:.0f}"
+    print(f"{name:<28} {solver:<12} {verdict['Z']:8.5f} {bound:8.5f} {gap} {wall:7.1f} {cpu:7.1f} {megabytes:7.0f}"
+          f"  Dr={verdict['Dr']:.4f} Dl={verdict['Dl']:.4f} Db={verdict['Db']:.4f} M={verdict['M']:.4f}{broken}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=os.environ.get("CONVERTHOUSE_BINARY", "target/release/converthouse"))
+    parser.add_argument("--sizes", choices=["small", "large", "all"], default="small")
+    parser.add_argument("--seeds", default="1,2")
+    parser.add_argument("--time-factor", type=float, default=1.0)
+    parser.add_argument("--peers", type=int, default=1)
+    parser.add_argument("--dir", default=None)
+    options = parser.parse_args()
+    folder = options.dir or tempfile.mkdtemp(prefix="placement-")
+    os.makedirs(folder, exist_ok=True)
+    available = set()
+    for peer in ("rebalancer", "ortools", "highspy") if options.peers else ():
+        found = subprocess.run([sys.executable, PEERS, peer, "--check"], capture_output=True, text=True)
+        if found.returncode == 0:
+            available.add(peer)
+        else:
+            reason = (found.stderr.strip().splitlines() or ["cannot be imported"])[-1]
+            print(f"note: {peer} is left out: {reason}")
+    print(f"{'instance':<28} {'solver':<12} {'Z':>8} {'bound':>8} {'gap':>7} {'wall s':>7} {'cpu s':>7} {'MB':>7}")
+    wanted = [size for size in SIZES if options.sizes == "all" or (options.sizes == "small") == (size[0] <= 100)]
+    for nodes, shards, replicas, zones, law, seconds, peers in wanted:
+        seconds *= options.time_factor
+        for seed in options.seeds.split(","):
+            name = f"{nodes}x{shards} R{replicas} {law} #{seed}"
+            instance = os.path.join(folder, f"{nodes}-{shards}-{replicas}-{law.replace(':', '')}-{seed}.txt")
+            solution = instance + ".solution"
+            subprocess.run([sys.executable, GENERATE, *map(str, (nodes, shards, replicas, zones, seed, instance)), "1.0", law], check=True)
+            bound = 0.0
+            for engine in ("hybrid", "local-search", "greedy"):
+                command = [options.binary, "placement", "solve", instance, "--engine", engine, "--time-limit", str(seconds),
+                           "--seed", "1", "--out", solution, "--json"]
+                run, note = measured(command, seconds * 4 + 60)
+                if run is None:
+                    show(name, engine, None, bound, None, note)
+                    continue
+                bound = max(bound, json.loads(run[0])["bound"])
+                show(name, engine, judge(instance, solution), bound, run)
+            for peer in peers:
+                if peer in available:
+                    command = [sys.executable, PEERS, peer, instance, solution, str(max(60.0, 6 * seconds))]
+                    run, note = measured(command, max(60.0, 6 * seconds) * 4)
+                    show(name, peer, judge(instance, solution) if run else None, bound, run, note)
+
+
+if __name__ == "__main__":
+    environment()
+    main()
