@@ -1,7 +1,7 @@
 //! Puts the moves to a placement into an order that keeps every promise at every step.
 //!
-//! A copy is added before the one that it replaces is dropped; leadership leaves before its copy goes; no disk
-//! goes above the watermark at any moment. Moves that wait for each other's room in a cycle are broken by
+//! A copy is added before the one that it replaces is dropped; leadership leaves before its copy goes; no
+//! disk goes above the watermark at any moment. Moves that wait for each other's room in a cycle are broken by
 //! taking the smallest of them through a third node. What still cannot move stays, and is named.
 
 use super::constraint::spreads;
