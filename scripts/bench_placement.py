@@ -69,7 +69,8 @@ def measured(command, limit):
 
 
 def judge(instance, solution):
-    text = subprocess.run([sys.executable, EVALUATE, instance, solution], capture_output=True, text=True, check=True)
+    command = [sys.executable, EVALUATE, instance, solution]
+    text = subprocess.run(command, capture_output=True, text=True, check=True)
     return {key: float(value) for key, value in (pair.split("=") for pair in text.stdout.split())}
 
 
@@ -81,7 +82,8 @@ def show(name, solver, verdict, bound, run, note=""):
     gap = f"{(verdict['Z'] / bound - 1) * 100:6.2f}%" if bound else "      -"
     broken = "" if verdict["broken"] == 0 else f"  BROKEN {verdict['broken']:.0f}"
     print(f"{name:<28} {solver:<12} {verdict['Z']:8.5f} {bound:8.5f} {gap} {wall:7.1f} {cpu:7.1f} {megabytes:7.0f}"
-          f"  Dr={verdict['Dr']:.4f} Dl={verdict['Dl']:.4f} Db={verdict['Db']:.4f} M={verdict['M']:.4f}{broken}", flush=True)
+          f"  Dr={verdict['Dr']:.4f} Dl={verdict['Dl']:.4f} Db={verdict['Db']:.4f} M={verdict['M']:.4f}{broken}",
+          flush=True)
 
 
 def main():
@@ -111,11 +113,13 @@ def main():
             name = f"{nodes}x{shards} R{replicas} {law} #{seed}"
             instance = os.path.join(folder, f"{nodes}-{shards}-{replicas}-{law.replace(':', '')}-{seed}.txt")
             solution = instance + ".solution"
-            subprocess.run([sys.executable, GENERATE, *map(str, (nodes, shards, replicas, zones, seed, instance)), "1.0", law], check=True)
+            shape = map(str, (nodes, shards, replicas, zones, seed, instance, "1.0", law))
+            subprocess.run([sys.executable, GENERATE, *shape], check=True)
             bound = 0.0
             for engine in ("hybrid", "local-search", "greedy"):
-                command = [options.binary, "placement", "solve", instance, "--engine", engine, "--time-limit", str(seconds),
-                           "--seed", "1", "--out", solution, "--json"]
+                limits = ["--time-limit", str(seconds), "--seed", "1"]
+                command = [options.binary, "placement", "solve", instance, "--engine", engine, *limits]
+                command += ["--out", solution, "--json"]
                 run, note = measured(command, seconds * 4 + 60)
                 if run is None:
                     show(name, engine, None, bound, None, note)
