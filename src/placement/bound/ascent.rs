@@ -239,7 +239,7 @@ impl<'a> Ascent<'a> {
 }
 
 /// The least deviation of bytes that the biggest shard forces: its replicas have to stand somewhere.
-fn giant_floor(problem: &Problem) -> f64 {
+pub fn giant_floor(problem: &Problem) -> f64 {
     let mut fair: Vec<f64> = problem.balanced.iter().map(|&n| problem.fair[n as usize].bytes).collect();
     fair.sort_unstable_by(|a, b| b.total_cmp(a));
     if !problem.is_closed() {

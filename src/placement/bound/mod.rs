@@ -9,7 +9,7 @@ mod envelope;
 mod pricing;
 mod row;
 
-pub use ascent::{Ascent, AscentLimits};
+pub use ascent::{Ascent, AscentLimits, giant_floor};
 pub use envelope::{Envelope, Line};
 pub use pricing::{Priced, Prices, Pricing};
 pub use row::Row;

@@ -10,6 +10,7 @@ use super::repair::repair;
 use super::{Engine, Outcome, Progress};
 use crate::placement::bound::{Prices, prices_and_bound, wants_aim};
 use crate::placement::budget::{Budget, Part, WorkBudget};
+use crate::placement::constraint::broken;
 use crate::placement::objective::score;
 use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
@@ -42,26 +43,34 @@ impl Engine for Hybrid {
         repair(problem, &mut start);
         progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
         let starts = if problem.replicas() < SMALL { &STARTS[..] } else { &STARTS[..1] };
-        let (mut best, mut work) = (present, priced.work);
-        let mut least = score(problem, &best).total;
+        // Giant shards may be rounded to where nothing else finds room: then the search starts from what is there.
+        let blocked = broken(problem, &start).len() > broken(problem, &present).len();
+        let (mut best, mut work) = (present.clone(), priced.work);
+        let mut least = rank(problem, &best);
         for (turn, &heat) in starts.iter().enumerate() {
-            let heat = if starts.len() > 1 { heat } else { HEAT };
+            let heat = if starts.len() > 1 || blocked { heat } else { HEAT };
             let share = 0.97 / (starts.len() - turn) as f64;
             let mut part = Part::new(budget, share);
             let seed = seed.wrapping_add(turn as u64);
-            let found = search(problem, start.clone(), &priced.prices, heat, seed, &mut part);
-            let total = score(problem, &found.solution).total;
+            let from = if turn % 2 == 0 && !blocked { start.clone() } else { present.clone() };
+            let found = search(problem, from, &priced.prices, heat, seed, &mut part);
+            let found_rank = rank(problem, &found.solution);
             work += found.work;
-            if total < least {
-                (best, least) = (found.solution, total);
+            if found_rank < least {
+                (best, least) = (found.solution, found_rank);
             }
-            progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(least) });
+            progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(least.1) });
             if budget.spend(0) >= 1.0 {
                 break;
             }
         }
         Outcome { solution: best, bound: priced.bound, work }
     }
+}
+
+/// Broken rules first, then the score.
+fn rank(problem: &Problem, solution: &Solution) -> (usize, f64) {
+    (broken(problem, solution).len(), score(problem, solution).total)
 }
 
 /// Fewer replicas than this, and annealing starts several times at these heats; else once at `HEAT`.

@@ -2,7 +2,7 @@
 //! zones make impossible to better.
 
 use super::state::Ranges;
-use crate::placement::bound::Row;
+use crate::placement::bound::{Row, giant_floor};
 use crate::placement::problem::{Fair, Problem};
 
 impl Ranges {
@@ -30,11 +30,10 @@ impl Ranges {
                 ranges.high[node as usize][dimension] = high;
             }
         }
-        let tolerance = tolerance.max(zone_floor(
-            problem,
-            |f| f.bytes,
-            problem.total_bytes / problem.replicas().max(1) as f64,
-        ));
+        // What one giant shard or the zones force on some node may as well be allowed to all.
+        let mean = problem.total_bytes / problem.replicas().max(1) as f64;
+        let forced = zone_floor(problem, |f| f.bytes, mean).max(giant_floor(problem));
+        let tolerance = tolerance.max(forced);
         for &n in &problem.balanced {
             let fair = fair(n).bytes / unit;
             ranges.low[n as usize][2] = fair * (1.0 - tolerance);

@@ -54,6 +54,9 @@ struct Extra {
     read_cost: f64,
 }
 
+/// Charge per unit of size above the watermark: more than any balance can bring.
+const OVERFULL: f64 = 1e3;
+
 /// The state.
 pub struct State<'a> {
     /// The problem.
@@ -96,7 +99,8 @@ impl<'a> State<'a> {
             price: [prices.replica[n], prices.leader[n], prices.size[n]],
             low: ranges.low[n],
             high: ranges.high[n],
-            room: problem.room_bytes(n as u32) / unit,
+            // A little less than the room, so that sums of fractions end below it.
+            room: problem.room_bytes(n as u32) / unit * (1.0 - 1e-9),
             fair: problem.fair[n].bytes / unit,
             zone: problem.nodes[n].zone,
             takes: problem.nodes[n].takes,
@@ -232,8 +236,9 @@ impl<'a> State<'a> {
                     * (outside(site.leaders + leaders, site.low[1], site.high[1])
                         - outside(site.leaders, site.low[1], site.high[1]));
         }
-        if size > 0.0 && site.size + size > site.room {
-            change += 1e3 * (site.size + size - site.room.max(site.size));
+        let over = (site.size + size - site.room).max(0.0) - (site.size - site.room).max(0.0);
+        if over != 0.0 {
+            change += OVERFULL * over;
         }
         change
     }
