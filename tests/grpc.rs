@@ -89,6 +89,7 @@ fn heartbeat() -> Heartbeat {
         node: node("n1"),
         incarnation: u64::MAX,
         clickhouse_up: true,
+        clickhouse_error: "refused".into(),
         clickhouse_version: "18.16.1".into(),
         disk_free_bytes: 1,
         disk_total_bytes: 2,

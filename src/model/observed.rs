@@ -88,6 +88,8 @@ pub struct Heartbeat {
     pub incarnation: u64,
     /// Whether its ClickHouse answered the last probe.
     pub clickhouse_up: bool,
+    /// Why it did not; empty if it did.
+    pub clickhouse_error: String,
     /// Server version, once known.
     pub clickhouse_version: String,
     /// Disk: bytes free and in all, where ClickHouse keeps its data; 0 if not known.

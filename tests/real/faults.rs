@@ -139,3 +139,54 @@ async fn a_kafka_broker_killed_loses_and_doubles_nothing() {
     let rows = stream.end().await;
     cluster.prove_events(rows, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_killed_and_daemons_started_first_wait_for_the_rest_and_go_on() {
+    let mut cluster = Cluster::start(2, 1).await;
+    cluster.create_events(2);
+    cluster.produce(0..5_000).await;
+    for node in &mut cluster.nodes {
+        node.kill_daemon();
+        node.server.kill().unwrap();
+    }
+    cluster.kafka.brokers.kill(0).unwrap();
+    (0..3).for_each(|member| cluster.kill_etcd(member));
+    cluster.nodes.iter_mut().for_each(super::support::cluster::Node::start_daemon);
+    // Without its store a daemon still answers, and says what is missing.
+    let began = std::time::Instant::now();
+    let told = loop {
+        match cluster.cli(&["status"]) {
+            Ok(told) => break told,
+            Err(error) => assert!(began.elapsed().as_secs() < 20, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert!(told.contains("no daemon leads"), "{told}");
+    (0..3).for_each(|member| cluster.start_etcd(member));
+    cluster.until("servers that are down to be told", |status| {
+        status.problems.iter().filter(|problem| problem.contains("CVH-0401")).count() >= 2
+    });
+    for node in &mut cluster.nodes {
+        node.server.start().await.unwrap();
+    }
+    cluster.kafka.brokers.restart(0).await.unwrap();
+    cluster.produce(5_000..8_000).await;
+    cluster.prove_events(8_000, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_for_clickhouse_is_told_with_its_code_and_stops_nobody_else() {
+    let mut cluster = Cluster::start(2, 1).await;
+    cluster.create_events(2);
+    cluster.nodes[0].kill_daemon();
+    cluster.nodes[0].reconfigure("clickhouse_password = \"pass'word\"", "clickhouse_password = \"wrong\"");
+    cluster.nodes[0].start_daemon();
+    cluster.until("the refusal to be told", |status| {
+        status.problems.iter().any(|problem| problem.contains("n1") && problem.contains("CVH-0403"))
+    });
+    cluster.produce(0..3_000).await;
+    cluster.nodes[0].kill_daemon();
+    cluster.nodes[0].reconfigure("clickhouse_password = \"wrong\"", "clickhouse_password = \"pass'word\"");
+    cluster.nodes[0].start_daemon();
+    cluster.prove_events(3_000, 0).await;
+}

@@ -33,6 +33,7 @@ impl Agent {
             node: self.ports.node.clone(),
             incarnation: self.ports.incarnation,
             clickhouse_up: self.server_up,
+            clickhouse_error: self.server_error.clone(),
             clickhouse_version: server.map_or_else(String::new, |info| info.version.clone()),
             disk_free_bytes: server.map_or(0, |info| info.disk_free_bytes),
             disk_total_bytes: server.map_or(0, |info| info.disk_total_bytes),

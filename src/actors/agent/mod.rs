@@ -84,6 +84,7 @@ pub struct Agent {
     beating: bool,
     server: Option<ServerInfo>,
     server_up: bool,
+    server_error: String,
     routes: RoutesStand,
 }
 
@@ -115,6 +116,7 @@ impl Agent {
             beating: false,
             server: None,
             server_up: false,
+            server_error: "not looked at yet".to_owned(),
             routes: RoutesStand::default(),
         }
     }
@@ -179,6 +181,10 @@ impl Agent {
     fn seen(&mut self, seen: Result<Seen, clickhouse::Error>, ctx: &mut Context<Self>) {
         let was_up = self.server_up;
         self.server_up = seen.is_ok();
+        self.server_error = match &seen {
+            Ok(_) => String::new(),
+            Err(error) => format!("{}: {error}", error.code()),
+        };
         self.ports.metrics.clickhouse_up(self.ports.node.as_str()).set(i64::from(self.server_up));
         match seen {
             Ok((info, sizes, databases)) => {

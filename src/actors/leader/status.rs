@@ -157,7 +157,8 @@ pub fn cluster(name: &str, view: &ClusterView, reports: &Reports) -> ClusterStat
         if !node.live {
             problems.push(format!("node {}: its daemon holds no lease", node.id));
         } else if node.clickhouse_up == Some(false) {
-            problems.push(format!("node {}: its ClickHouse does not answer", node.id));
+            let why = reports.heartbeats.get(&node.id).map_or("", |heartbeat| &heartbeat.clickhouse_error);
+            problems.push(format!("node {}: its ClickHouse does not answer ({why})", node.id));
         }
     }
     for table in &tables {

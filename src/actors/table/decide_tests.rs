@@ -82,6 +82,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
             node: id(node),
             incarnation: 1,
             clickhouse_up: true,
+            clickhouse_error: String::new(),
             clickhouse_version: String::new(),
             disk_free_bytes: 0,
             disk_total_bytes: 0,

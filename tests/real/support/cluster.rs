@@ -256,6 +256,14 @@ pub fn event(id: u64) -> Outgoing {
 }
 
 impl Node {
+    /// Changes the daemon's configuration file; it is read with the next start.
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let file = self.server.folder().join("converthouse.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&file, text.replace(from, to)).unwrap();
+    }
+
     pub fn start_daemon(&mut self) {
         self.daemon = Some(self.launch.start().unwrap());
     }
