@@ -37,6 +37,8 @@ pub(super) struct Partition {
     /// Inserts in a row whose outcome was unknown.
     pub(super) doubts: u32,
     pub(super) next: i64,
+    /// One past the last message taken from the lane.
+    pub(super) read_to: i64,
     pub(super) end: i64,
     pub(super) position: Position,
     pub(super) held: BTreeSet<(i64, u32)>,
@@ -57,6 +59,7 @@ impl Partition {
             failures: 0,
             doubts: 0,
             next: 0,
+            read_to: 0,
             end: 0,
             position,
             held: BTreeSet::new(),

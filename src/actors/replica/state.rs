@@ -273,6 +273,7 @@ impl State {
                     (p.failures, p.stall) = (0, None);
                 }
                 p.next = start.from;
+                p.read_to = start.from;
                 p.end = start.end;
                 p.position.last_row_offset = start.last_row_offset;
                 p.held = start.held;
@@ -287,12 +288,15 @@ impl State {
         }
     }
 
-    fn fetched(&mut self, id: PartitionId, assignment: u32, chunk: Chunk, now_ms: u64) {
+    fn fetched(&mut self, id: PartitionId, assignment: u32, mut chunk: Chunk, now_ms: u64) {
         let Some(p) = self.partitions.get_mut(&id) else { return };
         if p.assignment != Some(assignment) {
             return;
         }
-        p.end = p.end.max(chunk.messages.last().map_or(0, |message| message.offset + 1));
+        // The lane promises each message once; what was taken already is not taken again whatever it does.
+        chunk.messages.retain(|message| message.offset >= p.read_to);
+        p.read_to = chunk.messages.last().map_or(p.read_to, |message| message.offset + 1);
+        p.end = p.end.max(p.read_to);
         p.buffer.push(chunk, now_ms);
     }
 

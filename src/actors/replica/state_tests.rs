@@ -136,6 +136,14 @@ fn a_server_that_leaves_inserts_in_doubt_again_and_again_is_told_and_tried_later
 }
 
 #[test]
+fn a_lane_that_yields_messages_again_doubles_nothing() {
+    let (mut state, assignment) = streaming();
+    state.on(Event::Fetched(P, assignment, chunk(0..3)), 0);
+    let (_, _, messages, first) = inserting(&state.on(Event::Fetched(P, assignment, chunk(1..4)), 1));
+    assert_eq!((messages, first), (4, 0), "0, 1, 2 and then 3");
+}
+
+#[test]
 fn answers_to_old_questions_change_nothing() {
     let (mut state, assignment) = streaming();
     let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));

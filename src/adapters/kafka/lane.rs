@@ -274,14 +274,30 @@ impl Thread {
             });
             let (run, later) = rest.split_at(run.count());
             rest = later;
-            if let Some(reading) = self.reading.get_mut(&place) {
-                reading.next = run[run.len() - 1].offset() + 1;
-                let chunk = chunk(reading.source.clone(), run);
-                let something = self.shared.mailbox().deliver(reading.assignment, chunk);
-                self.wake_if(something);
-            }
+            self.deliver(place, run);
         }
         batch.clear();
+    }
+
+    /// Hands on what has not been handed on before. librdkafka, let go after a hold, may begin again at a message that
+    /// it gave us already: seen as rows that came twice, under load.
+    fn deliver(&mut self, place: (usize, i32), mut run: &[Item]) {
+        let Some(reading) = self.reading.get_mut(&place) else { return };
+        let mut something = false;
+        while let Some(at) = run.iter().position(|item| item.offset() >= reading.next) {
+            let fresh = run[at..].iter().take_while(|item| {
+                let fresh = item.offset() >= reading.next;
+                if fresh {
+                    reading.next = item.offset() + 1;
+                }
+                fresh
+            });
+            let (now, later) = run[at..].split_at(fresh.count());
+            let chunk = chunk(reading.source.clone(), now);
+            something |= self.shared.mailbox().deliver(reading.assignment, chunk);
+            run = later;
+        }
+        self.wake_if(something);
     }
 
     fn event(&mut self, place: (usize, i32), code: Code, offset: i64, reason: &str) {
