@@ -236,9 +236,11 @@ impl<'a> State<'a> {
                     * (outside(site.leaders + leaders, site.low[1], site.high[1])
                         - outside(site.leaders, site.low[1], site.high[1]));
         }
-        let over = (site.size + size - site.room).max(0.0) - (site.size - site.room).max(0.0);
-        if over != 0.0 {
-            change += OVERFULL * over;
+        let (after, before) = (site.size + size - site.room, site.size - site.room);
+        if after > 0.0 || before > 0.0 {
+            // The step at the border keeps out even the slightest excess.
+            let charged = |over: f64| if over > 0.0 { OVERFULL * (1.0 + over) } else { 0.0 };
+            change += charged(after) - charged(before);
         }
         change
     }
