@@ -17,4 +17,4 @@ pub mod view;
 pub use ids::{Epoch, NodeId, PartitionId, ReplicaId, ShardId, TableId, Term};
 pub use node::{Node, NodeState};
 pub use range::PartitionRange;
-pub use table::{Assignment, Replica, ReplicaState, Shard, Table, TableName, TableState};
+pub use table::{Replica, ReplicaState, Shard, Table, TableName, TableState};

@@ -154,7 +154,7 @@ pub enum ReplicationMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TableState {
-    /// Shards and assignments are being written; a new leader takes it up again.
+    /// Shards are being written; a new leader takes it up again.
     Creating,
     /// In use.
     Active,
@@ -248,17 +248,4 @@ impl Shard {
     pub fn ready_nodes(&self) -> impl Iterator<Item = &NodeId> {
         self.replicas.iter().filter(|r| r.state == ReplicaState::Ready).map(|r| &r.node)
     }
-}
-
-/// What one node must do for one shard: the agent's view, written in the same transaction as the shard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Assignment {
-    /// The shard's table.
-    pub table: TableId,
-    /// The shard.
-    pub shard: ShardId,
-    /// The shard's membership version that this came with.
-    pub epoch: Epoch,
-    /// Partitions to hold.
-    pub range: PartitionRange,
 }

@@ -7,9 +7,7 @@
 //!                            tables/<table>                  a logical table
 //!                            names/<database>/<name>         the one table of that name
 //!                            shards/<table>/<shard>          a shard and its replicas
-//!                            assign/<node>/<table>/<shard>   the same for one node's eyes, written together
 //!                            ops/<operation>                 work in flight
-//!                            acks/<table>/<node>             the epoch that a node's routes show
 //! ```
 //! Names that users choose are escaped: letters, digits, `_` and `-` stand for themselves, every other byte is `%xx`.
 //! So no name holds a slash, and a prefix that ends in a slash never takes in a neighbour (`a/` is not a part
@@ -33,12 +31,8 @@ pub enum Key {
     Name(TableName),
     /// A shard.
     Shard(TableId, ShardId),
-    /// What a node must do for a shard.
-    Assignment(NodeId, TableId, ShardId),
     /// Work in flight.
     Operation(String),
-    /// The epoch that a node has taken up.
-    Ack(TableId, NodeId),
 }
 
 /// A key that is not one of ours.
@@ -128,26 +122,6 @@ impl Keys {
         self.key(format_args!("shards/{table}/{shard}"))
     }
 
-    /// The prefix of all nodes' assignments.
-    pub fn all_assignments(&self) -> String {
-        self.key("assign/")
-    }
-
-    /// The prefix of a node's assignments: what its agent watches.
-    pub fn assignments(&self, node: &NodeId) -> String {
-        self.key(format_args!("assign/{node}/"))
-    }
-
-    /// The prefix of a node's assignments for one table.
-    pub fn table_assignments(&self, node: &NodeId, table: TableId) -> String {
-        self.key(format_args!("assign/{node}/{table}/"))
-    }
-
-    /// What a node must do for a shard.
-    pub fn assignment(&self, node: &NodeId, table: TableId, shard: ShardId) -> String {
-        self.key(format_args!("assign/{node}/{table}/{shard}"))
-    }
-
     /// The prefix of all work in flight.
     pub fn operations(&self) -> String {
         self.key("ops/")
@@ -156,21 +130,6 @@ impl Keys {
     /// Work in flight.
     pub fn operation(&self, id: &str) -> String {
         self.key(format_args!("ops/{}", Escaped(id)))
-    }
-
-    /// The prefix of all acknowledgements.
-    pub fn all_acks(&self) -> String {
-        self.key("acks/")
-    }
-
-    /// The prefix of a table's acknowledgements.
-    pub fn acks(&self, table: TableId) -> String {
-        self.key(format_args!("acks/{table}/"))
-    }
-
-    /// The epoch that a node has taken up.
-    pub fn ack(&self, table: TableId, node: &NodeId) -> String {
-        self.key(format_args!("acks/{table}/{node}"))
     }
 
     /// The key that stands for this.
@@ -182,9 +141,7 @@ impl Keys {
             Key::Table(table) => self.table(*table),
             Key::Name(name) => self.name(name),
             Key::Shard(table, shard) => self.shard(*table, *shard),
-            Key::Assignment(node, table, shard) => self.assignment(node, *table, *shard),
             Key::Operation(id) => self.operation(id),
-            Key::Ack(table, node) => self.ack(*table, node),
         }
     }
 
@@ -220,9 +177,7 @@ fn parse_path(path: &str) -> Result<Key, String> {
             Key::Name(TableName { database: unescape(database)?, table: unescape(table)? })
         }
         ["shards", table, shard] => Key::Shard(id(table)?, id(shard)?),
-        ["assign", node, table, shard] => Key::Assignment(id(node)?, id(table)?, id(shard)?),
         ["ops", operation] => Key::Operation(unescape(operation)?),
-        ["acks", table, node] => Key::Ack(id(table)?, id(node)?),
         _ => return Err("unknown kind of key".to_owned()),
     })
 }
@@ -272,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_the_documented_one() {
-        let (node, table, shard) = ("n-1".parse().unwrap(), TableId(Uuid::from_u128(0xabc)), ShardId(7));
+        let (table, shard) = (TableId(Uuid::from_u128(0xabc)), ShardId(7));
         let id = "00000000000000000000000000000abc";
         let root = "/converthouse/prod/v1";
         let name = TableName { database: "shop".into(), table: "a.b/c".into() };
@@ -283,9 +238,7 @@ mod tests {
             (Key::Table(table), format!("{root}/tables/{id}")),
             (Key::Name(name), format!("{root}/names/shop/a%2eb%2fc")),
             (Key::Shard(table, shard), format!("{root}/shards/{id}/s7")),
-            (Key::Assignment(node, table, shard), format!("{root}/assign/n-1/{id}/s7")),
             (Key::Operation("split 3".into()), format!("{root}/ops/split%203")),
-            (Key::Ack(table, "n-1".parse().unwrap()), format!("{root}/acks/{id}/n-1")),
         ] {
             assert_eq!(keys().of(&key), text);
             assert_eq!(keys().parse(&text), Ok(key));

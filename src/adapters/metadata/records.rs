@@ -7,7 +7,7 @@
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::table::{BatchLimits, Column, MessageFormat, ReplicationMode, Schema, Source, TopicLayout};
-use crate::model::{Assignment, Epoch, Node, NodeId, NodeState, PartitionId, PartitionRange};
+use crate::model::{Epoch, Node, NodeId, NodeState, PartitionId, PartitionRange};
 use crate::model::{Replica, ReplicaState, Shard, ShardId, Table, TableId, TableName, TableState};
 use crate::wire;
 use prost::Message;
@@ -116,13 +116,6 @@ pub struct Live {
     pub daemon_url: String,
 }
 
-/// The topology that a node's routes show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ack {
-    /// Its version.
-    pub epoch: Epoch,
-}
-
 /// Ties a model type to its wire type.
 macro_rules! record {
     ($model:ty, $wire:ty, $to:ident, $from:ident) => {
@@ -154,12 +147,10 @@ macro_rules! record {
 
 record!(Leader, wire::LeaderRecord, leader_to_wire, leader_from_wire);
 record!(Live, wire::LiveRecord, live_to_wire, live_from_wire);
-record!(Ack, wire::AckRecord, ack_to_wire, ack_from_wire);
 record!(TableId, wire::NameRecord, name_to_wire, name_from_wire);
 record!(Node, wire::NodeRecord, node_to_wire, node_from_wire);
 record!(Table, wire::TableRecord, table_to_wire, table_from_wire);
 record!(Shard, wire::ShardRecord, shard_to_wire, shard_from_wire);
-record!(Assignment, wire::AssignmentRecord, assignment_to_wire, assignment_from_wire);
 
 /// Ties a model enum to its wire enum, both ways, each number in one place.
 macro_rules! numbers {
@@ -236,14 +227,6 @@ fn live_to_wire(live: &Live) -> wire::LiveRecord {
 fn live_from_wire(wire: wire::LiveRecord) -> Result<Live, Problem> {
     let node = id("node", &wire.node)?;
     Ok(Live { node, incarnation: wire.incarnation, daemon_url: wire.daemon_url })
-}
-
-fn ack_to_wire(ack: &Ack) -> wire::AckRecord {
-    wire::AckRecord { epoch: ack.epoch.0 }
-}
-
-fn ack_from_wire(wire: wire::AckRecord) -> Result<Ack, Problem> {
-    Ok(Ack { epoch: Epoch(wire.epoch) })
 }
 
 fn name_to_wire(table: &TableId) -> wire::NameRecord {
@@ -434,25 +417,6 @@ fn shard_from_wire(wire: wire::ShardRecord) -> Result<Shard, Problem> {
         range: range(wire.lo, wire.hi)?,
         replicas: wire.replicas.iter().map(replica).collect::<Result<_, Problem>>()?,
         leader,
-    })
-}
-
-fn assignment_to_wire(assignment: &Assignment) -> wire::AssignmentRecord {
-    wire::AssignmentRecord {
-        table: assignment.table.to_string(),
-        shard: assignment.shard.0,
-        epoch: assignment.epoch.0,
-        lo: assignment.range.lo(),
-        hi: assignment.range.hi(),
-    }
-}
-
-fn assignment_from_wire(wire: wire::AssignmentRecord) -> Result<Assignment, Problem> {
-    Ok(Assignment {
-        table: id("table", &wire.table)?,
-        shard: ShardId(wire.shard),
-        epoch: Epoch(wire.epoch),
-        range: range(wire.lo, wire.hi)?,
     })
 }
 
