@@ -34,6 +34,10 @@ pub trait Coded: std::error::Error {
     fn retry(&self) -> Retry;
     /// What the operator can do about it, one sentence; empty if there is nothing but to wait.
     fn remedy(&self) -> &'static str;
+    /// As shown to people: the code, then what is wrong (`CVH-0401: …`).
+    fn told(&self) -> String {
+        format!("{}: {self}", self.code())
+    }
 }
 
 /// Ranges of codes, one a module, so that two modules never clash.

@@ -44,7 +44,7 @@ impl Error {
     }
 
     pub(crate) fn of(error: &impl crate::error::Coded) -> Self {
-        Self::new(format!("{}: {error}", error.code()), error.remedy())
+        Self::new(error.told(), error.remedy())
     }
 }
 

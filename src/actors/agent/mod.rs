@@ -183,7 +183,7 @@ impl Agent {
         self.server_up = seen.is_ok();
         self.server_error = match &seen {
             Ok(_) => String::new(),
-            Err(error) => format!("{}: {error}", error.code()),
+            Err(error) => error.told(),
         };
         self.ports.metrics.clickhouse_up(self.ports.node.as_str()).set(i64::from(self.server_up));
         match seen {

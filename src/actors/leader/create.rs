@@ -275,7 +275,7 @@ async fn shown(lead: &Lead, table: TableId) {
 
 /// A ClickHouse error as the answer to a request.
 pub fn of_clickhouse(error: clickhouse::Error) -> Error {
-    let told = format!("{}: {error}", error.code());
+    let told = error.told();
     match error {
         clickhouse::Error::Refused { .. } | clickhouse::Error::BadRows { .. } => Error::Invalid(told),
         clickhouse::Error::Conflict(_) => Error::Refused(told),
@@ -285,7 +285,7 @@ pub fn of_clickhouse(error: clickhouse::Error) -> Error {
 
 /// A Kafka error as the answer to a request.
 pub fn of_kafka(error: kafka::Error) -> Error {
-    let told = format!("{}: {error}", error.code());
+    let told = error.told();
     match error {
         kafka::Error::Invalid(_) => Error::Invalid(told),
         _ => Error::Unavailable(told),
@@ -294,5 +294,5 @@ pub fn of_kafka(error: kafka::Error) -> Error {
 
 /// A store's error as the answer to a request.
 pub fn of_metadata(error: &metadata::Error) -> Error {
-    Error::Unavailable(format!("{}: {error}", error.code()))
+    Error::Unavailable(error.told())
 }

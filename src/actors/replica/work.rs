@@ -38,8 +38,8 @@ impl Job {
     pub async fn prepare(self) -> Result<u64, String> {
         let tables = ReplicaTables { database: self.database.clone(), schema: self.table.schema.clone() };
         let server = &self.ports.clickhouse;
-        server.create_replica(&tables).await.map_err(|e| told(&e))?;
-        server.renew_gate(&self.database).await.map_err(|e| told(&e))
+        server.create_replica(&tables).await.map_err(|e| e.told())?;
+        server.renew_gate(&self.database).await.map_err(|e| e.told())
     }
 
     /// Looks up where a partition goes on.
@@ -61,7 +61,7 @@ impl Job {
         let origin = self.table.origin_offsets.get(&partition).copied().unwrap_or(watermarks.low);
         // The table is asked twice at most: for its newest offset, and for all rows that may have to be skipped.
         let server = &self.ports.clickhouse;
-        let refused = |e: clickhouse::Error| Stall::ServerRefuses { error: told(&e) };
+        let refused = |e: clickhouse::Error| Stall::ServerRefuses { error: e.told() };
         let newest = server.holdings(&self.database, partition, i64::MAX).await.map_err(refused)?.max_offset;
         let from = recovery::look_from(origin, committed.as_ref(), newest);
         let holdings = server.holdings(&self.database, partition, from).await.map_err(refused)?;
@@ -139,7 +139,7 @@ impl Job {
                 ],
             }
         });
-        self.ports.kafka.produce(outgoing.collect()).await.map_err(|error| told(&error))
+        self.ports.kafka.produce(outgoing.collect()).await.map_err(|error| error.told())
     }
 }
 
@@ -240,7 +240,7 @@ impl Writer<'_> {
                     last_row = Some(item.offset);
                 }
                 Err(reason) => {
-                    let error = format!("{}: {reason}", reason.code());
+                    let error = reason.told();
                     dead.push(DeadLetter { offset: item.offset, payload: item.payload.clone(), error });
                 }
             }
@@ -302,23 +302,18 @@ fn end_of(batch: &Batch) -> Option<(i64, u32)> {
 /// What an error of an insert means for its batch.
 fn failed(error: &clickhouse::Error, partly: bool, batch: Batch) -> Outcome {
     if partly {
-        return Outcome::Unknown(told(error));
+        return Outcome::Unknown(error.told());
     }
     match (error, error.retry()) {
         // Whoever closed the gate may have inserted the same rows since.
-        (clickhouse::Error::Missing(_), _) | (_, Retry::OutcomeUnknown) => Outcome::Unknown(told(error)),
-        _ => Outcome::Again(batch, Stall::ServerRefuses { error: told(error) }),
+        (clickhouse::Error::Missing(_), _) | (_, Retry::OutcomeUnknown) => Outcome::Unknown(error.told()),
+        _ => Outcome::Again(batch, Stall::ServerRefuses { error: error.told() }),
     }
 }
 
 fn stall_of(error: kafka::Error) -> Stall {
     match error {
         kafka::Error::TopicMissing(_) => Stall::TopicMissing,
-        other => Stall::KafkaUnreachable { error: told(&other) },
+        other => Stall::KafkaUnreachable { error: other.told() },
     }
-}
-
-/// An error with its code, as shown to people.
-fn told(error: &impl Coded) -> String {
-    format!("{}: {error}", error.code())
 }

@@ -149,7 +149,7 @@ impl Work {
             if self.achieved.undistributed.contains(id) {
                 continue;
             }
-            self.ports.clickhouse.drop_distributed(name, cluster).await.map_err(|e| told(&e))?;
+            self.ports.clickhouse.drop_distributed(name, cluster).await.map_err(|e| e.told())?;
             self.achieved.distributed.remove(id);
             self.achieved.undistributed.insert(*id);
         }
@@ -158,10 +158,10 @@ impl Work {
 
     async fn publish(&mut self) -> Result<(), String> {
         let content = render::render(&self.round.routes);
-        let present = self.ports.routes.read().await.map_err(|e| told(&e))?;
+        let present = self.ports.routes.read().await.map_err(|e| e.told())?;
         let changed = present.as_deref() != Some(content.as_str());
         if changed {
-            self.ports.routes.replace(&content).await.map_err(|e| told(&e))?;
+            self.ports.routes.replace(&content).await.map_err(|e| e.told())?;
         }
         let routes = std::mem::take(&mut self.round.routes);
         self.achieved.epochs.retain(|id, _| routes.iter().any(|table| table.table == *id));
@@ -170,7 +170,7 @@ impl Work {
             .filter(|table| self.achieved.epochs.get(&table.table) != Some(&table.epoch))
             .collect();
         if changed || !stale.is_empty() {
-            self.ports.clickhouse.reload_config().await.map_err(|e| told(&e))?;
+            self.ports.clickhouse.reload_config().await.map_err(|e| e.told())?;
         }
         for table in stale {
             self.read_back(table).await?;
@@ -186,7 +186,7 @@ impl Work {
         for (cluster, expected) in render::expected(table) {
             let mut tries = 0;
             loop {
-                let shown = self.ports.clickhouse.cluster(&cluster).await.map_err(|e| told(&e))?;
+                let shown = self.ports.clickhouse.cluster(&cluster).await.map_err(|e| e.told())?;
                 if shown == expected {
                     break;
                 }
@@ -217,8 +217,8 @@ impl Work {
                     self.achieved.distributed.insert(*id, table.clone());
                 }
                 Err(error) => {
-                    self.achieved.problems.insert(*id, told(&error));
-                    first_error.get_or_insert(told(&error));
+                    self.achieved.problems.insert(*id, error.told());
+                    first_error.get_or_insert(error.told());
                     if matches!(error, clickhouse::Error::Unreachable { .. }) {
                         break;
                     }
@@ -227,10 +227,6 @@ impl Work {
         }
         first_error.map_or(Ok(()), Err)
     }
-}
-
-fn told(error: &impl Coded) -> String {
-    format!("{}: {error}", error.code())
 }
 
 impl Actor for Router {

@@ -8,6 +8,7 @@
 use super::Error;
 use super::versions::Capabilities;
 use crate::model::TableName;
+use crate::model::names::parse_replica_database;
 
 /// The database of a name without one.
 pub const DEFAULT_DATABASE: &str = "default";
@@ -37,6 +38,13 @@ struct Token {
 /// A refusal of our own; ClickHouse's codes are above 0.
 pub(super) fn refused(message: impl Into<String>) -> Error {
     Error::Refused { code: 0, message: message.into() }
+}
+
+/// Refuses a database whose name is no replica's: what is not ours is neither made nor dropped.
+pub(super) fn check_replica_database(database: &str) -> Result<(), Error> {
+    let ours = parse_replica_database(database).is_some();
+    let other = || refused(format!("{database} is no replica database; it is left alone"));
+    ours.then_some(()).ok_or_else(other)
 }
 
 /// Splits SQL into tokens, leaving out blanks and comments.

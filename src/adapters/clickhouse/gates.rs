@@ -45,9 +45,7 @@ fn gate_number(table: &str) -> Option<u64> {
 impl HttpClickHouse {
     pub(super) async fn make_replica(&self, replica: &ReplicaTables) -> Result<(), Error> {
         let database = replica.database.as_str();
-        if names::parse_replica_database(database).is_none() {
-            return Err(ddl::refused(format!("{database} is no name for a replica database")));
-        }
+        ddl::check_replica_database(database)?;
         self.change(&Statement::CreateDatabase(database), database, Settings::new()).await?;
         let local = Self::local(database);
         let made = Statement::CreateLocal { name: &local, schema: &replica.schema };

@@ -6,7 +6,7 @@ use super::statement::Statement;
 use super::versions::Capabilities;
 use super::{
     ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes, ReplicaTables,
-    ServerInfo,
+    ServerInfo, ddl,
 };
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::model::names::{self, LOCAL_TABLE, parse_replica_database};
@@ -174,9 +174,7 @@ impl ClickHouse for HttpClickHouse {
     }
 
     async fn drop_replica(&self, database: &str) -> Result<(), Error> {
-        if parse_replica_database(database).is_none() {
-            return Err(super::ddl::refused(format!("{database} is no replica database; it is left alone")));
-        }
+        ddl::check_replica_database(database)?;
         self.change(&Statement::DropDatabase(database), database, Settings::new()).await
     }
 

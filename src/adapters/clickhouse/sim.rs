@@ -10,7 +10,7 @@ use super::{
     ServerInfo, ddl, sim_ddl,
 };
 use crate::adapters::routes::SimRoutes;
-use crate::model::names::{gate, parse_replica_database};
+use crate::model::names::gate;
 use crate::model::table::{MessageFormat, Schema};
 use crate::model::{PartitionId, TableName};
 use async_trait::async_trait;
@@ -187,9 +187,7 @@ impl ClickHouse for SimClickHouse {
     }
 
     async fn create_replica(&self, replica: &ReplicaTables) -> Result<(), Error> {
-        if parse_replica_database(&replica.database).is_none() {
-            return Err(ddl::refused(format!("{} is no name for a replica database", replica.database)));
-        }
+        ddl::check_replica_database(&replica.database)?;
         self.call(|world| {
             world.check_disk()?;
             match world.replicas.get(&replica.database) {
@@ -208,9 +206,7 @@ impl ClickHouse for SimClickHouse {
     }
 
     async fn drop_replica(&self, database: &str) -> Result<(), Error> {
-        if parse_replica_database(database).is_none() {
-            return Err(ddl::refused(format!("{database} is no replica database; it is left alone")));
-        }
+        ddl::check_replica_database(database)?;
         self.call(|world| {
             world.replicas.remove(database);
             Ok(())
