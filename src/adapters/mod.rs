@@ -7,6 +7,7 @@
 pub mod clickhouse;
 pub mod clock;
 pub mod compute;
+pub mod faults;
 pub mod kafka;
 pub mod metadata;
 pub mod peers;

@@ -2,7 +2,7 @@
 //!
 //! Other actors of the daemon read the shared view and are told what was touched. Writes nothing.
 
-mod read;
+pub mod read;
 
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{Change, MetaStore, Update, follow};

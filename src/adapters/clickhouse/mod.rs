@@ -12,6 +12,7 @@ pub mod conformance;
 mod ddl;
 mod errcode;
 mod expressions;
+mod faulty;
 mod gates;
 mod guard;
 mod http;
@@ -19,6 +20,7 @@ mod real;
 mod scratch;
 mod sim;
 mod sim_ddl;
+mod sim_rows;
 mod sim_world;
 mod sql;
 mod statement;
@@ -27,8 +29,10 @@ mod user_tables;
 mod versions;
 
 pub use ddl::engine_allowed;
+pub use faulty::FaultyClickHouse;
 pub use real::HttpClickHouse;
 pub use sim::{InsertFault, SimClickHouse};
+pub use sim_rows::HeldRows;
 pub use versions::Capabilities;
 
 use crate::error::{Code, Coded, Retry, ranges};

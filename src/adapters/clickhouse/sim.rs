@@ -4,6 +4,7 @@
 //! the hidden columns and, for time parts, the first `YYYY-MM`. An insert goes on when its sender gives up, as on a
 //! real server. It evaluates no SQL: see `sim_ddl` for how far it reads a `CREATE TABLE`.
 
+use super::sim_rows::HeldRows;
 use super::sim_world::{Replica, World};
 use super::{
     ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes, ReplicaTables,
@@ -105,14 +106,36 @@ impl SimClickHouse {
 
     /// Rows of a replica, and how many of them it holds more than once.
     pub fn rows(&self, database: &str) -> (u64, u64) {
-        self.world().replicas.get(database).map_or((0, 0), |replica| (replica.row_count(), replica.doubled))
+        self.world().replicas.get(database).map_or((0, 0), |replica| (replica.row_count(), replica.doubled()))
     }
 
     /// Everything that a partition of a replica holds, for judging; the port's own verb takes time and may fail.
     pub fn contents(&self, database: &str, partition: PartitionId) -> Vec<(i64, u32)> {
         let world = self.world();
         let rows = world.replicas.get(database).and_then(|replica| replica.rows.get(&partition.0));
-        rows.map(|rows| rows.iter().copied().collect()).unwrap_or_default()
+        rows.map(|rows| rows.from(i64::MIN)).unwrap_or_default()
+    }
+
+    /// Whether it answers.
+    pub fn is_up(&self) -> bool {
+        self.world().up
+    }
+
+    /// A cluster as queries begun now would use it; `None` while the server is down or knows none of that name.
+    pub fn topology(&self, cluster: &str) -> Option<Vec<ClusterReplica>> {
+        let world = self.world();
+        world.clusters.get(cluster).filter(|_| world.up).cloned()
+    }
+
+    /// What a query finds in a replica's local table at this moment, by partition.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] while the server is down, [`Error::Missing`] if the database is not there.
+    pub fn read(&self, database: &str) -> Result<BTreeMap<PartitionId, HeldRows>, Error> {
+        let mut world = self.world();
+        world.check_up()?;
+        let rows = world.replica(database)?.rows.iter();
+        Ok(rows.map(|(partition, rows)| (PartitionId(*partition), rows.clone())).collect())
     }
 
     /// Waits as long as a call takes, then looks at the server if it is up.
@@ -137,7 +160,7 @@ impl SimClickHouse {
         if late_ms > 0 {
             sleep(Duration::from_millis(late_ms)).await;
         }
-        world().enter(&insert)?;
+        let run = world().enter(&insert)?;
         // Within the gate: a renewal waits for what is here.
         if latency_ms > 0 {
             sleep(Duration::from_millis(latency_ms)).await;
@@ -145,6 +168,9 @@ impl SimClickHouse {
         let mut world = world();
         world.leave(&insert);
         world.check_up()?;
+        if world.started != run {
+            return Err(unknown(&insert.database, "the server was restarted meanwhile"));
+        }
         world.write(&insert, fault == Some(InsertFault::HalfIn))
     }
 }

@@ -1,6 +1,7 @@
 //! What a simulated server holds: replicas, gates, clusters. No time passes here.
 
 use super::sim::InsertFault;
+use super::sim_rows::HeldRows;
 use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes};
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN, gate};
@@ -70,8 +71,8 @@ impl World {
         self.replicas.get_mut(database).ok_or_else(|| Error::Missing(database.to_owned()))
     }
 
-    /// An insert begins: its gate must be open.
-    pub fn enter(&mut self, insert: &Insert) -> Result<(), Error> {
+    /// An insert begins: its gate must be open. Tells since when the server runs: an insert dies with it.
+    pub fn enter(&mut self, insert: &Insert) -> Result<Instant, Error> {
         self.check_up()?;
         let missing = || Error::Missing(format!("{}.{}", insert.database, gate(insert.gate)));
         let replica = self.replicas.get_mut(&insert.database).ok_or_else(missing)?;
@@ -79,7 +80,7 @@ impl World {
             return Err(missing());
         }
         replica.inside += 1;
-        Ok(())
+        Ok(self.started)
     }
 
     /// An insert has ended, one way or another.
@@ -139,10 +140,8 @@ pub(super) struct Replica {
     pub inside: u64,
     /// Told whenever one ends.
     left: Arc<Notify>,
-    /// By partition: offset and row number.
-    pub rows: BTreeMap<u32, BTreeSet<(i64, u32)>>,
-    /// Rows that came a second time. A real server keeps both; this one counts.
-    pub doubled: u64,
+    /// By partition.
+    pub rows: BTreeMap<u32, HeldRows>,
     pub bytes: u64,
     pub parts: u64,
     seen: BTreeSet<(u32, String)>,
@@ -156,7 +155,6 @@ impl Replica {
             inside: 0,
             left: Arc::new(Notify::new()),
             rows: BTreeMap::new(),
-            doubled: 0,
             bytes: 0,
             parts: 0,
             seen: BTreeSet::new(),
@@ -173,16 +171,18 @@ impl Replica {
     fn add_part(&mut self, part: (u32, String), rows: &[&Row<'_>]) {
         let held = self.rows.entry(part.0).or_default();
         for row in rows {
-            if !held.insert((row.offset, row.number)) {
-                self.doubled += 1;
-            }
+            held.insert(row.offset, row.number);
         }
         self.seen.insert(part);
         self.parts = (self.parts + 1).min(self.seen.len() as u64 * PARTS_UNMERGED_MAX);
     }
 
     pub fn row_count(&self) -> u64 {
-        self.rows.values().map(|rows| rows.len() as u64).sum::<u64>() + self.doubled
+        self.rows.values().map(HeldRows::count).sum()
+    }
+
+    pub fn doubled(&self) -> u64 {
+        self.rows.values().map(HeldRows::doubled).sum()
     }
 
     pub fn sizes(&self) -> ReplicaSizes {
@@ -191,10 +191,7 @@ impl Replica {
 
     pub fn holdings(&self, partition: PartitionId, from: i64) -> Holdings {
         let Some(rows) = self.rows.get(&partition.0) else { return Holdings::default() };
-        Holdings {
-            max_offset: rows.last().map(|(offset, _)| *offset),
-            rows: rows.range((from, 0)..).copied().collect(),
-        }
+        Holdings { max_offset: rows.max_offset(), rows: rows.from(from) }
     }
 }
 

@@ -60,19 +60,29 @@ impl Clock for SystemClock {
 pub struct SimClock {
     start: Instant,
     epoch_ms: u64,
+    drift_ppm: i64,
     rng: Mutex<Xoshiro256PlusPlus>,
 }
 
 impl SimClock {
     /// A clock whose wall shows `epoch_ms` now.
     pub fn new(epoch_ms: u64, seed: u64) -> Self {
-        Self { start: Instant::now(), epoch_ms, rng: Mutex::new(Xoshiro256PlusPlus::seed_from_u64(seed)) }
+        let rng = Mutex::new(Xoshiro256PlusPlus::seed_from_u64(seed));
+        Self { start: Instant::now(), epoch_ms, drift_ppm: 0, rng }
+    }
+
+    /// The same clock, which goes fast by so many millionths, or slow. Timers are not the clock's: they keep time.
+    #[must_use]
+    pub fn drifting(self, drift_ppm: i64) -> Self {
+        Self { drift_ppm, ..self }
     }
 }
 
 impl Clock for SimClock {
     fn now_ms(&self) -> u64 {
-        elapsed_ms(self.start)
+        let elapsed = i128::from(elapsed_ms(self.start));
+        let shown = elapsed + elapsed * i128::from(self.drift_ppm) / 1_000_000;
+        u64::try_from(shown).unwrap_or(0)
     }
 
     fn unix_ms(&self) -> u64 {

@@ -10,6 +10,7 @@
 mod client;
 pub mod conformance;
 pub mod embedded;
+mod faulty;
 mod lane;
 mod mailbox;
 mod offsets;
@@ -20,7 +21,9 @@ pub mod sim;
 mod sim_log;
 
 pub use client::KafkaClient;
+pub use faulty::FaultyKafka;
 pub use options::Options;
+pub use sim::SimKafka;
 
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::names::TopicPartition;

@@ -1,6 +1,6 @@
 //! Kafka in `tokio`'s time, without sockets or threads: the same contract, deterministic, and faults on request.
 //!
-//! Messages may be given by number and size only: they share one buffer of zeros, so that a simulated day of traffic
+//! Messages may be given by number and one payload: they share its buffer, so that a simulated day of traffic
 //! costs a few words a batch. Whatever is changed through [`SimKafka`] takes effect at once; what the ports'
 //! callers do takes [`SimKafka::set_latency_ms`]. It knows no groups' members and no brokers, only "reachable or not".
 
@@ -134,9 +134,15 @@ impl SimKafka {
         self.change(source, |log, now_ms| log.append(payloads, now_ms))
     }
 
-    /// Adds `count` messages of `bytes` zeros each. Returns the first one's offset.
-    pub fn append_sized(&self, source: &TopicPartition, count: u64, bytes: u32) -> Option<i64> {
-        self.change(source, |log, now_ms| log.append_sized(count, bytes, now_ms))
+    /// Adds `count` messages of the same payload, which is kept once. Returns the first one's offset.
+    pub fn append_same(&self, source: &TopicPartition, count: u64, payload: &Bytes) -> Option<i64> {
+        self.change(source, |log, now_ms| log.append_same(count, payload.clone(), now_ms))
+    }
+
+    /// First offset and one past the last, without time or faults: for judging.
+    pub fn ends(&self, source: &TopicPartition) -> Option<Watermarks> {
+        let world = self.world();
+        world.log(source).map(|(_, log)| Watermarks { low: log.low(), high: log.high() })
     }
 
     /// Leaves out the next `count` offsets, as transactions and compaction do.
@@ -457,7 +463,7 @@ mod tests {
     async fn a_lane_that_is_cut_off_says_so_once_and_goes_on() {
         let sim = with_topic().await;
         let lane = sim.lane("x").unwrap();
-        sim.append_sized(&source(), 5, 100);
+        sim.append_same(&source(), 5, &vec![0; 100].into());
         sim.skip(&source(), 2);
         sim.set_reachable(false);
         lane.assign(&source(), 0);

@@ -15,8 +15,8 @@ struct Run {
 
 enum Body {
     Payloads(Vec<Option<Bytes>>),
-    /// Zeros, as many as each message has.
-    Sized(Bytes),
+    /// The same for each message.
+    Same(Bytes),
 }
 
 impl Run {
@@ -56,13 +56,8 @@ impl SimLog {
         self.push(payloads.len() as u64, timestamp_ms, Body::Payloads(payloads))
     }
 
-    pub(super) fn append_sized(&mut self, count: u64, bytes: u32, timestamp_ms: i64) -> i64 {
-        let same = self.runs.back().and_then(|run| match &run.body {
-            Body::Sized(zeros) if zeros.len() == bytes as usize => Some(zeros.clone()),
-            _ => None,
-        });
-        let zeros = same.unwrap_or_else(|| Bytes::from(vec![0; bytes as usize]));
-        self.push(count, timestamp_ms, Body::Sized(zeros))
+    pub(super) fn append_same(&mut self, count: u64, payload: Bytes, timestamp_ms: i64) -> i64 {
+        self.push(count, timestamp_ms, Body::Same(payload))
     }
 
     pub(super) fn skip(&mut self, count: u64) -> i64 {
@@ -96,7 +91,7 @@ impl SimLog {
                 break;
             }
             let (start, content) = match &run.body {
-                Body::Sized(zeros) => (0, Some(zeros)),
+                Body::Same(payload) => (0, Some(payload)),
                 Body::Payloads(payloads) => (payload.len(), payloads[place].as_ref()),
             };
             let length = content.map_or(0, Bytes::len);
@@ -113,7 +108,7 @@ impl SimLog {
             });
         }
         let payload = match &run.body {
-            Body::Sized(zeros) => zeros.clone(),
+            Body::Same(payload) => payload.clone(),
             Body::Payloads(_) => payload.into(),
         };
         Some(Chunk { source: source.clone(), messages, payload })

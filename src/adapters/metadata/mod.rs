@@ -12,6 +12,7 @@ pub mod conformance;
 pub mod embedded;
 pub mod etcd;
 mod expiry;
+mod faulty;
 mod file;
 pub mod follow;
 pub mod keys;
@@ -21,6 +22,7 @@ mod state;
 
 pub use embedded::EmbeddedStore;
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
+pub use faulty::FaultyStore;
 pub use follow::follow;
 pub use keys::{Key, Keys};
 pub use memory::MemoryStore;

@@ -5,6 +5,7 @@
 pub mod convert;
 pub mod grpc;
 pub mod local;
+pub mod sim;
 pub mod status;
 
 use crate::error::{Code, Coded, Retry, ranges};

@@ -2,10 +2,12 @@
 //!
 //! The renderer is pure; the port only replaces a file. Reload and read-back go through the ClickHouse port.
 
+mod faulty;
 mod file;
 pub mod render;
 mod sim;
 
+pub use faulty::FaultyRoutes;
 pub use file::FileRoutes;
 pub use sim::SimRoutes;
 

@@ -1,0 +1,144 @@
+//! A simulated server at the far end of a [`Line`]: what the daemon beside it sees of it.
+
+use super::{
+    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, InsertFault, ReplicaSizes,
+    ReplicaTables, ServerInfo, SimClickHouse,
+};
+use crate::adapters::faults::{Call, Line, Trouble};
+use crate::model::table::{MessageFormat, Schema};
+use crate::model::{PartitionId, TableName};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::future::Future;
+
+/// How long a daemon waits for what is not an insert.
+const DEADLINE_MS: u64 = 30_000;
+
+/// See the module.
+pub struct FaultyClickHouse {
+    server: SimClickHouse,
+    line: Line,
+}
+
+impl FaultyClickHouse {
+    /// The server behind that line.
+    pub fn new(server: SimClickHouse, line: Line) -> Self {
+        Self { server, line }
+    }
+
+    async fn ask<T>(
+        &self,
+        verb: &'static str,
+        effect: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        self.carry(Call { verb, changes: false, deadline_ms: DEADLINE_MS }, effect).await
+    }
+
+    async fn change<T>(
+        &self,
+        verb: &'static str,
+        effect: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        self.carry(Call { verb, changes: true, deadline_ms: DEADLINE_MS }, effect).await
+    }
+
+    async fn carry<T>(
+        &self,
+        call: Call,
+        effect: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        let url = || "sim://clickhouse".to_owned();
+        let failed = |trouble| match (trouble, call.changes) {
+            (Trouble::Lost, true) => {
+                Error::OutcomeUnknown { what: call.verb.into(), reason: "simulated: no answer".into() }
+            }
+            _ => Error::Unreachable { url: url(), reason: "simulated: no connection".into() },
+        };
+        self.line.carry(call, effect, failed).await
+    }
+}
+
+#[async_trait]
+impl ClickHouse for FaultyClickHouse {
+    async fn server_info(&self) -> Result<ServerInfo, Error> {
+        self.ask("server_info", self.server.server_info()).await
+    }
+
+    async fn parse_ddl(&self, ddl: &str, nonce: u64) -> Result<(TableName, Schema), Error> {
+        self.change("parse_ddl", self.server.parse_ddl(ddl, nonce)).await
+    }
+
+    async fn type_of(&self, schema: &Schema, expression: &str) -> Result<String, Error> {
+        self.ask("type_of", self.server.type_of(schema, expression)).await
+    }
+
+    async fn partitions_of(
+        &self,
+        schema: &Schema,
+        expression: &str,
+        partitions: u32,
+        format: MessageFormat,
+        body: Bytes,
+    ) -> Result<Vec<PartitionId>, Error> {
+        let work = self.server.partitions_of(schema, expression, partitions, format, body);
+        self.ask("partitions_of", work).await
+    }
+
+    async fn create_replica(&self, replica: &ReplicaTables) -> Result<(), Error> {
+        self.change("create_replica", self.server.create_replica(replica)).await
+    }
+
+    async fn drop_replica(&self, database: &str) -> Result<(), Error> {
+        self.change("drop_replica", self.server.drop_replica(database)).await
+    }
+
+    async fn replica_databases(&self) -> Result<Vec<String>, Error> {
+        self.ask("replica_databases", self.server.replica_databases()).await
+    }
+
+    async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
+        self.change("renew_gate", self.server.renew_gate(database)).await
+    }
+
+    /// Faults on the server's side of an insert (partly in, late, slow) are the weather's too.
+    async fn insert(&self, insert: Insert) -> Result<(), Error> {
+        let deadline_ms = insert.deadline_ms;
+        let partial = self.line.weather().partial_per_mille;
+        let fault =
+            [InsertFault::HalfIn, InsertFault::Late { by_ms: 20_000 }, InsertFault::Slow { by_ms: 2_000 }]
+                .into_iter()
+                .find(|_| self.line.happens(partial));
+        let work = async move {
+            if let Some(fault) = fault {
+                self.server.fail_next_insert(fault);
+            }
+            self.server.insert(insert).await
+        };
+        self.carry(Call { verb: "insert", changes: true, deadline_ms }, work).await
+    }
+
+    async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {
+        self.ask("holdings", self.server.holdings(database, partition, from)).await
+    }
+
+    async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {
+        self.ask("sizes", self.server.sizes()).await
+    }
+
+    async fn create_distributed(&self, table: &DistributedTable) -> Result<(), Error> {
+        self.change("create_distributed", self.server.create_distributed(table)).await
+    }
+
+    async fn drop_distributed(&self, name: &TableName, cluster: &str) -> Result<(), Error> {
+        self.change("drop_distributed", self.server.drop_distributed(name, cluster)).await
+    }
+
+    async fn reload_config(&self) -> Result<(), Error> {
+        self.change("reload_config", self.server.reload_config()).await
+    }
+
+    async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error> {
+        self.ask("cluster", self.server.cluster(name)).await
+    }
+}

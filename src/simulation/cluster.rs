@@ -1,0 +1,362 @@
+//! A simulated cluster and its verbs: what a script, a case or a sweep does to it and asks of it.
+
+use super::failure::Failure;
+use super::journal::Journal;
+use super::node::{Port, Shared, SimNode};
+use super::observer::{self, Seen};
+use super::readers::Tally;
+use super::setup::{NewTable, Setup};
+use crate::adapters::clickhouse::SimClickHouse;
+use crate::adapters::clock::{Clock, SimClock};
+use crate::adapters::faults::{Crash, Lifeline, Line, Weather};
+use crate::adapters::kafka::SimKafka;
+use crate::adapters::metadata::MemoryStore;
+use crate::adapters::metadata::keys::Keys;
+use crate::adapters::peers::sim::SimNetwork;
+use crate::adapters::peers::{self, Daemon, Peers};
+use crate::error::{Coded, Retry};
+use crate::model::control::{ClusterStatus, TableStatus};
+use crate::model::names;
+use crate::model::view::ClusterView;
+use crate::model::{NodeId, PartitionId, Table, TableName};
+use bytes::Bytes;
+use std::cell::{Ref, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a condition is looked at.
+const LOOK_EVERY_MS: u64 = 50;
+/// How long a request is tried again before the script fails.
+const ASK_WITHIN_MS: u64 = 60_000;
+
+pub(super) struct Inner {
+    pub(super) shared: Shared,
+    pub(super) clock: Arc<SimClock>,
+    keys: Keys,
+    pub(super) nodes: RefCell<BTreeMap<NodeId, SimNode>>,
+    seen: Seen,
+    payload: Bytes,
+    line: Line,
+    pub(super) tally: RefCell<Tally>,
+}
+
+/// A simulated cluster. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct Cluster(pub(super) Rc<Inner>);
+
+impl Cluster {
+    /// The nodes of the setup with their servers up; no daemon runs yet. Only within [`super::run`].
+    pub(super) fn new(setup: &Setup) -> Self {
+        let clock = Arc::new(SimClock::new(1_700_000_000_000, setup.seed));
+        let journal = Journal::new(clock.clone());
+        let shared = Shared {
+            journal: journal.clone(),
+            store: MemoryStore::new(),
+            kafka: SimKafka::new(),
+            network: SimNetwork::new(),
+            setup: Arc::new(setup.clone()),
+        };
+        let keys = Keys::new(&setup.cluster);
+        let seen = Seen::default();
+        let observer = observer::observe(shared.store.client(), keys.clone(), seen.clone(), journal.clone());
+        tokio::task::spawn_local(observer);
+        let line = Line::new("operator", setup.seed, Lifeline::default(), Arc::new(journal));
+        let payload = Bytes::from_static(b"1,\"2026-01-01 00:00:00\"\n");
+        let (nodes, tally) = (RefCell::default(), RefCell::default());
+        let cluster = Self(Rc::new(Inner { shared, clock, keys, nodes, seen, payload, line, tally }));
+        (0..setup.nodes).for_each(|_| {
+            cluster.new_node();
+        });
+        cluster
+    }
+
+    fn new_node(&self) -> NodeId {
+        let setup = &self.0.shared.setup;
+        let mut nodes = self.0.nodes.borrow_mut();
+        let number = nodes.len() + 1;
+        let id: NodeId = format!("n{number}").parse().expect("letters and digits");
+        let mut labels = BTreeMap::new();
+        if setup.zones > 0 {
+            labels.insert("zone".to_owned(), format!("z{}", (number - 1) % setup.zones as usize + 1));
+        }
+        nodes.insert(id.clone(), SimNode::new(id.clone(), labels, setup.capacity_bytes));
+        id
+    }
+
+    // --- what is done to it ---
+
+    /// Starts every daemon and waits until all nodes are registered and one leads.
+    pub async fn start(&self) -> Result<(), Failure> {
+        for id in self.node_ids() {
+            self.start_daemon(id.as_str())?;
+        }
+        let all = self.node_ids().len();
+        self.until("all nodes to be live and one to lead", 60_000, |cluster| {
+            let view = cluster.view();
+            view.leader.is_some() && view.live.len() == all
+        })
+        .await
+    }
+
+    /// Starts a node's daemon, if it does not run.
+    pub fn start_daemon(&self, node: &str) -> Result<(), Failure> {
+        let started = self.with(node, |sim| {
+            if !sim.daemon_runs() {
+                sim.kill();
+            }
+            sim.start(&self.0.shared)
+        })?;
+        self.row(&format!("script starts daemon {node}"));
+        started.map_err(|error| self.failure(error.to_string()))
+    }
+
+    /// Kills a node's daemon: every actor and every call under way ends without a goodbye.
+    pub fn kill_daemon(&self, node: &str) -> Result<(), Failure> {
+        self.row(&format!("script kills daemon {node}"));
+        self.with(node, SimNode::kill)
+    }
+
+    /// Lets a node's daemon stand still, as a suspended machine does, or go on. It does not notice.
+    pub fn stall_daemon(&self, node: &str, stalled: bool) -> Result<(), Failure> {
+        self.row(&format!("script {} daemon {node}", if stalled { "stalls" } else { "resumes" }));
+        self.with(node, |sim| sim.stall(stalled))
+    }
+
+    /// Lets a node's daemon die before or after a change that it makes at a port.
+    pub fn crash_daemon_at(&self, node: &str, port: Port, crash: Crash) -> Result<(), Failure> {
+        self.with(node, |sim| sim.line_to(port).map(|line| line.crash_at(crash))).map(|_| ())
+    }
+
+    /// Takes a node's ClickHouse down, or brings it up as after a restart.
+    pub fn set_clickhouse(&self, node: &str, up: bool) -> Result<(), Failure> {
+        self.row(&format!("script takes clickhouse of {node} {}", if up { "up" } else { "down" }));
+        self.with(node, |sim| sim.server.set_up(up))
+    }
+
+    /// Sets the weather between a node's running daemon and a port.
+    pub fn set_weather(&self, node: &str, port: Port, weather: Weather) -> Result<(), Failure> {
+        self.with(node, |sim| sim.set_weather(port, weather))
+    }
+
+    /// Sets the weather everywhere, for daemons that run.
+    pub fn set_weather_everywhere(&self, weather: Weather) {
+        for node in self.0.nodes.borrow().values() {
+            Port::ALL.into_iter().for_each(|port| node.set_weather(port, weather));
+        }
+    }
+
+    /// Adds a node with a server that is up, starts its daemon, and tells its name.
+    pub fn add_node(&self) -> Result<NodeId, Failure> {
+        let id = self.new_node();
+        self.start_daemon(id.as_str())?;
+        Ok(id)
+    }
+
+    /// Makes a table and waits until every wanted replica of it is ready.
+    pub async fn create_table(&self, table: &NewTable) -> Result<Table, Failure> {
+        self.request_table(table).await?;
+        let name = table.full_name();
+        self.until_complete(&name, 120_000).await?;
+        self.table(&name).ok_or_else(|| self.failure(format!("table {name} is gone")))
+    }
+
+    /// Has a table's record written, tried again where that may be.
+    pub async fn request_table(&self, table: &NewTable) -> Result<TableStatus, Failure> {
+        self.row(&format!("script creates {}", table.full_name()));
+        self.ask("create the table", |daemon| {
+            let request = table.request();
+            async move { daemon.create_table(request).await }
+        })
+        .await
+    }
+
+    /// Puts so many messages into one partition's topic.
+    pub fn produce(&self, table: &Table, partition: PartitionId, count: u64) {
+        let source = names::topic_partition(&table.source, partition);
+        let first = self.0.shared.kafka.append_same(&source, count, &self.0.payload);
+        assert!(first.is_some(), "the topic of {} {partition} is there", table.name);
+    }
+
+    /// Puts so many messages into each partition's topic.
+    pub fn produce_everywhere(&self, table: &Table, count: u64) {
+        (0..table.partitions).for_each(|partition| self.produce(table, PartitionId(partition), count));
+    }
+
+    /// Asks any daemon that runs, as the command line does; tries again for a minute where that may help.
+    ///
+    /// # Errors
+    /// What the cluster answered last.
+    pub async fn ask<T, F>(&self, what: &str, request: impl Fn(Arc<dyn Daemon>) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, peers::Error>>,
+    {
+        let until_ms = self.now_ms() + ASK_WITHIN_MS;
+        let mut tries = 0;
+        loop {
+            let answer = match self.any_daemon(tries) {
+                Some(daemon) => request(daemon).await,
+                None => Err(peers::Error::Unavailable("no daemon runs".into())),
+            };
+            let error = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if error.retry() == Retry::Never || self.now_ms() > until_ms {
+                return Err(self.failure(format!("cannot {what}: {}: {error}", error.code())));
+            }
+            tries += 1;
+            self.advance(500).await?;
+        }
+    }
+
+    fn any_daemon(&self, turn: usize) -> Option<Arc<dyn Daemon>> {
+        let nodes = self.0.nodes.borrow();
+        let running: Vec<&SimNode> = nodes.values().filter(|node| node.daemon_runs()).collect();
+        let node = running.get(turn % running.len().max(1))?;
+        let peers = self.0.shared.network.peers("sim://operator", self.0.line.clone());
+        Some(peers.daemon(&node.record.daemon_url))
+    }
+
+    // --- time ---
+
+    /// Virtual milliseconds since the run began.
+    pub fn now_ms(&self) -> u64 {
+        self.0.clock.now_ms()
+    }
+
+    /// Lets virtual time pass; fails at once if an invariant was broken.
+    pub async fn advance(&self, ms: u64) -> Result<(), Failure> {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        match self.0.shared.journal.first_violation() {
+            Some(violation) => Err(self.failure(format!("an invariant is broken: {violation}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets time pass until the condition holds.
+    pub async fn until(
+        &self,
+        what: &str,
+        within_ms: u64,
+        condition: impl Fn(&Self) -> bool,
+    ) -> Result<(), Failure> {
+        let until_ms = self.now_ms() + within_ms;
+        while !condition(self) {
+            if self.now_ms() >= until_ms {
+                return Err(self.failure(format!("waited {within_ms} ms in vain for {what}")));
+            }
+            self.advance(LOOK_EVERY_MS).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets time pass until the table is complete in its leader's eyes: all wanted replicas ready, routes loaded.
+    pub async fn until_complete(&self, name: &TableName, within_ms: u64) -> Result<(), Failure> {
+        let until_ms = self.now_ms() + within_ms;
+        loop {
+            let status = self.table_status(name).await;
+            let waiting = match &status {
+                Ok(status) if status.complete => return Ok(()),
+                Ok(status) => status.waiting_for.join("; "),
+                Err(failure) => failure.to_string(),
+            };
+            if self.now_ms() >= until_ms {
+                return Err(self.failure(format!("{name} is not complete within {within_ms} ms: {waiting}")));
+            }
+            self.advance(200).await?;
+        }
+    }
+
+    // --- what is asked of it ---
+
+    /// Every node's name.
+    pub fn node_ids(&self) -> Vec<NodeId> {
+        self.0.nodes.borrow().keys().cloned().collect()
+    }
+
+    /// The cluster as the store holds it.
+    pub fn view(&self) -> Ref<'_, ClusterView> {
+        self.0.seen.borrow()
+    }
+
+    /// The node whose daemon leads, by the store.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.view().leader.as_ref().map(|leader| leader.node.clone())
+    }
+
+    /// A table's record.
+    pub fn table(&self, name: &TableName) -> Option<Table> {
+        self.view().table_named(name).cloned()
+    }
+
+    /// A table in its leader's eyes.
+    pub async fn table_status(&self, name: &TableName) -> Result<TableStatus, Failure> {
+        let ask = |daemon: Arc<dyn Daemon>| async move { daemon.table_status(name.clone()).await };
+        self.ask("ask how the table stands", ask).await
+    }
+
+    /// Everything in its leader's eyes.
+    pub async fn status(&self) -> Result<ClusterStatus, Failure> {
+        self.ask("ask how the cluster stands", |daemon| async move { daemon.cluster_status().await }).await
+    }
+
+    /// A node's server; clones are handles on it.
+    pub fn server(&self, node: &str) -> Option<SimClickHouse> {
+        let nodes = self.0.nodes.borrow();
+        nodes.iter().find(|(id, _)| id.as_str() == node).map(|(_, node)| node.server.clone())
+    }
+
+    /// Whether a node's daemon runs.
+    pub fn daemon_runs(&self, node: &NodeId) -> bool {
+        self.0.nodes.borrow().get(node).is_some_and(SimNode::daemon_runs)
+    }
+
+    /// The message queue.
+    pub fn kafka(&self) -> &SimKafka {
+        &self.0.shared.kafka
+    }
+
+    /// The metadata store.
+    pub fn store(&self) -> &MemoryStore {
+        &self.0.shared.store
+    }
+
+    /// The store's keys.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// The network between daemons.
+    pub fn network(&self) -> &SimNetwork {
+        &self.0.shared.network
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.0.shared.journal
+    }
+
+    /// A number below `below` from the run's seed.
+    pub fn random(&self, below: u64) -> u64 {
+        self.0.clock.random() % below.max(1)
+    }
+
+    /// Writes a row of the script's own.
+    pub fn row(&self, text: &str) {
+        self.0.shared.journal.row(text);
+    }
+
+    /// A failure of the script's own.
+    pub fn failure(&self, what: impl Into<String>) -> Failure {
+        Failure { at_ms: self.now_ms(), what: what.into() }
+    }
+
+    pub(super) fn with<T>(&self, node: &str, then: impl FnOnce(&mut SimNode) -> T) -> Result<T, Failure> {
+        let mut nodes = self.0.nodes.borrow_mut();
+        let found = nodes.iter_mut().find(|(id, _)| id.as_str() == node).map(|(_, node)| then(node));
+        drop(nodes);
+        found.ok_or_else(|| self.failure(format!("there is no node {node}")))
+    }
+}

@@ -1,0 +1,193 @@
+//! One simulated node: its ClickHouse server, its cluster file, and its daemon while that runs.
+
+use super::journal::Journal;
+use super::process::Process;
+use super::setup::Setup;
+use crate::actors::{self, LocalNode, Running, SpawnError, World};
+use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse};
+use crate::adapters::clock::SimClock;
+use crate::adapters::faults::{Lifeline, Line, Weather};
+use crate::adapters::kafka::{FaultyKafka, SimKafka};
+use crate::adapters::metadata::{FaultyStore, MemoryStore};
+use crate::adapters::peers::sim::SimNetwork;
+use crate::adapters::routes::{FaultyRoutes, SimRoutes};
+use crate::model::node::{ClickHouseEndpoint, NodeState, Secret};
+use crate::model::{Node, NodeId};
+use crate::telemetry::Metrics;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::task::LocalSet;
+
+/// The parts outside that a daemon talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Port {
+    /// The metadata store.
+    Store,
+    /// The message queue.
+    Kafka,
+    /// Its ClickHouse.
+    ClickHouse,
+    /// Its cluster file.
+    Routes,
+    /// The other daemons.
+    Peers,
+}
+
+impl Port {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Store, Self::Kafka, Self::ClickHouse, Self::Routes, Self::Peers];
+
+    /// In rows and cases.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Kafka => "kafka",
+            Self::ClickHouse => "clickhouse",
+            Self::Routes => "routes",
+            Self::Peers => "peers",
+        }
+    }
+}
+
+/// What all nodes of a cluster share.
+#[derive(Clone)]
+pub struct Shared {
+    pub(super) journal: Journal,
+    pub(super) store: MemoryStore,
+    pub(super) kafka: SimKafka,
+    pub(super) network: SimNetwork,
+    pub(super) setup: Arc<Setup>,
+}
+
+struct Daemon {
+    lifeline: Lifeline,
+    lines: BTreeMap<Port, Line>,
+    running: Running,
+}
+
+/// See the module.
+pub struct SimNode {
+    /// As it registers itself.
+    pub(super) record: Node,
+    /// Its server.
+    pub(super) server: SimClickHouse,
+    routes: SimRoutes,
+    runs: u64,
+    /// How fast its clock goes, in parts per million too fast.
+    pub(super) drift_ppm: i64,
+    daemon: Option<Daemon>,
+}
+
+/// How others reach a node's daemon.
+pub fn daemon_url(id: &NodeId) -> String {
+    format!("sim://{id}")
+}
+
+impl SimNode {
+    /// A node whose server is up and whose daemon does not run yet.
+    pub fn new(id: NodeId, labels: BTreeMap<String, String>, capacity_bytes: u64) -> Self {
+        let routes = SimRoutes::new();
+        let server = SimClickHouse::new(routes.clone());
+        server.set_latency_ms(2);
+        if capacity_bytes > 0 {
+            server.set_disk(capacity_bytes, capacity_bytes);
+        }
+        let clickhouse = ClickHouseEndpoint {
+            host: id.to_string(),
+            port: 9_000,
+            secure: false,
+            user: String::new(),
+            password: Secret::default(),
+        };
+        let daemon_url = daemon_url(&id);
+        let state = NodeState::Active;
+        let record = Node { id, labels, capacity_bytes, weight_milli: 1_000, state, clickhouse, daemon_url };
+        Self { record, server, routes, runs: 0, drift_ppm: 0, daemon: None }
+    }
+
+    /// Starts the daemon: the same wiring as in production, over lines of its own.
+    pub fn start(&mut self, shared: &Shared) -> Result<(), SpawnError> {
+        if self.daemon.is_some() {
+            return Ok(());
+        }
+        self.runs += 1;
+        let lifeline = Lifeline::default();
+        let lines: BTreeMap<Port, Line> =
+            Port::ALL.into_iter().map(|port| (port, self.line(port, &lifeline, shared))).collect();
+        let set = LocalSet::new();
+        let running = {
+            let _inside = set.enter();
+            actors::spawn(self.world(&lines, shared))?
+        };
+        set.spawn_local(shared.network.serve(&self.record.daemon_url, running.daemon.clone()));
+        tokio::task::spawn_local(Process::new(set, lifeline.clone()));
+        self.daemon = Some(Daemon { lifeline, lines, running });
+        Ok(())
+    }
+
+    fn line(&self, port: Port, lifeline: &Lifeline, shared: &Shared) -> Line {
+        let name = format!("{}.{}", self.record.id, port.name());
+        let seed = shared.setup.seed.wrapping_mul(1_000_003).wrapping_add(self.runs);
+        let line = Line::new(&name, seed, lifeline.clone(), Arc::new(shared.journal.clone()));
+        line.set_weather(shared.setup.weather);
+        line
+    }
+
+    fn world(&self, lines: &BTreeMap<Port, Line>, shared: &Shared) -> World {
+        let line = |port: Port| lines[&port].clone();
+        let seed = shared.setup.seed
+            ^ (self.runs << 32)
+            ^ u64::from(crc32fast::hash(self.record.id.as_str().as_bytes()));
+        World {
+            cluster: shared.setup.cluster.clone(),
+            daemon_url: self.record.daemon_url.clone(),
+            insert_base_url: None,
+            incarnation: self.runs,
+            store: Arc::new(FaultyStore::new(shared.store.client(), line(Port::Store))),
+            kafka: Arc::new(FaultyKafka::new(shared.kafka.clone(), line(Port::Kafka))),
+            peers: Arc::new(shared.network.peers(&self.record.daemon_url, line(Port::Peers))),
+            clock: Arc::new(SimClock::new(1_700_000_000_000, seed).drifting(self.drift_ppm)),
+            metrics: Metrics::new(),
+            nodes: vec![LocalNode {
+                node: self.record.clone(),
+                clickhouse: Arc::new(FaultyClickHouse::new(self.server.clone(), line(Port::ClickHouse))),
+                routes: Arc::new(FaultyRoutes::new(self.routes.clone(), line(Port::Routes))),
+            }],
+            groups: Vec::new(),
+            options: shared.setup.options.clone(),
+        }
+    }
+
+    /// The line of the running daemon to a port.
+    pub fn line_to(&self, port: Port) -> Option<&Line> {
+        self.daemon.as_ref().map(|daemon| &daemon.lines[&port])
+    }
+
+    /// Whether a daemon was started and has not died. One whose root actors died counts as dead.
+    pub fn daemon_runs(&self) -> bool {
+        self.daemon.as_ref().is_some_and(|daemon| !daemon.lifeline.is_over() && daemon.running.healthy())
+    }
+
+    /// Ends the daemon without a goodbye.
+    pub fn kill(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.lifeline.cut();
+        }
+    }
+
+    /// Lets the daemon's process stand still, or go on.
+    pub fn stall(&self, stalled: bool) {
+        match &self.daemon {
+            Some(daemon) if stalled => daemon.lifeline.stall(),
+            Some(daemon) => daemon.lifeline.resume(),
+            None => {}
+        }
+    }
+
+    /// Sets the weather between the daemon and a port.
+    pub fn set_weather(&self, port: Port, weather: Weather) {
+        if let Some(line) = self.line_to(port) {
+            line.set_weather(weather);
+        }
+    }
+}

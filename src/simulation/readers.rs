@@ -1,0 +1,180 @@
+//! Readers and the final check: queries at random initiators all the time (ONE-EPOCH, RETIRE), and at the end every
+//! message in every replica once (NO-LOSS).
+
+use super::cluster::Cluster;
+use super::failure::Failure;
+use super::query::{self, Answer};
+use crate::adapters::clickhouse::ClusterReplica;
+use crate::model::table::{Shard, TableState};
+use crate::model::{PartitionId, Table, TableName, names};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What readers met, by how queries ended.
+pub type Tally = BTreeMap<&'static str, u64>;
+
+impl Cluster {
+    /// One query at a node's server, judged: what it saw, in rows by partition.
+    ///
+    /// # Errors
+    /// If the answer breaks ONE-EPOCH or a shard was retired too early; also recorded in the journal.
+    pub async fn query(&self, initiator: &str, name: &TableName) -> Result<Answer, Failure> {
+        let server = self.server(initiator).ok_or_else(|| self.failure(format!("no node {initiator}")))?;
+        let Some(topology) = query::topology(&server, name) else { return Ok(Answer::NoTable) };
+        let mut shards = Vec::new();
+        let late_ms = if self.random(4) == 0 { self.0.shared.setup.query_spread_ms } else { 20 };
+        let until_ms = self.now_ms() + self.random(late_ms + 1);
+        for replicas in topology {
+            // Sub-queries of one query do not all start at once.
+            let rest_ms = until_ms.saturating_sub(self.now_ms());
+            tokio::time::sleep(Duration::from_millis(self.random(rest_ms + 1))).await;
+            match self.sub_query(&replicas) {
+                Ok(rows) => shards.push(rows),
+                Err(Answer::Missing(what)) => return self.missing(name, &what),
+                Err(ended) => return Ok(ended),
+            }
+        }
+        if let Some(table) = self.table(name)
+            && let Some(wrong) = query::judge(&table, &shards)
+        {
+            self.journal().violation("ONE-EPOCH", &format!("a query of {name} at {initiator}: {wrong}"));
+            return Err(self.failure(wrong));
+        }
+        Ok(Answer::Rows(shards))
+    }
+
+    fn sub_query(
+        &self,
+        replicas: &[ClusterReplica],
+    ) -> Result<BTreeMap<PartitionId, crate::adapters::clickhouse::HeldRows>, Answer> {
+        let first = usize::try_from(self.random(replicas.len() as u64)).unwrap_or(0);
+        let (before, after) = replicas.split_at(first);
+        query::read_shard(after.iter().chain(before), |host| self.server(host))
+    }
+
+    /// A database that a query was sent to is not there: legal only for a table that is being dropped.
+    fn missing(&self, name: &TableName, what: &str) -> Result<Answer, Failure> {
+        let dropped = self.table(name).is_none_or(|table| table.state == TableState::Dropping);
+        if !dropped {
+            self.journal().violation("RETIRE", &format!("a query of {name} found {what} gone"));
+            return Err(self.failure(format!("{what} is gone")));
+        }
+        Ok(Answer::Missing(what.to_owned()))
+    }
+
+    /// Starts so many readers; each asks a random node about a random table again and again, to the end of the run.
+    pub fn start_readers(&self, readers: u32) {
+        for _ in 0..readers {
+            let cluster = self.clone();
+            tokio::task::spawn_local(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(100 + cluster.random(900))).await;
+                    cluster.read_once().await;
+                }
+            });
+        }
+    }
+
+    async fn read_once(&self) {
+        let nodes = self.node_ids();
+        let tables: Vec<TableName> = self.view().tables.values().map(|t| t.record.name.clone()).collect();
+        let pick = |count: usize| usize::try_from(self.random(count as u64)).unwrap_or(0);
+        let (Some(node), Some(table)) = (nodes.get(pick(nodes.len())), tables.get(pick(tables.len()))) else {
+            return;
+        };
+        let ended = match self.query(node.as_str(), table).await {
+            Ok(Answer::Rows(shards)) => {
+                let rows: u64 = shards.iter().flat_map(BTreeMap::values).map(|rows| rows.count()).sum();
+                self.journal().note("rows seen", &rows.to_string());
+                "answered"
+            }
+            Ok(Answer::NoTable) => "no table",
+            Ok(Answer::Unavailable) => "unavailable",
+            Ok(Answer::Missing(_)) => "dropped",
+            Err(_) => "wrong",
+        };
+        *self.0.tally.borrow_mut().entry(ended).or_default() += 1;
+    }
+
+    /// How the readers' queries have ended so far.
+    pub fn tally(&self) -> Tally {
+        self.0.tally.borrow().clone()
+    }
+
+    /// What keeps a replica from holding every message of its partitions exactly once; `None` if it does.
+    pub fn lacking(&self, table: &Table, shard: &Shard) -> Option<String> {
+        let database = names::replica_database(&table.name, table.id, shard.id);
+        for replica in &shard.replicas {
+            let held = self.server(replica.node.as_str())?.read(&database).ok();
+            let Some(held) = held else { return Some(format!("{database} is not on {}", replica.node)) };
+            for partition in shard.range.partitions() {
+                let ends = self.kafka().ends(&names::topic_partition(&table.source, partition));
+                let Some(ends) = ends else { return Some(format!("the topic of {partition} is gone")) };
+                let rows = held.get(&partition).cloned().unwrap_or_default();
+                if let Some(wrong) = query::judge_rows(table, partition, &rows) {
+                    return Some(format!("{partition} of {database} on {} {wrong}", replica.node));
+                }
+                let next = rows.max_offset().map_or(0, |max| max + 1);
+                if next != ends.high {
+                    return Some(format!(
+                        "{partition} of {database} on {} has offsets below {next} of {}",
+                        replica.node, ends.high
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// What of any table is not in every replica exactly once, if anything.
+    pub fn anything_lacking(&self) -> Option<String> {
+        let view = self.view();
+        let tables = view.tables.values().filter(|table| table.record.state != TableState::Dropping);
+        let mut shards =
+            tables.flat_map(|table| view.shards_of(table.record.id).map(move |shard| (&table.record, shard)));
+        shards.find_map(|(table, shard)| self.lacking(table, shard))
+    }
+
+    /// Waits until every message of every table is in every replica exactly once (NO-LOSS).
+    pub async fn until_nothing_lacks(&self, within_ms: u64) -> Result<(), Failure> {
+        let done = self.until("every message in every replica", within_ms, |cluster| {
+            cluster.anything_lacking().is_none()
+        });
+        let Err(failure) = done.await else { return Ok(()) };
+        let Some(lacking) = self.anything_lacking() else { return Err(failure) };
+        self.journal().violation("NO-LOSS", &lacking);
+        Err(self.failure(format!("{}: {lacking}", failure.what)))
+    }
+
+    /// All faults stop, everything is started, and the cluster must heal: daemons live, tables complete, nothing
+    /// lacking.
+    pub async fn heal(&self, within_ms: u64) -> Result<(), Failure> {
+        self.row("script ends all faults");
+        let until_ms = self.now_ms() + within_ms;
+        self.network().join_all();
+        for id in self.node_ids() {
+            self.stall_daemon(id.as_str(), false)?;
+            if !self.server(id.as_str()).is_some_and(|server| server.is_up()) {
+                self.set_clickhouse(id.as_str(), true)?;
+            }
+            if !self.daemon_runs(&id) {
+                self.start_daemon(id.as_str())?;
+            }
+        }
+        self.set_weather_everywhere(crate::adapters::faults::Weather::FAIR);
+        let left = |cluster: &Self| until_ms.saturating_sub(cluster.now_ms());
+        let all = self.node_ids().len();
+        self.until("all nodes to be live and one to lead", left(self), |cluster| {
+            let view = cluster.view();
+            view.leader.is_some() && view.live.len() == all
+        })
+        .await?;
+        let tables: Vec<TableName> = self.view().tables.values().map(|t| t.record.name.clone()).collect();
+        for name in &tables {
+            if self.table(name).is_some() {
+                self.until_complete(name, left(self)).await?;
+            }
+        }
+        self.until_nothing_lacks(left(self)).await
+    }
+}

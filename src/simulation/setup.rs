@@ -1,0 +1,98 @@
+//! What a simulated cluster begins with, and a table to be made in it.
+
+use crate::actors::Options;
+use crate::adapters::faults::Weather;
+use crate::model::TableName;
+use crate::model::control::CreateTable;
+use crate::model::table::{BatchLimits, MessageFormat, TopicLayout};
+use std::collections::BTreeMap;
+
+/// A cluster's beginning. Equal setups and scripts give equal runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// Cluster name.
+    pub cluster: String,
+    /// Nodes `n1` to `n<nodes>`.
+    pub nodes: u32,
+    /// Zones `z1` to `z<zones>` in turn over the nodes; 0 for nodes without the label.
+    pub zones: u32,
+    /// Disk of each node, in bytes; 0 for one that is never full.
+    pub capacity_bytes: u64,
+    /// All randomness comes from it.
+    pub seed: u64,
+    /// The actors' numbers.
+    pub options: Options,
+    /// What every daemon's calls meet from the start.
+    pub weather: Weather,
+    /// Longest time from the moment a query reads its topology until its last sub-query reads its replica.
+    pub query_spread_ms: u64,
+}
+
+impl Setup {
+    /// So many nodes in fair weather, seed 1.
+    pub fn nodes(nodes: u32) -> Self {
+        Self {
+            cluster: "sim".into(),
+            nodes,
+            zones: 0,
+            capacity_bytes: 0,
+            seed: 1,
+            options: Options::default(),
+            weather: Weather::FAIR,
+            query_spread_ms: 1_000,
+        }
+    }
+
+    /// The same with another seed.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+}
+
+/// A table to be made. Its rows are `(id UInt64, ts DateTime)`, one a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTable {
+    /// Its name; the database is `d`.
+    pub name: String,
+    /// `P`.
+    pub partitions: u32,
+    /// Shards to begin with.
+    pub shards: u32,
+    /// Replicas a shard.
+    pub replicas: u32,
+}
+
+impl NewTable {
+    /// `d.<name>`: 8 partitions, 2 shards, 2 replicas.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into(), partitions: 8, shards: 2, replicas: 2 }
+    }
+
+    /// Its full name.
+    pub fn full_name(&self) -> TableName {
+        TableName { database: "d".into(), table: self.name.clone() }
+    }
+
+    /// The request that makes it; may be sent again.
+    pub fn request(&self) -> CreateTable {
+        let columns = "(id UInt64, ts DateTime)";
+        let ddl = format!("CREATE TABLE d.{} {columns} ENGINE = MergeTree ORDER BY id", self.name);
+        CreateTable {
+            ddl,
+            partitions: self.partitions,
+            shards: self.shards,
+            replicas: self.replicas,
+            partition_by: "id".into(),
+            topic_prefix: None,
+            layout: TopicLayout::OneTopic,
+            topic_replication: -1,
+            format: MessageFormat::CSV,
+            format_settings: BTreeMap::new(),
+            batch: BatchLimits::default(),
+            first_node: None,
+            dry_run: false,
+            if_not_exists: true,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The production actors in virtual time over simulated ports.
+
+use converthouse::simulation::{self, Cluster, Crash, Failure, NewTable, Port, Setup};
+
+/// The first life of a cluster: table, ingest, the leader dies, everything goes on.
+async fn a_leader_dies(cluster: &Cluster) -> Result<(), Failure> {
+    cluster.start().await?;
+    cluster.start_readers(3);
+    let table = cluster.create_table(&NewTable { shards: 4, ..NewTable::named("t") }).await?;
+    cluster.produce_everywhere(&table, 1_000);
+    cluster.until_nothing_lacks(30_000).await?;
+    let leader = cluster.leader().expect("started");
+    cluster.kill_daemon(leader.as_str())?;
+    cluster.produce_everywhere(&table, 500);
+    cluster.until("another leader", 30_000, |c| c.leader().is_some_and(|now| now != leader)).await?;
+    cluster
+        .until("shards led elsewhere", 30_000, |c| {
+            let view = c.view();
+            view.shards_of(table.id).all(|shard| shard.leader.as_ref().is_some_and(|l| *l != leader))
+        })
+        .await?;
+    cluster.advance(10_000).await?;
+    cluster.start_daemon(leader.as_str())?;
+    cluster.heal(120_000).await
+}
+
+#[test]
+fn a_leader_dies_and_everything_goes_on() {
+    let run = simulation::run(&Setup::nodes(3), a_leader_dies);
+    assert!(run.passed(), "{run}");
+    assert!(run.tally["answered"] > 20, "{run}");
+    assert!(!run.tally.contains_key("wrong"), "{run}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+    let setup = Setup { weather: simulation::Weather::ROUGH, ..Setup::nodes(3) };
+    let run = simulation::twice(&setup, a_leader_dies);
+    assert!(run.passed(), "{run}");
+    let other = simulation::run(&setup.seed(2), a_leader_dies);
+    assert_ne!(run.digest, other.digest);
+}
+
+#[test]
+fn a_stalled_leader_wakes_up_deposed_and_changes_nothing() {
+    let run = simulation::run(&Setup::nodes(3), async |cluster: &Cluster| {
+        cluster.start().await?;
+        cluster.start_readers(2);
+        let table = cluster.create_table(&NewTable::named("t")).await?;
+        let leader = cluster.leader().expect("started");
+        cluster.stall_daemon(leader.as_str(), true)?;
+        cluster.until("another leader", 30_000, |c| c.leader().is_some_and(|now| now != leader)).await?;
+        cluster.produce_everywhere(&table, 100);
+        cluster.advance(20_000).await?;
+        cluster.stall_daemon(leader.as_str(), false)?;
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
+fn a_daemon_that_dies_around_any_change_of_its_server_or_the_store_leaves_nothing_broken() {
+    for port in [Port::Store, Port::ClickHouse, Port::Kafka] {
+        for at_change in 1..=6 {
+            for after in [false, true] {
+                let run = simulation::run(&Setup::nodes(2), async |cluster: &Cluster| {
+                    cluster.start().await?;
+                    cluster.start_readers(1);
+                    let leader = cluster.leader().expect("started");
+                    cluster.crash_daemon_at(leader.as_str(), port, Crash { at_change, after })?;
+                    cluster.request_table(&NewTable::named("t")).await?;
+                    let name = NewTable::named("t").full_name();
+                    let table = cluster.table(&name).expect("recorded");
+                    cluster.produce_everywhere(&table, 100);
+                    cluster.advance(15_000).await?;
+                    cluster.heal(120_000).await
+                });
+                assert!(run.passed(), "{port:?} {at_change} {after}: {run}");
+            }
+        }
+    }
+}
