@@ -107,6 +107,29 @@ pub fn gate(number: u64) -> String {
     format!("gate_{number}")
 }
 
+/// The table in which a replica is seeded: `seed_<nonce>_<generation>`. Each verb that changes it begins by raising
+/// the generation, so that what is still on its way to an earlier one finds no table.
+pub fn staging(nonce: u64, generation: u64) -> String {
+    format!("seed_{nonce}_{generation}")
+}
+
+/// Reads back what [`staging`] wrote: nonce and generation.
+pub fn parse_staging(table: &str) -> Option<(u64, u64)> {
+    let (nonce, generation) = table.strip_prefix("seed_")?.split_once('_')?;
+    let (nonce, generation) = (nonce.parse().ok()?, generation.parse().ok()?);
+    (staging(nonce, generation) == table).then_some((nonce, generation))
+}
+
+/// What the names of all tables begin with into which a partition is copied for a staging table.
+pub fn copy_prefix(nonce: u64, partition: PartitionId) -> String {
+    format!("copy_{nonce}_{}_", partition.0)
+}
+
+/// The nonce of a table whose name begins with [`copy_prefix`].
+pub fn parse_copy(table: &str) -> Option<u64> {
+    table.strip_prefix("copy_")?.split_once('_')?.0.parse().ok()
+}
+
 /// The table through which a client inserts by plain ClickHouse: `<table>__insert`.
 pub fn insert_table(name: &TableName) -> TableName {
     TableName { database: name.database.clone(), table: format!("{}__insert", name.table) }
@@ -154,6 +177,17 @@ mod tests {
             );
         }
         assert_eq!(parse_replica_database("shop__events"), None);
+    }
+
+    #[test]
+    fn only_staging_tables_are_taken_for_them() {
+        assert_eq!(parse_staging(&staging(u64::MAX, 3)), Some((u64::MAX, 3)));
+        for other in ["local", "seed_", "seed_7", "seed_7_", "seed_07_1", "seed_7_1_1", "seed_-7_1", "gate_1"]
+        {
+            assert_eq!(parse_staging(other), None, "{other}");
+        }
+        assert_eq!(parse_copy(&(copy_prefix(7, PartitionId(3)) + "x")), Some(7));
+        assert_eq!(parse_copy("copy_"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::node::{Port, Shared, SimNode};
 use super::observer::{self, Seen};
 use super::readers::Tally;
 use super::setup::{NewTable, Setup};
-use crate::adapters::clickhouse::SimClickHouse;
+use crate::adapters::clickhouse::{SimClickHouse, SimServers};
 use crate::adapters::clock::{Clock, SimClock};
 use crate::adapters::faults::{Crash, Lifeline, Line, Weather};
 use crate::adapters::kafka::SimKafka;
@@ -56,6 +56,7 @@ impl Cluster {
             store: MemoryStore::new(),
             kafka: SimKafka::new(),
             network: SimNetwork::new(),
+            servers: SimServers::new(),
             setup: Arc::new(setup.clone()),
         };
         let keys = Keys::new(&setup.cluster);
@@ -81,7 +82,10 @@ impl Cluster {
         if setup.zones > 0 {
             labels.insert("zone".to_owned(), format!("z{}", (number - 1) % setup.zones as usize + 1));
         }
-        nodes.insert(id.clone(), SimNode::new(id.clone(), labels, setup.capacity_bytes));
+        let node = SimNode::new(id.clone(), labels, setup.capacity_bytes);
+        let endpoint = &node.record.clickhouse;
+        node.server.join(&self.0.shared.servers, &endpoint.host, endpoint.port);
+        nodes.insert(id.clone(), node);
         id
     }
 

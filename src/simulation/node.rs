@@ -4,7 +4,7 @@ use super::journal::Journal;
 use super::process::Process;
 use super::setup::Setup;
 use crate::actors::{self, LocalNode, Running, SpawnError, World};
-use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse};
+use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse, SimServers};
 use crate::adapters::clock::SimClock;
 use crate::adapters::faults::{Lifeline, Line, Weather};
 use crate::adapters::kafka::{FaultyKafka, SimKafka};
@@ -56,6 +56,7 @@ pub struct Shared {
     pub(super) store: MemoryStore,
     pub(super) kafka: SimKafka,
     pub(super) network: SimNetwork,
+    pub(super) servers: SimServers,
     pub(super) setup: Arc<Setup>,
 }
 

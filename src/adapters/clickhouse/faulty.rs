@@ -1,15 +1,15 @@
 //! A simulated server at the far end of a [`Line`]: what the daemon beside it sees of it.
 
 use super::{
-    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, InsertFault, ReplicaSizes,
-    ReplicaTables, ServerInfo, SimClickHouse,
+    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, InsertFault, RemoteReplica,
+    ReplicaSizes, ReplicaTables, ServerInfo, SimClickHouse,
 };
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::table::{MessageFormat, Schema};
-use crate::model::{PartitionId, TableName};
+use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 /// How long a daemon waits for what is not an insert.
@@ -99,6 +99,50 @@ impl ClickHouse for FaultyClickHouse {
 
     async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
         self.change("renew_gate", self.server.renew_gate(database)).await
+    }
+
+    async fn has_local(&self, database: &str) -> Result<bool, Error> {
+        self.ask("has_local", self.server.has_local(database)).await
+    }
+
+    async fn close_gates(&self, database: &str) -> Result<(), Error> {
+        self.change("close_gates", self.server.close_gates(database)).await
+    }
+
+    async fn begin_seed(&self, replica: &ReplicaTables, nonce: u64) -> Result<(), Error> {
+        self.change("begin_seed", self.server.begin_seed(replica, nonce)).await
+    }
+
+    async fn link_partitions(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &str,
+        range: PartitionRange,
+    ) -> Result<u64, Error> {
+        self.change("link_partitions", self.server.link_partitions(database, nonce, source, range)).await
+    }
+
+    async fn copy_partition(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &RemoteReplica,
+        partition: PartitionId,
+        deadline_ms: u64,
+    ) -> Result<u64, Error> {
+        let work = self.server.copy_partition(database, nonce, source, partition, deadline_ms);
+        // Longer than the copy may take, which tells of its own lateness.
+        let call = Call { verb: "copy_partition", changes: true, deadline_ms: deadline_ms + DEADLINE_MS };
+        self.carry(call, work).await
+    }
+
+    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
+        self.change("finish_seed", self.server.finish_seed(database, nonce)).await
+    }
+
+    async fn running_queries(&self) -> Result<BTreeSet<String>, Error> {
+        self.ask("running_queries", self.server.running_queries()).await
     }
 
     /// Faults on the server's side of an insert (partly in, late, slow) are the weather's too.

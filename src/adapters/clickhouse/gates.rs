@@ -27,7 +27,12 @@ const NUMBER_TRIES_MAX: u32 = 20;
 /// What the query ids of all inserts into a replica begin with: `cvh-<hash of its database>-`. Such ids come back
 /// in HTTP headers, so the name itself, which may hold anything, is not in them.
 fn query_id_prefix(database: &str) -> String {
-    format!("cvh-{:08x}-", crc32fast::hash(database.as_bytes()))
+    format!("{}{}-", sql::OWN_QUERY_PREFIX, hash_of(database))
+}
+
+/// A database's part of the query ids that concern it.
+pub(super) fn hash_of(database: &str) -> String {
+    format!("{:08x}", crc32fast::hash(database.as_bytes()))
 }
 
 /// The id under which an insert runs: prefix, gate, then what the caller chose, in header-safe characters.
@@ -57,9 +62,9 @@ impl HttpClickHouse {
         self.change(&source, database, Settings::new()).await
     }
 
-    /// Conflict unless the local table that is there is what it should be: a second one is made beside it and the
-    /// server's descriptions are compared.
-    async fn check_local(&self, local: &TableName, schema: &Schema) -> Result<(), Error> {
+    /// Conflict unless the local (or staging) table that is there is what it should be: a second one is made beside
+    /// it and the server's descriptions are compared.
+    pub(super) async fn check_local(&self, local: &TableName, schema: &Schema) -> Result<(), Error> {
         let shape = TableName { database: local.database.clone(), table: "shape".to_owned() };
         let what = shape.to_string();
         self.change(&Statement::DropTable(&shape), &what, Settings::new()).await?;
@@ -88,12 +93,36 @@ impl HttpClickHouse {
         // The new gate is made before the old ones go: a crash in between leaves a higher number, never none.
         let highest = tables.iter().filter_map(|table| gate_number(table)).max().unwrap_or(0);
         let number = self.open_gate(database, highest + 1).await?;
-        let prefix = query_id_prefix(database);
-        match self.change(&Statement::KillQueries(&prefix), "inserts", Settings::new()).await {
-            // Only to be quick. 18.16 cannot kill an insert (code 380), it is waited for below.
-            Ok(()) | Err(Error::Refused { .. }) => {}
-            Err(error) => return Err(error),
+        self.close_below(database, number).await?;
+        Ok(number)
+    }
+
+    pub(super) async fn close(&self, database: &str) -> Result<(), Error> {
+        let tables = self.names(&Statement::Tables(database)).await?;
+        let Some(highest) = tables.iter().filter_map(|table| gate_number(table)).max() else { return Ok(()) };
+        // A closed gate takes the next number, so that the number of an open one never comes again.
+        let closed = |number| Statement::CreateClosedGate { database, number };
+        match self.make_gate(database, highest + 1, closed).await {
+            Ok(number) => self.close_below(database, number).await,
+            Err(Error::Missing(_)) => Ok(()),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Asks the server to stop our queries whose id begins so.
+    pub(super) async fn kill(&self, id_prefix: &str) -> Result<(), Error> {
+        match self.change(&Statement::KillQueries(id_prefix), "queries", Settings::new()).await {
+            // 18.16 cannot kill an insert (code 380).
+            Ok(()) | Err(Error::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the gates below a number and waits for the inserts through them.
+    async fn close_below(&self, database: &str, number: u64) -> Result<(), Error> {
+        let prefix = query_id_prefix(database);
+        // Only to be quick.
+        self.kill(&prefix).await?;
         for table in self.names(&Statement::Tables(database)).await? {
             // Higher ones are another daemon's, which came later: it is the one that goes on.
             if gate_number(&table).is_some_and(|old| old < number) {
@@ -101,8 +130,7 @@ impl HttpClickHouse {
                 self.change(&Statement::DropTable(&gate), &gate.to_string(), Settings::new()).await?;
             }
         }
-        self.wait_for_inserts(database, &prefix).await?;
-        Ok(number)
+        self.wait_for(&prefix, &format!("gate of {database}")).await
     }
 
     /// Makes the first gate from `number` on whose number is free.
@@ -121,9 +149,18 @@ impl HttpClickHouse {
             ttl: String::new(),
             settings: String::new(),
         };
-        let mut number = number;
+        self.make_gate(database, number, |number| Statement::CreateGate { database, schema: &schema, number })
+            .await
+    }
+
+    async fn make_gate<'a>(
+        &self,
+        database: &str,
+        mut number: u64,
+        gate: impl Fn(u64) -> Statement<'a>,
+    ) -> Result<u64, Error> {
         for _ in 0..NUMBER_TRIES_MAX {
-            let gate = Statement::CreateGate { database, schema: &schema, number };
+            let gate = gate(number);
             match self.change(&gate, &format!("{database}.{}", names::gate(number)), Settings::new()).await {
                 Err(Error::Conflict(_)) => number += 1,
                 made => return made.map(|()| number),
@@ -132,7 +169,8 @@ impl HttpClickHouse {
         Err(Error::Conflict(format!("{database}.{}", names::gate(number))))
     }
 
-    async fn wait_for_inserts(&self, database: &str, prefix: &str) -> Result<(), Error> {
+    /// Waits until none of our queries runs whose id begins so.
+    pub(super) async fn wait_for(&self, prefix: &str, what: &str) -> Result<(), Error> {
         let wait = async {
             loop {
                 let running = Statement::RunningQueries(prefix);
@@ -144,8 +182,8 @@ impl HttpClickHouse {
             }
         };
         let late = || {
-            let reason = "inserts through earlier gates still run".to_owned();
-            Err(Error::OutcomeUnknown { what: format!("gate of {database}"), reason })
+            let reason = "earlier statements still run".to_owned();
+            Err(Error::OutcomeUnknown { what: what.to_owned(), reason })
         };
         tokio::time::timeout(CHANGE_DEADLINE, wait).await.unwrap_or_else(|_| late())
     }

@@ -17,6 +17,7 @@ use clickhouse::insert_formatted::CompressedData;
 use clickhouse::{Client, Compression, error::Error as ClientError};
 use std::future::Future;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Largest insert: what a server takes as one frame is 1 GiB, less room for the statement.
 pub const INSERT_BYTES_MAX: usize = (1 << 30) - (1 << 20);
@@ -54,6 +55,12 @@ impl Transport {
     fn prepared(&self, settings: &Settings) -> Client {
         let client = self.client.clone().with_compression(Compression::None);
         let client = settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
+        let client = if settings.iter().any(|(name, _)| name == "query_id") {
+            client
+        } else {
+            // So that our own queries are known among the running ones.
+            client.with_setting("query_id", format!("{}q-{}", sql::OWN_QUERY_PREFIX, Uuid::new_v4()))
+        };
         // The whole answer is made before its first byte is sent, so an error always has a status of its own.
         client.with_setting("wait_end_of_query", "1").with_setting("max_query_size", "10485760")
     }
@@ -134,7 +141,9 @@ impl Transport {
 
     fn failure(&self, call: &Call<'_>, error: ClientError) -> Error {
         match error {
-            ClientError::BadResponse(text) => classify(call.doing, call.what, &text),
+            ClientError::BadResponse(text) => {
+                classify(call.doing, call.what, &sql::without_secrets(call.statement, &text))
+            }
             ClientError::Network(source) => {
                 let reason = causes(source.as_ref());
                 let connect = source

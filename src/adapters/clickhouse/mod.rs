@@ -7,6 +7,10 @@
 //! - [`ClickHouse::insert`] is one block: each ClickHouse partition of it is in the table wholly or not at all.
 //! - After [`ClickHouse::renew_gate`] returns, no insert through an earlier gate of that replica runs or will
 //!   ever take effect, whoever sent it (FENCED). This is what makes "look, then insert the rest" exact.
+//! - A replica whose rows come from elsewhere is *seeded*: filled in a staging table of one nonce, which then
+//!   becomes the local table in one step. So a local table that stands is whole. Whoever seeds under another
+//!   nonce touches nothing of it, and of two that finish the first one stands. What an earlier verb of a nonce left
+//!   running on the server takes no effect any more once the next one of that nonce has begun its work.
 
 pub mod conformance;
 mod ddl;
@@ -18,11 +22,14 @@ mod guard;
 mod http;
 mod real;
 mod scratch;
+mod seed;
 mod sim;
 mod sim_ddl;
 mod sim_rows;
+mod sim_seed;
 mod sim_world;
 mod sql;
+mod staging;
 mod statement;
 mod tsv;
 mod user_tables;
@@ -33,14 +40,17 @@ pub use faulty::FaultyClickHouse;
 pub use real::HttpClickHouse;
 pub use sim::{InsertFault, SimClickHouse};
 pub use sim_rows::HeldRows;
+pub use sim_seed::SimServers;
 pub use versions::Capabilities;
 
 use crate::error::{Code, Coded, Retry, ranges};
+use crate::model::node::Secret;
 use crate::model::table::{MessageFormat, Schema};
-use crate::model::{PartitionId, TableName};
+use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// What a server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +147,23 @@ pub struct ReplicaSizes {
     pub rows: u64,
     /// Active parts.
     pub parts: u64,
+}
+
+/// A replica on another server, as ClickHouse reaches it there: native protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteReplica {
+    /// Name or address of the host.
+    pub host: String,
+    /// Native port.
+    pub port: u16,
+    /// Empty for ClickHouse's default user.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+    /// TLS between the servers.
+    pub secure: bool,
+    /// The replica database there.
+    pub database: String,
 }
 
 /// Why a call failed.
@@ -240,6 +267,18 @@ impl Coded for Error {
     }
 }
 
+/// A copy that took too long. It changed nothing, so it is safe to try again.
+fn copy_is_late(source: &RemoteReplica, partition: PartitionId, deadline: Duration) -> Error {
+    let message = format!(
+        "partition {partition} of {} on {}:{} was not copied within {} ms",
+        source.database,
+        source.host,
+        source.port,
+        deadline.as_millis()
+    );
+    Error::Overloaded { code: 159, message }
+}
+
 /// One server.
 #[async_trait]
 pub trait ClickHouse: Send + Sync + 'static {
@@ -267,6 +306,45 @@ pub trait ClickHouse: Send + Sync + 'static {
     /// Makes database, local table and the gate's source.
     async fn create_replica(&self, replica: &ReplicaTables) -> Result<(), Error>;
 
+    /// Whether the replica's local table stands: only then has it been made, or seeded to the end.
+    async fn has_local(&self, database: &str) -> Result<bool, Error>;
+
+    /// Makes database, gate source and the empty staging table of that nonce, defined as the local table would be;
+    /// removes staging tables of other nonces. One of this nonce that is there is kept as it is.
+    /// [`Error::Conflict`] if the local table is there already.
+    async fn begin_seed(&self, replica: &ReplicaTables, nonce: u64) -> Result<(), Error>;
+
+    /// Makes the staging table hold exactly the rows that `source`'s local table, on the same server, has in the
+    /// partitions of `range`, without copying them. Rows of other partitions stay as they are.
+    ///
+    /// May be called while the source takes inserts, to have most done early: each call brings over what differs.
+    /// Once [`ClickHouse::close_gates`] of the source has returned, the result is exact. Returns how many ClickHouse
+    /// partitions it had to touch. Missing if staging table or source's local table is not there.
+    async fn link_partitions(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &str,
+        range: PartitionRange,
+    ) -> Result<u64, Error>;
+
+    /// Makes the staging table hold exactly the rows that a replica on another server has of one partition at one
+    /// moment during the call. Returns how many. What fails, or is not copied within `deadline_ms`, may be tried
+    /// again; nothing that it left on its way takes effect later. Missing if the staging table is not there; a
+    /// source that cannot be read, or has no such table, is [`Error::Overloaded`].
+    async fn copy_partition(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &RemoteReplica,
+        partition: PartitionId,
+        deadline_ms: u64,
+    ) -> Result<u64, Error>;
+
+    /// The staging table becomes the local table. If there is one already, all staging tables are removed and it
+    /// is no error: somebody else finished. Missing if there is neither.
+    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error>;
+
     /// Removes the database and all in it.
     async fn drop_replica(&self, database: &str) -> Result<(), Error>;
 
@@ -276,6 +354,10 @@ pub trait ClickHouse: Send + Sync + 'static {
     /// Closes every gate of the replica, waits for the inserts inside (killing them first), and opens a new one.
     /// Returns its number, greater than any before.
     async fn renew_gate(&self, database: &str) -> Result<u64, Error>;
+
+    /// Closes every gate of the replica and waits for the inserts inside; opens none. A later
+    /// [`ClickHouse::renew_gate`] gives a number greater than any before. No error if there is no such database.
+    async fn close_gates(&self, database: &str) -> Result<(), Error>;
 
     /// One batch through a gate.
     async fn insert(&self, insert: Insert) -> Result<(), Error>;
@@ -298,4 +380,8 @@ pub trait ClickHouse: Send + Sync + 'static {
 
     /// A cluster as the server sees it; empty if it knows none of that name.
     async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error>;
+
+    /// Ids of the queries that users started on this server and that still run: none of ours, none that another
+    /// server sent here as part of its own.
+    async fn running_queries(&self) -> Result<BTreeSet<String>, Error>;
 }

@@ -2,20 +2,21 @@
 
 use super::errcode::Doing;
 use super::http::{Call, Settings, Transport};
+use super::seed::Memory;
 use super::statement::Statement;
 use super::versions::Capabilities;
 use super::{
-    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes, ReplicaTables,
-    ServerInfo, ddl,
+    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, RemoteReplica, ReplicaSizes,
+    ReplicaTables, ServerInfo, ddl,
 };
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::model::names::{self, LOCAL_TABLE, parse_replica_database};
 use crate::model::node::Secret;
 use crate::model::table::{MessageFormat, Schema};
-use crate::model::{PartitionId, TableName};
+use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct HttpClickHouse {
     clock: SystemClock,
     /// Learnt from the first answer, and again with every [`ClickHouse::server_info`]: servers are upgraded.
     capabilities: Mutex<Option<Capabilities>>,
+    /// Held while a staging table changes.
+    seeding: tokio::sync::Mutex<Memory>,
 }
 
 impl HttpClickHouse {
@@ -41,7 +44,12 @@ impl HttpClickHouse {
             transport: Transport::new(url, user, password),
             clock: SystemClock::new(),
             capabilities: Mutex::new(None),
+            seeding: tokio::sync::Mutex::default(),
         }
+    }
+
+    pub(super) fn seeding(&self) -> &tokio::sync::Mutex<Memory> {
+        &self.seeding
     }
 
     pub(super) fn unix_s(&self) -> u64 {
@@ -173,6 +181,39 @@ impl ClickHouse for HttpClickHouse {
         self.make_replica(replica).await
     }
 
+    async fn has_local(&self, database: &str) -> Result<bool, Error> {
+        Ok(self.described(&Self::local(database)).await?.is_some())
+    }
+
+    async fn begin_seed(&self, replica: &ReplicaTables, nonce: u64) -> Result<(), Error> {
+        self.begin(replica, nonce).await
+    }
+
+    async fn link_partitions(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &str,
+        range: PartitionRange,
+    ) -> Result<u64, Error> {
+        self.link(database, nonce, source, range).await
+    }
+
+    async fn copy_partition(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &RemoteReplica,
+        partition: PartitionId,
+        deadline_ms: u64,
+    ) -> Result<u64, Error> {
+        self.copy(database, nonce, source, partition, Duration::from_millis(deadline_ms)).await
+    }
+
+    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
+        self.finish(database, nonce).await
+    }
+
     async fn drop_replica(&self, database: &str) -> Result<(), Error> {
         ddl::check_replica_database(database)?;
         self.change(&Statement::DropDatabase(database), database, Settings::new()).await
@@ -186,6 +227,10 @@ impl ClickHouse for HttpClickHouse {
 
     async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
         self.renew(database).await
+    }
+
+    async fn close_gates(&self, database: &str) -> Result<(), Error> {
+        self.close(database).await
     }
 
     async fn insert(&self, insert: Insert) -> Result<(), Error> {
@@ -255,6 +300,10 @@ impl ClickHouse for HttpClickHouse {
             })
         };
         Ok(rows.into_iter().filter_map(replica).collect())
+    }
+
+    async fn running_queries(&self) -> Result<BTreeSet<String>, Error> {
+        Ok(self.names(&Statement::UserQueries).await?.into_iter().collect())
     }
 }
 

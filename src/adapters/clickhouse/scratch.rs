@@ -84,6 +84,11 @@ fn schema(table: &Described, columns: Vec<Column>) -> Result<Schema, Error> {
             column.name
         )));
     }
+    schema_of(table, columns)
+}
+
+/// A description as a schema, with these columns.
+pub(super) fn schema_of(table: &Described, columns: Vec<Column>) -> Result<Schema, Error> {
     let clauses = ddl::engine_clauses(&table.engine_full)?;
     let mut schema = Schema {
         columns,

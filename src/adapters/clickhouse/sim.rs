@@ -5,20 +5,22 @@
 //! real server. It evaluates no SQL: see `sim_ddl` for how far it reads a `CREATE TABLE`.
 
 use super::sim_rows::HeldRows;
+use super::sim_seed::{SimServers, told_by};
 use super::sim_world::{Replica, World};
 use super::{
-    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes, ReplicaTables,
-    ServerInfo, ddl, sim_ddl,
+    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, RemoteReplica, ReplicaSizes,
+    ReplicaTables, ServerInfo, ddl, sim_ddl,
 };
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::gate;
 use crate::model::table::{MessageFormat, Schema};
-use crate::model::{PartitionId, TableName};
+use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 /// What becomes of one insert.
@@ -52,7 +54,27 @@ impl SimClickHouse {
     /// An empty server, up and without latency, that reads its clusters from `routes`. Made inside the runtime whose
     /// time it keeps.
     pub fn new(routes: SimRoutes) -> Self {
-        Self { world: Arc::new(Mutex::new(World::new(routes, Instant::now()))) }
+        Self::of(Arc::new(Mutex::new(World::new(routes, Instant::now()))))
+    }
+
+    pub(super) fn of(world: Arc<Mutex<World>>) -> Self {
+        Self { world }
+    }
+
+    /// Joins a network under an address, by which other servers there copy from it; it copies from those.
+    pub fn join(&self, network: &SimServers, host: &str, port: u16) {
+        network.add(host, port, &self.world);
+        self.world().network = Some(network.clone());
+    }
+
+    /// What a copy of one partition takes beside the calls.
+    pub fn set_copy_ms(&self, copy_ms: u64) {
+        self.world().copy_ms = copy_ms;
+    }
+
+    /// The queries of users that run on it.
+    pub fn set_running_queries(&self, ids: BTreeSet<String>) {
+        self.world().queries = ids;
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -149,6 +171,46 @@ impl SimClickHouse {
         then(&mut world)
     }
 
+    /// Waits until no insert is inside a replica whose gate was closed; `left` tells of each that ends.
+    async fn wait_for_inserts(&self, database: &str, left: &Notify) -> Result<(), Error> {
+        loop {
+            // Made before looking, so that a leaver between look and wait is not missed.
+            let leaving = left.notified();
+            let inside = |world: &mut World| world.replicas.get(database).map_or(0, |replica| replica.inside);
+            if self.call(|world| Ok(inside(world) == 0)).await? {
+                return Ok(());
+            }
+            leaving.await;
+        }
+    }
+
+    async fn copied(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &RemoteReplica,
+        partition: PartitionId,
+    ) -> Result<u64, Error> {
+        let (peer, copy_ms) = self
+            .call(|world| {
+                world.check_disk()?;
+                world.seed(database, nonce)?;
+                Ok((world.peer(source)?, world.copy_ms))
+            })
+            .await?;
+        let snapshot = peer.call(|world| Ok(world.replica(&source.database)?.taken(partition))).await;
+        let rows = snapshot.map_err(|error| told_by(source, error))?;
+        sleep(Duration::from_millis(copy_ms)).await;
+        self.call(|world| {
+            world.check_disk()?;
+            let (copied, bytes) = (rows.row_count(), rows.bytes());
+            world.seed(database, nonce)?.put(partition, rows);
+            world.disk_free_bytes = world.disk_free_bytes.saturating_sub(bytes);
+            Ok(copied)
+        })
+        .await
+    }
+
     /// The server's side of an insert; goes on whether or not the sender waits.
     async fn take(self, insert: Insert, fault: Option<InsertFault>) -> Result<(), Error> {
         let world = || self.world();
@@ -233,31 +295,77 @@ impl ClickHouse for SimClickHouse {
 
     async fn drop_replica(&self, database: &str) -> Result<(), Error> {
         ddl::check_replica_database(database)?;
+        self.close_gates(database).await?;
         self.call(|world| {
             world.replicas.remove(database);
+            world.seeds.retain(|(seeded, _), _| seeded != database);
             Ok(())
         })
         .await
     }
 
+    async fn has_local(&self, database: &str) -> Result<bool, Error> {
+        self.call(|world| Ok(world.replicas.contains_key(database))).await
+    }
+
+    async fn begin_seed(&self, replica: &ReplicaTables, nonce: u64) -> Result<(), Error> {
+        ddl::check_replica_database(&replica.database)?;
+        self.call(|world| world.begin_seed(replica, nonce)).await
+    }
+
+    async fn link_partitions(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &str,
+        range: PartitionRange,
+    ) -> Result<u64, Error> {
+        self.call(|world| world.link(database, nonce, source, range)).await
+    }
+
+    async fn copy_partition(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &RemoteReplica,
+        partition: PartitionId,
+        deadline_ms: u64,
+    ) -> Result<u64, Error> {
+        let copying = self.copied(database, nonce, source, partition);
+        let deadline = Duration::from_millis(deadline_ms);
+        let late = || super::copy_is_late(source, partition, deadline);
+        timeout(deadline, copying).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
+        self.call(|world| world.finish_seed(database, nonce)).await
+    }
+
     async fn replica_databases(&self) -> Result<Vec<String>, Error> {
-        self.call(|world| Ok(world.replicas.keys().cloned().collect())).await
+        self.call(|world| {
+            let seeded = world.seeds.keys().map(|(database, _)| database);
+            let all: BTreeSet<String> = world.replicas.keys().chain(seeded).cloned().collect();
+            Ok(all.into_iter().collect())
+        })
+        .await
     }
 
     async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
         let (number, left) = self
             .call(|world| {
                 world.check_disk()?;
-                world.replica(database)?.open_gate()
+                Ok(world.replica(database)?.open_gate())
             })
             .await?;
-        loop {
-            // Made before looking, so that a leaver between look and wait is not missed.
-            let leaving = left.notified();
-            if self.call(|world| Ok(world.replica(database)?.inside == 0)).await? {
-                return Ok(number);
-            }
-            leaving.await;
+        self.wait_for_inserts(database, &left).await?;
+        Ok(number)
+    }
+
+    async fn close_gates(&self, database: &str) -> Result<(), Error> {
+        let closed = self.call(|world| Ok(world.replicas.get_mut(database).map(Replica::close_gate))).await?;
+        match closed {
+            Some(left) => self.wait_for_inserts(database, &left).await,
+            None => Ok(()),
         }
     }
 
@@ -328,6 +436,10 @@ impl ClickHouse for SimClickHouse {
 
     async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error> {
         self.call(|world| Ok(world.clusters.get(name).cloned().unwrap_or_default())).await
+    }
+
+    async fn running_queries(&self) -> Result<BTreeSet<String>, Error> {
+        self.call(|world| Ok(world.queries.clone())).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::sim::InsertFault;
 use super::sim_rows::HeldRows;
+use super::sim_seed::SimServers;
 use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes};
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN, gate};
@@ -29,6 +30,14 @@ pub(super) struct World {
     pub disk_total_bytes: u64,
     pub disk_free_bytes: u64,
     pub replicas: BTreeMap<String, Replica>,
+    /// Staging tables by replica database and nonce.
+    pub seeds: BTreeMap<(String, u64), Replica>,
+    /// The other servers that it can reach.
+    pub network: Option<SimServers>,
+    /// What a copy of a partition takes beside the calls.
+    pub copy_ms: u64,
+    /// Queries of users that run.
+    pub queries: BTreeSet<String>,
     pub distributed: BTreeMap<TableName, DistributedTable>,
     pub foreign: BTreeSet<TableName>,
     pub clusters: BTreeMap<String, Vec<ClusterReplica>>,
@@ -47,6 +56,10 @@ impl World {
             disk_total_bytes: 1 << 40,
             disk_free_bytes: 1 << 40,
             replicas: BTreeMap::new(),
+            seeds: BTreeMap::new(),
+            network: None,
+            copy_ms: 0,
+            queries: BTreeSet::new(),
             distributed: BTreeMap::new(),
             foreign: BTreeSet::new(),
             clusters: BTreeMap::new(),
@@ -76,7 +89,7 @@ impl World {
         self.check_up()?;
         let missing = || Error::Missing(format!("{}.{}", insert.database, gate(insert.gate)));
         let replica = self.replicas.get_mut(&insert.database).ok_or_else(missing)?;
-        if replica.gate != insert.gate {
+        if !replica.open || replica.gate != insert.gate {
             return Err(missing());
         }
         replica.inside += 1;
@@ -134,8 +147,10 @@ impl World {
 /// A shard's replica.
 pub(super) struct Replica {
     pub schema: Schema,
-    /// The open gate; 0 before the first.
+    /// The newest gate; 0 before the first.
     pub gate: u64,
+    /// Whether it is open.
+    pub open: bool,
     /// Inserts that have entered a gate and not ended.
     pub inside: u64,
     /// Told whenever one ends.
@@ -144,7 +159,8 @@ pub(super) struct Replica {
     pub rows: BTreeMap<u32, HeldRows>,
     pub bytes: u64,
     pub parts: u64,
-    seen: BTreeSet<(u32, String)>,
+    /// ClickHouse partitions: partition and time part.
+    pub seen: BTreeSet<(u32, String)>,
 }
 
 impl Replica {
@@ -152,6 +168,7 @@ impl Replica {
         Self {
             schema,
             gate: 0,
+            open: false,
             inside: 0,
             left: Arc::new(Notify::new()),
             rows: BTreeMap::new(),
@@ -162,10 +179,16 @@ impl Replica {
     }
 
     /// Closes the gate, opens the next; tells its number and who tells of inserts that end.
-    #[expect(clippy::unnecessary_wraps, reason = "used where a call may fail")]
-    pub fn open_gate(&mut self) -> Result<(u64, Arc<Notify>), Error> {
+    pub fn open_gate(&mut self) -> (u64, Arc<Notify>) {
         self.gate += 1;
-        Ok((self.gate, self.left.clone()))
+        self.open = true;
+        (self.gate, self.left.clone())
+    }
+
+    /// Closes the gate; tells who tells of inserts that end.
+    pub fn close_gate(&mut self) -> Arc<Notify> {
+        self.open = false;
+        self.left.clone()
     }
 
     fn add_part(&mut self, part: (u32, String), rows: &[&Row<'_>]) {

@@ -4,13 +4,17 @@
 
 use super::statement::Statement;
 use super::versions::Capabilities;
-use super::{ddl, guard};
+use super::{RemoteReplica, ddl, guard};
 use crate::model::TableName;
 use crate::model::names::{self, LOCAL_TABLE, OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN};
 use crate::model::table::{Column, MessageFormat, Schema};
 
 /// The table that gates stand on.
 pub const GATE_SOURCE: &str = "gate_source";
+/// What the ids of all our queries begin with.
+pub const OWN_QUERY_PREFIX: &str = "cvh-";
+/// The user that ClickHouse takes where none is named.
+const DEFAULT_USER: &str = "default";
 /// Guard column of a `Distributed` table.
 pub const GUARD_COLUMN: &str = "_cvh_guard";
 
@@ -70,6 +74,7 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
         | Statement::CreateLocal { .. }
         | Statement::CreateGateSource { .. }
         | Statement::CreateGate { .. }
+        | Statement::CreateClosedGate { .. }
         | Statement::CreateTemporary { .. }
         | Statement::CreateDistributed { .. }
         | Statement::CreateInsertTable { .. } => create(statement, can),
@@ -87,14 +92,64 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
                 format!("RENAME TABLE {name} TO {retired}, {fresh} TO {name}")
             }
         }
+        Statement::Rename { from, to } => {
+            format!("RENAME TABLE {} TO {}", quote_table(from), quote_table(to))
+        }
+        Statement::DropPartition { name, partition_id } => {
+            format!("ALTER TABLE {} DROP PARTITION ID {}", quote_table(name), quote_text(partition_id))
+        }
+        Statement::ReplacePartition { name, partition_id, source } => format!(
+            "ALTER TABLE {} REPLACE PARTITION ID {} FROM {}",
+            quote_table(name),
+            quote_text(partition_id),
+            quote_table(source)
+        ),
+        Statement::CopyRows { into, columns, source, partition } => {
+            let columns = quote_names(columns);
+            format!(
+                "INSERT INTO {} ({columns}) SELECT {columns} FROM {} WHERE {} = {}",
+                quote_table(into),
+                remote(source),
+                quote_name(PARTITION_COLUMN),
+                partition.0
+            )
+        }
         Statement::KillQueries(prefix) => {
             format!("KILL QUERY WHERE startsWith(query_id, {}) ASYNC", quote_text(prefix))
         }
         Statement::ReloadConfig => "SYSTEM RELOAD CONFIG".to_owned(),
         Statement::Insert { name, columns, format } => insert(&quote_table(name), columns, *format),
         Statement::InsertTemporary { table, columns, format } => insert(&quote_name(table), columns, *format),
-        _ => select(statement, can),
+        _ => look(statement, can),
     }
+}
+
+/// The table function that reads a replica's local table on another server.
+fn remote(source: &RemoteReplica) -> String {
+    let RemoteReplica { host, port, user, password, secure, database } = source;
+    let bare = host.contains(':') && !host.starts_with('[');
+    let address = if bare { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let mut arguments = vec![address.as_str(), database, LOCAL_TABLE];
+    if !(user.is_empty() && password.expose().is_empty()) {
+        arguments.push(if user.is_empty() { DEFAULT_USER } else { user });
+        arguments.push(password.expose());
+    }
+    let arguments = join(arguments.into_iter().map(quote_text));
+    format!("{}({arguments})", if *secure { "remoteSecure" } else { "remote" })
+}
+
+/// A server's text about a statement, without the secrets of the statement: it may quote all or a piece of it.
+pub fn without_secrets(statement: &Statement<'_>, text: &str) -> String {
+    let Statement::CopyRows { source, .. } = statement else { return text.to_owned() };
+    let quoted_from = ["remote(", "remoteSecure("].iter().filter_map(|call| text.find(call)).min();
+    let mut text = quoted_from.map_or(text, |at| &text[..at]).to_owned();
+    let password = source.password.expose();
+    if !password.is_empty() {
+        for form in [quote_text(password), password.to_owned()] {
+            text = text.replace(&form, "***");
+        }
+    }
+    text
 }
 
 fn sync(can: &Capabilities) -> &'static str {
@@ -111,7 +166,8 @@ fn insert(into: &str, columns: &[String], format: MessageFormat) -> String {
     format!("INSERT INTO {into}{list} FORMAT {format}")
 }
 
-fn select(statement: &Statement<'_>, can: &Capabilities) -> String {
+/// Looks at what the server tells of itself and of tables.
+fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
     match statement {
         Statement::Server => "SELECT version(), uptime()".to_owned(),
         Statement::Disk if can.disks => {
@@ -138,6 +194,37 @@ fn select(statement: &Statement<'_>, can: &Capabilities) -> String {
         Statement::RunningQueries(prefix) => {
             format!("SELECT count() FROM system.processes WHERE startsWith(query_id, {})", quote_text(prefix))
         }
+        Statement::UserQueries => {
+            let others = if can.query_id { " AND query_id != queryID()" } else { "" };
+            let ours = quote_text(OWN_QUERY_PREFIX);
+            format!(
+                "SELECT query_id FROM system.processes WHERE is_initial_query = 1 \
+                 AND NOT startsWith(query_id, {ours}){others} ORDER BY query_id"
+            )
+        }
+        Statement::Parts(name) => format!(
+            "SELECT partition, partition_id, name, rows FROM system.parts \
+             WHERE database = {} AND table = {} AND active",
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
+        Statement::Sizes => format!(
+            "SELECT database, sum(bytes_on_disk), sum(rows), count() FROM system.parts \
+             WHERE active AND table = {} GROUP BY database ORDER BY database",
+            quote_text(LOCAL_TABLE)
+        ),
+        Statement::Cluster(name) => format!(
+            "SELECT shard_num, shard_weight, replica_num, host_name, port, default_database \
+             FROM system.clusters WHERE cluster = {} ORDER BY shard_num, replica_num",
+            quote_text(name)
+        ),
+        _ => scan(statement),
+    }
+}
+
+/// Looks at rows.
+fn scan(statement: &Statement<'_>) -> String {
+    match statement {
         Statement::TypeOf { table, expression, beside } => format!(
             // The line breaks keep a comment in the expression from taking the rest with it.
             "SELECT (\n{expression}\n), {} FROM {} LIMIT 0",
@@ -164,16 +251,6 @@ fn select(statement: &Statement<'_>, can: &Capabilities) -> String {
             partition.0,
             offset = quote_name(OFFSET_COLUMN),
             row = quote_name(ROW_COLUMN),
-        ),
-        Statement::Sizes => format!(
-            "SELECT database, sum(bytes_on_disk), sum(rows), count() FROM system.parts \
-             WHERE active AND table = {} GROUP BY database ORDER BY database",
-            quote_text(LOCAL_TABLE)
-        ),
-        Statement::Cluster(name) => format!(
-            "SELECT shard_num, shard_weight, replica_num, host_name, port, default_database \
-             FROM system.clusters WHERE cluster = {} ORDER BY shard_num, replica_num",
-            quote_text(name)
         ),
         _ => unreachable!("render() sends only reads here"),
     }
@@ -211,6 +288,9 @@ fn create(statement: &Statement<'_>, can: &Capabilities) -> String {
             gate_columns(schema),
             within(database, GATE_SOURCE)
         ),
+        Statement::CreateClosedGate { database, number } => {
+            format!("CREATE VIEW {} AS SELECT 1", within(database, &names::gate(*number)))
+        }
         Statement::CreateTemporary { table, schema } => format!(
             "CREATE TEMPORARY TABLE {} ({})",
             quote_name(table),

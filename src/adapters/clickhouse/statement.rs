@@ -1,6 +1,7 @@
 //! Every statement that we send to a server, as data. [`sql::render`](super::sql::render) is the one place that
 //! makes text of them; nothing else in the crate writes SQL.
 
+use super::RemoteReplica;
 use crate::model::table::{MessageFormat, Schema};
 use crate::model::{PartitionId, TableName};
 
@@ -60,6 +61,51 @@ pub enum Statement<'a> {
         /// The gate's number.
         number: u64,
     },
+    /// A gate that lets nothing through: it keeps the number from being used again.
+    CreateClosedGate {
+        /// Replica database.
+        database: &'a str,
+        /// The gate's number.
+        number: u64,
+    },
+    /// Gives a table another name that is free.
+    Rename {
+        /// What it is called.
+        from: &'a TableName,
+        /// What it is to be called.
+        to: &'a TableName,
+    },
+    /// ClickHouse's partition, its id, name and rows of every active part of a table.
+    Parts(&'a TableName),
+    /// Removes all parts of a ClickHouse partition, waiting for merges; no error if there are none.
+    DropPartition {
+        /// Table.
+        name: &'a TableName,
+        /// As in `system.parts`.
+        partition_id: &'a str,
+    },
+    /// Puts the parts that `source` has of a ClickHouse partition in place of those that the table has, as hard links.
+    ReplacePartition {
+        /// Table.
+        name: &'a TableName,
+        /// As in `system.parts`.
+        partition_id: &'a str,
+        /// Another table of this server with the same stored columns and keys.
+        source: &'a TableName,
+    },
+    /// Reads one partition of a replica on another server into a table. Holds a password.
+    CopyRows {
+        /// Table.
+        into: &'a TableName,
+        /// The columns to take, hidden ones too.
+        columns: &'a [String],
+        /// Where from.
+        source: &'a RemoteReplica,
+        /// Which partition.
+        partition: PartitionId,
+    },
+    /// Ids of the queries that users started and that run.
+    UserQueries,
     /// `DROP TABLE IF EXISTS`, waiting until it is out of use.
     DropTable(&'a TableName),
     /// Asks the server to stop every query whose id begins so.

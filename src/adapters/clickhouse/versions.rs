@@ -26,6 +26,8 @@ pub struct Capabilities {
     pub exchange: bool,
     /// `system.disks`.
     pub disks: bool,
+    /// `queryID()`.
+    pub query_id: bool,
     /// `insert_deduplication_token` with `non_replicated_deduplication_window`.
     pub deduplication_token: bool,
 }
@@ -46,6 +48,7 @@ impl Capabilities {
             drop_sync: since(21, 1),
             exchange: since(21, 1),
             disks: since(20, 1),
+            query_id: since(21, 10),
             deduplication_token: since(22, 3),
         }
     }

@@ -1,0 +1,335 @@
+//! Seeding a replica on the real server.
+//!
+//! # What makes it a fence
+//! A statement that was given up may still run, or wait in a socket. Each verb that changes a staging table therefore
+//! first renames it to its next generation and waits for what still runs on it: later arrivals find no table of
+//! their name. A copy goes into a table of its own, which nobody else ever names, and is linked from there, so a late
+//! block of it lands nowhere. The last rename makes the staging table the local one.
+//!
+//! # Why a ClickHouse partition is cleared before it is replaced
+//! On 18.16 `REPLACE PARTITION` over parts that are just being merged lets the merged part come back beside the new
+//! ones; `DROP PARTITION` waits for merges. Nobody reads a staging table, so it need not be one step.
+
+use super::errcode::Doing;
+use super::gates::hash_of;
+use super::http::{Call, Settings};
+use super::real::{CHANGE_DEADLINE, HttpClickHouse};
+use super::staging::{self, Change, Contents, Linked, Links};
+use super::statement::Statement;
+use super::{Error, RemoteReplica, ReplicaTables, copy_is_late, ddl};
+use crate::model::names;
+use crate::model::table::Schema;
+use crate::model::{PartitionId, PartitionRange, TableName};
+use futures::StreamExt;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How many ClickHouse partitions of a replica are linked at once.
+const LINKS_AT_ONCE: usize = 8;
+
+/// What was linked into staging tables, by replica database and nonce. Lost with the process, which costs links.
+pub(super) type Memory = BTreeMap<(String, u64), Links>;
+
+/// What the ids of all statements begin with that change staging or copy tables of a nonce.
+fn id_prefix(database: &str, nonce: u64) -> String {
+    format!("cvh-seed-{}-{nonce}-", hash_of(database))
+}
+
+/// Of those that link.
+fn link_prefix(database: &str, nonce: u64) -> String {
+    format!("{}link-", id_prefix(database, nonce))
+}
+
+/// Of those that copy a partition.
+fn copy_prefix(database: &str, nonce: u64, partition: PartitionId) -> String {
+    format!("{}copy-{}-", id_prefix(database, nonce), partition.0)
+}
+
+fn with_id(prefix: &str) -> Settings {
+    vec![("query_id".to_owned(), format!("{prefix}{}", Uuid::new_v4()))]
+}
+
+/// `remote()` reads lists and patterns in an address; a host's name has nothing of the kind.
+fn check_host(host: &str) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-:[]%".contains(c);
+    if !host.is_empty() && host.chars().all(plain) {
+        return Ok(());
+    }
+    Err(ddl::refused(format!("{host:?} is no name of a host: see clickhouse_host of the node")))
+}
+
+/// Settings of a copy: all rows or an error, whatever the user's profile says.
+fn copy_settings(id_prefix: &str, deadline: Duration, unlimited_partitions: bool) -> Settings {
+    let mut settings = with_id(id_prefix);
+    let mut set = |name: &str, value: &str| settings.push((name.to_owned(), value.to_owned()));
+    set("skip_unavailable_shards", "0");
+    set("read_overflow_mode", "throw");
+    set("timeout_overflow_mode", "throw");
+    set("insert_deduplicate", "0");
+    // The statement holds a password.
+    set("log_queries", "0");
+    set("max_execution_time", &(deadline.as_secs() + 1).to_string());
+    if unlimited_partitions {
+        set("max_partitions_per_insert_block", "0");
+    }
+    settings
+}
+
+impl HttpClickHouse {
+    pub(super) async fn begin(&self, replica: &ReplicaTables, nonce: u64) -> Result<(), Error> {
+        let (database, schema) = (replica.database.as_str(), &replica.schema);
+        ddl::check_replica_database(database)?;
+        self.change(&Statement::CreateDatabase(database), database, Settings::new()).await?;
+        let local = Self::local(database);
+        if self.described(&local).await?.is_some() {
+            return Err(Error::Conflict(local.to_string()));
+        }
+        self.remove_staging(database, Some(nonce)).await?;
+        self.seeding().lock().await.retain(|(seeded, of), _| seeded != database || *of == nonce);
+        match self.staging(database, nonce).await {
+            Ok((name, _)) => self.check_local(&name, schema).await?,
+            Err(Error::Missing(_)) => {
+                let name = TableName { database: database.to_owned(), table: names::staging(nonce, 1) };
+                let made = Statement::CreateLocal { name: &name, schema };
+                self.change(&made, &name.to_string(), Settings::new()).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.change(&Statement::CreateGateSource { database, schema }, database, Settings::new()).await
+    }
+
+    pub(super) async fn link(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &str,
+        range: PartitionRange,
+    ) -> Result<u64, Error> {
+        ddl::check_replica_database(source)?;
+        let source = Self::local(source);
+        if self.described(&source).await?.is_none() {
+            return Err(Error::Missing(source.to_string()));
+        }
+        self.link_from(database, nonce, &source, range).await
+    }
+
+    pub(super) async fn copy(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &RemoteReplica,
+        partition: PartitionId,
+        deadline: Duration,
+    ) -> Result<u64, Error> {
+        check_host(&source.host)?;
+        let (staging, tables) = self.staging(database, nonce).await?;
+        let prefix = copy_prefix(database, nonce, partition);
+        let own = names::copy_prefix(nonce, partition);
+        for table in tables.into_iter().filter(|table| table.starts_with(&own)) {
+            self.remove_copy(&TableName { database: database.to_owned(), table }, &prefix).await?;
+        }
+        let target =
+            TableName { database: database.to_owned(), table: own + &Uuid::new_v4().simple().to_string() };
+        let copied = self.copy_by(&target, &staging, source, partition, (&prefix, deadline)).await;
+        let linked = match copied {
+            Ok(rows) => {
+                let one = PartitionRange::new(partition.0, partition.0 + 1).expect("not empty");
+                self.link_from(database, nonce, &target, one).await.map(|_| rows)
+            }
+            Err(error) => Err(error),
+        };
+        let removed = self.remove_copy(&target, &prefix).await;
+        linked.and_then(|rows| removed.map(|()| rows))
+    }
+
+    pub(super) async fn finish(&self, database: &str, nonce: u64) -> Result<(), Error> {
+        let mut memory = self.seeding().lock().await;
+        let local = Self::local(database);
+        match self.next_generation(database, nonce).await {
+            Ok(staging) => {
+                let rename = Statement::Rename { from: &staging, to: &local };
+                match self.change(&rename, &staging.to_string(), Settings::new()).await {
+                    // Somebody else finished before.
+                    Ok(()) | Err(Error::Conflict(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(Error::Missing(name)) => {
+                if self.described(&local).await?.is_none() {
+                    return Err(Error::Missing(name));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        memory.retain(|(seeded, _), _| seeded != database);
+        self.remove_staging(database, None).await
+    }
+
+    /// The staging table of a nonce, and the names of all tables of the database.
+    async fn staging(&self, database: &str, nonce: u64) -> Result<(TableName, Vec<String>), Error> {
+        let tables = self.names(&Statement::Tables(database)).await?;
+        let of_nonce = |table: &String| names::parse_staging(table).filter(|(of, _)| *of == nonce);
+        let generation = tables.iter().filter_map(of_nonce).map(|(_, generation)| generation).max();
+        let missing = || Error::Missing(format!("{database}.seed_{nonce}"));
+        let table = names::staging(nonce, generation.ok_or_else(missing)?);
+        Ok((TableName { database: database.to_owned(), table }, tables))
+    }
+
+    /// Gives the staging table its next name and waits for what runs on it: afterwards no earlier statement changes it.
+    async fn next_generation(&self, database: &str, nonce: u64) -> Result<TableName, Error> {
+        let (from, _) = self.staging(database, nonce).await?;
+        let generation = names::parse_staging(&from.table).map_or(0, |(_, generation)| generation);
+        let to = TableName { database: database.to_owned(), table: names::staging(nonce, generation + 1) };
+        let rename = Statement::Rename { from: &from, to: &to };
+        self.change(&rename, &from.to_string(), Settings::new()).await?;
+        self.wait_for(&link_prefix(database, nonce), &from.to_string()).await?;
+        Ok(to)
+    }
+
+    /// Links what differs; one call at a time, so that a generation is of one call.
+    async fn link_from(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &TableName,
+        range: PartitionRange,
+    ) -> Result<u64, Error> {
+        let mut memory = self.seeding().lock().await;
+        let staging = self.next_generation(database, nonce).await?;
+        // Taken out, and put back when all is done: after a failure, links are made again.
+        let key = (database.to_owned(), nonce);
+        let mut links = memory.remove(&key).unwrap_or_default();
+        let (there, wanted) = (self.contents(&staging).await?, self.contents(source).await?);
+        let changes = staging::changes(&there, (source, &wanted), &links, range);
+        let count = changes.len() as u64;
+        let prefix = link_prefix(database, nonce);
+        let mut making = Vec::with_capacity(changes.len());
+        for change in &changes {
+            making.push(self.make(change, &staging, source, &prefix));
+        }
+        let made: Vec<_> = futures::stream::iter(making).buffer_unordered(LINKS_AT_ONCE).collect().await;
+        made.into_iter().collect::<Result<(), Error>>()?;
+        for Change { id, .. } in changes {
+            match wanted.get(&id) {
+                Some(content) => {
+                    links.insert(id, Linked { source: source.clone(), parts: content.parts.clone() });
+                }
+                None => drop(links.remove(&id)),
+            }
+        }
+        memory.insert(key, links);
+        Ok(count)
+    }
+
+    async fn make(
+        &self,
+        change: &Change,
+        staging: &TableName,
+        source: &TableName,
+        id_prefix: &str,
+    ) -> Result<(), Error> {
+        let (name, partition_id) = (staging, change.id.as_str());
+        let what = format!("partition {partition_id} of {name}");
+        if change.clear {
+            self.change(&Statement::DropPartition { name, partition_id }, &what, with_id(id_prefix)).await?;
+        }
+        if change.link {
+            let link = Statement::ReplacePartition { name, partition_id, source };
+            self.change(&link, &what, with_id(id_prefix)).await?;
+        }
+        Ok(())
+    }
+
+    async fn contents(&self, table: &TableName) -> Result<Contents, Error> {
+        let rows = self.look(&Statement::Parts(table), "system.parts", Doing::Read).await?;
+        staging::contents(rows).map_err(ddl::refused)
+    }
+
+    /// Copies into a table of its own; returns its rows.
+    async fn copy_by(
+        &self,
+        target: &TableName,
+        staging: &TableName,
+        source: &RemoteReplica,
+        partition: PartitionId,
+        (id_prefix, deadline): (&str, Duration),
+    ) -> Result<u64, Error> {
+        let schema = self.stored_schema(staging).await?;
+        let made = Statement::CreatePlain { name: target, schema: &schema };
+        self.change(&made, &target.to_string(), Settings::new()).await?;
+        let columns: Vec<String> = schema.columns.into_iter().map(|column| column.name).collect();
+        let can = self.capabilities().await?;
+        let call = Call {
+            statement: &Statement::CopyRows { into: target, columns: &columns, source, partition },
+            doing: Doing::Read,
+            what: "copy of a partition",
+            settings: copy_settings(id_prefix, deadline, can.partitions_per_insert),
+            deadline: deadline + CHANGE_DEADLINE,
+        };
+        match tokio::time::timeout(deadline, self.transport().execute(call, &can)).await {
+            Ok(Ok(())) => Ok(self.contents(target).await?.values().map(|content| content.rows).sum()),
+            // The target was made just now, so it is the source that is not there. Old servers tell it as 279.
+            Ok(Err(Error::Missing(_))) => {
+                let RemoteReplica { host, port, database, .. } = source;
+                let message = format!("{host}:{port} has no {database}.{}", names::LOCAL_TABLE);
+                Err(Error::Overloaded { code: 60, message })
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(copy_is_late(source, partition, deadline)),
+        }
+    }
+
+    /// A table's stored columns as they are, without what computes them, and its engine: parts of such a table can be
+    /// linked into it, and every column can be inserted, also those that 18.16 wants computed.
+    async fn stored_schema(&self, name: &TableName) -> Result<Schema, Error> {
+        let described = self.described(name).await?.ok_or_else(|| Error::Missing(name.to_string()))?;
+        let mut columns = self.columns_of(name).await?;
+        columns.retain(|column| column.default_kind != "ALIAS");
+        for column in &mut columns {
+            column.default_kind.clear();
+            column.default_expression.clear();
+        }
+        super::scratch::schema_of(&described, columns)
+    }
+
+    /// Removes a copy's table, stopping the copy if it runs.
+    async fn remove_copy(&self, target: &TableName, id_prefix: &str) -> Result<(), Error> {
+        self.kill(id_prefix).await?;
+        self.change(&Statement::DropTable(target), &target.to_string(), Settings::new()).await
+    }
+
+    /// Removes all staging and copy tables, except those of the nonce to keep.
+    async fn remove_staging(&self, database: &str, keep: Option<u64>) -> Result<(), Error> {
+        for table in self.names(&Statement::Tables(database)).await? {
+            let copy = names::parse_copy(&table);
+            let Some(nonce) = copy.or_else(|| names::parse_staging(&table).map(|(nonce, _)| nonce)) else {
+                continue;
+            };
+            if Some(nonce) == keep {
+                continue;
+            }
+            if copy.is_some() {
+                self.kill(&id_prefix(database, nonce)).await?;
+            }
+            let name = TableName { database: database.to_owned(), table };
+            self.change(&Statement::DropTable(&name), &name.to_string(), Settings::new()).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_no_pattern() {
+        for host in ["h", "a-b.c_d", "10.0.0.1", "::1", "[fe80::1%eth0]"] {
+            check_host(host).unwrap();
+        }
+        for pattern in ["", "h{1..3}", "a,b", "a|b", "a b", "a'b"] {
+            assert!(check_host(pattern).is_err(), "{pattern}");
+        }
+    }
+}

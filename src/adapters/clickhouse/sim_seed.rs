@@ -1,0 +1,156 @@
+//! How a simulated server seeds replicas: staging tables, links within it, copies from other simulated servers.
+//!
+//! A staging table is a [`Replica`] that is not yet among the replicas. A partition is taken whole, at one moment.
+
+use super::sim::SimClickHouse;
+use super::sim_rows::HeldRows;
+use super::sim_world::{Replica, World};
+use super::{Error, RemoteReplica, ReplicaTables};
+use crate::model::{PartitionId, PartitionRange};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, Weak};
+
+type Address = (String, u16);
+
+/// Which simulated servers reach each other, by host and native port.
+#[derive(Clone, Default)]
+pub struct SimServers {
+    servers: Arc<Mutex<BTreeMap<Address, Weak<Mutex<World>>>>>,
+}
+
+impl SimServers {
+    /// One without servers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A server answers at this address from now on.
+    pub(super) fn add(&self, host: &str, port: u16, world: &Arc<Mutex<World>>) {
+        let mut servers = self.servers.lock().expect("no panic while held");
+        servers.insert((host.to_owned(), port), Arc::downgrade(world));
+    }
+
+    fn find(&self, host: &str, port: u16) -> Option<SimClickHouse> {
+        let servers = self.servers.lock().expect("no panic while held");
+        servers.get(&(host.to_owned(), port))?.upgrade().map(SimClickHouse::of)
+    }
+}
+
+/// What a partition of a replica is made of.
+#[derive(Clone, Default)]
+pub(super) struct PartitionRows {
+    rows: HeldRows,
+    months: BTreeSet<String>,
+    bytes: u64,
+}
+
+impl PartitionRows {
+    pub fn row_count(&self) -> u64 {
+        self.rows.count()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// A server's error as the one that asked it tells it.
+pub(super) fn told_by(source: &RemoteReplica, error: Error) -> Error {
+    match error {
+        Error::Unreachable { .. } | Error::Missing(_) => unreachable(source),
+        other => other,
+    }
+}
+
+pub(super) fn unreachable(source: &RemoteReplica) -> Error {
+    let message = format!("All connection tries failed: {}:{}", source.host, source.port);
+    Error::Overloaded { code: 279, message }
+}
+
+impl World {
+    pub fn begin_seed(&mut self, replica: &ReplicaTables, nonce: u64) -> Result<(), Error> {
+        self.check_disk()?;
+        if self.replicas.contains_key(&replica.database) {
+            return Err(Error::Conflict(format!("{}.local", replica.database)));
+        }
+        let key = (replica.database.clone(), nonce);
+        self.seeds.retain(|seed, _| seed.0 != replica.database || *seed == key);
+        match self.seeds.get(&key) {
+            Some(there) if there.schema != replica.schema => Err(Error::Conflict(replica.database.clone())),
+            Some(_) => Ok(()),
+            None => {
+                self.seeds.insert(key, Replica::new(replica.schema.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    pub fn seed(&mut self, database: &str, nonce: u64) -> Result<&mut Replica, Error> {
+        let missing = || Error::Missing(format!("{database}.seed_{nonce}"));
+        self.seeds.get_mut(&(database.to_owned(), nonce)).ok_or_else(missing)
+    }
+
+    pub fn link(
+        &mut self,
+        database: &str,
+        nonce: u64,
+        source: &str,
+        range: PartitionRange,
+    ) -> Result<u64, Error> {
+        let from = self.replica(source)?;
+        let schema = from.schema.clone();
+        let taken: Vec<_> = range.partitions().map(|partition| (partition, from.taken(partition))).collect();
+        let seed = self.seed(database, nonce)?;
+        if seed.schema != schema {
+            let message = "Tables have different structure".to_owned();
+            return Err(Error::Refused { code: 122, message });
+        }
+        let linked = taken.into_iter().map(|(partition, rows)| seed.put(partition, rows));
+        Ok(linked.sum())
+    }
+
+    pub fn finish_seed(&mut self, database: &str, nonce: u64) -> Result<(), Error> {
+        if !self.replicas.contains_key(database) {
+            let seed = self.seeds.remove(&(database.to_owned(), nonce));
+            let missing = || Error::Missing(format!("{database}.seed_{nonce}"));
+            self.replicas.insert(database.to_owned(), seed.ok_or_else(missing)?);
+        }
+        self.seeds.retain(|(seeded, _), _| seeded != database);
+        Ok(())
+    }
+
+    /// Another server, as this one reaches it.
+    pub fn peer(&self, source: &RemoteReplica) -> Result<SimClickHouse, Error> {
+        let found = self.network.as_ref().and_then(|network| network.find(&source.host, source.port));
+        found.ok_or_else(|| unreachable(source))
+    }
+}
+
+impl Replica {
+    /// All that it holds of a partition.
+    pub fn taken(&self, partition: PartitionId) -> PartitionRows {
+        let rows = self.rows.get(&partition.0).cloned().unwrap_or_default();
+        let months = self.seen.iter().filter(|(of, _)| *of == partition.0).map(|(_, month)| month.clone());
+        let bytes = self.bytes * rows.count() / self.row_count().max(1);
+        PartitionRows { months: months.collect(), rows, bytes }
+    }
+
+    /// Makes the partition hold this and nothing else. Returns how many ClickHouse partitions that touched.
+    pub fn put(&mut self, partition: PartitionId, new: PartitionRows) -> u64 {
+        let old = self.taken(partition);
+        if old.rows == new.rows {
+            return 0;
+        }
+        let touched = old.months.union(&new.months).count() as u64;
+        self.bytes = self.bytes - old.bytes + new.bytes;
+        self.seen.retain(|(of, _)| *of != partition.0);
+        self.seen.extend(new.months.into_iter().map(|month| (partition.0, month)));
+        self.parts = self.seen.len() as u64;
+        if new.rows.count() == 0 {
+            self.rows.remove(&partition.0);
+        } else {
+            self.rows.insert(partition.0, new.rows);
+        }
+        touched
+    }
+}
