@@ -158,6 +158,13 @@ fn root(status: &Status) -> String {
     text
 }
 
+fn unanswered(reason: String, effect: Effect) -> Error {
+    match effect {
+        Effect::Read => Error::Unavailable(reason),
+        Effect::Write => Error::OutcomeUnknown(reason),
+    }
+}
+
 /// What the client makes of a status of the daemon at `url`.
 pub fn from_status(status: &Status, url: &str, effect: Effect) -> Error {
     if let Some(error) = ours(status) {
@@ -172,15 +179,11 @@ pub fn from_status(status: &Status, url: &str, effect: Effect) -> Error {
         Code::Unimplemented => Error::Refused(format!("{reason} (another version, or no converthouse)")),
         Code::Unauthenticated | Code::PermissionDenied | Code::ResourceExhausted => Error::Refused(reason),
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown | Code::Aborted => {
-            match effect {
-                Effect::Read => Error::Unavailable(reason),
-                Effect::Write => Error::OutcomeUnknown(reason),
-            }
+            unanswered(reason, effect)
         }
-        // A broken HTTP/2 stream is `Internal` too, and it may break after the daemon has begun.
-        Code::Internal if std::error::Error::source(status).is_some() && effect == Effect::Write => {
-            Error::OutcomeUnknown(reason)
-        }
+        // A broken HTTP/2 stream is `Internal` too, and it may break after the daemon has begun. So is what a client
+        // without TLS makes of a server's TLS alert, if that comes before the connection's end.
+        Code::Internal if std::error::Error::source(status).is_some() => unanswered(reason, effect),
         _ => Error::Internal(reason),
     }
 }
