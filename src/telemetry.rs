@@ -3,6 +3,7 @@
 //! The registry is made here and passed on; nothing is global but the process's one log subscriber, which
 //! `main` sets. Metric names are `converthouse_<part>_<noun>_<unit>[_total]`, listed in `docs/metrics.md`.
 
+use crate::model::invariants::Invariant;
 use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -71,14 +72,14 @@ pub struct Metrics {
     heartbeat_age_ms: IntGaugeVec,
     metadata_errors_total: IntCounterVec,
     clickhouse_up: IntGaugeVec,
+    epoch_lag: IntGaugeVec,
+    replication_spread_messages: IntGaugeVec,
     /// Duration of inserts into ClickHouse, failed ones too.
     pub insert_seconds: Histogram,
     /// 1 on the daemon that leads the cluster.
     pub leader: IntGauge,
     /// Shards led by this daemon's nodes.
     pub shard_leaders: IntGauge,
-    /// Published epochs that this daemon's ClickHouse servers have not loaded yet; the worst table.
-    pub epoch_lag: IntGauge,
 }
 
 const INSERT_BUCKETS_S: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -87,8 +88,8 @@ fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), &[label]).expect("name and label are legal")
 }
 
-fn gauges(name: &str, help: &str, label: &str) -> IntGaugeVec {
-    IntGaugeVec::new(Opts::new(name, help), &[label]).expect("name and label are legal")
+fn gauges(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    IntGaugeVec::new(Opts::new(name, help), labels).expect("name and labels are legal")
 }
 
 fn gauge(name: &str, help: &str) -> IntGauge {
@@ -113,14 +114,14 @@ impl Metrics {
             ingest_lag_messages: gauges(
                 "converthouse_ingest_lag_messages",
                 "Messages not yet taken",
-                "table",
+                &["table", "node"],
             ),
             dead_letters_total: counters(
                 "converthouse_dead_letters_total",
                 "Messages put into the dead-letter topic",
                 "table",
             ),
-            replicas: gauges("converthouse_replicas", "Replicas of this daemon's nodes", "state"),
+            replicas: gauges("converthouse_replicas", "Replicas of this daemon's nodes", &["node", "state"]),
             invariant_violations_total: counters(
                 "converthouse_invariant_violations_total",
                 "Broken invariants; any is a bug",
@@ -129,28 +130,38 @@ impl Metrics {
             heartbeat_age_ms: gauges(
                 "converthouse_heartbeat_age_ms",
                 "Time since the leader heard of a node; on the leader only",
-                "node",
+                &["node"],
             ),
             metadata_errors_total: counters(
                 "converthouse_metadata_errors_total",
                 "Failed calls of the metadata store",
                 "code",
             ),
-            clickhouse_up: gauges("converthouse_clickhouse_up", "1 if the last probe was answered", "node"),
+            clickhouse_up: gauges(
+                "converthouse_clickhouse_up",
+                "1 if the last probe was answered",
+                &["node"],
+            ),
+            epoch_lag: gauges(
+                "converthouse_epoch_lag",
+                "Published epochs not loaded by the node's ClickHouse yet, the worst table",
+                &["node"],
+            ),
+            replication_spread_messages: gauges(
+                "converthouse_replication_spread_messages",
+                "Messages that some replicas of a shard have and others lack; on the leader only",
+                &["table"],
+            ),
             insert_seconds: Histogram::with_opts(insert_seconds).expect("the buckets rise"),
             leader: gauge("converthouse_leader", "1 on the daemon that leads the cluster"),
             shard_leaders: gauge("converthouse_shard_leaders", "Shards led by this daemon's nodes"),
-            epoch_lag: gauge(
-                "converthouse_epoch_lag",
-                "Published epochs not loaded here yet, the worst table",
-            ),
         };
         metrics.register();
         metrics
     }
 
     fn register(&self) {
-        let build = gauges("converthouse_build_info", "The running version", "version");
+        let build = gauges("converthouse_build_info", "The running version", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all: Vec<Box<dyn Collector>> = vec![
             Box::new(build),
@@ -167,6 +178,7 @@ impl Metrics {
             Box::new(self.leader.clone()),
             Box::new(self.shard_leaders.clone()),
             Box::new(self.epoch_lag.clone()),
+            Box::new(self.replication_spread_messages.clone()),
         ];
         for collector in all {
             self.registry.register(collector).expect("every name is there once");
@@ -200,9 +212,19 @@ impl Metrics {
         self.ingest_bytes_total.with_label_values(&[self.label(table)])
     }
 
-    /// Messages of a table not yet taken by this daemon's replicas.
-    pub fn ingest_lag(&self, table: &str) -> IntGauge {
-        self.ingest_lag_messages.with_label_values(&[self.label(table)])
+    /// Messages of a table not yet taken by a node's replicas.
+    pub fn ingest_lag(&self, table: &str, node: &str) -> IntGauge {
+        self.ingest_lag_messages.with_label_values(&[self.label(table), node])
+    }
+
+    /// Messages that some replicas of a table's shards have and others lack.
+    pub fn replication_spread(&self, table: &str) -> IntGauge {
+        self.replication_spread_messages.with_label_values(&[self.label(table)])
+    }
+
+    /// Published epochs that a node's ClickHouse has not loaded yet; the worst table.
+    pub fn epoch_lag(&self, node: &str) -> IntGauge {
+        self.epoch_lag.with_label_values(&[node])
     }
 
     /// Counter of a table's messages in the dead-letter topic.
@@ -210,14 +232,14 @@ impl Metrics {
         self.dead_letters_total.with_label_values(&[self.label(table)])
     }
 
-    /// Replicas in a state (`creating`, `ready`, …).
-    pub fn replicas(&self, state: &str) -> IntGauge {
-        self.replicas.with_label_values(&[state])
+    /// A node's replicas in a state (`creating`, `ready`, …).
+    pub fn replicas(&self, node: &str, state: &str) -> IntGauge {
+        self.replicas.with_label_values(&[node, state])
     }
 
-    /// Counter of violations of the invariant named so.
-    pub fn invariant_violations(&self, id: &str) -> IntCounter {
-        self.invariant_violations_total.with_label_values(&[id])
+    /// Counter of an invariant's violations.
+    pub fn invariant_violations(&self, id: Invariant) -> IntCounter {
+        self.invariant_violations_total.with_label_values(&[id.as_str()])
     }
 
     /// Time since the leader heard of a node, in milliseconds.
@@ -242,12 +264,22 @@ impl Metrics {
             // Absent is what is wanted.
             let _ = family.remove_label_values(&[table]);
         }
-        let _ = self.ingest_lag_messages.remove_label_values(&[table]);
     }
 
-    /// Only the leader knows heartbeats' ages: a deposed one shows none.
+    /// A table that has left a node shows no lag there.
+    pub fn forget_lag(&self, table: &str, node: &str) {
+        let _ = self.ingest_lag_messages.remove_label_values(&[table, node]);
+    }
+
+    /// A table that the leader has forgotten shows no spread.
+    pub fn forget_spread(&self, table: &str) {
+        let _ = self.replication_spread_messages.remove_label_values(&[table]);
+    }
+
+    /// Only the leader has heartbeats: a deposed one shows nothing that comes from them.
     pub fn forget_heartbeats(&self) {
         self.heartbeat_age_ms.reset();
+        self.replication_spread_messages.reset();
     }
 }
 
@@ -295,15 +327,17 @@ mod tests {
         let metrics = Metrics::new();
         metrics.ingest_rows("t");
         metrics.ingest_bytes("t");
-        metrics.ingest_lag("t");
+        metrics.ingest_lag("t", "n1");
+        metrics.replication_spread("t");
+        metrics.epoch_lag("n1");
         metrics.dead_letters("t");
-        metrics.replicas("ready");
-        metrics.invariant_violations("FENCED");
+        metrics.replicas("n1", "ready");
+        metrics.invariant_violations(Invariant::Fenced);
         metrics.heartbeat_age_ms("n1");
         metrics.metadata_errors(crate::error::Code(301));
         metrics.clickhouse_up("n1");
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 14, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 15, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

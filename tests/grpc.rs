@@ -83,6 +83,7 @@ fn heartbeat() -> Heartbeat {
             (PartitionId(9), progress(Some(Stall::KafkaUnreachable { error: "no".into() }))),
         ]),
         dead_letters: 4,
+        batch_age_ms: 3_200,
         problem: Some("slow".into()),
     };
     Heartbeat {

@@ -31,15 +31,16 @@ use crate::adapters::metadata::MetaStore;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::peers::{Daemon, Peers};
 use crate::adapters::routes::RoutesFile;
+use crate::error::Coded as _;
 use crate::model::Node;
-use crate::model::names;
 use crate::model::routes::RouteGroup;
 use crate::model::table::BatchLimits;
+use crate::model::{ingest, names};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
 use agent::Agent;
+use agent::lanes::Lanes;
 use daemon::LocalDaemon;
-use lane_reader::LaneReader;
 use leader::observed::Observed;
 use leader::{Coordinator, Lead};
 use leadership::{Candidate, Leadership, Resign, Seat};
@@ -57,12 +58,16 @@ pub struct Options {
     pub lease_ttl_ms: u64,
     /// How often an agent looks round: probe, commits, heartbeat.
     pub tick_ms: u64,
-    /// Consumers (lanes) a node runs (H7).
-    pub lanes: u32,
+    /// Consumers (lanes) that a node runs at most; how many it needs follows from what it holds (H7).
+    pub lanes_max: u32,
+    /// Volume of one partition a day, by which consumers are counted.
+    pub daily_bytes_per_partition: u64,
     /// Inserts that may run at once on a node's server.
     pub inserts_at_once: u32,
     /// Inserts a second that a node's server should have to take; batches grow older to keep to it.
     pub inserts_per_s: u32,
+    /// How old batches grow for that at most.
+    pub batch_age_max_ms: u64,
     /// Messages that a node holds in memory, in bytes, over all its partitions.
     pub buffer_bytes: u64,
     /// Copies of a new topic on brokers, where the request does not say; -1 is the brokers' default.
@@ -76,9 +81,11 @@ impl Default for Options {
         Self {
             lease_ttl_ms: 5_000,
             tick_ms: 1_000,
-            lanes: 2,
+            lanes_max: 4,
+            daily_bytes_per_partition: 36_000_000_000,
             inserts_at_once: 4,
             inserts_per_s: 50,
+            batch_age_max_ms: 10_000,
             buffer_bytes: 512 << 20,
             topic_replication: -1,
             rules: Rules { caught_up_lag_max: 10_000, behind_lag_min: 1_000_000, preferred_after_ms: 3_000 },
@@ -93,11 +100,15 @@ impl Options {
         let partitions = u64::from(partitions_on_node.max(1));
         let share = (self.buffer_bytes / partitions).max(1 << 20);
         let bytes_max = u64::from(table.bytes_max).min(share);
-        let spread_ms = partitions * 1_000 / u64::from(self.inserts_per_s.max(1));
         replica::Limits {
             messages_max: table.rows_max as usize,
             bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
-            age_max_ms: table.age_max_ms.max(spread_ms),
+            age_max_ms: ingest::batch_age_ms(
+                table.age_max_ms,
+                partitions_on_node,
+                self.inserts_per_s,
+                self.batch_age_max_ms,
+            ),
         }
     }
 }
@@ -174,17 +185,13 @@ pub struct Running {
     leadership: Addr<Leadership>,
     mirror: Addr<Mirror>,
     agents: Vec<Addr<Agent>>,
-    readers: Vec<Addr<LaneReader>>,
 }
 
 impl Running {
     /// Whether all of the daemon's root actors live. If one died, the process should end and be started anew:
     /// everything is level-triggered, so a fresh start from the store is the one way back that is always right.
     pub fn healthy(&self) -> bool {
-        self.leadership.connected()
-            && self.mirror.connected()
-            && self.agents.iter().all(Addr::connected)
-            && self.readers.iter().all(Addr::connected)
+        self.leadership.connected() && self.mirror.connected() && self.agents.iter().all(Addr::connected)
     }
 
     /// Gives up leadership and lease. Inserts under way end as they will: the next run looks before it inserts.
@@ -223,11 +230,9 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
     });
     // Set once, here.
     let _ = neighbours.own.set(daemon.clone());
-    let (mut agents, mut readers) = (Vec::new(), Vec::new());
+    let mut agents = Vec::new();
     for local in &world.nodes {
-        let (agent, lanes) = spawn_node(&world, local, &view, &neighbours, &mirror)?;
-        agents.push(agent);
-        readers.extend(lanes);
+        agents.push(spawn_node(&world, local, &view, &neighbours, &mirror)?);
     }
     let candidate = Candidate {
         store: world.store.clone(),
@@ -241,7 +246,7 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
     };
     let leadership = Leadership::new(candidate, seat, crown(&world, &first, keys, view.clone())).start();
     mirror.do_send(Observe(leadership.clone().recipient()));
-    Ok(Running { daemon, view, leadership, mirror, agents, readers })
+    Ok(Running { daemon, view, leadership, mirror, agents })
 }
 
 fn spawn_node(
@@ -250,7 +255,7 @@ fn spawn_node(
     view: &View,
     neighbours: &Neighbours,
     mirror: &Addr<Mirror>,
-) -> Result<(Addr<Agent>, Vec<Addr<LaneReader>>), SpawnError> {
+) -> Result<Addr<Agent>, SpawnError> {
     let options = &world.options;
     let id = local.node.id.clone();
     let ports = NodePorts {
@@ -265,20 +270,17 @@ fn spawn_node(
         inserts: Arc::new(Semaphore::new(options.inserts_at_once.max(1) as usize)),
         recoveries: Arc::new(Semaphore::new(8)),
     };
-    let mut lanes = Vec::new();
-    for number in 0..options.lanes.max(1) {
-        let lane = world.kafka.lane(&format!("{id}-{number}")).map_err(|e| SpawnError(e.to_string()))?;
-        lanes.push(LaneReader::new(lane).start());
-    }
+    // The first lane is made here, so that settings which Kafka's client refuses end the start, with the reason.
+    let mut lanes = Lanes::new(world.kafka.clone(), &id);
+    lanes.widen(1).map_err(|error| SpawnError(error.told()))?;
     let (groups, insert_url) = (world.groups.clone(), world.insert_base_url.clone());
     let router = Router::new(ports.clone(), view.clone(), groups, insert_url).start();
-    let agent =
-        Agent::new(ports, options.clone(), view.clone(), neighbours.clone(), lanes.clone(), router.clone());
+    let agent = Agent::new(ports, options.clone(), view.clone(), neighbours.clone(), lanes, router.clone());
     let agent = agent.start();
     router.do_send(Introduce(agent.clone()));
     mirror.do_send(Observe(agent.clone().recipient()));
     mirror.do_send(Observe(router.recipient()));
-    Ok((agent, lanes))
+    Ok(agent)
 }
 
 fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership::Crown {

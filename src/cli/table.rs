@@ -129,6 +129,12 @@ fn show(context: &Context, name: TableName) -> Result<(), Failure> {
     context.print(&table, || details(&table, context.colour()))
 }
 
+/// Seconds with as many decimals as there are: `1`, `3.2`.
+fn seconds(ms: u64) -> String {
+    let text = format!("{}.{:03}", ms / 1_000, ms % 1_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// Everything about one table.
 pub(super) fn details(table: &TableStatus, colour: bool) -> String {
     let facts = [
@@ -141,6 +147,7 @@ pub(super) fn details(table: &TableStatus, colour: bool) -> String {
         ("replicas", table.replicas.to_string()),
         ("cluster", table.cluster.clone()),
         ("topics", format!("{} ({})", table.topic_prefix, table.format)),
+        ("batch age", table.batch_age_ms.map_or("-".into(), |age| format!("{} s at most", seconds(age)))),
     ];
     let mut text = String::new();
     for (name, value) in facts {

@@ -369,6 +369,7 @@ fn ingest<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> IngestOptions {
         lanes_max: reader.number(&part, "lanes_max"),
         daily_bytes_per_partition: reader.bytes(&part, "daily_bytes_per_partition"),
         inserts_per_s: reader.number(&part, "inserts_per_s"),
+        batch_age_max_ms: reader.number(&part, "batch_age_max_ms"),
     }
 }
 

@@ -167,6 +167,8 @@ pub struct IngestOptions {
     pub daily_bytes_per_partition: u64,
     /// Inserts a second into one ClickHouse at most.
     pub inserts_per_s: u32,
+    /// How old batches grow for that at most.
+    pub batch_age_max_ms: u64,
 }
 
 /// When nodes go and come.

@@ -322,14 +322,24 @@ const INGEST: &[Key] = &[
         Bytes,
         Default("\"36GB\""),
         "\"36GB\"",
-        "Volume of one partition a day; consumers are counted by it, each taking 360 GB a day.",
+        "Volume of one partition a day; by it and by what the node holds consumers are counted, each taking 360 GB a \
+         day, never more than the node has shards.",
     ),
     key(
         "inserts_per_s",
         Integer(1, 10_000),
         Default("20"),
         "20",
-        "Inserts a second into one ClickHouse at most, all tables together; batches grow instead.",
+        "Inserts a second that one ClickHouse should have to take, all tables together. Each partition is an insert \
+         of its own: where a node holds many, batches grow older instead, up to `batch_age_max_ms`.",
+    ),
+    key(
+        "batch_age_max_ms",
+        Integer(100, 600_000),
+        Default("10000"),
+        "10000",
+        "How old batches grow for `inserts_per_s` at most; above that there are more inserts a second instead. What \
+         it comes to is shown by `converthouse table show`.",
     ),
 ];
 

@@ -12,7 +12,7 @@ use crate::adapters::peers::TlsIdentity;
 use crate::adapters::routes::FileRoutes;
 use crate::config::{self, Config, EtcdAccess, NodeOptions, StoreOptions};
 use crate::model::node::Secret;
-use crate::model::{Node, NodeState, ingest};
+use crate::model::{Node, NodeState};
 use std::sync::Arc;
 
 /// Puts the ports that were bound where the configuration says 0.
@@ -131,12 +131,12 @@ pub fn nodes(config: &Config) -> Vec<LocalNode> {
 /// The actors' numbers.
 pub fn options(config: &Config) -> Options {
     let defaults = Options::default();
-    // How many partitions a node will hold is not known yet: plan lanes for as many as it may have (H7).
-    let lanes = ingest::consumers(64, config.ingest.daily_bytes_per_partition, config.ingest.lanes_max);
     Options {
         lease_ttl_ms: config.metadata.lease_ttl_ms,
-        lanes: lanes.max(1),
+        lanes_max: config.ingest.lanes_max,
+        daily_bytes_per_partition: config.ingest.daily_bytes_per_partition,
         inserts_per_s: config.ingest.inserts_per_s,
+        batch_age_max_ms: config.ingest.batch_age_max_ms,
         topic_replication: config.kafka.replication,
         rules: Rules { caught_up_lag_max: config.failover.preferred_leader_lag_max, ..defaults.rules },
         ..defaults

@@ -84,6 +84,8 @@ pub struct ShardStatus {
     pub epoch: Epoch,
     /// Partitions.
     pub range: PartitionRange,
+    /// Messages that one replica has and another lacks, over the partitions; `None` unless two report.
+    pub spread: Option<u64>,
     /// Leader, if any.
     pub leader: Option<NodeId>,
     /// Leader that placement prefers.
@@ -117,6 +119,8 @@ pub struct TableStatus {
     pub topic_prefix: String,
     /// How rows are written.
     pub format: MessageFormat,
+    /// How old a batch grows before it is inserted, on the node that lets it grow oldest; `None` if none reports.
+    pub batch_age_ms: Option<u64>,
     /// The user's DDL.
     pub ddl: String,
     /// Shards in range order.

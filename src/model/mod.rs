@@ -6,6 +6,7 @@
 pub mod control;
 pub mod ids;
 pub mod ingest;
+pub mod invariants;
 pub mod names;
 pub mod node;
 pub mod observed;

@@ -67,11 +67,18 @@ pub struct ReplicaObservation {
     pub partitions: BTreeMap<PartitionId, PartitionProgress>,
     /// Messages put into the dead-letter topic since the daemon started.
     pub dead_letters: u64,
+    /// How old it lets a batch grow before it inserts it.
+    pub batch_age_ms: u64,
     /// Why it is not serving, if the reason is not simply that it is being made.
     pub problem: Option<String>,
 }
 
 impl ReplicaObservation {
+    /// Whether a partition stands still: then its lag is what was known when it still moved.
+    pub fn stalled(&self) -> bool {
+        self.partitions.values().any(|partition| partition.stall.is_some())
+    }
+
     /// Messages not yet taken, over all partitions.
     pub fn lag(&self) -> u64 {
         let behind = |p: &PartitionProgress| u64::try_from(p.end_offset - p.next_offset).unwrap_or(0);

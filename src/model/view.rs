@@ -52,6 +52,16 @@ pub enum Record {
     Shard(TableId, ShardId, Option<Versioned<Shard>>),
 }
 
+impl Record {
+    /// The table that it is of or belongs to.
+    pub fn table(&self) -> Option<TableId> {
+        match self {
+            Self::Table(id, _) | Self::Shard(id, ..) => Some(*id),
+            Self::Leader(_) | Self::Node(..) | Self::Live(..) => None,
+        }
+    }
+}
+
 /// What a batch of records touched.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Touched {
@@ -126,6 +136,20 @@ impl ClusterView {
         touched.nodes.extend(before.nodes.into_keys().chain(before.live.into_keys()));
         touched.tables.extend(before.tables.into_keys().chain(before.shards.into_keys()));
         touched
+    }
+
+    /// The same view with these tables only.
+    pub fn of_tables(&self, tables: &BTreeSet<TableId>) -> Self {
+        let some = |id: &TableId| tables.contains(id);
+        Self {
+            tables: self.tables.iter().filter(|(id, _)| some(id)).map(|(id, t)| (*id, t.clone())).collect(),
+            shards: self.shards.iter().filter(|(id, _)| some(id)).map(|(id, s)| (*id, s.clone())).collect(),
+            revision: self.revision,
+            complete: self.complete,
+            leader: self.leader.clone(),
+            nodes: self.nodes.clone(),
+            live: self.live.clone(),
+        }
     }
 
     /// The table of that name that is not being dropped.

@@ -184,6 +184,7 @@ pub fn table() -> TableStatus {
         id: ShardId(shard),
         epoch: Epoch(2),
         range,
+        spread: (shard == 1).then_some(9),
         leader: Some("n1".parse().unwrap()),
         preferred_leader: Some("n2".parse().unwrap()),
         replicas,
@@ -200,6 +201,7 @@ pub fn table() -> TableStatus {
         cluster: "cvh_shop_x_deadbeef".into(),
         topic_prefix: "shop.x".into(),
         format: MessageFormat::JSONEachRow,
+        batch_age_ms: Some(3_200),
         ddl: "CREATE TABLE shop.x (user String) ENGINE = MergeTree ORDER BY user".into(),
         shards: vec![
             shard(0, range(0, 8), vec![replica("n1", "leader", Some(0)), down]),

@@ -3,6 +3,7 @@
 
 use converthouse::adapters::compute::process::{Launch, Process, free_port};
 use converthouse::error::Code;
+use converthouse::model::invariants::Invariant;
 use converthouse::telemetry::Metrics;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -59,11 +60,13 @@ fn every_metric() -> Metrics {
     let metrics = Metrics::new();
     metrics.ingest_rows("shop.events").inc_by(7);
     metrics.ingest_bytes("shop.events").inc_by(7_000);
-    metrics.ingest_lag("shop.events").set(3);
+    metrics.ingest_lag("shop.events", "n1").set(3);
+    metrics.replication_spread("shop.events").set(2);
+    metrics.epoch_lag("n1").set(0);
     metrics.dead_letters("shop.events").inc();
-    metrics.replicas("ready").set(4);
-    metrics.replicas("creating").set(1);
-    metrics.invariant_violations("NO-LOSS").inc_by(0);
+    metrics.replicas("n1", "ready").set(4);
+    metrics.replicas("n1", "creating").set(1);
+    metrics.invariant_violations(Invariant::NoLoss).inc_by(0);
     metrics.heartbeat_age_ms("n1").set(250);
     metrics.metadata_errors(Code(301)).inc();
     metrics.clickhouse_up("n1").set(1);

@@ -60,37 +60,4 @@ impl Agent {
             }
         });
     }
-
-    /// Lag by table, leaderships, routes not yet loaded, replicas: for the metrics.
-    fn gauge(&self) {
-        let mut lags: BTreeMap<TableId, u64> = BTreeMap::new();
-        for ((table, _), seen) in &self.observed {
-            *lags.entry(*table).or_default() += seen.lag();
-        }
-        for (place, running) in &self.running {
-            if let Some(lag) = lags.remove(&place.0) {
-                let lag = i64::try_from(lag).unwrap_or(i64::MAX);
-                self.ports.metrics.ingest_lag(&running.wanted.table.name.to_string()).set(lag);
-            }
-        }
-        {
-            let view = self.view.read();
-            let own = |node: &crate::model::NodeId| {
-                view.nodes.get(node).is_some_and(|node| node.record.daemon_url == self.neighbours.own_url())
-            };
-            let shards = view.shards.values().flat_map(BTreeMap::values);
-            let led = shards.filter(|shard| shard.record.leader.as_ref().is_some_and(own)).count();
-            self.ports.metrics.shard_leaders.set(i64::try_from(led).unwrap_or(i64::MAX));
-            let behind = |(id, table): (&TableId, &crate::model::view::Versioned<crate::model::Table>)| {
-                table.record.epoch.0.saturating_sub(self.routes.epochs.get(id).map_or(0, |epoch| epoch.0))
-            };
-            let worst = view.tables.iter().map(behind).max().unwrap_or(0);
-            self.ports.metrics.epoch_lag.set(i64::try_from(worst).unwrap_or(i64::MAX));
-        }
-        let serving = self.observed.values().filter(|seen| seen.serving).count();
-        let other = self.running.len().saturating_sub(serving);
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.ports.metrics.replicas("serving").set(count(serving));
-        self.ports.metrics.replicas("starting").set(count(other));
-    }
 }

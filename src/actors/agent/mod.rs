@@ -3,23 +3,26 @@
 //! Starts and stops replicas, removes what is left over, records offsets in Kafka in batches, and sends one
 //! heartbeat for the whole node. It decides nothing about the cluster.
 
+mod gauges;
 pub mod heartbeat;
+pub mod lanes;
 pub mod reconcile;
 
-use super::lane_reader::LaneReader;
 use super::mirror::{View, ViewChanged};
 use super::node_ports::NodePorts;
-use super::replica::{LookAgain, ReplicaActor, StopReplica};
+use super::replica::{Adjust, LookAgain, ReplicaActor, StopReplica};
 use super::router::{Router, ServerSeen};
 use super::{Neighbours, Options};
 use crate::adapters::clickhouse::{self, ReplicaSizes, ServerInfo};
 use crate::adapters::kafka::Committed;
 use crate::error::Coded;
 use crate::model::ids::{Epoch, ShardId, TableId};
+use crate::model::ingest;
 use crate::model::names::TopicPartition;
 use crate::model::observed::ReplicaObservation;
 use crate::model::table::TableState;
 use actix::prelude::*;
+use lanes::Lanes;
 use reconcile::{Found, Place, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -71,10 +74,12 @@ pub struct Agent {
     options: Options,
     view: View,
     neighbours: Neighbours,
-    lanes: Vec<Addr<LaneReader>>,
+    lanes: Lanes,
+    partitions: u32,
     router: Addr<Router>,
     running: BTreeMap<Place, Running>,
     observed: BTreeMap<Place, ReplicaObservation>,
+    shown: gauges::Shown,
     sizes: BTreeMap<String, ReplicaSizes>,
     databases: Option<BTreeSet<String>>,
     commits: BTreeMap<TopicPartition, Committed>,
@@ -95,7 +100,7 @@ impl Agent {
         options: Options,
         view: View,
         neighbours: Neighbours,
-        lanes: Vec<Addr<LaneReader>>,
+        lanes: Lanes,
         router: Addr<Router>,
     ) -> Self {
         Self {
@@ -104,9 +109,11 @@ impl Agent {
             view,
             neighbours,
             lanes,
+            partitions: 0,
             router,
             running: BTreeMap::new(),
             observed: BTreeMap::new(),
+            shown: gauges::Shown::new(),
             sizes: BTreeMap::new(),
             databases: None,
             commits: BTreeMap::new(),
@@ -143,18 +150,36 @@ impl Agent {
             }
             self.observed.remove(&place);
         }
-        let on_node = wanted.values().map(|w| w.shard.range.width()).sum();
+        self.make_room(&wanted);
         for (place, wanted) in wanted {
             if !self.running.contains_key(&place) {
-                let running = self.start_replica(wanted, on_node, ctx);
+                let running = self.start_replica(wanted, ctx);
                 self.running.insert(place, running);
             }
         }
     }
 
-    fn start_replica(&self, wanted: Wanted, partitions_on_node: u32, ctx: &mut Context<Self>) -> Running {
-        let limits = self.options.limits(&wanted.table.source.batch, partitions_on_node);
-        let (ports, lanes) = (self.ports.clone(), self.lanes.clone());
+    /// Lanes and batches follow what the node holds.
+    fn make_room(&mut self, wanted: &BTreeMap<Place, Wanted>) {
+        let held = reconcile::held(wanted);
+        let options = &self.options;
+        let lanes =
+            ingest::lanes(held.values().copied(), options.daily_bytes_per_partition, options.lanes_max);
+        if let Err(error) = self.lanes.widen(lanes) {
+            tracing::warn!(node = %self.ports.node, %error, code = %error.code(), "no further Kafka lane can be made");
+        }
+        let partitions = held.values().map(|held| held.partitions).sum();
+        if std::mem::replace(&mut self.partitions, partitions) != partitions {
+            for running in self.running.values() {
+                let limits = self.options.limits(&running.wanted.table.source.batch, partitions);
+                running.address.do_send(Adjust(limits));
+            }
+        }
+    }
+
+    fn start_replica(&self, wanted: Wanted, ctx: &mut Context<Self>) -> Running {
+        let limits = self.options.limits(&wanted.table.source.batch, self.partitions);
+        let (ports, lanes) = (self.ports.clone(), self.lanes.readers().to_vec());
         let news = ctx.address().recipient();
         let actor = ReplicaActor::new(ports, wanted.table.clone(), &wanted.shard, limits, lanes, news);
         Running { address: actor.start(), wanted }
@@ -282,6 +307,11 @@ impl Agent {
 
     /// Re-armed after each round rather than by an interval, so that a slow round is never followed by a burst.
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        if self.lanes.broken() {
+            tracing::error!(node = %self.ports.node, "a lane's actor died: this daemon must be started anew");
+            ctx.stop();
+            return;
+        }
         self.reconcile(ctx);
         self.probe(ctx);
         self.commit(ctx);

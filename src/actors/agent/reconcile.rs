@@ -4,6 +4,7 @@
 //! never removed: a metadata store that was lost must not take the data with it.
 
 use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::ingest::Held;
 use crate::model::names;
 use crate::model::table::{Shard, Table, TableState};
 use crate::model::view::ClusterView;
@@ -37,6 +38,17 @@ pub fn wanted(view: &ClusterView, node: &NodeId) -> BTreeMap<Place, Wanted> {
         }
     }
     wanted
+}
+
+/// What that is of each table.
+pub fn held(wanted: &BTreeMap<Place, Wanted>) -> BTreeMap<TableId, Held> {
+    let mut held: BTreeMap<TableId, Held> = BTreeMap::new();
+    for ((table, _), wanted) in wanted {
+        let held = held.entry(*table).or_default();
+        held.partitions += wanted.shard.range.width();
+        held.shards += 1;
+    }
+    held
 }
 
 /// Whether a running replica must be started anew: only what it was started with matters, not who leads.

@@ -108,8 +108,20 @@ impl Coordinator {
         }
     }
 
+    /// How far replicas of each table are apart.
+    fn gauge(&self) {
+        let view = self.lead.view.read();
+        let reports = self.lead.observed.read();
+        for (id, table) in &view.tables {
+            let spread = view.shards_of(*id).filter_map(|shard| status::spread(&view, &reports, shard)).max();
+            let gauge = self.lead.metrics.replication_spread(&table.record.name.to_string());
+            gauge.set(spread.map_or(0, |spread| i64::try_from(spread).unwrap_or(i64::MAX)));
+        }
+    }
+
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.reconcile();
+        self.gauge();
         self.tables.values().for_each(|table| table.do_send(Review));
         ctx.run_later(std::time::Duration::from_secs(1), |coordinator, ctx| coordinator.tick(ctx));
     }

@@ -53,6 +53,7 @@ pub fn table(view: &ClusterView, reports: &Reports, table: &Table) -> TableStatu
         cluster: names::cluster(&table.name, table.id, None),
         topic_prefix: table.source.topic_prefix.clone(),
         format: table.source.format,
+        batch_age_ms: shards.iter().flat_map(|shard| batch_ages(reports, shard)).max(),
         ddl: table.ddl.clone(),
         shards: shards.iter().map(|shard| shard_status(view, reports, shard)).collect(),
         acknowledged,
@@ -87,12 +88,7 @@ fn waiting(view: &ClusterView, reports: &Reports, table: &Table, shards: &[&Shar
         }
         for replica in shard.replicas.iter().filter(|replica| replica.state != ReplicaState::Ready) {
             let seen = observation(reports, shard, &replica.node);
-            let why = match seen {
-                Some(seen) => {
-                    seen.problem.clone().unwrap_or_else(|| format!("{} messages behind", seen.lag()))
-                }
-                None => "its node does not report".into(),
-            };
+            let why = seen.map_or_else(|| "its node does not report".into(), what_it_waits_for);
             waiting.push(format!("replica of {} on {}: {why}", shard.id, replica.node));
         }
         for replica in &shard.replicas {
@@ -105,8 +101,27 @@ fn waiting(view: &ClusterView, reports: &Reports, table: &Table, shards: &[&Shar
     waiting
 }
 
+/// Why a replica is not in the routes yet.
+fn what_it_waits_for(seen: &ReplicaObservation) -> String {
+    let stalled = || {
+        let (partition, stall) = seen.partitions.iter().find_map(|(id, p)| Some((id, p.stall.as_ref()?)))?;
+        Some(format!("{partition} does not move on: {}", serde_json::to_string(stall).unwrap_or_default()))
+    };
+    let moving = || match seen.serving {
+        true => format!("{} messages behind", seen.lag()),
+        false => "it is looking where to begin".into(),
+    };
+    seen.problem.clone().or_else(stalled).unwrap_or_else(moving)
+}
+
 fn observation<'a>(reports: &'a Reports, shard: &Shard, node: &NodeId) -> Option<&'a ReplicaObservation> {
     reports.heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id)
+}
+
+/// How old each replica lets a batch grow.
+fn batch_ages<'a>(reports: &'a Reports, shard: &'a Shard) -> impl Iterator<Item = u64> + 'a {
+    let seen = shard.replicas.iter().filter_map(|replica| observation(reports, shard, &replica.node));
+    seen.map(|seen| seen.batch_age_ms)
 }
 
 fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardStatus {
@@ -114,10 +129,27 @@ fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardSt
         id: shard.id,
         epoch: shard.epoch,
         range: shard.range,
+        spread: spread(view, reports, shard),
         leader: shard.leader.clone(),
         preferred_leader: shard.preferred_leader().cloned(),
         replicas: shard.replicas.iter().map(|r| replica_status(view, reports, shard, r)).collect(),
     }
+}
+
+/// Messages that one replica has and another lacks, over the shard's partitions; `None` unless two report.
+pub fn spread(view: &ClusterView, reports: &Reports, shard: &Shard) -> Option<u64> {
+    let live = shard.replicas.iter().filter(|replica| view.is_live(&replica.node));
+    let seen = live.filter_map(|replica| observation(reports, shard, &replica.node));
+    let copies: Vec<&ReplicaObservation> = seen.filter(|seen| seen.serving).collect();
+    if copies.len() < 2 {
+        return None;
+    }
+    let apart = |partition| {
+        let next = |seen: &&ReplicaObservation| seen.partitions.get(&partition).map_or(0, |p| p.next_offset);
+        let (least, most) = (copies.iter().map(next).min()?, copies.iter().map(next).max()?);
+        u64::try_from(most - least).ok()
+    };
+    Some(shard.range.partitions().filter_map(apart).sum())
 }
 
 fn replica_status(view: &ClusterView, reports: &Reports, shard: &Shard, replica: &Replica) -> ReplicaStatus {

@@ -7,6 +7,7 @@ pub mod read;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{Change, MetaStore, Update, follow};
 use crate::error::{Code, ranges};
+use crate::model::invariants;
 use crate::model::view::{ClusterView, Record, Touched};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
@@ -54,16 +55,25 @@ impl Mirror {
     }
 
     fn update(&mut self, update: Update) {
-        let touched = {
+        let (touched, broken) = {
             let mut view = self.view.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
             match update {
                 Update::Snapshot(revision, pairs) => {
                     let records = pairs.iter().filter_map(|pair| self.decode(&Change::Put(pair.clone())));
-                    view.reset(revision, records.collect())
+                    let before = view.clone();
+                    let touched = view.reset(revision, records.collect());
+                    let broken = invariants::check(&before, &view);
+                    (touched, broken)
                 }
                 Update::Changes(batch) => {
                     let records = batch.changes.iter().filter_map(|change| self.decode(change));
-                    view.apply(batch.revision, records.collect())
+                    let records: Vec<Record> = records.collect();
+                    // Only what changes is compared: the whole may be large.
+                    let tables = records.iter().filter_map(Record::table).collect();
+                    let before = view.of_tables(&tables);
+                    let touched = view.apply(batch.revision, records);
+                    let broken = invariants::check(&before, &view.of_tables(&tables));
+                    (touched, broken)
                 }
                 Update::Unreachable(error) => {
                     tracing::warn!(%error, "metadata store cannot be reached: what is known stays in force");
@@ -72,6 +82,10 @@ impl Mirror {
                 }
             }
         };
+        for violation in broken {
+            tracing::error!(invariant = %violation.invariant, violation.what, "an invariant is broken: this is a bug");
+            self.metrics.invariant_violations(violation.invariant).inc();
+        }
         let touched = Arc::new(touched);
         self.observers.retain(Recipient::connected);
         for observer in &self.observers {

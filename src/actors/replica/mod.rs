@@ -17,6 +17,7 @@ use super::agent::{FromReplica, ReplicaNews};
 use super::lane_reader::{FromLane, LaneReader, Subscribe, Unsubscribe};
 use super::node_ports::NodePorts;
 use crate::adapters::kafka::{Committed, Fetched};
+use crate::model::invariants::Invariant;
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::Stall;
 use crate::model::{PartitionId, ReplicaId, Shard, Table};
@@ -111,8 +112,9 @@ impl ReplicaActor {
                     "an insert's outcome is unknown: looking what the table holds");
             }
             Effect::LostRows(partition, from) => {
-                tracing::error!(replica = %self.id, %partition, from,
+                tracing::error!(replica = %self.id, %partition, from, invariant = %Invariant::NoLoss,
                     "the table has lost rows that were committed: reading them again from the topic");
+                self.job.ports.metrics.invariant_violations(Invariant::NoLoss).inc();
             }
         }
     }
@@ -165,6 +167,11 @@ impl Actor for ReplicaActor {
 #[rtype(result = "()")]
 pub struct LookAgain;
 
+/// Other limits from the next batch on.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Adjust(pub Limits);
+
 /// Stop consuming; what is under way is left to its fate.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
@@ -174,6 +181,13 @@ impl Handler<LookAgain> for ReplicaActor {
     type Result = ();
     fn handle(&mut self, _: LookAgain, ctx: &mut Context<Self>) {
         self.handle(Event::Begin, ctx);
+    }
+}
+
+impl Handler<Adjust> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, Adjust(limits): Adjust, ctx: &mut Context<Self>) {
+        self.handle(Event::Adjust(limits), ctx);
     }
 }
 

@@ -35,6 +35,8 @@ pub enum Event {
     Lost(PartitionId, u32, Stall),
     /// An insert ended.
     Inserted(PartitionId, u32, Outcome),
+    /// Batches are due by these limits from now on.
+    Adjust(Limits),
     /// A wait is over, or a batch may be due.
     Tick,
 }
@@ -176,6 +178,7 @@ impl State {
             serving: matches!(self.gate, Gate::Open(_)) && self.partitions.values().all(|p| p.looked),
             partitions: self.partitions.iter().map(|(id, p)| (*id, progress(p))).collect(),
             dead_letters: self.dead_letters,
+            batch_age_ms: self.limits.age_max_ms,
             problem: self.problem.clone(),
             ..ReplicaObservation::default()
         }
@@ -207,6 +210,10 @@ impl State {
             Event::Lost(id, assignment, stall) => self.lost(id, assignment, stall, now_ms, &mut effects),
             Event::Inserted(id, attempt, outcome) => {
                 self.inserted(id, attempt, outcome, now_ms, &mut effects)
+            }
+            Event::Adjust(limits) => {
+                self.limits = limits;
+                effects.push(Effect::Report);
             }
             Event::Tick => self.wake_at_ms = None,
         }
@@ -259,10 +266,11 @@ impl State {
         if p.phase != Phase::Recovering || attempt != p.attempt {
             return;
         }
-        p.looked = true;
         effects.push(Effect::Report);
         match result {
             Ok(start) => {
+                // Not before: what has not been compared with its topic must not pass for complete.
+                p.looked = true;
                 if let Some(from) = start.lost_from {
                     effects.push(Effect::LostRows(id, from));
                 }

@@ -186,6 +186,29 @@ fn a_stalled_partition_says_why_and_looks_again_later() {
 }
 
 #[test]
+fn what_could_not_be_compared_with_its_topic_does_not_pass_for_complete() {
+    let mut state = state();
+    state.on(Event::Begin, 0);
+    let attempt = recovering(&state.on(Event::Prepared(1, Ok(1)), 0));
+    let stall = Stall::KafkaUnreachable { error: "no broker".into() };
+    state.on(Event::Recovered(P, attempt, Err(stall)), 0);
+    assert!(!state.observe().serving, "a lag of 0 is no lag that was seen");
+    let attempt = recovering(&state.on(Event::Tick, 250));
+    state.on(Event::Recovered(P, attempt, Ok(Start { end: 9, ..Start::default() })), 260);
+    assert_eq!((state.observe().serving, state.observe().lag()), (true, 9));
+}
+
+#[test]
+fn limits_may_change_while_a_batch_waits() {
+    let (mut state, assignment) = streaming();
+    assert_eq!(state.on(Event::Fetched(P, assignment, chunk(0..2)), 10), [Effect::WakeAt(110)]);
+    let effects = state.on(Event::Adjust(Limits { age_max_ms: 20, ..LIMITS }), 15);
+    assert_eq!(effects, [Effect::Report, Effect::WakeAt(30)]);
+    assert_eq!(state.observe().batch_age_ms, 20);
+    assert_eq!(inserting(&state.on(Event::Tick, 30)).2, 2);
+}
+
+#[test]
 fn a_server_that_cannot_be_prepared_is_tried_later_and_later() {
     let mut state = state();
     state.on(Event::Begin, 0);

@@ -173,7 +173,7 @@ fn readiness(
     // Those that can be read first, so that one that cannot is not kept for want of another.
     for (replica, observed) in next.replicas.iter_mut().zip(&observed) {
         let Some(observed) = observed else { continue };
-        let caught_up = observed.lag() <= rules.caught_up_lag_max;
+        let caught_up = observed.lag() <= rules.caught_up_lag_max && !observed.stalled();
         if replica.state != ReplicaState::Ready && (caught_up || ready == 0) {
             reasons.push(format!("{shard} replica on {} is readable", replica.node));
             replica.state = ReplicaState::Ready;

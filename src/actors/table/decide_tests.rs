@@ -2,7 +2,7 @@
 
 use super::decide::{Knowledge, Rules, Step, decide};
 use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
-use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation};
+use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
 use crate::model::range::PartitionRange;
 use crate::model::table::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,6 +170,17 @@ fn a_node_that_comes_back_is_read_again_only_when_it_has_caught_up() {
         written(step(&table, &[&now], &world(&[("n1", true, Some(3)), ("n2", true, Some(0))]), 500));
     assert_eq!((publish, next.replicas[0].state), (true, Ready));
     assert_eq!(next.leader, Some(id("n2")), "not fit for long enough to lead again");
+}
+
+#[test]
+fn a_copy_that_stands_still_is_not_taken_for_one_that_has_caught_up() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Creating), ("n2", Ready)], Some("n2"));
+    let mut gone = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    let seen = gone.heartbeats.get_mut(&id("n1")).unwrap().replicas.get_mut(&table.id).unwrap();
+    let partition = seen.get_mut(&ShardId(0)).unwrap().partitions.get_mut(&PartitionId(0)).unwrap();
+    partition.stall = Some(Stall::OffsetsGone { from: 0, to: 9 });
+    assert_eq!(step(&table, &[&now], &gone, 0), None, "its history is gone from the topic: it has no rows");
 }
 
 #[test]

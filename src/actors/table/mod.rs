@@ -233,7 +233,7 @@ async fn forget(lead: &Lead, basis: &Basis, shards: &[ShardId]) -> Result<Revisi
     if last {
         writes.push(Write::Delete(key));
         tracing::info!(table = %table.name, "table dropped everywhere");
-        lead.metrics.forget_table(&table.name.to_string());
+        lead.metrics.forget_spread(&table.name.to_string());
     }
     committed(lead.write(compares, writes).await)
 }

@@ -71,6 +71,7 @@ fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malf
         parts: w.parts,
         partitions,
         dead_letters: w.dead_letters,
+        batch_age_ms: w.batch_age_ms,
         problem: w.problem.clone(),
     })
 }
@@ -91,6 +92,7 @@ fn replica_to_wire(table: TableId, shard: ShardId, m: ReplicaObservation) -> wir
         parts: m.parts,
         partitions: m.partitions.into_iter().map(partition).collect(),
         dead_letters: m.dead_letters,
+        batch_age_ms: m.batch_age_ms,
         problem: m.problem,
     }
 }

@@ -1,0 +1,94 @@
+//! What a node's agent shows in metrics: lag by table, replicas by state, routes not yet loaded, shards led.
+
+use super::Agent;
+use crate::model::ids::{ShardId, TableId};
+use crate::model::table::{ReplicaState, TableState};
+use crate::model::view::ClusterView;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Every state of `converthouse_replicas`, so that one which nobody is in any more shows 0.
+const STATES: [&str; 5] = ["ready", "creating", "behind", "leaving", "not_serving"];
+
+fn number(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+impl Agent {
+    /// Sets the node's gauges.
+    pub(super) fn gauge(&mut self) {
+        let lags = self.lags();
+        let node = self.ports.node.to_string();
+        for (table, lag) in &lags {
+            self.ports.metrics.ingest_lag(table, &node).set(number(*lag));
+        }
+        // A table that has left the node must not show its last lag for ever.
+        let shown = std::mem::replace(&mut self.shown, lags.into_keys().collect());
+        let view = self.view.read();
+        for table in shown.difference(&self.shown) {
+            self.ports.metrics.forget_lag(table, &node);
+            if !view.tables.values().any(|known| known.record.name.to_string() == *table) {
+                self.ports.metrics.forget_table(table);
+            }
+        }
+        let states = self.states(&view);
+        for state in STATES {
+            let count = states.get(state).copied().unwrap_or(0);
+            self.ports.metrics.replicas(&node, state).set(count);
+        }
+        self.ports.metrics.epoch_lag(&node).set(number(self.epochs_missing(&view)));
+        let own = |node: &crate::model::NodeId| {
+            view.nodes.get(node).is_some_and(|node| node.record.daemon_url == self.neighbours.own_url())
+        };
+        let shards = view.shards.values().flat_map(BTreeMap::values);
+        let led = shards.filter(|shard| shard.record.leader.as_ref().is_some_and(own)).count();
+        self.ports.metrics.shard_leaders.set(number(led));
+    }
+
+    /// Messages not yet taken, by table name.
+    fn lags(&self) -> BTreeMap<String, u64> {
+        let mut lags = BTreeMap::new();
+        for (place, running) in &self.running {
+            let lag = self.observed.get(place).map_or(0, |seen| seen.lag());
+            *lags.entry(running.wanted.table.name.to_string()).or_default() += lag;
+        }
+        lags
+    }
+
+    /// How many replicas are in which state: the leader's word, unless the replica does not serve.
+    fn states(&self, view: &ClusterView) -> BTreeMap<&'static str, i64> {
+        let mut states = BTreeMap::new();
+        for place in self.running.keys() {
+            let serving = self.server_up && self.observed.get(place).is_some_and(|seen| seen.serving);
+            *states.entry(self.state_of(view, *place, serving)).or_default() += 1;
+        }
+        states
+    }
+
+    fn state_of(
+        &self,
+        view: &ClusterView,
+        (table, shard): (TableId, ShardId),
+        serving: bool,
+    ) -> &'static str {
+        let shard = view.shards.get(&table).and_then(|shards| shards.get(&shard));
+        match shard.and_then(|shard| shard.record.replica_on(&self.ports.node)).map(|replica| replica.state) {
+            Some(ReplicaState::Ready) if serving => "ready",
+            Some(ReplicaState::Ready) => "not_serving",
+            Some(ReplicaState::Creating) => "creating",
+            Some(ReplicaState::Behind) => "behind",
+            None => "leaving",
+        }
+    }
+
+    /// Published topologies that the server has not loaded, of the table with the most.
+    fn epochs_missing(&self, view: &ClusterView) -> u64 {
+        let used = view.tables.iter().filter(|(_, table)| table.record.state != TableState::Dropping);
+        let missing = used.map(|(id, table)| {
+            table.record.epoch.0.saturating_sub(self.routes.epochs.get(id).map_or(0, |epoch| epoch.0))
+        });
+        missing.max().unwrap_or(0)
+    }
+}
+
+/// Names of the tables whose lag is shown.
+pub(super) type Shown = BTreeSet<String>;
