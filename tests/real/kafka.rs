@@ -120,6 +120,63 @@ impl Seen {
     }
 }
 
+/// Partitions that are paused and resumed at random while messages come in bursts, so that the lane holds them now in
+/// the middle of a fetch and now at their end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_held_again_and_again_under_load_come_whole_in_order_and_once() {
+    const MESSAGES: i64 = 30_000;
+    let kafka = TestKafka::start(1, &[]).await;
+    let client = kafka.client();
+    let sources = topic(&client, "held", 4, 1).await;
+    let lane = client.lane("held").unwrap();
+    sources.iter().for_each(|source| lane.assign(source, 0));
+    let (sender, targets) = (client.clone(), sources.clone());
+    let sending = tokio::spawn(async move {
+        let text = "x".repeat(1_000);
+        for round in 0..MESSAGES / 1_000 {
+            for target in &targets {
+                sender.produce(outgoing(target, (0..1_000).map(|_| text.clone()))).await.unwrap();
+            }
+            if round % 5 == 4 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        }
+    });
+    let mut next = vec![0; sources.len()];
+    let mut paused = vec![false; sources.len()];
+    let mut dice = 1_u64;
+    let start = Instant::now();
+    while next.iter().any(|next| *next < MESSAGES) {
+        assert!(start.elapsed() < 3 * PATIENCE, "the last messages do not come: {next:?}");
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let which = usize::try_from(dice >> 33).unwrap() % sources.len();
+        paused[which] = !paused[which];
+        if paused[which] {
+            lane.pause(&sources[which])
+        } else {
+            lane.resume(&sources[which])
+        }
+        // While all are paused the lane takes in what there is and holds them; then a little is taken.
+        let patience = Duration::from_millis(if paused.iter().all(|paused| *paused) { 400 } else { 20 });
+        while let Ok(fetched) = timeout(patience, lane.next()).await {
+            let chunk = match fetched {
+                Fetched::Chunk(chunk) => chunk,
+                Fetched::End(..) | Fetched::Trouble(_) => continue,
+                other => panic!("{other:?}"),
+            };
+            let at = usize::try_from(chunk.source.partition).unwrap();
+            for message in &chunk.messages {
+                assert_eq!(message.offset, next[at], "{}: not the next message", chunk.source);
+                next[at] += 1;
+            }
+            if next.iter().sum::<i64>() % 3 == 0 {
+                break;
+            }
+        }
+    }
+    sending.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_down_is_trouble_and_its_return_is_noticed() {
     let mut kafka = TestKafka::start(1, &[]).await;

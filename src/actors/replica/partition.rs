@@ -74,6 +74,11 @@ impl Partition {
     pub(super) fn restart(&mut self, id: PartitionId, until_ms: u64, effects: &mut Vec<Effect>) {
         self.attempt += 1;
         self.phase = Phase::Waiting { until_ms };
+        self.detach(id, effects);
+    }
+
+    /// Takes no more messages, and forgets those that wait.
+    pub(super) fn detach(&mut self, id: PartitionId, effects: &mut Vec<Effect>) {
         self.buffer.clear();
         self.paused = false;
         if self.assignment.take().is_some() {

@@ -325,7 +325,11 @@ impl State {
         p.looked = true;
         let until_ms = now_ms + backoff_ms(p.failures);
         p.failures += 1;
-        p.restart(id, until_ms, effects);
+        match p.phase {
+            // A look now would miss the rows that are on their way: it follows when the insert has ended.
+            Phase::Inserting { .. } => p.detach(id, effects),
+            _ => p.restart(id, until_ms, effects),
+        }
     }
 
     fn inserted(
@@ -344,7 +348,10 @@ impl State {
         effects.push(Effect::Report);
         match outcome {
             Outcome::Done(done) => {
-                (p.phase, p.failures, p.doubts, p.stall) = (Phase::Streaming, 0, 0, None);
+                (p.phase, p.doubts) = (Phase::Streaming, 0);
+                if p.assignment.is_some() {
+                    (p.failures, p.stall) = (0, None);
+                }
                 p.next = done.next;
                 p.held = p.held.split_off(&(done.next, 0));
                 p.position.last_row_offset = p.position.last_row_offset.max(done.last_row_offset);
@@ -367,7 +374,11 @@ impl State {
                 p.restart(id, now_ms + backoff_ms(p.doubts), effects);
                 p.doubts += 1;
                 self.close(gate);
+                return;
             }
+        }
+        if p.assignment.is_none() {
+            p.restart(id, now_ms + backoff_ms(p.failures), effects);
         }
     }
 

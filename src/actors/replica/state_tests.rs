@@ -155,6 +155,43 @@ fn answers_to_old_questions_change_nothing() {
 }
 
 #[test]
+fn a_partition_lost_during_an_insert_is_looked_at_when_the_insert_has_ended() {
+    let (mut state, assignment) = streaming();
+    let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
+    let stall = Stall::TopicMissing;
+    let effects = state.on(Event::Lost(P, assignment, stall.clone()), 1);
+    assert!(effects.contains(&Effect::Unassign(P)));
+    // Whoever looks now does not see the four rows, and would insert them again.
+    assert_eq!(state.on(Event::Tick, 20_000), []);
+    let effects = state.on(Event::Inserted(P, attempt, done(4)), 20_000);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Commit(P, 4, _))), "{effects:?}");
+    assert_eq!(state.observe().partitions[&P].stall, Some(stall), "still lost");
+    assert_eq!(state.observe().partitions[&P].next_offset, 4);
+    let effects = state.on(Event::Tick, 30_000);
+    let attempt = recovering(&effects);
+    let start = Start { from: 4, end: 4, last_row_offset: Some(3), ..Start::default() };
+    state.on(Event::Recovered(P, attempt, Ok(start)), 30_000);
+    assert_eq!(state.observe().partitions[&P].stall, None);
+}
+
+#[test]
+fn a_partition_lost_during_an_insert_that_was_refused_is_looked_at_as_well() {
+    let (mut state, assignment) = streaming();
+    let effects = state.on(Event::Fetched(P, assignment, chunk(0..4)), 0);
+    let Some(Effect::Insert { attempt, batch, .. }) =
+        effects.into_iter().find(|e| matches!(e, Effect::Insert { .. }))
+    else {
+        panic!("no insert")
+    };
+    state.on(Event::Lost(P, assignment, Stall::TopicMissing), 1);
+    let stall = Stall::ServerRefuses { error: "disk full".into() };
+    state.on(Event::Inserted(P, attempt, Outcome::Again(batch, stall)), 2);
+    let effects = state.on(Event::Tick, 30_000);
+    recovering(&effects);
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Insert { .. })), "{effects:?}");
+}
+
+#[test]
 fn a_batch_that_was_refused_is_held_and_tried_again_as_it_was() {
     let (mut state, assignment) = streaming();
     let effects = state.on(Event::Fetched(P, assignment, chunk(0..4)), 0);

@@ -208,7 +208,7 @@ impl Inner {
         };
         let topic = raw.start(source, offset)?;
         let result = super::lane::first_chunk(&raw, source, Instant::now() + self.options.deadline());
-        raw.stop(&topic, source.partition);
+        raw.stop(&topic, source);
         // Before the consumer can go: a handle must not outlive it.
         drop(topic);
         self.peekers.lock().expect("no panic while held").push(raw);

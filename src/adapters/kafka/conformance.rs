@@ -85,12 +85,15 @@ impl Reader {
 
     /// The next thing that is neither an end nor trouble.
     async fn essential(&self) -> Fetched {
-        loop {
-            match self.next().await {
-                Fetched::End(..) | Fetched::Trouble(_) => {}
-                other => return other,
+        let essential = async {
+            loop {
+                match self.0.next().await {
+                    Fetched::End(..) | Fetched::Trouble(_) => {}
+                    other => return other,
+                }
             }
-        }
+        };
+        timeout(PATIENCE, essential).await.expect("the lane yields something in time")
     }
 
     /// Messages until `count` of them came, as offset and text by source; checks their order.
@@ -144,6 +147,7 @@ pub async fn run_all(subject: &Subject) {
         messages_come_back_as_they_were_sent,
         many_messages_come_in_order_none_twice,
         a_paused_partition_is_silent_and_goes_on_where_it_was,
+        partitions_paused_at_their_end_go_on_without_a_gap_however_much_waits,
         a_new_assignment_replaces_the_old_one,
         the_end_is_told_again_when_it_moves,
         positions_are_recorded_with_what_stands_beside_them,
@@ -247,6 +251,33 @@ async fn a_paused_partition_is_silent_and_goes_on_where_it_was(subject: &Subject
     reader.0.resume(&sources[0]);
     let came = reader.messages(10).await;
     assert_eq!(came[&sources[0]], (10..20).zip(texts(10, 20)).collect::<Vec<_>>());
+}
+
+/// So much waits that the lane must stop fetching, after it saw the end: what comes next is still the next message.
+async fn partitions_paused_at_their_end_go_on_without_a_gap_however_much_waits(subject: &Subject) {
+    let sources = subject.topic("pressed", 4).await;
+    let reader = subject.reader("pressed");
+    let long = |from, to| texts(from, to).into_iter().map(|text| text + &" ".repeat(4_000));
+    let mut sent = 0;
+    for more in [1, 2] {
+        for source in &sources {
+            subject.send(source, long(sent, sent + 1_100)).await;
+            reader.0.assign(source, sent);
+            reader.0.pause(source);
+            // Its end is seen before the last of them makes it too much.
+            tokio::time::sleep(SILENCE / 2).await;
+        }
+        for source in &sources {
+            subject.send(source, long(sent + 1_100, sent + 1_100 + more)).await;
+            reader.0.resume(source);
+        }
+        let came = reader.messages(sources.len() * usize::try_from(1_100 + more).expect("small")).await;
+        for source in &sources {
+            let offsets: Vec<_> = came[source].iter().map(|(offset, _)| *offset).collect();
+            assert!(offsets.iter().copied().eq(sent..sent + 1_100 + more), "{source}: a gap in {offsets:?}");
+        }
+        sent += 1_100 + more;
+    }
 }
 
 async fn a_new_assignment_replaces_the_old_one(subject: &Subject) {

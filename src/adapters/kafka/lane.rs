@@ -192,7 +192,7 @@ impl Thread {
                 self.listen();
             }
             let hold = self.shared.mailbox().hold_parked();
-            hold.iter().for_each(|source| self.shared.raw.hold(source, true));
+            hold.iter().for_each(|source| self.shared.raw.hold(source));
             if self.round.elapsed() >= ROUND {
                 self.round = Instant::now();
                 self.tell_ends();
@@ -232,7 +232,21 @@ impl Thread {
                 }
             }
             Command::Stop(source) => self.stop_source(&source),
-            Command::Release(source) => self.shared.raw.hold(&source, false),
+            Command::Release(source) => {
+                // It may have been paused and held again since the command was given.
+                if !self.shared.mailbox().held(&source) {
+                    self.release(&source);
+                }
+            }
+        }
+    }
+
+    /// Lets a partition that was held go on where its last message was taken.
+    fn release(&mut self, source: &TopicPartition) {
+        let Some(reading) = self.places.get(source).and_then(|place| self.reading.get(place)) else { return };
+        let (next, assignment) = (reading.next, reading.assignment);
+        if self.shared.raw.release(source, next).is_err() {
+            self.obey(Command::Start(source.clone(), next, assignment));
         }
     }
 
@@ -244,9 +258,7 @@ impl Thread {
 
     fn stop(&mut self, place: (usize, i32)) {
         if let Some(reading) = self.reading.remove(&place) {
-            self.shared.raw.stop(&reading.topic, place.1);
-            // A later assignment must not find the partition held.
-            self.shared.raw.hold(&reading.source, false);
+            self.shared.raw.stop(&reading.topic, &reading.source);
         }
     }
 
@@ -279,8 +291,7 @@ impl Thread {
         batch.clear();
     }
 
-    /// Hands on what has not been handed on before. librdkafka, let go after a hold, may begin again at a message that
-    /// it gave us already: seen as rows that came twice, under load.
+    /// Hands on what has not been handed on before, wherever librdkafka may think that it is.
     fn deliver(&mut self, place: (usize, i32), mut run: &[Item]) {
         let Some(reading) = self.reading.get_mut(&place) else { return };
         let mut something = false;
@@ -330,11 +341,15 @@ impl Thread {
         }
     }
 
-    /// Finds out what the topic has instead; asked again each round until there is an answer.
+    /// Finds out what the topic has instead; asked again each round until there is an answer. Nothing is reported that
+    /// is not so: an offset that is there after all is read on from.
     fn ask_range(&mut self, place: (usize, i32)) {
         let Some(reading) = self.reading.get(&place) else { return };
         let (source, assignment, wanted) = (reading.source.clone(), reading.assignment, reading.next);
         match self.shared.raw.ask_watermarks(&source, ASK_WAIT) {
+            Ok((low, high)) if (low..=high).contains(&wanted) => {
+                self.obey(Command::Start(source, wanted, assignment));
+            }
             Ok((low, high)) => {
                 let last = Fetched::OutOfRange { source: source.clone(), wanted, low, high };
                 let something = self.shared.mailbox().last(&source, assignment, last);

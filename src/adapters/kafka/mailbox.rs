@@ -190,6 +190,11 @@ impl Mailbox {
         self.trouble = Some(text);
     }
 
+    /// Whether the thread was told to hold it and not yet to let it go.
+    pub(super) fn held(&self, source: &TopicPartition) -> bool {
+        self.parts.get(source).is_some_and(|part| part.held)
+    }
+
     /// Paused partitions that the thread must hold now, because too much lies here for them.
     pub(super) fn hold_parked(&mut self) -> Vec<TopicPartition> {
         if self.parked_bytes < PARKED_MAX_BYTES {

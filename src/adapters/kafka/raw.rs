@@ -17,6 +17,9 @@ use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// How long librdkafka may take to move a partition's position; it asks no broker for that.
+const SEEK_WAIT: Duration = Duration::from_secs(5);
+
 /// What librdkafka says from its own threads.
 #[derive(Default)]
 struct Heard {
@@ -159,25 +162,66 @@ impl RawConsumer {
     }
 
     /// Stops reading; what was fetched and not taken is purged.
-    pub(super) fn stop(&self, topic: &Topic, partition: i32) {
+    pub(super) fn stop(&self, topic: &Topic, source: &TopicPartition) {
         // SAFETY: valid handle; the only failure is a partition that was not started.
-        unsafe { sys::rd_kafka_consume_stop(topic.0, partition) };
+        unsafe { sys::rd_kafka_consume_stop(topic.0, source.partition) };
+        // A later start must not find the partition held.
+        // SAFETY: see `hold`.
+        let resumed = |list| unsafe { sys::rd_kafka_resume_partitions(self.rk, list) };
+        let _ = self.with_list(source, None, resumed);
     }
 
-    /// Holds a partition, or lets it go on from the last message taken.
-    pub(super) fn hold(&self, source: &TopicPartition, held: bool) {
-        let Ok(name) = name(&source.topic) else { return };
-        // SAFETY: the list is ours, for this call.
-        unsafe {
-            let list = sys::rd_kafka_topic_partition_list_new(1);
-            sys::rd_kafka_topic_partition_list_add(list, name.as_ptr(), source.partition);
-            if held {
-                sys::rd_kafka_pause_partitions(self.rk, list);
-            } else {
-                sys::rd_kafka_resume_partitions(self.rk, list);
+    /// Holds a partition: what was fetched and not taken is dropped, nothing more is fetched.
+    pub(super) fn hold(&self, source: &TopicPartition) {
+        // SAFETY: the list is ours, for this call, which waits until librdkafka has done it.
+        let paused = |list| unsafe { sys::rd_kafka_pause_partitions(self.rk, list) };
+        let _ = self.with_list(source, None, paused);
+    }
+
+    /// Lets a held partition go on at `next`, whatever librdkafka thinks where it was: an end that was told counts
+    /// there as a message taken, so that after a hold it would leave out the message that comes next, or ask for one
+    /// beyond the end.
+    pub(super) fn release(&self, source: &TopicPartition, next: i64) -> Result<(), Error> {
+        self.with_list(source, Some(next), |list| {
+            let wait_ms = c_int::try_from(SEEK_WAIT.as_millis()).unwrap_or(c_int::MAX);
+            // SAFETY: the list is ours, for this call; an error that is returned is ours to give back.
+            unsafe {
+                let failure = sys::rd_kafka_seek_partitions(self.rk, list, wait_ms);
+                if !failure.is_null() {
+                    let code = sys::rd_kafka_error_code(failure);
+                    sys::rd_kafka_error_destroy(failure);
+                    return code;
+                }
+                match (*(*list).elems).err {
+                    RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                        sys::rd_kafka_resume_partitions(self.rk, list)
+                    }
+                    code => code,
+                }
             }
+        })
+    }
+
+    /// Runs a call that takes a list of partitions on a list of one.
+    fn with_list(
+        &self,
+        source: &TopicPartition,
+        offset: Option<i64>,
+        call: impl FnOnce(*mut sys::rd_kafka_topic_partition_list_t) -> RDKafkaRespErr,
+    ) -> Result<(), Error> {
+        let name = name(&source.topic)?;
+        // SAFETY: the list is made, used and given back here; a new element is valid until the list is gone.
+        let code = unsafe {
+            let list = sys::rd_kafka_topic_partition_list_new(1);
+            let element = sys::rd_kafka_topic_partition_list_add(list, name.as_ptr(), source.partition);
+            if let Some(offset) = offset {
+                (*element).offset = offset;
+            }
+            let code = call(list);
             sys::rd_kafka_topic_partition_list_destroy(list);
-        }
+            Code::from(code)
+        };
+        if code == Code::NoError { Ok(()) } else { Err(of_code(code, &source.topic, Effect::Read)) }
     }
 
     /// Takes what is there, up to `most` items; waits for the first one.
