@@ -22,8 +22,12 @@ pub const SCRATCH_DATABASE_PREFIX: &str = "_cvh_scratch_";
 const REPLICA_INFIX: &str = "__cvh";
 
 /// The database that holds one shard's replica: `<db>__<table>__cvh<table id>_s<shard>`.
+///
+/// A dot becomes `_`: ClickHouse's `remote()` takes a database's name apart at one, however it is quoted. What tells
+/// one table's from another's is the id.
 pub fn replica_database(name: &TableName, table: TableId, shard: ShardId) -> String {
-    format!("{}__{}{}{}_{}", name.database, name.table, REPLICA_INFIX, table.short(), shard)
+    let user = format!("{}__{}", name.database, name.table).replace('.', "_");
+    format!("{user}{REPLICA_INFIX}{}_{shard}", table.short())
 }
 
 /// Reads back what [`replica_database`] wrote: the table's short id and the shard.
@@ -176,6 +180,7 @@ mod tests {
                 "{database}"
             );
         }
+        assert!(!replica_database(&name("a.b", "c.d"), table, ShardId(7)).contains('.'));
         assert_eq!(parse_replica_database("shop__events"), None);
     }
 

@@ -1,12 +1,12 @@
 //! The ClickHouse adapter against a real 18.16.1 and, through a shim, against the current engine.
 
-use crate::support::clickhouse::Running;
+use crate::support::clickhouse::{Running, endpoint_at};
 use converthouse::adapters::clickhouse::{
     ClickHouse, DistributedTable, Error, HttpClickHouse, Insert, ReplicaTables, conformance,
 };
 use converthouse::adapters::routes::{FileRoutes, RoutesFile, render};
 use converthouse::error::{Coded, Retry};
-use converthouse::model::node::{ClickHouseEndpoint, Secret};
+use converthouse::model::node::Secret;
 use converthouse::model::routes::{RouteReplica, RouteShard, TableRoutes};
 use converthouse::model::table::{MessageFormat, Schema};
 use converthouse::model::{PartitionRange, TableName, ids, names};
@@ -21,7 +21,9 @@ fn replica_database(name: &TableName) -> String {
 #[tokio::test]
 async fn the_oldest_server_keeps_the_contract() {
     let running = Running::start("contract").await;
-    conformance::run_all(Arc::new(running.client()), 1).await;
+    let another = Running::start("another").await;
+    let other = conformance::Other { server: Arc::new(another.client()), endpoint: another.endpoint() };
+    conformance::run_all(Arc::new(running.client()), other, 1).await;
     assert!(running.server.is_running() && running.folder.path().is_dir());
 }
 
@@ -103,13 +105,7 @@ fn two_shards(running: &Running, name: &TableName) -> TableRoutes {
 
 /// The same over whatever is at a native port.
 pub fn two_shards_at(port: u16, password: &Secret, name: &TableName) -> TableRoutes {
-    let endpoint = ClickHouseEndpoint {
-        host: "127.0.0.1".into(),
-        port,
-        secure: false,
-        user: "default".into(),
-        password: password.clone(),
-    };
+    let endpoint = endpoint_at(port, password);
     let table = ids::TableId(uuid::Uuid::from_u128(7 << 96));
     let shard = |number, lo, hi| RouteShard {
         shard: ids::ShardId(number),

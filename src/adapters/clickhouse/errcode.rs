@@ -27,7 +27,7 @@ const BAD_ROWS: &[u32] = &[
 /// Disk, memory, parts, read-only, too busy: may pass. What Poco and `std` throw (1000 to 1002) is I/O as a rule.
 const OVERLOADED: &[u32] = &[
     23, 24, 74, 75, 76, 77, 78, 87, 106, 164, 201, 202, 203, 225, 236, 241, 242, 243, 252, 279, 285, 299,
-    373, 439, 473, 499, 573, 574, 626, 668, 734, 745, 1000, 1001, 1002,
+    373, 439, 473, 499, 519, 573, 574, 626, 668, 734, 745, 1000, 1001, 1002,
 ];
 /// Of those, what an insert meets before it writes its first part. Any other may strike between two parts of one
 /// block, so that some of them are in: the outcome is unknown.

@@ -236,7 +236,11 @@ impl HttpClickHouse {
         }
         if change.link {
             let link = Statement::ReplacePartition { name, partition_id, source };
-            self.change(&link, &what, with_id(id_prefix)).await?;
+            match self.change(&link, &what, with_id(id_prefix)).await {
+                // New servers refuse when the source's partition has gone since we looked; old ones do nothing.
+                Err(Error::Refused { .. }) if !self.contents(source).await?.contains_key(partition_id) => {}
+                linked => return linked,
+            }
         }
         Ok(())
     }

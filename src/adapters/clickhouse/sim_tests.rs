@@ -17,7 +17,19 @@ async fn the_simulated_server_keeps_the_contract() {
         let twice = row.matches("_cvh_offset").count() > 1;
         torn || twice || ["never", ",x7", "no such column"].iter().any(|bad| row.contains(bad))
     });
-    conformance::run_all(Arc::new(sim), 1).await;
+    let servers = SimServers::new();
+    let other = SimClickHouse::new(SimRoutes::new());
+    sim.join(&servers, "one", 9000);
+    other.join(&servers, "other", 9000);
+    let endpoint = crate::model::node::ClickHouseEndpoint {
+        host: "other".into(),
+        port: 9000,
+        secure: false,
+        user: String::new(),
+        password: crate::model::node::Secret::default(),
+    };
+    let other = conformance::Other { server: Arc::new(other), endpoint };
+    conformance::run_all(Arc::new(sim), other, 1).await;
 }
 
 const DATABASE: &str = "d__t__cvh00000000_s1";

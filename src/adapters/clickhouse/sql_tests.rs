@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::PartitionId;
+use crate::model::node::Secret;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -78,6 +79,7 @@ fn replicas() {
             Statement::CreateLocal { name: &local, schema: &plain },
             Statement::CreateGateSource { database: "d", schema: &schema },
             Statement::CreateGate { database: "d", schema: &schema, number: 7 },
+            Statement::CreateClosedGate { database: "d", number: 8 },
             Statement::DropTable(&local),
             Statement::KillQueries("cvh-1-"),
             Statement::RunningQueries("cvh-1-"),
@@ -121,6 +123,7 @@ fn replicas() {
                   `_cvh_offset` UInt64, `_cvh_row` UInt32, `ts` DateTime, `o\`d\\d` String DEFAULT
                   'x', `up` String MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) AS SELECT *
                   FROM `d`.`gate_source`
+            CREATE VIEW `d`.`gate_8` AS SELECT 1
             18.16: DROP TABLE IF EXISTS `d__t__cvh0_s1`.`local`
             26.9:  DROP TABLE IF EXISTS `d__t__cvh0_s1`.`local` SYNC
             KILL QUERY WHERE startsWith(query_id, 'cvh-1-') ASYNC
@@ -240,6 +243,78 @@ fn looks() {
             SELECT shard_num, shard_weight, replica_num, host_name, port, default_database FROM
                   system.clusters WHERE cluster = 'c\'' ORDER BY shard_num, replica_num"#]],
     );
+}
+
+#[test]
+fn seeds() {
+    let (local, staging) = (table("d`", "local"), table("d`", "seed_7_1"));
+    let columns = ["_cvh_partition".to_owned(), "a`b".to_owned()];
+    let remote = |user: &str, password: &str, secure| RemoteReplica {
+        host: if secure { "::1".into() } else { "h".into() },
+        port: 9000,
+        user: user.into(),
+        password: Secret::new(password),
+        secure,
+        database: "d'1".into(),
+    };
+    let sources = [remote("", "", false), remote("u", "p'\\", true), remote("", "p", false)];
+    let copy =
+        |source| Statement::CopyRows { into: &staging, columns: &columns, source, partition: PartitionId(3) };
+    check(
+        &[
+            Statement::Rename { from: &staging, to: &local },
+            Statement::Parts(&local),
+            Statement::DropPartition { name: &staging, partition_id: "7-202601" },
+            Statement::ReplacePartition { name: &staging, partition_id: "7-202601", source: &local },
+            copy(&sources[0]),
+            copy(&sources[1]),
+            copy(&sources[2]),
+            Statement::UserQueries,
+        ],
+        expect![[r#"
+            RENAME TABLE `d\``.`seed_7_1` TO `d\``.`local`
+            SELECT partition, partition_id, name, rows FROM system.parts WHERE database = 'd`' AND
+                  table = 'local' AND active
+            ALTER TABLE `d\``.`seed_7_1` DROP PARTITION ID '7-202601'
+            ALTER TABLE `d\``.`seed_7_1` REPLACE PARTITION ID '7-202601' FROM `d\``.`local`
+            INSERT INTO `d\``.`seed_7_1` (`_cvh_partition`, `a\`b`) SELECT `_cvh_partition`, `a\`b`
+                  FROM remote('h:9000', 'd\'1', 'local') WHERE `_cvh_partition` = 3
+            INSERT INTO `d\``.`seed_7_1` (`_cvh_partition`, `a\`b`) SELECT `_cvh_partition`, `a\`b`
+                  FROM remoteSecure('[::1]:9000', 'd\'1', 'local', 'u', 'p\'\\') WHERE
+                  `_cvh_partition` = 3
+            INSERT INTO `d\``.`seed_7_1` (`_cvh_partition`, `a\`b`) SELECT `_cvh_partition`, `a\`b`
+                  FROM remote('h:9000', 'd\'1', 'local', 'default', 'p') WHERE `_cvh_partition` = 3
+            18.16: SELECT query_id FROM system.processes WHERE is_initial_query = 1 AND NOT
+                  startsWith(query_id, 'cvh-') ORDER BY query_id
+            26.9:  SELECT query_id FROM system.processes WHERE is_initial_query = 1 AND NOT
+                  startsWith(query_id, 'cvh-') AND query_id != queryID() ORDER BY query_id"#]],
+    );
+}
+
+#[test]
+fn a_password_is_in_no_error() {
+    let into = table("d", "t");
+    let told = |password: &str, text: &str| {
+        let source = RemoteReplica {
+            host: "h".into(),
+            port: 1,
+            user: "u".into(),
+            password: Secret::new(password),
+            secure: true,
+            database: "d".into(),
+        };
+        let statement =
+            Statement::CopyRows { into: &into, columns: &[], source: &source, partition: PartitionId(1) };
+        let rendered = render(&statement, &Capabilities::of(""));
+        without_secrets(&statement, &text.replace("STATEMENT", &rendered).replace("CUT", &rendered[..70]))
+    };
+    for password in ["s3cret", "it's\\", "p"] {
+        let text =
+            told(password, "Code: 62. Syntax error: STATEMENT and again s3cret, 'it\\'s\\\\' it's\\ CUT");
+        assert_eq!(text, "Code: 62. Syntax error: INSERT INTO `d`.`t` () SELECT  FROM ");
+    }
+    assert_eq!(told("it's\\", "Wrong: 'it\\'s\\\\' or it's\\"), "Wrong: *** or ***");
+    assert_eq!(told("", "nothing to hide"), "nothing to hide");
 }
 
 proptest! {

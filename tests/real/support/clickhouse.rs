@@ -3,7 +3,7 @@
 use converthouse::adapters::clickhouse::HttpClickHouse;
 use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
 use converthouse::adapters::compute::process::{Launch, Process, free_port};
-use converthouse::model::node::Secret;
+use converthouse::model::node::{ClickHouseEndpoint, Secret};
 use tempfile::TempDir;
 
 /// A running server in a folder of its own; both go when dropped.
@@ -40,6 +40,11 @@ impl Running {
         HttpClickHouse::new(&self.server.url(), "default", &self.password)
     }
 
+    /// As other servers reach it.
+    pub fn endpoint(&self) -> ClickHouseEndpoint {
+        endpoint_at(self.server.tcp_port(), &self.password)
+    }
+
     /// Runs any statement, as a user would; panics with what the server says.
     pub async fn query(&self, sql: &str) -> String {
         self.try_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
@@ -49,6 +54,12 @@ impl Running {
     pub async fn try_query(&self, sql: &str) -> Result<String, String> {
         query(&self.server.url(), self.password.expose(), sql).await
     }
+}
+
+/// Whatever is at a native port of this machine.
+pub fn endpoint_at(port: u16, password: &Secret) -> ClickHouseEndpoint {
+    let (host, user) = ("127.0.0.1".to_owned(), "default".to_owned());
+    ClickHouseEndpoint { host, port, secure: false, user, password: password.clone() }
 }
 
 /// The current engine behind `tests/chdb_shim.py`; ends when dropped.

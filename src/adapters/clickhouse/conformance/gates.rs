@@ -69,3 +69,24 @@ pub(super) async fn an_insert_during_a_renewal_is_wholly_in_or_never(subject: Su
     let subject = Arc::into_inner(subject).expect("all senders have ended");
     subject.end().await;
 }
+
+pub(super) async fn closed_gates_stay_closed_and_their_numbers_never_come_again(subject: Subject) {
+    let mut highest = subject.with_gate().await;
+    for step in 0..3 {
+        subject.put(highest, 0, step..step + 1).await.expect("the gate is open");
+        for _ in 0..2 {
+            subject.server.close_gates(&subject.database).await.expect("closing twice is no error");
+        }
+        for number in highest..highest + 4 {
+            let outcome = subject.put(number, 0, 100..101).await;
+            assert!(outcome.is_err(), "none is open: {outcome:?}");
+        }
+        let outcome = subject.put(highest, 0, 100..101).await;
+        assert!(matches!(outcome, Err(Error::Missing(_))), "{outcome:?}");
+        let next = subject.server.renew_gate(&subject.database).await.expect("renewed");
+        assert!(next > highest, "{next} is not above {highest}");
+        highest = next;
+    }
+    assert_eq!(subject.held(0, 0).await, [0, 1, 2]);
+    subject.end().await;
+}

@@ -1,0 +1,69 @@
+//! Partitions copied from another server.
+
+use super::*;
+
+const DEADLINE_MS: u64 = 60_000;
+
+impl Subject {
+    async fn copy(&self, nonce: u64, source: &RemoteReplica, partition: u32) -> Result<u64, Error> {
+        let partition = PartitionId(partition);
+        self.server.copy_partition(&self.database, nonce, source, partition, DEADLINE_MS).await
+    }
+}
+
+pub(super) async fn a_copy_gives_one_partition_as_it_is_elsewhere(subject: Subject) {
+    let source = subject.elsewhere(2_001);
+    let gate = source.with_gate().await;
+    source.fill(gate, 3, 0..40).await;
+    source.fill(gate, 4, 0..20).await;
+    let remote = source.remote();
+    subject.begin(11).await;
+    for _ in 0..2 {
+        assert_eq!(subject.copy(11, &remote, 3).await.expect("copied"), 40);
+    }
+    source.fill(gate, 3, 40..50).await;
+    let both = futures::join!(subject.copy(11, &remote, 3), subject.copy(11, &remote, 4));
+    assert_eq!((both.0.expect("copied"), both.1.expect("copied")), (50, 20), "several at once");
+    assert_eq!(subject.copy(11, &remote, 7).await.expect("copied"), 0, "nothing is there to copy");
+    source.fill(gate, 3, 50..60).await;
+    assert!(!subject.server.has_local(&subject.database).await.expect("told"));
+    subject.finish(11).await;
+    let mut expected = vec![Vec::new(); 10];
+    expected[3].extend(0..50);
+    expected[4].extend(0..20);
+    assert_eq!(subject.all().await, expected, "the copy is of that moment");
+    let late = subject.copy(11, &remote, 3).await;
+    assert!(matches!(late, Err(Error::Missing(_))), "a replica that stands is not copied into: {late:?}");
+    assert_eq!(subject.all().await, expected);
+    assert_eq!(source.held(3, 0).await.len(), 60);
+    source.end().await;
+    subject.end().await;
+}
+
+pub(super) async fn a_copy_that_fails_leaves_the_rest_alone(subject: Subject) {
+    let source = subject.elsewhere(2_002);
+    let gate = source.with_gate().await;
+    source.fill(gate, 3, 0..10).await;
+    source.fill(gate, 4, 0..10).await;
+    let remote = source.remote();
+    let none = subject.copy(1, &remote, 3).await;
+    assert!(matches!(none, Err(Error::Missing(_))), "no staging table: {none:?}");
+    subject.begin(1).await;
+    subject.copy(1, &remote, 3).await.expect("copied");
+    let gone = subject.elsewhere(2_003).remote();
+    let deaf = RemoteReplica { port: 2, ..remote.clone() };
+    for broken in [gone, deaf] {
+        let failed = subject.copy(1, &broken, 4).await;
+        assert!(matches!(failed, Err(Error::Overloaded { .. })), "{broken:?}: {failed:?}");
+    }
+    let pattern = RemoteReplica { host: "h{1..3}".into(), ..remote.clone() };
+    let failed = subject.copy(1, &pattern, 4).await;
+    assert!(failed.is_err(), "a host is no pattern: {failed:?}");
+    subject.copy(1, &remote, 4).await.expect("the next one goes well");
+    subject.finish(1).await;
+    assert_eq!(subject.held(3, 0).await.len() + subject.held(4, 0).await.len(), 20);
+    let sizes = subject.server.sizes().await.expect("told")[&subject.database];
+    assert_eq!(sizes.rows, 20, "nothing came twice");
+    source.end().await;
+    subject.end().await;
+}
