@@ -6,7 +6,7 @@
 use crate::model::invariants::Invariant;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -69,7 +69,7 @@ pub struct Metrics {
     dead_letters_total: IntCounterVec,
     replicas: IntGaugeVec,
     invariant_violations_total: IntCounterVec,
-    heartbeat_age_ms: IntGaugeVec,
+    heartbeat_age_seconds: GaugeVec,
     metadata_errors_total: IntCounterVec,
     clickhouse_up: IntGaugeVec,
     epoch_lag: IntGaugeVec,
@@ -90,6 +90,10 @@ fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
 
 fn gauges(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     IntGaugeVec::new(Opts::new(name, help), labels).expect("name and labels are legal")
+}
+
+fn seconds(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    GaugeVec::new(Opts::new(name, help), labels).expect("name and labels are legal")
 }
 
 fn gauge(name: &str, help: &str) -> IntGauge {
@@ -127,8 +131,8 @@ impl Metrics {
                 "Broken invariants; any is a bug",
                 "id",
             ),
-            heartbeat_age_ms: gauges(
-                "converthouse_heartbeat_age_ms",
+            heartbeat_age_seconds: seconds(
+                "converthouse_heartbeat_age_seconds",
                 "Time since the leader heard of a node; on the leader only",
                 &["node"],
             ),
@@ -171,7 +175,7 @@ impl Metrics {
             Box::new(self.dead_letters_total.clone()),
             Box::new(self.replicas.clone()),
             Box::new(self.invariant_violations_total.clone()),
-            Box::new(self.heartbeat_age_ms.clone()),
+            Box::new(self.heartbeat_age_seconds.clone()),
             Box::new(self.metadata_errors_total.clone()),
             Box::new(self.clickhouse_up.clone()),
             Box::new(self.insert_seconds.clone()),
@@ -242,9 +246,10 @@ impl Metrics {
         self.invariant_violations_total.with_label_values(&[id.as_str()])
     }
 
-    /// Time since the leader heard of a node, in milliseconds.
-    pub fn heartbeat_age_ms(&self, node: &str) -> IntGauge {
-        self.heartbeat_age_ms.with_label_values(&[node])
+    /// Sets the time since the leader heard of a node.
+    #[expect(clippy::cast_precision_loss, reason = "nobody waits for so long")]
+    pub fn heartbeat_age(&self, node: &str, age_ms: u64) {
+        self.heartbeat_age_seconds.with_label_values(&[node]).set(age_ms as f64 / 1_000.0);
     }
 
     /// Counter of the metadata store's errors of one code.
@@ -278,7 +283,7 @@ impl Metrics {
 
     /// Only the leader has heartbeats: a deposed one shows nothing that comes from them.
     pub fn forget_heartbeats(&self) {
-        self.heartbeat_age_ms.reset();
+        self.heartbeat_age_seconds.reset();
         self.replication_spread_messages.reset();
     }
 }
@@ -333,7 +338,7 @@ mod tests {
         metrics.dead_letters("t");
         metrics.replicas("n1", "ready");
         metrics.invariant_violations(Invariant::Fenced);
-        metrics.heartbeat_age_ms("n1");
+        metrics.heartbeat_age("n1", 250);
         metrics.metadata_errors(crate::error::Code(301));
         metrics.clickhouse_up("n1");
         let families = metrics.registry().gather();

@@ -64,6 +64,8 @@ pub struct Options {
     pub daily_bytes_per_partition: u64,
     /// Inserts that may run at once on a node's server.
     pub inserts_at_once: u32,
+    /// How long an insert may take before its outcome counts as unknown.
+    pub insert_deadline_ms: u64,
     /// Inserts a second that a node's server should have to take; batches grow older to keep to it.
     pub inserts_per_s: u32,
     /// How old batches grow for that at most.
@@ -84,6 +86,7 @@ impl Default for Options {
             lanes_max: 4,
             daily_bytes_per_partition: 36_000_000_000,
             inserts_at_once: 4,
+            insert_deadline_ms: 60_000,
             inserts_per_s: 50,
             batch_age_max_ms: 10_000,
             buffer_bytes: 512 << 20,
@@ -268,6 +271,7 @@ fn spawn_node(
         routes: local.routes.clone(),
         metrics: world.metrics.clone(),
         inserts: Arc::new(Semaphore::new(options.inserts_at_once.max(1) as usize)),
+        insert_deadline_ms: options.insert_deadline_ms,
         recoveries: Arc::new(Semaphore::new(8)),
     };
     // The first lane is made here, so that settings which Kafka's client refuses end the start, with the reason.

@@ -30,6 +30,8 @@ pub struct NodePorts {
     pub metrics: Metrics,
     /// Inserts that may run at once on the node's server.
     pub inserts: Arc<Semaphore>,
+    /// How long an insert may take before its outcome counts as unknown.
+    pub insert_deadline_ms: u64,
     /// Partitions that may be looked up at once.
     pub recoveries: Arc<Semaphore>,
 }

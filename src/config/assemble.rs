@@ -368,6 +368,7 @@ fn ingest<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> IngestOptions {
     IngestOptions {
         lanes_max: reader.number(&part, "lanes_max"),
         daily_bytes_per_partition: reader.bytes(&part, "daily_bytes_per_partition"),
+        insert_deadline_ms: reader.number(&part, "insert_deadline_ms"),
         inserts_per_s: reader.number(&part, "inserts_per_s"),
         batch_age_max_ms: reader.number(&part, "batch_age_max_ms"),
     }

@@ -167,6 +167,8 @@ pub struct IngestOptions {
     pub daily_bytes_per_partition: u64,
     /// Inserts a second into one ClickHouse at most.
     pub inserts_per_s: u32,
+    /// How long an insert may take before its outcome counts as unknown.
+    pub insert_deadline_ms: u64,
     /// How old batches grow for that at most.
     pub batch_age_max_ms: u64,
 }

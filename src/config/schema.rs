@@ -326,6 +326,14 @@ const INGEST: &[Key] = &[
          day, never more than the node has shards.",
     ),
     key(
+        "insert_deadline_ms",
+        Integer(1_000, 3_600_000),
+        Default("60000"),
+        "60000",
+        "An insert without an answer for so long counts as in doubt: the daemon closes the way that it took, looks at \
+         what the table holds, and inserts the rest.",
+    ),
+    key(
         "inserts_per_s",
         Integer(1, 10_000),
         Default("20"),

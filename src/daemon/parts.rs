@@ -135,6 +135,7 @@ pub fn options(config: &Config) -> Options {
         lease_ttl_ms: config.metadata.lease_ttl_ms,
         lanes_max: config.ingest.lanes_max,
         daily_bytes_per_partition: config.ingest.daily_bytes_per_partition,
+        insert_deadline_ms: config.ingest.insert_deadline_ms,
         inserts_per_s: config.ingest.inserts_per_s,
         batch_age_max_ms: config.ingest.batch_age_max_ms,
         topic_replication: config.kafka.replication,

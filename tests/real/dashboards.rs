@@ -1,6 +1,7 @@
 //! Dashboard and alerts against a real Prometheus: it scrapes the daemon's own registry, and every query of the
 //! dashboard and every alert must be accepted and find its metrics there.
 
+use super::support::cluster::Cluster;
 use converthouse::adapters::compute::process::{Launch, Process, free_port};
 use converthouse::error::Code;
 use converthouse::model::invariants::Invariant;
@@ -11,7 +12,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn project(path: &str) -> PathBuf {
@@ -67,7 +68,7 @@ fn every_metric() -> Metrics {
     metrics.replicas("n1", "ready").set(4);
     metrics.replicas("n1", "creating").set(1);
     metrics.invariant_violations(Invariant::NoLoss).inc_by(0);
-    metrics.heartbeat_age_ms("n1").set(250);
+    metrics.heartbeat_age("n1", 250);
     metrics.metadata_errors(Code(301)).inc();
     metrics.clickhouse_up("n1").set(1);
     metrics.insert_seconds.observe(0.02);
@@ -146,6 +147,33 @@ fn alerts_fire_in_their_situation_and_only_then() {
     for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
         assert!(tests.contains(&format!("alertname: {alert},")), "{alert} is not in alerts_test.yml");
         assert!(operations.contains(&format!("| {alert} |")), "docs/operations.md: no line for {alert}");
+    }
+}
+
+/// Names, units and help as Prometheus wants them.
+fn check_metrics(text: &str) {
+    let mut tool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool; run scripts/provision.sh");
+    tool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let ran = tool.wait_with_output().unwrap();
+    assert!(ran.status.success(), "{}\n{text}", String::from_utf8_lossy(&ran.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_daemon_shows_is_as_prometheus_wants_it() {
+    check_metrics(&exposition(&every_metric()));
+    let cluster = Cluster::start(2, 1).await;
+    cluster.create_events(2);
+    cluster.produce(0..1_000).await;
+    cluster.prove_events(1_000, 0).await;
+    for node in &cluster.nodes {
+        check_metrics(&node.metrics());
+        assert_eq!(node.metric("converthouse_ingest_rows_total"), 1_000.0, "both hold every shard");
+        assert_eq!(node.metric("converthouse_replicas"), 2.0);
     }
 }
 

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Rows sent until told to stop; a send that fails while brokers are down is repeated by the producer itself.
-struct Stream {
+pub struct Stream {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Stream {
-    fn start(cluster: &Cluster) -> Self {
+    pub fn start(cluster: &Cluster) -> Self {
         use converthouse::adapters::kafka::Kafka;
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counter, client) = (stop.clone(), sent.clone(), cluster.client.clone());
@@ -31,7 +31,7 @@ impl Stream {
     }
 
     /// Waits until so many more rows have been sent.
-    async fn flow(&self, rows: u64) {
+    pub async fn flow(&self, rows: u64) {
         let until = self.sent.load(Ordering::Relaxed) + rows;
         while self.sent.load(Ordering::Relaxed) < until {
             assert!(!self.task.is_finished(), "the producer failed");
@@ -39,7 +39,7 @@ impl Stream {
         }
     }
 
-    async fn end(self) -> u64 {
+    pub async fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
         self.sent.load(Ordering::Relaxed)

@@ -20,4 +20,5 @@ mod metadata;
 mod metadata_faults;
 mod provisioned;
 mod refusals;
+mod stalls;
 mod support;

@@ -43,8 +43,7 @@ impl NodeActor {
             reports.fit_since_ms.remove(&self.id);
         }
         if let Some(received) = reports.received_ms.get(&self.id) {
-            let age_ms = i64::try_from(now_ms.saturating_sub(*received)).unwrap_or(i64::MAX);
-            self.lead.metrics.heartbeat_age_ms(self.id.as_str()).set(age_ms);
+            self.lead.metrics.heartbeat_age(self.id.as_str(), now_ms.saturating_sub(*received));
         }
         if self.was_fit != Some(fit) {
             self.was_fit = Some(fit);

@@ -19,9 +19,6 @@ use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// How long an insert may take before its outcome counts as unknown.
-const INSERT_DEADLINE_MS: u64 = 60_000;
-
 /// What stays the same over a replica's life.
 #[derive(Clone)]
 pub struct Job {
@@ -268,7 +265,7 @@ impl Writer<'_> {
             rows,
             body,
             query_id,
-            deadline_ms: INSERT_DEADLINE_MS,
+            deadline_ms: self.job.ports.insert_deadline_ms,
         };
         let metrics = &self.job.ports.metrics;
         let began = self.job.ports.clock.now_ms();

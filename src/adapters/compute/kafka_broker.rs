@@ -25,7 +25,8 @@ pub struct KafkaPlan {
     pub brokers: usize,
     /// User and password that clients must give (SASL/PLAIN); none if `None`.
     pub user: Option<(String, String)>,
-    /// More server settings, by Kafka's names.
+    /// More server settings, by Kafka's names. `{port}`, `{internal_port}` and `{controller_port}` in a value stand
+    /// for the broker's own.
     pub settings: Vec<(String, String)>,
 }
 
@@ -249,7 +250,11 @@ impl KafkaBrokers {
                  listener.name.client.plain.sasl.jaas.config={module} user_{user}=\"{password}\";\n"
             ));
         }
+        let ports =
+            [("{port}", port), ("{internal_port}", internal_port), ("{controller_port}", controller_port)];
         for (name, value) in &self.plan.settings {
+            let fill = |value: String, (word, port): (&str, u16)| value.replace(word, &port.to_string());
+            let value = ports.into_iter().fold(value.clone(), fill);
             text.push_str(&format!("{name}={value}\n"));
         }
         text

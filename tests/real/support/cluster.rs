@@ -1,6 +1,7 @@
 //! A whole cluster of real parts: three etcd members, Kafka, and on each node a ClickHouse server with its daemon.
 
 use super::kafka::TestKafka;
+use super::link::Link;
 use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
 use converthouse::adapters::compute::etcd_member::{EtcdMember, Peer};
 use converthouse::adapters::compute::process::{Launch, Process, free_port};
@@ -17,6 +18,8 @@ use tempfile::TempDir;
 const SETTLES_WITHIN: Duration = Duration::from_secs(90);
 /// The lease of the daemons under test.
 pub const LEASE_TTL_MS: u64 = 2_000;
+/// How long their inserts may take.
+pub const INSERT_DEADLINE_MS: u64 = 20_000;
 
 pub struct Node {
     pub id: String,
@@ -24,10 +27,23 @@ pub struct Node {
     launch: Launch,
     daemon: Option<Process>,
     pub grpc_url: String,
+    pub http_url: String,
+    /// It cannot answer for the cluster at the moment: paused, or cut off.
+    pub mute: bool,
+}
+
+/// What the first node's daemon reaches everything through, if its network is to fail.
+pub struct Links {
+    pub clickhouse: Vec<Link>,
+    pub etcd: Vec<Link>,
+    pub kafka: Vec<Link>,
 }
 
 pub struct Cluster {
     pub nodes: Vec<Node>,
+    pub links: Option<Links>,
+    /// The members that daemons run themselves, if `etcd` is empty.
+    members: Vec<Peer>,
     etcd: Vec<(EtcdMember, Option<Process>)>,
     pub kafka: TestKafka,
     pub client: KafkaClient,
@@ -52,21 +68,94 @@ impl Cluster {
         let etcd = start_etcd(folder.path());
         let kafka = TestKafka::start(brokers, &[]).await;
         let client = kafka.client();
-        let endpoints: Vec<String> =
-            etcd[0].0.peers.iter().map(|peer| format!("{:?}", peer.client_url)).collect();
-        let mut cluster = Self { nodes: Vec::new(), etcd, kafka, client, folder };
-        for number in 0..nodes {
-            let node =
-                cluster.node(number, &endpoints.join(", "), data.clone().filter(|_| number == 0)).await;
-            cluster.nodes.push(node);
-        }
-        cluster.until("a leader and all nodes live", |status| {
-            status.leader.is_some() && status.nodes.iter().filter(|n| n.live).count() == nodes
-        });
+        let (nodes_started, members) = (Vec::new(), Vec::new());
+        let mut cluster = Self { nodes: nodes_started, links: None, members, etcd, kafka, client, folder };
+        cluster.start_nodes(nodes, data).await;
         cluster
     }
 
-    async fn node(&self, number: usize, endpoints: &str, data: Option<PathBuf>) -> Node {
+    /// The same, with a metadata store that the daemons form themselves.
+    pub async fn start_managed(nodes: usize) -> Self {
+        let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
+        let members = (1..=nodes).map(|number| peer(format!("n{number}"))).collect();
+        let kafka = TestKafka::start(1, &[]).await;
+        let client = kafka.client();
+        let (started, etcd) = (Vec::new(), Vec::new());
+        let mut cluster = Self { nodes: started, links: None, members, etcd, kafka, client, folder };
+        cluster.start_nodes(nodes, None).await;
+        cluster
+    }
+
+    /// The same, with one broker, and all that the first node's daemon says and hears going over links.
+    pub async fn start_linked(nodes: usize) -> Self {
+        let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
+        let etcd = start_etcd(folder.path());
+        let mut links = Links { clickhouse: Vec::new(), etcd: Vec::new(), kafka: Vec::new() };
+        for peer in &etcd[0].0.peers {
+            let port = peer.client_url.rsplit_once(':').unwrap().1.parse().unwrap();
+            links.etcd.push(Link::to(port).await);
+        }
+        // A client is sent to the address that the listener advertises which it came in by.
+        let door = free_port().unwrap();
+        let link = Link::to(door).await;
+        let listeners = format!(
+            "CLIENT://127.0.0.1:{{port}},INTERNAL://127.0.0.1:{{internal_port}},\
+             CONTROLLER://127.0.0.1:{{controller_port}},LINKED://127.0.0.1:{door}"
+        );
+        let advertised = format!(
+            "CLIENT://127.0.0.1:{{port}},INTERNAL://127.0.0.1:{{internal_port}},LINKED://127.0.0.1:{}",
+            link.port()
+        );
+        let protocols = "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,LINKED:PLAINTEXT";
+        let settings = [
+            ("listeners", listeners.as_str()),
+            ("advertised.listeners", advertised.as_str()),
+            ("listener.security.protocol.map", protocols),
+        ];
+        let kafka = TestKafka::start(1, &settings).await;
+        links.kafka.push(link);
+        let client = kafka.client();
+        let (started, members) = (Vec::new(), Vec::new());
+        let mut cluster = Self { nodes: started, links: Some(links), members, etcd, kafka, client, folder };
+        cluster.start_nodes(nodes, None).await;
+        cluster
+    }
+
+    async fn start_nodes(&mut self, nodes: usize, data: Option<PathBuf>) {
+        for number in 0..nodes {
+            let node = self.node(number, data.clone().filter(|_| number == 0)).await;
+            self.nodes.push(node);
+        }
+        self.until("a leader and all nodes live", |status| {
+            status.leader.is_some() && status.nodes.iter().filter(|n| n.live).count() == nodes
+        });
+    }
+
+    /// What node `number`'s daemon is to reach etcd, Kafka and its ClickHouse by; the first as configuration.
+    async fn addresses(&mut self, number: usize, http_port: u16) -> (String, Vec<String>, String) {
+        let running = |urls: Vec<String>| format!("kind = \"etcd\"\nendpoints = {urls:?}\n");
+        match self.links.as_mut().filter(|_| number == 0) {
+            Some(links) => {
+                links.clickhouse.push(Link::to(http_port).await);
+                let url = |link: &Link| format!("http://127.0.0.1:{}", link.port());
+                let broker = |link: &Link| format!("127.0.0.1:{}", link.port());
+                let etcd = running(links.etcd.iter().map(url).collect());
+                (etcd, links.kafka.iter().map(broker).collect(), url(&links.clickhouse[0]))
+            }
+            None => {
+                let etcd = match self.etcd.first() {
+                    Some((member, _)) => {
+                        running(member.peers.iter().map(|peer| peer.client_url.clone()).collect())
+                    }
+                    None => managed(&self.members),
+                };
+                let brokers = self.kafka.brokers.bootstrap().split(',').map(str::to_owned).collect();
+                (etcd, brokers, format!("http://127.0.0.1:{http_port}"))
+            }
+        }
+    }
+
+    async fn node(&mut self, number: usize, data: Option<PathBuf>) -> Node {
         let id = format!("n{}", number + 1);
         let folder = self.folder.path().join(&id);
         let options = Options {
@@ -78,19 +167,16 @@ impl Cluster {
         let mut server = ClickHouseServer::prepare(options).unwrap();
         server.start().await.unwrap_or_else(|error| panic!("{error}"));
         let (grpc, http) = (free_port().unwrap(), free_port().unwrap());
-        let brokers: Vec<String> =
-            self.kafka.brokers.bootstrap().split(',').map(|b| format!("{b:?}")).collect();
+        let (store, brokers, clickhouse_url) = self.addresses(number, server.http_port()).await;
         let config = format!(
             "[cluster]\nname = \"test\"\n[daemon]\nnode = \"{id}\"\ndata_dir = {:?}\n\
-             grpc_listen = \"127.0.0.1:{grpc}\"\nhttp_listen = \"127.0.0.1:{http}\"\n[metadata]\nkind = \"etcd\"\n\
-             endpoints = [{endpoints}]\n\
-             lease_ttl_ms = {LEASE_TTL_MS}\n[kafka]\nbrokers = [{}]\n[[node]]\nid = \"{id}\"\n\
-             labels = {{ zone = \"z{number}\" }}\nclickhouse_url = \"{}\"\nclickhouse_user = \"default\"\n\
+             grpc_listen = \"127.0.0.1:{grpc}\"\nhttp_listen = \"127.0.0.1:{http}\"\n[metadata]\n{store}\
+             lease_ttl_ms = {LEASE_TTL_MS}\n[kafka]\nbrokers = {brokers:?}\n\
+             [ingest]\ninsert_deadline_ms = {INSERT_DEADLINE_MS}\n[[node]]\nid = \"{id}\"\n\
+             labels = {{ zone = \"z{number}\" }}\nclickhouse_url = {clickhouse_url:?}\nclickhouse_user = \"default\"\n\
              clickhouse_password = \"pass'word\"\nclickhouse_host = \"127.0.0.1\"\nclickhouse_port = {}\n\
              routes_file = {:?}\n[log]\nlevel = \"info,converthouse=debug\"\n",
             folder.join("daemon"),
-            brokers.join(", "),
-            server.url(),
             server.tcp_port(),
             server.routes_file(),
         );
@@ -99,15 +185,16 @@ impl Cluster {
         let launch = Launch::new(format!("daemon-{id}"), env!("CARGO_BIN_EXE_converthouse"), &folder)
             .args(["server", "--config"])
             .arg(file.as_os_str());
-        let grpc_url = format!("http://127.0.0.1:{grpc}");
-        let mut node = Node { id, server, launch, daemon: None, grpc_url };
+        let (grpc_url, http_url) = (format!("http://127.0.0.1:{grpc}"), format!("http://127.0.0.1:{http}"));
+        let mut node = Node { id, server, launch, daemon: None, grpc_url, http_url, mute: false };
         node.start_daemon();
         node
     }
 
     /// Runs the command line against a daemon that is alive.
     pub fn cli(&self, arguments: &[&str]) -> Result<String, String> {
-        let node = self.nodes.iter().find(|node| node.daemon.is_some()).expect("a daemon lives");
+        let answers = |node: &&Node| node.daemon.is_some() && !node.mute;
+        let node = self.nodes.iter().find(answers).expect("a daemon lives");
         node.cli(arguments)
     }
 
@@ -272,9 +359,44 @@ impl Node {
         self.daemon.take().unwrap().kill().unwrap();
     }
 
+    /// Holds the daemon in its tracks (SIGSTOP): its connections stay open, it knows of nothing.
+    pub fn pause_daemon(&mut self) {
+        self.mute = true;
+        self.daemon.as_ref().unwrap().pause();
+    }
+
+    /// Lets it go on.
+    pub fn resume_daemon(&mut self) {
+        self.mute = false;
+        self.daemon.as_ref().unwrap().resume();
+    }
+
     #[allow(dead_code)] // for the benchmarks, which share this file
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().unwrap().pid()
+    }
+
+    /// How often the daemon's log has said so.
+    pub fn said(&self, what: &str) -> usize {
+        let log = std::fs::read_to_string(self.daemon.as_ref().unwrap().log()).unwrap();
+        log.matches(what).count()
+    }
+
+    /// Its `/metrics`.
+    pub fn metrics(&self) -> String {
+        let mut stream =
+            std::net::TcpStream::connect(self.http_url.strip_prefix("http://").unwrap()).unwrap();
+        let request = "GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n";
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        let text = std::io::read_to_string(stream).unwrap();
+        text.split_once("\r\n\r\n").expect("head and body").1.to_owned()
+    }
+
+    /// One of them, summed over its labels; 0 if it is not there.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics();
+        let of = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+        text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     pub fn log_tail(&self) -> String {
@@ -320,14 +442,23 @@ impl Node {
     }
 }
 
+fn peer(name: String) -> Peer {
+    let url = || format!("http://127.0.0.1:{}", free_port().unwrap());
+    Peer { name, peer_url: url(), client_url: url() }
+}
+
+/// The configuration of a store that the daemons form themselves.
+fn managed(members: &[Peer]) -> String {
+    let member = |peer: &Peer| {
+        let Peer { name, client_url, peer_url } = peer;
+        format!("{{ node = {name:?}, client_url = {client_url:?}, peer_url = {peer_url:?} }}")
+    };
+    let members: Vec<String> = members.iter().map(member).collect();
+    format!("kind = \"managed\"\nmember = [{}]\n", members.join(", "))
+}
+
 fn start_etcd(folder: &Path) -> Vec<(EtcdMember, Option<Process>)> {
-    let peers: Vec<Peer> = (0..3)
-        .map(|number| Peer {
-            name: format!("e{number}"),
-            peer_url: format!("http://127.0.0.1:{}", free_port().unwrap()),
-            client_url: format!("http://127.0.0.1:{}", free_port().unwrap()),
-        })
-        .collect();
+    let peers: Vec<Peer> = (0..3).map(|number| peer(format!("e{number}"))).collect();
     let member = |peer: &Peer| EtcdMember {
         program: "etcd".into(),
         folder: folder.join(&peer.name),

@@ -5,3 +5,4 @@ pub mod cluster;
 pub mod disk;
 pub mod etcd;
 pub mod kafka;
+pub mod link;
