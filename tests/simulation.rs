@@ -1,6 +1,9 @@
 //! The production actors in virtual time over simulated ports.
 
-use converthouse::simulation::{self, Cluster, Crash, Failure, NewTable, Port, Setup};
+use converthouse::simulation::{
+    self, Cluster, Crash, Failure, NewTable, Port, Sabotage, Setup, case_file, sweep,
+};
+use std::path::Path;
 
 /// The first life of a cluster: table, ingest, the leader dies, everything goes on.
 async fn a_leader_dies(cluster: &Cluster) -> Result<(), Failure> {
@@ -78,5 +81,53 @@ fn a_daemon_that_dies_around_any_change_of_its_server_or_the_store_leaves_nothin
                 assert!(run.passed(), "{port:?} {at_change} {after}: {run}");
             }
         }
+    }
+}
+
+#[test]
+fn every_case_holds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("simulations");
+    let files = case_file::find(&[folder]).expect("the folder can be read");
+    assert!(files.len() > 5);
+    let mut failed = Vec::new();
+    for file in files {
+        let case = case_file::read(&file).unwrap_or_else(|error| panic!("{error}"));
+        let run = simulation::play(&case);
+        if !run.passed() {
+            failed.push(format!("{}: {run}", case.name));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn random_worlds_and_faults_break_nothing_and_heal() {
+    for seed in 1..=40 {
+        let run = simulation::play(&sweep::draw(seed));
+        assert!(run.passed(), "converthouse sim sweep --seed {seed}: {run}");
+    }
+}
+
+#[test]
+fn a_drawn_case_is_played_the_same_twice() {
+    for seed in 1..=5 {
+        let case = sweep::draw(seed);
+        assert_eq!(case, sweep::draw(seed));
+        assert_eq!(simulation::play(&case), simulation::play(&case));
+    }
+}
+
+/// A simulator that cannot find mistakes proves nothing.
+#[test]
+fn each_mistake_made_on_purpose_is_found() {
+    for (sabotage, invariant) in [(Sabotage::NoFence, "FENCED"), (Sabotage::PublishEarly, "NOT-SILENT")] {
+        let found = (1..=1000).find(|seed| {
+            let case = sweep::draw(*seed);
+            let setup = Setup { sabotage: Some(sabotage), ..case.setup() };
+            let run = simulation::play_on(&setup, &case);
+            run.violations.iter().any(|violation| violation.contains(invariant))
+        });
+        println!("{sabotage:?} is found by seed {found:?}");
+        assert!(found.is_some(), "{sabotage:?} is not found by 1000 seeds");
     }
 }

@@ -82,6 +82,9 @@ pub struct Crash {
 pub trait Witness: Send + Sync + 'static {
     /// A call of `verb` on `line` ended so.
     fn saw(&self, line: &str, verb: &str, ending: &str);
+
+    /// A write over `line` made this revision of the store.
+    fn wrote(&self, line: &str, revision: i64);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +232,16 @@ impl Line {
     /// Lets the daemon die at one of the next changes.
     pub fn crash_at(&self, crash: Crash) {
         self.state().crash = Some(crash);
+    }
+
+    /// A write over it made this revision of the store.
+    pub fn wrote(&self, revision: i64) {
+        self.witness.wrote(&self.name, revision);
+    }
+
+    /// Lets it live after all.
+    pub fn forget_crash(&self) {
+        self.state().crash = None;
     }
 
     /// One of the next call's chances in a thousand, such as [`Weather::partial_per_mille`].

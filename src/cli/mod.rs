@@ -18,6 +18,7 @@ mod routes;
 mod rows;
 mod server;
 mod shard;
+mod sim;
 mod status;
 mod table;
 
@@ -106,6 +107,9 @@ enum Command {
     /// Solve, judge and explain placements on instance files
     #[command(subcommand)]
     Placement(placement::PlacementCommand),
+    /// Play cases and random faults in virtual time, without servers
+    #[command(subcommand)]
+    Sim(sim::SimCommand),
     /// Check a daemon's configuration, or print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -142,6 +146,7 @@ impl Context {
             Command::Status(command) => command.run(self),
             Command::Insert(command) => command.run(self),
             Command::Placement(command) => command.run(self),
+            Command::Sim(command) => command.run(self),
             Command::Config(command) => command.run(self),
             Command::Completions(command) => command.run(self),
         }

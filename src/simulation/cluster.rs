@@ -2,8 +2,9 @@
 
 use super::failure::Failure;
 use super::journal::Journal;
+use super::measures::Measures;
 use super::node::{Port, Shared, SimNode};
-use super::observer::{self, Seen};
+use super::observer;
 use super::readers::Tally;
 use super::setup::{NewTable, Setup};
 use crate::adapters::clickhouse::{SimClickHouse, SimServers};
@@ -20,8 +21,8 @@ use crate::model::names;
 use crate::model::view::ClusterView;
 use crate::model::{NodeId, PartitionId, Table, TableName};
 use bytes::Bytes;
-use std::cell::{Ref, RefCell};
-use std::collections::BTreeMap;
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,12 +35,16 @@ const ASK_WITHIN_MS: u64 = 60_000;
 pub(super) struct Inner {
     pub(super) shared: Shared,
     pub(super) clock: Arc<SimClock>,
-    keys: Keys,
+    pub(super) keys: Keys,
     pub(super) nodes: RefCell<BTreeMap<NodeId, SimNode>>,
-    seen: Seen,
+    pub(super) seen: RefCell<ClusterView>,
     payload: Bytes,
     line: Line,
     pub(super) tally: RefCell<Tally>,
+    pub(super) measures: RefCell<Measures>,
+    weather: Cell<Weather>,
+    /// Shared parts that nobody reaches.
+    down: RefCell<BTreeSet<Port>>,
 }
 
 /// A simulated cluster. Clones are handles on the same one.
@@ -60,17 +65,23 @@ impl Cluster {
             setup: Arc::new(setup.clone()),
         };
         let keys = Keys::new(&setup.cluster);
-        let seen = Seen::default();
-        let observer = observer::observe(shared.store.client(), keys.clone(), seen.clone(), journal.clone());
-        tokio::task::spawn_local(observer);
+        let seen = RefCell::default();
+        let measures = RefCell::default();
         let line = Line::new("operator", setup.seed, Lifeline::default(), Arc::new(journal));
         let payload = Bytes::from_static(b"1,\"2026-01-01 00:00:00\"\n");
         let (nodes, tally) = (RefCell::default(), RefCell::default());
-        let cluster = Self(Rc::new(Inner { shared, clock, keys, nodes, seen, payload, line, tally }));
+        let (weather, down) = (Cell::new(setup.weather), RefCell::default());
+        let inner = Inner { shared, clock, keys, nodes, seen, payload, line, tally, measures, weather, down };
+        let cluster = Self(Rc::new(inner));
         (0..setup.nodes).for_each(|_| {
             cluster.new_node();
         });
+        tokio::task::spawn_local(observer::observe(cluster.shared_store(), Rc::downgrade(&cluster.0)));
         cluster
+    }
+
+    fn shared_store(&self) -> MemoryStore {
+        self.0.shared.store.client()
     }
 
     fn new_node(&self) -> NodeId {
@@ -110,7 +121,9 @@ impl Cluster {
             if !sim.daemon_runs() {
                 sim.kill();
             }
-            sim.start(&self.0.shared)
+            let started = sim.start(&self.0.shared);
+            Port::ALL.into_iter().for_each(|port| sim.set_weather(port, self.weather_at(port)));
+            started
         })?;
         self.row(&format!("script starts daemon {node}"));
         started.map_err(|error| self.failure(error.to_string()))
@@ -144,11 +157,35 @@ impl Cluster {
         self.with(node, |sim| sim.set_weather(port, weather))
     }
 
-    /// Sets the weather everywhere, for daemons that run.
+    /// Sets the weather everywhere, also for daemons that are started later.
     pub fn set_weather_everywhere(&self, weather: Weather) {
+        self.row(&format!("script sets the weather: {weather:?}"));
+        self.0.weather.set(weather);
         for node in self.0.nodes.borrow().values() {
-            Port::ALL.into_iter().for_each(|port| node.set_weather(port, weather));
+            Port::ALL.into_iter().for_each(|port| node.set_weather(port, self.weather_at(port)));
         }
+    }
+
+    /// Lets nobody reach a shared part, or everybody.
+    pub fn set_down(&self, port: Port, down: bool) {
+        self.row(&format!("script takes {} {}", port.name(), if down { "down" } else { "up" }));
+        if down {
+            self.0.down.borrow_mut().insert(port);
+        } else {
+            self.0.down.borrow_mut().remove(&port);
+        }
+        for node in self.0.nodes.borrow().values() {
+            node.set_weather(port, self.weather_at(port));
+        }
+    }
+
+    fn weather_at(&self, port: Port) -> Weather {
+        let cut = self.0.down.borrow().contains(&port);
+        Weather { cut, ..self.0.weather.get() }
+    }
+
+    pub(super) fn end_downs(&self) {
+        self.0.down.borrow_mut().clear();
     }
 
     /// Adds a node with a server that is up, starts its daemon, and tells its name.

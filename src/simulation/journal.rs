@@ -6,6 +6,7 @@
 use super::rows::stamp;
 use crate::adapters::clock::{Clock, SimClock};
 use crate::adapters::faults::Witness;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
@@ -17,6 +18,8 @@ struct Log {
     events: u64,
     rows: Vec<String>,
     violations: Vec<String>,
+    /// Which line wrote which revision of the store.
+    authors: BTreeMap<i64, String>,
 }
 
 /// A run's journal. Clones are handles on the same one.
@@ -29,7 +32,13 @@ pub struct Journal {
 impl Journal {
     /// An empty one, in the time of that clock.
     pub fn new(clock: Arc<SimClock>) -> Self {
-        let log = Log { hash: FNV_OFFSET, events: 0, rows: Vec::new(), violations: Vec::new() };
+        let log = Log {
+            hash: FNV_OFFSET,
+            events: 0,
+            rows: Vec::new(),
+            violations: Vec::new(),
+            authors: BTreeMap::new(),
+        };
         Self { clock, log: Arc::new(Mutex::new(log)) }
     }
 
@@ -74,6 +83,11 @@ impl Journal {
         self.log().violations.push(told);
     }
 
+    /// Which line wrote a revision of the store, if one did; told once.
+    pub fn take_author(&self, revision: i64) -> Option<String> {
+        self.log().authors.remove(&revision)
+    }
+
     /// Rows so far.
     pub fn rows(&self) -> Vec<String> {
         self.log().rows.clone()
@@ -99,5 +113,9 @@ impl Journal {
 impl Witness for Journal {
     fn saw(&self, line: &str, verb: &str, ending: &str) {
         self.hash([line, verb, ending]);
+    }
+
+    fn wrote(&self, line: &str, revision: i64) {
+        self.log().authors.insert(revision, line.to_owned());
     }
 }

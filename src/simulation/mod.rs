@@ -33,25 +33,33 @@
 //!
 //! [`Weather`]: crate::adapters::faults::Weather
 
+pub mod case;
+pub mod case_file;
 mod cluster;
+pub mod event;
 mod failure;
 mod journal;
+mod measures;
 mod node;
 mod observer;
 mod panics;
+mod play;
 mod process;
 pub mod query;
 mod readers;
 pub mod rows;
 mod setup;
+pub mod sweep;
 
 pub use crate::adapters::faults::{Crash, Weather};
 pub use cluster::Cluster;
 pub use failure::Failure;
 pub use journal::Journal;
+pub use measures::Measures;
 pub use node::{Port, daemon_url};
+pub use play::{play, play_on};
 pub use readers::Tally;
-pub use setup::{NewTable, Setup};
+pub use setup::{NewTable, Sabotage, Setup};
 
 use std::fmt;
 
@@ -74,6 +82,8 @@ pub struct Run {
     pub virtual_ms: u64,
     /// How the readers' queries ended.
     pub tally: Tally,
+    /// What was measured.
+    pub measures: Measures,
 }
 
 impl Run {
@@ -123,6 +133,7 @@ pub fn run(setup: &Setup, script: impl AsyncFnOnce(&Cluster) -> Result<(), Failu
             digest,
             virtual_ms: cluster.now_ms(),
             tally: cluster.tally(),
+            measures: cluster.measures(),
         };
         for id in cluster.node_ids() {
             // Its name was just asked for.

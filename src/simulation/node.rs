@@ -2,24 +2,27 @@
 
 use super::journal::Journal;
 use super::process::Process;
-use super::setup::Setup;
+use super::setup::{Sabotage, Setup};
 use crate::actors::{self, LocalNode, Running, SpawnError, World};
 use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse, SimServers};
 use crate::adapters::clock::SimClock;
 use crate::adapters::faults::{Lifeline, Line, Weather};
 use crate::adapters::kafka::{FaultyKafka, SimKafka};
+use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{FaultyStore, MemoryStore};
 use crate::adapters::peers::sim::SimNetwork;
 use crate::adapters::routes::{FaultyRoutes, SimRoutes};
 use crate::model::node::{ClickHouseEndpoint, NodeState, Secret};
 use crate::model::{Node, NodeId};
 use crate::telemetry::Metrics;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::LocalSet;
 
 /// The parts outside that a daemon talks to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Port {
     /// The metadata store.
     Store,
@@ -139,12 +142,21 @@ impl SimNode {
         let seed = shared.setup.seed
             ^ (self.runs << 32)
             ^ u64::from(crc32fast::hash(self.record.id.as_str().as_bytes()));
+        let sabotage = shared.setup.sabotage;
+        let mut store = FaultyStore::new(shared.store.client(), line(Port::Store));
+        if sabotage == Some(Sabotage::NoFence) {
+            store = store.without_fence(Keys::new(&shared.setup.cluster).leader());
+        }
+        let mut options = shared.setup.options.clone();
+        if sabotage == Some(Sabotage::PublishEarly) {
+            options.rules.caught_up_lag_max = u64::MAX;
+        }
         World {
             cluster: shared.setup.cluster.clone(),
             daemon_url: self.record.daemon_url.clone(),
             insert_base_url: None,
             incarnation: self.runs,
-            store: Arc::new(FaultyStore::new(shared.store.client(), line(Port::Store))),
+            store: Arc::new(store),
             kafka: Arc::new(FaultyKafka::new(shared.kafka.clone(), line(Port::Kafka))),
             peers: Arc::new(shared.network.peers(&self.record.daemon_url, line(Port::Peers))),
             clock: Arc::new(SimClock::new(1_700_000_000_000, seed).drifting(self.drift_ppm)),
@@ -155,7 +167,7 @@ impl SimNode {
                 routes: Arc::new(FaultyRoutes::new(self.routes.clone(), line(Port::Routes))),
             }],
             groups: Vec::new(),
-            options: shared.setup.options.clone(),
+            options,
         }
     }
 
@@ -183,6 +195,16 @@ impl SimNode {
             Some(daemon) => daemon.lifeline.resume(),
             None => {}
         }
+    }
+
+    /// Ends the faults of the machine itself: its disk has room, its clock keeps time from the next start on, no
+    /// crash waits.
+    pub fn repair(&mut self) {
+        self.drift_ppm = 0;
+        let room = if self.record.capacity_bytes > 0 { self.record.capacity_bytes } else { 1 << 40 };
+        self.server.set_disk(room, room);
+        self.server.forget_faults();
+        self.daemon.iter().flat_map(|daemon| daemon.lines.values()).for_each(Line::forget_crash);
     }
 
     /// Sets the weather between the daemon and a port.

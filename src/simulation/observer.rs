@@ -1,46 +1,112 @@
 //! Follows the store without faults or delay, revision by revision: writes the journal's rows and checks what must
-//! hold of every change.
+//! hold of every change. What readers see is checked by `readers`.
 
-use super::journal::Journal;
+use super::cluster::{Cluster, Inner};
 use super::rows;
 use crate::actors::mirror::read;
-use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{Change, MemoryStore, MetaStore, Revision};
-use crate::model::view::ClusterView;
+use crate::model::names;
+use crate::model::table::{ReplicaState, Shard};
+use crate::model::view::{ClusterView, Record};
+use crate::model::{NodeId, Table};
 use futures::StreamExt;
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::collections::BTreeMap;
+use std::rc::Weak;
 
-/// The cluster as the store holds it now.
-pub type Seen = Rc<RefCell<ClusterView>>;
+/// A replica that becomes readable may lack messages that are younger than this: reports of it take their time.
+const REPORT_AGE_MAX_MS: u64 = 30_000;
 
 /// Runs for as long as the store lives.
-pub async fn observe(store: MemoryStore, keys: Keys, seen: Seen, journal: Journal) {
-    let Ok(mut batches) = store.watch(keys.root(), 1).await else { return };
-    seen.borrow_mut().complete = true;
+pub(super) async fn observe(store: MemoryStore, cluster: Weak<Inner>) {
+    let root = {
+        let Some(inner) = cluster.upgrade() else { return };
+        inner.seen.borrow_mut().complete = true;
+        inner.keys.root().to_owned()
+    };
+    let Ok(mut batches) = store.watch(&root, 1).await else { return };
     while let Some(Ok(batch)) = batches.next().await {
+        let Some(cluster) = cluster.upgrade().map(Cluster) else { return };
         let mut changes = batch.changes.into_iter().peekable();
         while let Some(revision) = changes.peek().map(Change::revision) {
             let mut one = Vec::new();
             while let Some(change) = changes.next_if(|change| change.revision() == revision) {
                 one.push(change);
             }
-            apply(&keys, &seen, &journal, revision, &one);
+            cluster.step(revision, &one);
         }
     }
 }
 
-/// One revision of the store: one step of the cluster.
-fn apply(keys: &Keys, seen: &Seen, journal: &Journal, revision: Revision, changes: &[Change]) {
-    let mut records = Vec::new();
-    for change in changes {
-        match read::read(keys, change) {
-            Ok(record) => records.extend(record),
-            Err(error) => journal.violation("NOT-SILENT", &format!("a record cannot be read: {error}")),
+impl Cluster {
+    /// One revision of the store: one step of the cluster.
+    fn step(&self, revision: Revision, changes: &[Change]) {
+        let mut records = Vec::new();
+        for change in changes {
+            match read::read(self.keys(), change) {
+                Ok(record) => records.extend(record),
+                Err(error) => {
+                    self.journal().violation("NOT-SILENT", &format!("a record cannot be read: {error}"));
+                }
+            }
+        }
+        let led = records.iter().any(|record| matches!(record, Record::Table(..) | Record::Shard(..)));
+        let before = self.0.seen.borrow().clone();
+        self.0.seen.borrow_mut().apply(revision, records);
+        let after = self.0.seen.borrow();
+        rows::changes(&before, &after).iter().for_each(|row| self.row(row));
+        self.0.measures.borrow_mut().step(self.now_ms(), &before, &after);
+        let author = self.journal().take_author(revision);
+        if led {
+            self.check_author(&before, author.as_deref());
+        }
+        self.check_readable(&before, &after);
+    }
+
+    /// What a leader writes is written by the one that leads (FENCED).
+    fn check_author(&self, before: &ClusterView, author: Option<&str>) {
+        let leads = before.leader.as_ref().map(|leader| format!("{}.store", leader.node));
+        if author != leads.as_deref() {
+            let (author, leads) = (author.unwrap_or("somebody"), leads.as_deref().unwrap_or("nobody"));
+            self.journal().violation("FENCED", &format!("{author} wrote, while {leads} leads"));
         }
     }
-    let before = seen.borrow().clone();
-    seen.borrow_mut().apply(revision, records);
-    let after = seen.borrow();
-    rows::changes(&before, &after).iter().for_each(|row| journal.row(row));
+
+    /// A replica that becomes readable has caught up, unless there is none better.
+    fn check_readable(&self, before: &ClusterView, after: &ClusterView) {
+        for (table, shards) in &after.shards {
+            let Some(record) = after.tables.get(table).map(|table| &table.record) else { continue };
+            for (id, shard) in shards {
+                let was =
+                    before.shards.get(table).and_then(|shards| shards.get(id)).map(|shard| &shard.record);
+                let readable = |shard: &Shard, node: &NodeId| {
+                    shard.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Ready)
+                };
+                let shard = &shard.record;
+                let alone = was.is_none_or(|was| was.ready_nodes().next().is_none());
+                for node in shard.ready_nodes() {
+                    let newly = was.is_some_and(|was| !readable(was, node));
+                    let lacks = if newly && !alone { self.lacks(record, shard, node) } else { 0 };
+                    if lacks > self.0.shared.setup.options.rules.caught_up_lag_max {
+                        let what = format!(
+                            "{} {} on {node} is readable and lacks {lacks} old messages",
+                            record.name, shard.id
+                        );
+                        self.journal().violation("NOT-SILENT", &what);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Messages that a replica does not hold though they have been there for long.
+    fn lacks(&self, table: &Table, shard: &Shard, node: &NodeId) -> u64 {
+        let database = names::replica_database(&table.name, table.id, shard.id);
+        let held = self.server(node.as_str()).and_then(|server| server.peek(&database));
+        let held: BTreeMap<_, _> = held.unwrap_or_default();
+        let missing = |partition| {
+            let next = held.get(&partition).and_then(|rows| rows.max_offset()).map_or(0, |max| max + 1);
+            self.kafka().waiting(&names::topic_partition(&table.source, partition), next, REPORT_AGE_MAX_MS)
+        };
+        shard.range.partitions().map(missing).sum()
+    }
 }

@@ -3,8 +3,9 @@
 
 use super::cluster::Cluster;
 use super::failure::Failure;
+use super::node::SimNode;
 use super::query::{self, Answer};
-use crate::adapters::clickhouse::ClusterReplica;
+use crate::adapters::clickhouse::{ClusterReplica, HeldRows};
 use crate::model::table::{Shard, TableState};
 use crate::model::{PartitionId, Table, TableName, names};
 use std::collections::BTreeMap;
@@ -21,32 +22,42 @@ impl Cluster {
     pub async fn query(&self, initiator: &str, name: &TableName) -> Result<Answer, Failure> {
         let server = self.server(initiator).ok_or_else(|| self.failure(format!("no node {initiator}")))?;
         let Some(topology) = query::topology(&server, name) else { return Ok(Answer::NoTable) };
-        let mut shards = Vec::new();
-        let late_ms = if self.random(4) == 0 { self.0.shared.setup.query_spread_ms } else { 20 };
-        let until_ms = self.now_ms() + self.random(late_ms + 1);
-        for replicas in topology {
-            // Sub-queries of one query do not all start at once.
-            let rest_ms = until_ms.saturating_sub(self.now_ms());
-            tokio::time::sleep(Duration::from_millis(self.random(rest_ms + 1))).await;
-            match self.sub_query(&replicas) {
-                Ok(rows) => shards.push(rows),
-                Err(Answer::Missing(what)) => return self.missing(name, &what),
-                Err(ended) => return Ok(ended),
+        let id = format!("q{:x}", self.random(u64::MAX));
+        server.begin_query(&id);
+        let answer = self.sub_queries(&topology).await;
+        if !server.end_query(&id) {
+            // The initiator died, and the query with it.
+            return Ok(Answer::Unavailable);
+        }
+        match answer {
+            Answer::Missing(what) => self.missing(name, &what),
+            Answer::Rows(shards) => {
+                let wrong = self.table(name).and_then(|table| query::judge(&table, &shards));
+                let Some(wrong) = wrong else { return Ok(Answer::Rows(shards)) };
+                self.journal().violation("ONE-EPOCH", &format!("a query of {name} at {initiator}: {wrong}"));
+                Err(self.failure(wrong))
             }
+            ended => Ok(ended),
         }
-        if let Some(table) = self.table(name)
-            && let Some(wrong) = query::judge(&table, &shards)
-        {
-            self.journal().violation("ONE-EPOCH", &format!("a query of {name} at {initiator}: {wrong}"));
-            return Err(self.failure(wrong));
-        }
-        Ok(Answer::Rows(shards))
     }
 
-    fn sub_query(
-        &self,
-        replicas: &[ClusterReplica],
-    ) -> Result<BTreeMap<PartitionId, crate::adapters::clickhouse::HeldRows>, Answer> {
+    /// Asks each shard of a topology at its moment: sub-queries of one query do not all start at once.
+    async fn sub_queries(&self, topology: &[Vec<ClusterReplica>]) -> Answer {
+        let late_ms = if self.random(4) == 0 { self.0.shared.setup.query_spread_ms } else { 20 };
+        let until_ms = self.now_ms() + self.random(late_ms + 1);
+        let mut shards = Vec::new();
+        for replicas in topology {
+            let rest_ms = until_ms.saturating_sub(self.now_ms());
+            tokio::time::sleep(Duration::from_millis(self.random(rest_ms + 1))).await;
+            match self.sub_query(replicas) {
+                Ok(rows) => shards.push(rows),
+                Err(ended) => return ended,
+            }
+        }
+        Answer::Rows(shards)
+    }
+
+    fn sub_query(&self, replicas: &[ClusterReplica]) -> Result<BTreeMap<PartitionId, HeldRows>, Answer> {
         let first = usize::try_from(self.random(replicas.len() as u64)).unwrap_or(0);
         let (before, after) = replicas.split_at(first);
         query::read_shard(after.iter().chain(before), |host| self.server(host))
@@ -152,11 +163,13 @@ impl Cluster {
         self.row("script ends all faults");
         let until_ms = self.now_ms() + within_ms;
         self.network().join_all();
+        self.end_downs();
         for id in self.node_ids() {
             self.stall_daemon(id.as_str(), false)?;
             if !self.server(id.as_str()).is_some_and(|server| server.is_up()) {
                 self.set_clickhouse(id.as_str(), true)?;
             }
+            self.with(id.as_str(), SimNode::repair)?;
             if !self.daemon_runs(&id) {
                 self.start_daemon(id.as_str())?;
             }

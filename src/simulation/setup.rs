@@ -5,6 +5,7 @@ use crate::adapters::faults::Weather;
 use crate::model::TableName;
 use crate::model::control::CreateTable;
 use crate::model::table::{BatchLimits, MessageFormat, TopicLayout};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A cluster's beginning. Equal setups and scripts give equal runs.
@@ -26,6 +27,17 @@ pub struct Setup {
     pub weather: Weather,
     /// Longest time from the moment a query reads its topology until its last sub-query reads its replica.
     pub query_spread_ms: u64,
+    /// What is broken on purpose, to see that it is noticed.
+    pub sabotage: Option<Sabotage>,
+}
+
+/// Mistakes that the simulator must find: each breaks one rule of the system at its ports or numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Writes of a leader are not fenced by its term.
+    NoFence,
+    /// A replica is published however far it is behind.
+    PublishEarly,
 }
 
 impl Setup {
@@ -39,7 +51,8 @@ impl Setup {
             seed: 1,
             options: Options::default(),
             weather: Weather::FAIR,
-            query_spread_ms: 1_000,
+            query_spread_ms: 3_000,
+            sabotage: None,
         }
     }
 
@@ -51,7 +64,8 @@ impl Setup {
 }
 
 /// A table to be made. Its rows are `(id UInt64, ts DateTime)`, one a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NewTable {
     /// Its name; the database is `d`.
     pub name: String,

@@ -77,6 +77,16 @@ impl SimClickHouse {
         self.world().queries = ids;
     }
 
+    /// A user's query begins here; it ends with [`SimClickHouse::end_query`] or with the server.
+    pub fn begin_query(&self, id: &str) {
+        self.world().queries.insert(id.to_owned());
+    }
+
+    /// It ends; tells whether it still ran.
+    pub fn end_query(&self, id: &str) -> bool {
+        self.world().queries.remove(id)
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().expect("no panic while held")
     }
@@ -91,6 +101,9 @@ impl SimClickHouse {
         let mut world = self.world();
         if up && !world.up {
             world.started = Instant::now();
+        }
+        if !up {
+            world.queries.clear();
         }
         world.up = up;
     }
@@ -114,6 +127,11 @@ impl SimClickHouse {
     /// What becomes of the next insert; several are taken in turn.
     pub fn fail_next_insert(&self, fault: InsertFault) {
         self.world().faults.push_back(fault);
+    }
+
+    /// Inserts that were to fail no longer do.
+    pub fn forget_faults(&self) {
+        self.world().faults.clear();
     }
 
     /// A table that is somebody else's stands under this name.
@@ -147,6 +165,13 @@ impl SimClickHouse {
     pub fn topology(&self, cluster: &str) -> Option<Vec<ClusterReplica>> {
         let world = self.world();
         world.clusters.get(cluster).filter(|_| world.up).cloned()
+    }
+
+    /// What stands in a replica's local table, also while the server is down: for judging.
+    pub fn peek(&self, database: &str) -> Option<BTreeMap<PartitionId, HeldRows>> {
+        let world = self.world();
+        let rows = world.replicas.get(database)?.rows.iter();
+        Some(rows.map(|(partition, rows)| (PartitionId(*partition), rows.clone())).collect())
     }
 
     /// What a query finds in a replica's local table at this moment, by partition.

@@ -139,6 +139,13 @@ impl SimKafka {
         self.change(source, |log, now_ms| log.append_same(count, payload.clone(), now_ms))
     }
 
+    /// Messages from an offset on that have been there for so long at least, without time or faults: for judging.
+    pub fn waiting(&self, source: &TopicPartition, from: i64, age_ms: u64) -> u64 {
+        let world = self.world();
+        let before_ms = world.now_ms() - i64::try_from(age_ms).unwrap_or(i64::MAX);
+        world.log(source).map_or(0, |(_, log)| log.count(from, before_ms))
+    }
+
     /// First offset and one past the last, without time or faults: for judging.
     pub fn ends(&self, source: &TopicPartition) -> Option<Watermarks> {
         let world = self.world();

@@ -72,6 +72,13 @@ impl SimLog {
         }
     }
 
+    /// How many messages from an offset on came up to that time.
+    pub(super) fn count(&self, from: i64, until_ms: i64) -> u64 {
+        let behind = self.runs.partition_point(|run| run.end() <= from);
+        let runs = self.runs.iter().skip(behind).take_while(|run| run.timestamp_ms <= until_ms);
+        runs.map(|run| u64::try_from(run.end() - run.first.max(from)).unwrap_or(0)).sum()
+    }
+
     /// Messages from an offset on, of one run, within limits of number and bytes; `None` at the end.
     pub(super) fn read(
         &self,

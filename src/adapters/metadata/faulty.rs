@@ -15,12 +15,20 @@ const DEADLINE_MS: u64 = 3_000;
 pub struct FaultyStore {
     store: MemoryStore,
     line: Line,
+    unfenced: Option<String>,
 }
 
 impl FaultyStore {
     /// The store behind that line.
     pub fn new(store: MemoryStore, line: Line) -> Self {
-        Self { store, line }
+        Self { store, line, unfenced: None }
+    }
+
+    /// Broken on purpose: writes go through without the fence of that leader key. Shows that the simulator would
+    /// notice if it were forgotten.
+    #[must_use]
+    pub fn without_fence(self, leader_key: String) -> Self {
+        Self { unfenced: Some(leader_key), ..self }
     }
 
     async fn ask<T>(
@@ -45,6 +53,10 @@ impl FaultyStore {
     }
 }
 
+fn is_fence(compare: &Compare, leader: &str) -> bool {
+    matches!(compare, Compare::CreatedAt(key, _) if key == leader)
+}
+
 #[async_trait]
 impl MetaStore for FaultyStore {
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
@@ -56,7 +68,18 @@ impl MetaStore for FaultyStore {
     }
 
     async fn txn(&self, compares: Vec<Compare>, writes: Vec<Write>) -> Result<TxnOutcome, Error> {
-        self.change("txn", self.store.txn(compares, writes)).await
+        let compares = match &self.unfenced {
+            Some(leader) => compares.into_iter().filter(|compare| !is_fence(compare, leader)).collect(),
+            None => compares,
+        };
+        let write = async {
+            let outcome = self.store.txn(compares, writes).await;
+            if let Ok(TxnOutcome::Committed(revision)) = outcome {
+                self.line.wrote(revision);
+            }
+            outcome
+        };
+        self.change("txn", write).await
     }
 
     async fn grant_lease(&self, ttl_ms: u64) -> Result<LeaseId, Error> {

@@ -1,0 +1,191 @@
+//! `converthouse sim run|sweep|new`: the simulator, without servers and in virtual time.
+
+use super::{Align, Context, Exit, Failure, Table};
+use crate::simulation::case::Case;
+use crate::simulation::{self, Run, case_file, sweep};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// Subcommands of `sim`.
+#[derive(Debug, Subcommand)]
+pub(super) enum SimCommand {
+    /// Play cases; exit status 1 if one does not hold
+    Run(Play),
+    /// Play random worlds and faults; tells the smallest seed that fails
+    Sweep(Sweep),
+    /// Print a case with every field explained
+    New,
+}
+
+/// `sim run`.
+#[derive(Debug, Args)]
+pub(super) struct Play {
+    /// Case files, or folders of them
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Play with this seed rather than the case's own
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print what was decided, one row each
+    #[arg(long)]
+    rows: bool,
+}
+
+/// `sim sweep`.
+#[derive(Debug, Args)]
+pub(super) struct Sweep {
+    /// How many seeds
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    from: u64,
+    /// Only this seed, with everything that was decided
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+}
+
+impl SimCommand {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Run(play) => play.run(context),
+            Self::Sweep(sweep) => sweep.run(context),
+            Self::New => context.emit(case_file::TEMPLATE),
+        }
+    }
+}
+
+fn judged(run: &Run) -> String {
+    run.failure.clone().unwrap_or_else(|| "ok".to_owned())
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03}", ms / 1_000, ms % 1_000)
+}
+
+fn shown(case: &Case, run: &Run) -> Value {
+    json!({
+        "case": case.name, "seed": run.seed, "passed": run.passed(), "failure": run.failure,
+        "violations": run.violations, "virtual_ms": run.virtual_ms, "events": run.events,
+        "digest": format!("{:016x}", run.digest), "measures": run.measures, "queries": run.tally, "rows": run.rows,
+    })
+}
+
+fn table(runs: &[(Case, Run)], colour: bool) -> String {
+    let columns = [
+        ("CASE", Align::Left),
+        ("VIRTUAL S", Align::Right),
+        ("EPOCHS", Align::Right),
+        ("LEADER CHANGES", Align::Right),
+        ("ADDED", Align::Right),
+        ("LEADERLESS S", Align::Right),
+        ("QUERIES", Align::Right),
+        ("ANSWERED", Align::Right),
+        ("RESULT", Align::Left),
+    ];
+    let mut table = Table::new(&columns);
+    for (case, run) in runs {
+        let asked: u64 = run.tally.values().sum();
+        let answered = run.tally.get("answered").copied().unwrap_or(0);
+        table.row(vec![
+            case.name.clone(),
+            seconds(run.virtual_ms),
+            run.measures.epochs.to_string(),
+            run.measures.leader_changes.to_string(),
+            run.measures.replicas_added.to_string(),
+            seconds(run.measures.leaderless_shard_ms),
+            asked.to_string(),
+            answered.to_string(),
+            judged(run),
+        ]);
+    }
+    table.text(0, colour)
+}
+
+impl Play {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let files = case_file::find(&self.paths).map_err(|e| Failure::coded(&e, Exit::Usage))?;
+        let cases: Result<Vec<Case>, _> = files.iter().map(|file| case_file::read(file)).collect();
+        let mut cases = cases.map_err(|e| Failure::coded(&e, Exit::Usage))?;
+        if cases.is_empty() {
+            return Err(Failure::usage(
+                "there is no case in these folders",
+                "name a .toml file, or see `sim new`",
+            ));
+        }
+        if let Some(seed) = self.seed {
+            cases.iter_mut().for_each(|case| case.seed = seed);
+        }
+        let progress = std::io::stderr().is_terminal();
+        let count = cases.len();
+        let mut runs = Vec::new();
+        for (number, case) in cases.into_iter().enumerate() {
+            if progress {
+                eprintln!("{}/{count} {}", number + 1, case.name);
+            }
+            let run = simulation::play(&case);
+            runs.push((case, run));
+        }
+        let all: Vec<Value> = runs.iter().map(|(case, run)| shown(case, run)).collect();
+        context.print(&all, || {
+            let rows = |(case, run): &(Case, Run)| format!("{}: {}\n{run}\n", case.name, case.about);
+            let rows: String = if self.rows { runs.iter().map(rows).collect() } else { String::new() };
+            format!("{rows}{}", table(&runs, context.colour()))
+        })?;
+        let failed: Vec<&str> =
+            runs.iter().filter(|(_, run)| !run.passed()).map(|(case, _)| case.name.as_str()).collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let remedy = "see what was decided with --rows";
+        Err(Failure::failed(
+            format!("{} of {count} cases do not hold: {}", failed.len(), failed.join(", ")),
+            remedy,
+        ))
+    }
+}
+
+impl Sweep {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Some(seed) = self.seed {
+            return Self::one(context, seed);
+        }
+        let progress = std::io::stderr().is_terminal();
+        let mut failed = Vec::new();
+        let (mut virtual_ms, mut events) = (0, 0);
+        for seed in self.from..self.from.saturating_add(self.seeds) {
+            let run = simulation::play(&sweep::draw(seed));
+            virtual_ms += run.virtual_ms;
+            events += run.events;
+            if !run.passed() {
+                eprintln!("seed {seed}: {}", judged(&run));
+                failed.push((seed, judged(&run)));
+            } else if progress && seed % 10 == 0 {
+                eprintln!("seed {seed}: {} failed so far", failed.len());
+            }
+        }
+        let result = json!({
+            "seeds": self.seeds, "from": self.from, "virtual_ms": virtual_ms, "events": events,
+            "failed": failed.iter().map(|(seed, why)| json!({ "seed": seed, "failure": why })).collect::<Vec<_>>(),
+        });
+        let summary =
+            format!("{} seeds, {} virtual seconds, {events} events", self.seeds, seconds(virtual_ms));
+        context.print(&result, || format!("{summary}, {} failed\n", failed.len()))?;
+        match failed.first() {
+            None => Ok(()),
+            Some((seed, why)) => Err(Failure::failed(
+                format!("{} of {} seeds fail; the smallest is {seed}: {why}", failed.len(), self.seeds),
+                &format!("repeat it with `converthouse sim sweep --seed {seed}`"),
+            )),
+        }
+    }
+
+    fn one(context: &Context, seed: u64) -> Result<(), Failure> {
+        let case = sweep::draw(seed);
+        let run = simulation::play(&case);
+        context.print(&shown(&case, &run), || format!("{case:#?}\n{run}"))?;
+        if run.passed() { Ok(()) } else { Err(Failure::failed(format!("seed {seed}: {}", judged(&run)), "")) }
+    }
+}

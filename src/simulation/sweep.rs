@@ -1,0 +1,115 @@
+//! Random worlds and faults: one seed draws a case; many seeds are a sweep.
+//!
+//! A case drawn from a seed is the same on every machine. What it may draw: see [`draw`]; what must hold is what
+//! always must (no invariant broken, heals once faults end, settles), no measure.
+
+use super::case::{Case, Expect, Span, TableSpec, Timed, WorldSpec};
+use super::event::{Event, Named};
+use super::node::Port;
+use rand::{RngExt, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+struct Dice(Xoshiro256PlusPlus);
+
+impl Dice {
+    fn range(&mut self, from: u64, to: u64) -> u64 {
+        self.0.random_range(from..=to)
+    }
+
+    fn small(&mut self, from: u32, to: u32) -> u32 {
+        self.0.random_range(from..=to)
+    }
+
+    fn one_in(&mut self, sides: u32) -> bool {
+        self.small(1, sides) == 1
+    }
+
+    fn node(&mut self, nodes: u32) -> String {
+        if self.one_in(4) { "leader".into() } else { format!("n{}", self.small(1, nodes)) }
+    }
+}
+
+/// The case of a seed.
+pub fn draw(seed: u64) -> Case {
+    let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
+    let nodes = dice.small(1, 5);
+    let zones = if dice.one_in(2) { 0 } else { dice.small(1, 3) };
+    let weather = if dice.one_in(2) { Named::Fair } else { Named::Rough };
+    let world = WorldSpec { nodes, zones, readers: dice.small(1, 3), weather };
+    let tables: Vec<TableSpec> =
+        (0..dice.small(1, 2)).map(|number| table(&mut dice, number, nodes)).collect();
+    let faults_end = Span(dice.range(30, 120) * 1_000);
+    let mut events = Vec::new();
+    for _ in 0..dice.small(1, 10) {
+        let at = Span(dice.range(0, faults_end.0));
+        let (event, undone) = fault(&mut dice, nodes, &tables);
+        // Some faults are undone before all end.
+        if let Some(undone) = undone
+            && !dice.one_in(3)
+        {
+            let later = Span((at.0 + dice.range(50, 20_000)).min(faults_end.0));
+            events.push(Timed { at: later, event: undone });
+        }
+        events.push(Timed { at, event });
+    }
+    events.sort_by_key(|timed| timed.at);
+    Case {
+        name: format!("sweep-{seed}"),
+        about: "drawn by the sweep".into(),
+        seed,
+        issue: None,
+        world,
+        tables,
+        events,
+        faults_end,
+        expect: Expect::default(),
+    }
+}
+
+fn table(dice: &mut Dice, number: u32, nodes: u32) -> TableSpec {
+    let partitions = dice.small(1, 16);
+    TableSpec {
+        name: format!("t{number}"),
+        partitions,
+        shards: dice.small(1, partitions.min(4)),
+        replicas: dice.small(1, nodes.min(3)),
+        messages_per_s: dice.range(0, 20),
+    }
+}
+
+/// A fault, and what undoes it.
+fn fault(dice: &mut Dice, nodes: u32, tables: &[TableSpec]) -> (Event, Option<Event>) {
+    let node = dice.node(nodes);
+    let own = || node.clone();
+    match dice.small(0, 13) {
+        0 | 1 => (Event::KillDaemon { node: own() }, Some(Event::StartDaemon { node: own() })),
+        2 => (Event::StallDaemon { node: own() }, Some(Event::ResumeDaemon { node: own() })),
+        3 | 4 => {
+            let port = Port::ALL[dice.small(0, 4) as usize];
+            let (at_change, after) = (dice.small(1, 8), dice.one_in(2));
+            let event = Event::CrashDaemon { node: own(), port, at_change, after };
+            (event, Some(Event::StartDaemon { node: own() }))
+        }
+        5 => (Event::StopClickhouse { node: own() }, Some(Event::StartClickhouse { node: own() })),
+        6 => (Event::StopNode { node: own() }, Some(Event::StartNode { node: own() })),
+        7 => {
+            let ports = Port::ALL.into_iter().filter(|_| dice.one_in(2)).collect();
+            (Event::Cut { node: own(), ports }, Some(Event::Join { node: own() }))
+        }
+        8 => (Event::Part { from: own(), to: dice.node(nodes) }, None),
+        9 => {
+            let port = if dice.one_in(2) { Port::Store } else { Port::Kafka };
+            (Event::Down { port }, Some(Event::Up { port }))
+        }
+        10 => (Event::FillDisk { node: own() }, Some(Event::FreeDisk { node: own() })),
+        11 => {
+            let ppm = i64::from(dice.small(0, 400_000)) - 200_000;
+            (Event::Drift { node: own(), ppm }, Some(Event::KillDaemon { node: own() }))
+        }
+        12 => {
+            let table = tables[dice.small(0, tables.len() as u32 - 1) as usize].name.clone();
+            (Event::Produce { table, messages: dice.range(1, 5_000) }, None)
+        }
+        _ => (Event::AddNode {}, None),
+    }
+}
