@@ -5,6 +5,7 @@ use super::cluster::{Cluster, Inner};
 use super::rows;
 use crate::actors::mirror::read;
 use crate::adapters::metadata::{Change, MemoryStore, MetaStore, Revision};
+use crate::model::invariants;
 use crate::model::names;
 use crate::model::table::{ReplicaState, Shard};
 use crate::model::view::{ClusterView, Record};
@@ -58,6 +59,9 @@ impl Cluster {
         let author = self.journal().take_author(revision);
         if led {
             self.check_author(&before, author.as_deref());
+        }
+        for violation in invariants::check(&before, &after) {
+            self.journal().violation(violation.invariant.as_str(), &violation.what);
         }
         self.check_readable(&before, &after);
     }
