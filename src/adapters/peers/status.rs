@@ -175,15 +175,17 @@ pub fn from_status(status: &Status, url: &str, effect: Effect) -> Error {
         _ if never_connected(status) => {
             Error::Unavailable(format!("the daemon at {url} cannot be reached: {}", root(status)))
         }
+        // A broken HTTP/2 stream has a source and such codes, and it may break after the daemon has begun. So is what a
+        // client without TLS makes of a server's TLS alert, if that comes before the connection's end.
+        Code::Internal | Code::ResourceExhausted if std::error::Error::source(status).is_some() => {
+            unanswered(reason, effect)
+        }
         Code::InvalidArgument | Code::OutOfRange => Error::Invalid(reason),
         Code::Unimplemented => Error::Refused(format!("{reason} (another version, or no converthouse)")),
         Code::Unauthenticated | Code::PermissionDenied | Code::ResourceExhausted => Error::Refused(reason),
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown | Code::Aborted => {
             unanswered(reason, effect)
         }
-        // A broken HTTP/2 stream is `Internal` too, and it may break after the daemon has begun. So is what a client
-        // without TLS makes of a server's TLS alert, if that comes before the connection's end.
-        Code::Internal if std::error::Error::source(status).is_some() => unanswered(reason, effect),
         _ => Error::Internal(reason),
     }
 }
@@ -231,6 +233,16 @@ mod tests {
         assert_eq!(check(Code::Unavailable, Effect::Write), Retry::OutcomeUnknown);
         assert_eq!(check(Code::DeadlineExceeded, Effect::Write), Retry::OutcomeUnknown);
         assert_eq!(check(Code::Unimplemented, Effect::Write), Retry::Never);
+        let broken = |code, effect| {
+            let mut status = Status::new(code, "h2 protocol error");
+            status.set_source(std::sync::Arc::new(std::io::Error::other("frame with invalid size")));
+            from_status(&status, "http://x", effect).retry()
+        };
+        for code in [Code::Internal, Code::ResourceExhausted, Code::Unknown] {
+            assert_eq!(broken(code, Effect::Read), Retry::Safe, "{code:?}");
+            assert_eq!(broken(code, Effect::Write), Retry::OutcomeUnknown, "{code:?}");
+        }
+        assert_eq!(check(Code::Internal, Effect::Read), Retry::Never, "an answer that says so");
         let foreign = Status::with_details(Code::NotFound, "x", vec![1, 2, 3].into());
         assert!(matches!(from_status(&foreign, "http://x", Effect::Read), Error::Internal(_)));
     }
