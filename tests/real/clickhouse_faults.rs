@@ -3,9 +3,11 @@
 use crate::clickhouse::{batch, parsed};
 use crate::support::clickhouse::Running;
 use crate::support::disk::SmallDisk;
-use converthouse::adapters::clickhouse::{ClickHouse, Error, HttpClickHouse, ReplicaTables};
-use converthouse::model::PartitionId;
+use converthouse::adapters::clickhouse::{
+    ClickHouse, DistributedTable, Error, HttpClickHouse, ReplicaTables,
+};
 use converthouse::model::table::Schema;
+use converthouse::model::{PartitionId, TableName};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -155,4 +157,108 @@ async fn a_full_disk_is_no_fault_of_the_rows_and_passes() {
     client.insert(batch(DATABASE, gate, &schema, &row(0))).await.unwrap();
     assert_eq!(held(&client).await, [0]);
     drop(running);
+}
+
+/// What a `CREATE` leaves on 18.16 when its definition cannot be written, put there by hand.
+fn spoil(running: &Running, names: &[&str]) {
+    let metadata = running.server.folder().join("data/metadata");
+    for name in names {
+        std::fs::write(metadata.join(format!("{name}.sql.tmp")), "CREATE TA").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_create_left_is_in_no_replicas_way() {
+    let mut running = Running::start("spoilt").await;
+    let client = running.client();
+    let (_, schema) = parsed(&client, DDL).await;
+    let tables = ReplicaTables { database: DATABASE.into(), schema: schema.clone() };
+    let of = |table: &str| format!("{DATABASE}/{table}");
+    spoil(&running, &[DATABASE]);
+    client.create_replica(&tables).await.unwrap();
+    client.drop_replica(DATABASE).await.unwrap();
+    for given in ["local", "gate_source", "shape"] {
+        running.query(&format!("ATTACH DATABASE IF NOT EXISTS {DATABASE} ENGINE = Ordinary")).await;
+        spoil(&running, &[&of(given)]);
+        client.create_replica(&tables).await.unwrap();
+        spoil(&running, &[&of("left")]);
+        client.drop_replica(DATABASE).await.unwrap();
+        assert!(
+            !running.server.folder().join("data/metadata").join(DATABASE).exists(),
+            "{given}: nothing is left"
+        );
+    }
+    client.create_replica(&tables).await.unwrap();
+    let gate = client.renew_gate(DATABASE).await.unwrap();
+    client.insert(batch(DATABASE, gate, &schema, &row(0))).await.unwrap();
+    // As after a long shortage: whatever number comes next was tried, and the tables were compared each time.
+    let spoilt: Vec<String> = (1..100).map(|number| of(&format!("gate_{}", gate + number))).collect();
+    spoil(&running, &spoilt.iter().map(String::as_str).collect::<Vec<_>>());
+    spoil(&running, &[&of("shape")]);
+    client.create_replica(&tables).await.unwrap();
+    let next = client.renew_gate(DATABASE).await.unwrap();
+    assert!(next > gate + 99, "{next}");
+    client.insert(batch(DATABASE, next, &schema, &row(1))).await.unwrap();
+    assert_eq!(
+        running
+            .query(&format!("SELECT name FROM system.tables WHERE database = '{DATABASE}' ORDER BY name"))
+            .await,
+        format!("gate_{next}\ngate_source\nlocal\n"),
+        "what was made for a moment is gone"
+    );
+    // A given name in a replica that takes inserts is not worth a moment without its tables.
+    running.query(&format!("DROP TABLE {DATABASE}.gate_source")).await;
+    spoil(&running, &[&of("gate_source")]);
+    let refused = client.create_replica(&tables).await;
+    assert!(matches!(refused, Err(Error::Spoilt(_))), "{refused:?}");
+    // The database without a definition of its own is found after a restart, which clears all names.
+    running.server.stop().unwrap();
+    running.server.start().await.unwrap();
+    client.create_replica(&tables).await.unwrap();
+    assert_eq!(held(&client).await, [0, 1]);
+}
+
+#[tokio::test]
+async fn what_a_failed_create_left_is_in_no_user_tables_way() {
+    let running = Running::start("spoilt-user").await;
+    let client = running.client();
+    let (_, schema) = parsed(&client, DDL).await;
+    let mut table = DistributedTable {
+        name: TableName { database: "shop".into(), table: "events".into() },
+        cluster: "cvh_shop_events_00000007".into(),
+        schema,
+        sharding_key: "rand()".into(),
+        insert_url: Some("http://127.0.0.1:1/x".into()),
+    };
+    publish_one(&running, &table.cluster).await;
+    spoil(&running, &["shop"]);
+    client.create_distributed(&table).await.unwrap();
+    client.drop_distributed(&table.name, &table.cluster).await.unwrap();
+    let all = ["shop/events", "shop/events__insert", "shop/events__cvh_fresh", "shop/events__cvh_retired"];
+    spoil(&running, &all);
+    client.create_distributed(&table).await.unwrap();
+    spoil(&running, &all);
+    table.sharding_key = "cityHash64(v)".into();
+    client.create_distributed(&table).await.unwrap();
+    let made = running.query("SHOW CREATE TABLE shop.events").await;
+    assert!(made.contains("cityHash64(v)"), "{made}");
+    assert_eq!(running.query("SHOW TABLES FROM shop").await, "events\nevents__insert\n");
+    // A user's own table is not taken away, not even for a moment.
+    client.drop_distributed(&table.name, &table.cluster).await.unwrap();
+    running.query("CREATE TABLE shop.own (a UInt8) ENGINE = Log").await;
+    spoil(&running, &["shop/events"]);
+    let refused = client.create_distributed(&table).await;
+    assert!(matches!(refused, Err(Error::Spoilt(_))), "{refused:?}");
+    assert!(running.server.folder().join("data/metadata/shop/events.sql.tmp").exists());
+}
+
+/// A cluster of one server, itself.
+async fn publish_one(running: &Running, cluster: &str) {
+    let port = running.server.tcp_port();
+    let text = format!(
+        "<yandex><remote_servers><{cluster}><shard><replica><host>127.0.0.1</host><port>{port}</port></replica></shard>\
+         </{cluster}></remote_servers></yandex>"
+    );
+    std::fs::write(running.server.routes_file(), text).unwrap();
+    running.client().reload_config().await.unwrap();
 }

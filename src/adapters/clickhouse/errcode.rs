@@ -1,4 +1,5 @@
-//! ClickHouse's error codes to our errors. Codes are the server's numbers; prose is only shown, never matched.
+//! ClickHouse's error codes to our errors. Codes are the server's numbers; prose is only shown, never matched, but for
+//! one case that shares its number with passing ones: [`is_spoilt`].
 //!
 //! The number stands in the answer's text (`Code: 27, e.displayText() = …` on old servers, `Code: 27. DB::…` on
 //! newer ones) and on newer ones in a header that the `clickhouse` crate turns into the same text.
@@ -48,6 +49,12 @@ pub fn code_of(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
+/// Whether a `CREATE` or `RENAME` found a file in its way that an earlier, failed one has left: `CANNOT_OPEN_FILE`,
+/// with the system's `EEXIST`, of a `….sql.tmp`.
+fn is_spoilt(code: u32, text: &str) -> bool {
+    code == 76 && text.contains(".sql.tmp") && text.contains("errno: 17,")
+}
+
 /// An answer of the server that says it failed, as our error. `what` names the verb and its object.
 pub fn classify(doing: Doing, what: &str, text: &str) -> Error {
     let message = shorten(text);
@@ -71,6 +78,8 @@ pub fn classify(doing: Doing, what: &str, text: &str) -> Error {
         Error::Missing(what.to_owned())
     } else if interrupted {
         Error::OutcomeUnknown { what: what.to_owned(), reason: message }
+    } else if doing == Doing::Change && is_spoilt(code, text) {
+        Error::Spoilt(what.to_owned())
     } else if is_one_of(OVERLOADED) || is_one_of(INTERRUPTED) {
         Error::Overloaded { code, message }
     } else if doing == Doing::Insert && is_one_of(BAD_ROWS) {
@@ -122,6 +131,14 @@ mod tests {
         let full = "Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space";
         assert_eq!(classify(Doing::Insert, "x", full).retry(), Retry::OutcomeUnknown, "one part may be in");
         assert!(matches!(classify(Doing::Change, "x", full), Error::Overloaded { code: 243, .. }));
+        let cannot_open = |errno| {
+            let text = format!(
+                "Code: 76, e.displayText() = DB::ErrnoException: Cannot open file /d/t.sql.tmp, {errno}"
+            );
+            classify(Doing::Change, "d.t", &text)
+        };
+        assert_eq!(cannot_open("errno: 17, strerror: File exists"), Error::Spoilt("d.t".into()));
+        assert!(matches!(cannot_open("errno: 28, strerror: No space left"), Error::Overloaded { .. }));
         let many = "Code: 252, e.displayText() = DB::Exception: Too many parts (300)";
         assert!(matches!(classify(Doing::Insert, "x", many), Error::Overloaded { code: 252, .. }));
         let gone = "Code: 60, e.displayText() = DB::Exception: Table a.gate_1 doesn't exist.";

@@ -13,7 +13,7 @@ use super::errcode::Doing;
 use super::http::Settings;
 use super::real::{CHANGE_DEADLINE, HttpClickHouse};
 use super::statement::Statement;
-use super::{Error, Insert, ReplicaTables, ddl, sql};
+use super::{Error, Insert, ReplicaTables, ddl, spoilt, sql};
 use crate::model::TableName;
 use crate::model::names::{self, HIDDEN_PREFIX};
 use crate::model::table::Schema;
@@ -23,6 +23,8 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often another daemon may take the number that we wanted.
 const NUMBER_TRIES_MAX: u32 = 20;
+/// What the names of tables begin with that are made beside a local one for a moment, to be compared with it.
+const SHAPE: &str = "shape";
 
 /// What the query ids of all inserts into a replica begin with: `cvh-<hash of its database>-`. Such ids come back
 /// in HTTP headers, so the name itself, which may hold anything, is not in them.
@@ -51,7 +53,18 @@ impl HttpClickHouse {
     pub(super) async fn make_replica(&self, replica: &ReplicaTables) -> Result<(), Error> {
         let database = replica.database.as_str();
         ddl::check_replica_database(database)?;
-        self.change(&Statement::CreateDatabase(database), database, Settings::new()).await?;
+        self.make_database(database).await?;
+        match self.make_tables(replica).await {
+            Err(Error::Spoilt(name)) => {
+                self.clear_names(replica, name).await?;
+                self.make_tables(replica).await
+            }
+            made => made,
+        }
+    }
+
+    async fn make_tables(&self, replica: &ReplicaTables) -> Result<(), Error> {
+        let database = replica.database.as_str();
         let local = Self::local(database);
         let made = Statement::CreateLocal { name: &local, schema: &replica.schema };
         match self.change(&made, &local.to_string(), Settings::new()).await {
@@ -62,17 +75,38 @@ impl HttpClickHouse {
         self.change(&source, database, Settings::new()).await
     }
 
+    /// Makes spoilt names usable, as long as there is nothing in the database but what makes a replica: no gate, so
+    /// nothing is being inserted.
+    async fn clear_names(&self, replica: &ReplicaTables, spoilt: String) -> Result<(), Error> {
+        let database = replica.database.as_str();
+        self.drop_momentary(database, SHAPE).await?;
+        let tables = self.names(&Statement::Tables(database)).await?;
+        if tables.iter().any(|table| table != names::LOCAL_TABLE && table != sql::GATE_SOURCE) {
+            return Err(Error::Spoilt(spoilt));
+        }
+        let table = format!("{SHAPE}_{:08x}", spoilt::by_chance());
+        let probe = TableName { database: database.to_owned(), table };
+        let create = Statement::CreateLocal { name: &probe, schema: &replica.schema };
+        self.load_anew(&create, &probe).await
+    }
+
     /// Conflict unless the local (or staging) table that is there is what it should be: a second one is made beside
     /// it and the server's descriptions are compared.
     pub(super) async fn check_local(&self, local: &TableName, schema: &Schema) -> Result<(), Error> {
-        let shape = TableName { database: local.database.clone(), table: "shape".to_owned() };
-        let what = shape.to_string();
-        self.change(&Statement::DropTable(&shape), &what, Settings::new()).await?;
-        let made = Statement::CreateLocal { name: &shape, schema };
-        self.change(&made, &what, Settings::new()).await?;
-        let same = self.same_definition(local, &shape).await;
-        self.change(&Statement::DropTable(&shape), &what, Settings::new()).await?;
-        if same? { Ok(()) } else { Err(Error::Conflict(local.to_string())) }
+        self.drop_momentary(&local.database, SHAPE).await?;
+        for suffix in spoilt::suffixes() {
+            let shape = TableName { database: local.database.clone(), table: format!("{SHAPE}{suffix}") };
+            let what = shape.to_string();
+            let made = Statement::CreateLocal { name: &shape, schema };
+            match self.change(&made, &what, Settings::new()).await {
+                Err(Error::Spoilt(_)) => continue,
+                made => made?,
+            }
+            let same = self.same_definition(local, &shape).await;
+            self.change(&Statement::DropTable(&shape), &what, Settings::new()).await?;
+            return if same? { Ok(()) } else { Err(Error::Conflict(local.to_string())) };
+        }
+        Err(Error::Spoilt(format!("{}.{SHAPE}", local.database)))
     }
 
     /// Whether two tables differ in nothing but their names.
@@ -163,6 +197,8 @@ impl HttpClickHouse {
             let gate = gate(number);
             match self.change(&gate, &format!("{database}.{}", names::gate(number)), Settings::new()).await {
                 Err(Error::Conflict(_)) => number += 1,
+                // A shortage may have spoilt many numbers in a row.
+                Err(Error::Spoilt(_)) => number += 1 + u64::from(spoilt::by_chance() >> 16),
                 made => return made.map(|()| number),
             }
         }

@@ -28,6 +28,7 @@ mod sim_ddl;
 mod sim_rows;
 mod sim_seed;
 mod sim_world;
+mod spoilt;
 mod sql;
 mod staging;
 mod statement;
@@ -218,6 +219,9 @@ pub enum Error {
     /// Something of that name but another shape is there.
     #[error("{0} exists on the server and is not what it should be")]
     Conflict(String),
+    /// A file that a failed `CREATE` of that name has left on the server is in the way of another.
+    #[error("{0} cannot be made: a file that an earlier, failed CREATE has left on the server is in the way")]
+    Spoilt(String),
 }
 
 impl Coded for Error {
@@ -233,6 +237,7 @@ impl Coded for Error {
                     Self::Refused { .. } => 6,
                     Self::Missing(_) => 7,
                     Self::Conflict(_) => 8,
+                    Self::Spoilt(_) => 9,
                 },
         )
     }
@@ -245,7 +250,8 @@ impl Coded for Error {
             | Self::BadRows { .. }
             | Self::Refused { .. }
             | Self::Missing(_)
-            | Self::Conflict(_) => Retry::Never,
+            | Self::Conflict(_)
+            | Self::Spoilt(_) => Retry::Never,
         }
     }
 
@@ -263,6 +269,7 @@ impl Coded for Error {
             Self::Conflict(_) => {
                 "move the table of that name away; the daemon does not overwrite what is not its own"
             }
+            Self::Spoilt(_) => "restart clickhouse-server: it removes such files when it starts",
         }
     }
 }

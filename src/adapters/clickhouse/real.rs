@@ -216,7 +216,7 @@ impl ClickHouse for HttpClickHouse {
 
     async fn drop_replica(&self, database: &str) -> Result<(), Error> {
         ddl::check_replica_database(database)?;
-        self.change(&Statement::DropDatabase(database), database, Settings::new()).await
+        self.remove_database(database).await
     }
 
     async fn replica_databases(&self) -> Result<Vec<String>, Error> {

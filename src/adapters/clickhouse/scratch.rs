@@ -169,14 +169,13 @@ impl HttpClickHouse {
         let now = self.unix_s();
         for database in self.names(&Statement::Databases).await? {
             if is_left_behind(&database, now) {
-                self.change(&Statement::DropDatabase(&database), "old scratch", Settings::new()).await?;
+                self.remove_database(&database).await?;
             }
         }
         let database = scratch_database(now, nonce);
-        self.change(&Statement::CreateDatabase(&database), "scratch database", Settings::new()).await?;
+        self.make_database(&database).await?;
         let read = self.read_in_scratch(&database, &user.definition).await;
-        let dropped =
-            self.change(&Statement::DropDatabase(&database), "scratch database", Settings::new()).await;
+        let dropped = self.remove_database(&database).await;
         let schema = read?;
         dropped?;
         Ok((user.name, schema))

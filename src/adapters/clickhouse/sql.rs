@@ -79,6 +79,12 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
         | Statement::CreateDistributed { .. }
         | Statement::CreateInsertTable { .. } => create(statement, can),
         Statement::CreateDatabase(name) => format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(name)),
+        Statement::AttachDatabase(name) => {
+            // Old servers want to be told the engine; newer ones read it.
+            let engine = if can.exchange { "" } else { " ENGINE = Ordinary" };
+            format!("ATTACH DATABASE IF NOT EXISTS {}{engine}", quote_name(name))
+        }
+        Statement::DetachDatabase(name) => format!("DETACH DATABASE IF EXISTS {}", quote_name(name)),
         Statement::DropDatabase(name) => {
             format!("DROP DATABASE IF EXISTS {}{}", quote_name(name), sync(can))
         }

@@ -16,6 +16,10 @@ pub enum Statement<'a> {
     Databases,
     /// `CREATE DATABASE IF NOT EXISTS`.
     CreateDatabase(&'a str),
+    /// `ATTACH DATABASE IF NOT EXISTS`: loads what there is of it, and makes an empty one of nothing.
+    AttachDatabase(&'a str),
+    /// `DETACH DATABASE IF EXISTS`: the server forgets it until it is attached.
+    DetachDatabase(&'a str),
     /// `DROP DATABASE IF EXISTS`, waiting until its tables are out of use.
     DropDatabase(&'a str),
     /// Names of a database's tables.

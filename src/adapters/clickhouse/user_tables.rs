@@ -8,11 +8,15 @@ use super::http::Settings;
 use super::real::HttpClickHouse;
 use super::scratch::Described;
 use super::statement::Statement;
-use super::{DistributedTable, Error, ddl};
+use super::{DistributedTable, Error, ddl, spoilt};
 use crate::model::{TableName, names};
 
 /// What every cluster of ours begins with; see [`names::cluster`].
 const CLUSTER_PREFIX: &str = "cvh_";
+/// The new table, beside the one that it may replace.
+const FRESH: &str = "fresh";
+/// The old one, just after.
+const RETIRED: &str = "retired";
 
 /// The cluster of a `Distributed` table of ours; `None` if the table is not ours.
 fn our_cluster(table: &Described) -> Option<String> {
@@ -23,27 +27,43 @@ fn our_cluster(table: &Described) -> Option<String> {
     cluster.starts_with(CLUSTER_PREFIX).then_some(cluster)
 }
 
-/// A table's name and two of ours beside it, for replacing it.
-struct Names {
-    name: TableName,
+/// Whether a table is one of ours, by its name and description.
+fn is_ours(table: &str, described: &Described) -> bool {
+    our_cluster(described).is_some() || described.engine == "URL" && table.contains("__insert")
+}
+
+/// Two tables of a moment beside another, for replacing it.
+struct Beside {
     fresh: TableName,
     retired: TableName,
 }
 
+/// A table's name, and names to try for what is made beside it.
+struct Names {
+    name: TableName,
+    beside: [Beside; spoilt::NAMES],
+}
+
 impl Names {
     fn of(name: &TableName) -> Self {
-        let beside = |suffix| TableName {
+        let table = |of: &str, suffix: &str| TableName {
             database: name.database.clone(),
-            table: format!("{}__cvh_{suffix}", name.table),
+            table: format!("{}{suffix}", Self::stem(name, of)),
         };
-        Self { name: name.clone(), fresh: beside("fresh"), retired: beside("retired") }
+        let beside =
+            |suffix: String| Beside { fresh: table(FRESH, &suffix), retired: table(RETIRED, &suffix) };
+        Self { name: name.clone(), beside: spoilt::suffixes().map(beside) }
+    }
+
+    fn stem(name: &TableName, of: &str) -> String {
+        format!("{}__cvh_{of}", name.table)
     }
 }
 
 impl HttpClickHouse {
     pub(super) async fn make_distributed(&self, table: &DistributedTable) -> Result<(), Error> {
         let name = &table.name;
-        self.change(&Statement::CreateDatabase(&name.database), &name.database, Settings::new()).await?;
+        self.make_database(&name.database).await?;
         if self.described(name).await?.is_some_and(|found| our_cluster(&found).is_none()) {
             return Err(Error::Conflict(name.to_string()));
         }
@@ -78,14 +98,58 @@ impl HttpClickHouse {
         names: &'a Names,
         create: impl Fn(&'a TableName) -> Statement<'a>,
     ) -> Result<(), Error> {
-        let Names { name, fresh, retired } = names;
-        match self.change(&create(name), &name.to_string(), Settings::new()).await {
-            Err(Error::Conflict(_)) => {}
-            made => return made,
+        let name = &names.name;
+        let what = name.to_string();
+        for beside in &names.beside {
+            let made = match self.change(&create(name), &what, Settings::new()).await {
+                Err(Error::Conflict(_)) => self.replace_if_it_differs(name, beside, &create).await,
+                Err(Error::Spoilt(_)) => {
+                    let [.., Beside { fresh: probe, .. }] = &names.beside;
+                    self.clear_name(name, &create(probe), probe).await?;
+                    continue;
+                }
+                made => made,
+            };
+            if !matches!(made, Err(Error::Spoilt(_))) {
+                return made;
+            }
         }
-        for left_over in [fresh, retired] {
-            self.change(&Statement::DropTable(left_over), &left_over.to_string(), Settings::new()).await?;
+        Err(Error::Spoilt(what))
+    }
+
+    /// Makes a spoilt name usable if all tables of its database are ours: they hold no rows, and queries that miss
+    /// one for a moment fail aloud. Another's tables are not taken away even so long.
+    async fn clear_name(
+        &self,
+        name: &TableName,
+        create: &Statement<'_>,
+        probe: &TableName,
+    ) -> Result<(), Error> {
+        for table in self.names(&Statement::Tables(&name.database)).await? {
+            let other = TableName { database: name.database.clone(), table };
+            if self.described(&other).await?.is_some_and(|found| !is_ours(&other.table, &found)) {
+                return Err(Error::Spoilt(name.to_string()));
+            }
         }
+        self.load_anew(create, probe).await?;
+        self.drop_beside(name).await
+    }
+
+    /// Drops what an end in the middle left beside a table.
+    async fn drop_beside(&self, name: &TableName) -> Result<(), Error> {
+        for of in [FRESH, RETIRED] {
+            self.drop_momentary(&name.database, &Names::stem(name, of)).await?;
+        }
+        Ok(())
+    }
+
+    async fn replace_if_it_differs<'a>(
+        &self,
+        name: &'a TableName,
+        Beside { fresh, retired }: &'a Beside,
+        create: &impl Fn(&'a TableName) -> Statement<'a>,
+    ) -> Result<(), Error> {
+        self.drop_beside(name).await?;
         self.change(&create(fresh), &fresh.to_string(), Settings::new()).await?;
         if !self.same_definition(name, fresh).await? {
             let replace = Statement::Replace { name, fresh, retired };
