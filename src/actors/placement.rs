@@ -67,6 +67,7 @@ impl PlacementActor {
                     .map(|r| ReplicaView {
                         node: r.node.clone(),
                         complete: r.state != ReplicaState::Creating,
+                        leaving: false,
                     })
                     .collect(),
                 leader: shard.leader.clone(),

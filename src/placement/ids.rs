@@ -48,14 +48,26 @@ impl Ids {
             }
             found
         };
-        let specs = shards.iter().map(|view| ShardSpec {
-            load: view.load,
-            table: tables[&view.table],
-            replicas: view.replicas_wanted,
-            present: ordinals(&mut view.replicas.iter().map(|replica| &replica.node)),
-            frozen: view.frozen,
-            pinned: ordinals(&mut view.pinned.iter()),
-            excluded: ordinals(&mut view.excluded.iter()),
+        let down: Vec<bool> = views.iter().map(|view| !view.up).collect();
+        let specs = shards.iter().map(|view| {
+            let present = ordinals(&mut view.replicas.iter().map(|replica| &replica.node));
+            let making = view.replicas.iter().filter(|replica| !replica.complete);
+            let mut unsound = ordinals(&mut making.map(|replica| &replica.node));
+            unsound.extend(present.iter().filter(|&&node| down[node as usize]));
+            unsound.sort_unstable();
+            unsound.dedup();
+            let leaving = view.replicas.iter().filter(|replica| replica.leaving);
+            ShardSpec {
+                load: view.load,
+                table: tables[&view.table],
+                replicas: view.replicas_wanted,
+                present,
+                unsound,
+                leaving: ordinals(&mut leaving.map(|replica| &replica.node)),
+                frozen: view.frozen,
+                pinned: ordinals(&mut view.pinned.iter()),
+                excluded: ordinals(&mut view.excluded.iter()),
+            }
         });
         let problem = Problem::new(nodes, specs.collect::<Vec<_>>(), policy);
         let shards = shards.iter().map(|view| (view.table, view.shard)).collect();

@@ -1,7 +1,10 @@
 //! Where each shard's replicas and leader should be, how to get there, and a proof of how good that is.
 //!
-//! Pure: a [`Snapshot`] and a [`Policy`] in, a verdict out. No clock, no I/O, no async: time limits come in
-//! as a closure that says when to stop. The algorithms are described in this folder's `README.md`.
+//! Pure: a [`Snapshot`] and a [`Policy`] in, a verdict and a plan out. No clock, no I/O, no async: time limits
+//! come in as a budget that says when to stop. The algorithms are described in this folder's `README.md`.
+//!
+//! Who keeps a cluster in balance calls [`plan()`]; [`place_new`] is for the shards of a new table; engines,
+//! bound and instance files are for the command line.
 
 pub mod bound;
 pub mod budget;
@@ -16,6 +19,7 @@ pub mod place_new;
 pub mod plan;
 pub mod policy;
 pub mod problem;
+pub mod proposal;
 pub mod sequence;
 pub mod snapshot;
 pub mod solution;
@@ -23,5 +27,7 @@ pub mod verdict;
 
 pub use place_new::{NewPlacement, NewShard, NewTable, place_new};
 pub use policy::Policy;
+pub use proposal::{ClusterAction, ClusterStep, Limits, Proposal, plan, resume};
+pub use sequence::WaveLimits;
 pub use snapshot::{Load, NodeView, ReplicaView, ShardView, Snapshot};
-pub use verdict::{Decision, Move, Verdict, decide, propose, settle};
+pub use verdict::{Decision, Move, Verdict, decide, settle};

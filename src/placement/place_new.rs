@@ -318,7 +318,7 @@ mod tests {
             shard: ShardId(0),
             load: Load { bytes: 5, ..Load::default() },
             replicas_wanted: 1,
-            replicas: vec![ReplicaView { node: "n0".parse().unwrap(), complete: true }],
+            replicas: vec![ReplicaView { node: "n0".parse().unwrap(), complete: true, leaving: false }],
             leader: None,
             frozen: false,
             pinned: vec![],

@@ -7,6 +7,7 @@ use super::solution::Solution;
 use petgraph::algo::is_cyclic_directed;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// What a step does to a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -14,6 +15,11 @@ use serde::Serialize;
 pub enum Action {
     /// Makes a copy on a node.
     Add {
+        /// Where.
+        node: u32,
+    },
+    /// Waits until a copy that is being made already is complete.
+    Await {
         /// Where.
         node: u32,
     },
@@ -37,6 +43,9 @@ pub struct Step {
     /// What is done.
     #[serde(flatten)]
     pub action: Action,
+    /// For a copy: the node whose copy goes once this one is complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<u32>,
     /// Bytes copied.
     pub bytes: u64,
     /// Steps of one wave may run at the same time.
@@ -56,7 +65,8 @@ pub struct Plan {
     pub seconds: f64,
     /// Most bytes that each node holds at any moment.
     pub peak_bytes: Vec<u64>,
-    /// Shards that stay as they are, since no order of steps keeps disks below the watermark.
+    /// Shards that do not get all the way, sorted: no order of steps keeps disks below the watermark, or a
+    /// copy is still needed since too few others are complete.
     pub left: Vec<u32>,
 }
 
@@ -81,7 +91,7 @@ pub enum Flaw {
         /// The step.
         step: usize,
     },
-    /// A shard has fewer copies than before, or loses its leader's.
+    /// A shard has fewer complete copies than before, or loses its leader's.
     #[error("step {step} drops a copy that is needed")]
     Needed {
         /// The step.
@@ -118,7 +128,7 @@ impl Plan {
             if step.after.iter().any(|&before| before as usize >= at) {
                 return Err(Flaw::Order { step: at });
             }
-            self.replay(problem, target, &mut world, at, step)?;
+            replay(problem, &mut world, at, step)?;
         }
         for shard in 0..problem.shards() {
             let mut wanted: Vec<u32> =
@@ -128,55 +138,52 @@ impl Plan {
             wanted.sort_unstable();
             there.sort_unstable();
             let good = there == wanted && (world.leader[shard] == leader || wanted.is_empty());
-            if !good && !self.left.contains(&(shard as u32)) {
+            if !good && self.left.binary_search(&(shard as u32)).is_err() {
                 return Err(Flaw::End { shard });
             }
         }
         Ok(())
     }
+}
 
-    fn replay(
-        &self,
-        problem: &Problem,
-        target: &Solution,
-        world: &mut World,
-        at: usize,
-        step: &Step,
-    ) -> Result<(), Flaw> {
-        let shard = step.shard as usize;
-        let bytes = problem.bytes[shard];
-        match step.action {
-            Action::Add { node } => {
-                if world.on[shard].contains(&node) {
-                    return Err(Flaw::Absent { step: at });
-                }
-                world.used[node as usize] += bytes;
-                if bytes > 0 && world.used[node as usize] as f64 > problem.room_bytes(node) {
-                    return Err(Flaw::Full { step: at });
-                }
-                world.on[shard].push(node);
+fn replay(problem: &Problem, world: &mut World, at: usize, step: &Step) -> Result<(), Flaw> {
+    let shard = step.shard as usize;
+    let bytes = problem.bytes[shard];
+    match step.action {
+        Action::Add { node } => {
+            if world.on[shard].contains(&node) {
+                return Err(Flaw::Absent { step: at });
             }
-            Action::Lead { node } => {
-                if !world.on[shard].contains(&node) {
-                    return Err(Flaw::Absent { step: at });
-                }
-                world.leader[shard] = Some(node);
+            world.used[node as usize] += bytes;
+            if bytes > 0 && world.used[node as usize] as f64 > problem.room_bytes(node) {
+                return Err(Flaw::Full { step: at });
             }
-            Action::Remove { node } => {
-                let Some(place) = world.on[shard].iter().position(|&other| other == node) else {
-                    return Err(Flaw::Absent { step: at });
-                };
-                world.on[shard].swap_remove(place);
-                world.used[node as usize] -= bytes;
-                let wanted = target.of(problem, shard).iter().filter(|&&node| node != NONE).count();
-                let least = problem.present(shard).len().min(wanted);
-                if world.on[shard].len() < least || world.leader[shard] == Some(node) {
-                    return Err(Flaw::Needed { step: at });
-                }
+            world.on[shard].push(node);
+        }
+        Action::Await { node } => {
+            if !world.unsound.remove(&(step.shard, node)) {
+                return Err(Flaw::Absent { step: at });
             }
         }
-        Ok(())
+        Action::Lead { node } => {
+            if !world.on[shard].contains(&node) || world.unsound.contains(&(step.shard, node)) {
+                return Err(Flaw::Absent { step: at });
+            }
+            world.leader[shard] = Some(node);
+        }
+        Action::Remove { node } => {
+            let Some(place) = world.on[shard].iter().position(|&other| other == node) else {
+                return Err(Flaw::Absent { step: at });
+            };
+            if !world.may_drop(problem, shard, node) || world.leader[shard] == Some(node) {
+                return Err(Flaw::Needed { step: at });
+            }
+            world.on[shard].swap_remove(place);
+            world.unsound.remove(&(step.shard, node));
+            world.used[node as usize] -= bytes;
+        }
     }
+    Ok(())
 }
 
 /// Copies, leaders and disks as a plan goes on.
@@ -187,20 +194,47 @@ pub(super) struct World {
     pub leader: Vec<Option<u32>>,
     /// Bytes on nodes.
     pub used: Vec<u64>,
+    /// Shard and node of copies that cannot be counted on: being made, or on a node that is down.
+    pub unsound: BTreeSet<(u32, u32)>,
 }
 
 impl World {
     /// What is there now.
     pub fn new(problem: &Problem) -> Self {
         let mut used = vec![0; problem.nodes.len()];
+        let mut unsound = BTreeSet::new();
         for shard in 0..problem.shards() {
-            problem.present(shard).iter().for_each(|&node| used[node as usize] += problem.bytes[shard]);
+            for &node in problem.present(shard) {
+                used[node as usize] += problem.bytes[shard];
+                if !problem.is_sound(shard, node) {
+                    unsound.insert((shard as u32, node));
+                }
+            }
         }
         let shards = 0..problem.shards();
         Self {
             on: shards.clone().map(|shard| problem.present(shard).to_vec()).collect(),
             leader: shards.map(|shard| problem.present(shard).first().copied()).collect(),
             used,
+            unsound,
         }
+    }
+
+    /// Whether a shard has a complete copy on a live node.
+    pub fn is_sound(&self, shard: usize, node: u32) -> bool {
+        self.on[shard].contains(&node) && !self.unsound.contains(&(shard as u32, node))
+    }
+
+    /// Whether a copy may go: a complete one when as many complete ones remain as there were, or as are asked
+    /// for; one that cannot be counted on when complete ones stand for all that there were.
+    pub fn may_drop(&self, problem: &Problem, shard: usize, node: u32) -> bool {
+        let others = self.on[shard].iter().filter(|&&other| other != node && self.is_sound(shard, other));
+        let present = problem.present(shard);
+        let there = if self.is_sound(shard, node) {
+            present.iter().filter(|&&node| problem.is_sound(shard, node)).count()
+        } else {
+            present.len()
+        };
+        others.count() >= there.min(problem.asked(shard))
     }
 }

@@ -38,6 +38,10 @@ pub struct ShardSpec {
     pub replicas: u32,
     /// Nodes that hold it (or are getting it), distinct, the preferred leader first.
     pub present: Vec<u32>,
+    /// Those of `present` whose copy cannot be counted on: still being made, or on a node that is down.
+    pub unsound: Vec<u32>,
+    /// Those of `present` that a move under way is to drop.
+    pub leaving: Vec<u32>,
     /// Stays as it is.
     pub frozen: bool,
     /// Nodes that must hold a replica.
@@ -105,9 +109,15 @@ pub struct Problem {
     pub total_bytes: f64,
     /// Compromises by shard, sorted.
     pub compromises: Vec<(u32, Compromise)>,
+    /// Replicas asked for, by shard; slots may be fewer.
+    asked: Vec<u32>,
     slots: Vec<u32>,
     present_at: Vec<u32>,
     present: Vec<u32>,
+    /// (shard, node), sorted.
+    unsound: Vec<(u32, u32)>,
+    /// (shard, node), sorted.
+    leaving: Vec<(u32, u32)>,
     /// (shard, node), sorted.
     pinned: Vec<(u32, u32)>,
     /// (shard, node), sorted.
@@ -131,9 +141,12 @@ impl Problem {
             fair: vec![Fair::default(); nodes.len()],
             total_bytes: 0.0,
             compromises: Vec::new(),
+            asked: Vec::new(),
             slots: vec![0],
             present_at: vec![0],
             present: Vec::new(),
+            unsound: Vec::new(),
+            leaving: Vec::new(),
             pinned: Vec::new(),
             excluded: Vec::new(),
             nodes,
@@ -142,6 +155,8 @@ impl Problem {
         for spec in shards {
             problem.add(spec, &mut rooms);
         }
+        problem.unsound.sort_unstable();
+        problem.leaving.sort_unstable();
         problem.pinned.sort_unstable();
         problem.excluded.sort_unstable();
         problem.share_out();
@@ -169,12 +184,24 @@ impl Problem {
         self.frozen.push(frozen);
         self.zone_cap.push(room.zone_cap);
         self.rack_cap.push(room.rack_cap);
+        self.asked.push(spec.replicas);
         self.slots.push(self.slots[shard as usize] + slots);
-        self.present.extend_from_slice(&spec.present);
-        self.present_at.push(self.present.len() as u32);
+        self.end_present(&spec.present);
+        self.unsound.extend(spec.unsound.iter().map(|&node| (shard, node)));
+        self.leaving.extend(spec.leaving.iter().map(|&node| (shard, node)));
         self.pinned.extend(spec.pinned.iter().map(|&node| (shard, node)));
         self.excluded.extend(spec.excluded.iter().map(|&node| (shard, node)));
         self.total_bytes += spec.load.bytes as f64 * f64::from(slots);
+    }
+
+    /// Ends a shard's list of present nodes. The order of followers means nothing: it is made the same always.
+    fn end_present(&mut self, nodes: &[u32]) {
+        let start = self.present.len();
+        self.present.extend_from_slice(nodes);
+        if let Some(followers) = self.present[start..].get_mut(1..) {
+            followers.sort_unstable();
+        }
+        self.present_at.push(self.present.len() as u32);
     }
 
     /// Fair shares over the balanced nodes of all load that is not stuck on others.
@@ -224,11 +251,36 @@ impl Problem {
     pub fn after(&self, solution: &super::solution::Solution) -> Self {
         let mut next = self.clone();
         next.present.clear();
+        next.unsound.clear();
+        next.leaving.clear();
         next.present_at.truncate(1);
         for shard in 0..self.shards() {
             let placed = solution.of(self, shard).iter().copied().filter(|&node| node != NONE);
-            next.present.extend(placed);
-            next.present_at.push(next.present.len() as u32);
+            next.end_present(&placed.collect::<Vec<u32>>());
+        }
+        next.share_out();
+        next
+    }
+
+    /// The same problem with some shards frozen where a solution has them, if they break no rule there.
+    pub fn with_settled(&self, shards: &[usize], solution: &super::solution::Solution) -> Self {
+        let mut next = self.clone();
+        next.present.clear();
+        next.present_at.truncate(1);
+        for shard in 0..self.shards() {
+            let placed = solution.of(self, shard);
+            let good = |(slot, &node): (usize, &u32)| {
+                node != NONE
+                    && self.may_hold(shard, node)
+                    && super::constraint::spreads(self, shard, &placed[..slot], slot, node)
+            };
+            let pinned = self.pins(shard).all(|pin| placed.contains(&pin));
+            if shards.binary_search(&shard).is_ok() && pinned && placed.iter().enumerate().all(good) {
+                next.end_present(placed);
+                next.frozen[shard] = true;
+            } else {
+                next.end_present(self.present(shard));
+            }
         }
         next.share_out();
         next
@@ -262,6 +314,21 @@ impl Problem {
     /// Whether a node holds a shard now.
     pub fn holds(&self, shard: usize, node: u32) -> bool {
         self.present(shard).contains(&node)
+    }
+
+    /// Replicas that a shard asks for; it may have fewer slots where nodes are missing.
+    pub fn asked(&self, shard: usize) -> usize {
+        self.asked[shard] as usize
+    }
+
+    /// Whether a present copy is complete, on a live node.
+    pub fn is_sound(&self, shard: usize, node: u32) -> bool {
+        self.unsound.is_empty() || self.unsound.binary_search(&(shard as u32, node)).is_err()
+    }
+
+    /// Whether a move under way is to drop a present copy.
+    pub fn is_leaving(&self, shard: usize, node: u32) -> bool {
+        self.leaving.binary_search(&(shard as u32, node)).is_ok()
     }
 
     /// Whether a shard's replica must be on a node.

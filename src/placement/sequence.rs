@@ -1,8 +1,9 @@
 //! Puts the moves to a placement into an order that keeps every promise at every step.
 //!
-//! A copy is added before the one that it replaces is dropped; leadership leaves before its copy goes; no
-//! disk goes above the watermark at any moment. Moves that wait for each other's room in a cycle are broken by
-//! taking the smallest of them through a third node. What still cannot move stays, and is named.
+//! A copy is added, and complete, before the one that it replaces is dropped; a copy that is being made already
+//! counts as load from the start, and as a copy only once it was waited for; leadership leaves before its copy
+//! goes; no disk goes above the watermark at any moment. Moves that wait for each other's room in a cycle are
+//! broken by taking the smallest of them through a third node. What still cannot move stays, and is named.
 
 use super::constraint::spreads;
 use super::plan::{Action, Plan, Step, World};
@@ -10,7 +11,7 @@ use super::problem::{NONE, Problem};
 use super::solution::Solution;
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::DiGraph;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a wave may do.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,20 +36,31 @@ struct Leg {
     shard: u32,
     from: Option<u32>,
     to: Option<u32>,
+    /// Legs of a low rank start first.
+    rank: u32,
 }
+
+/// How many blocked legs of one source a wave looks past before it takes the next source.
+const LOOK: usize = 256;
+/// Legs taken through a third node in one plan, at most.
+const DETOURS_MAX: usize = 1000;
 
 /// The plan from what is there to `target`.
 pub fn sequence(problem: &Problem, target: &Solution, limits: &WaveLimits) -> Plan {
     let mut planner = Planner::new(problem, target, *limits);
-    let mut legs = planner.legs();
-    while !legs.is_empty() {
-        let before = legs.len();
-        legs = planner.wave(legs);
-        if legs.len() == before && !planner.detour(&mut legs) {
+    let legs = planner.legs();
+    legs.into_iter().for_each(|leg| planner.enqueue(leg));
+    let mut detours = 0;
+    while !planner.queues.is_empty() {
+        if planner.next_wave(LOOK) || planner.next_wave(usize::MAX) {
+            continue;
+        }
+        detours += 1;
+        if detours > DETOURS_MAX || !planner.detour() {
             break;
         }
     }
-    let mut left: Vec<u32> = legs.iter().map(|leg| leg.shard).collect();
+    let mut left: Vec<u32> = planner.queues.values().flatten().map(|leg| leg.shard).collect();
     left.sort_unstable();
     left.dedup();
     planner.settle_leaders(&left);
@@ -67,34 +79,66 @@ struct Planner<'a> {
     peak: Vec<u64>,
     plan: Plan,
     wave: u32,
+    /// What is still to be done, by the node that copies are read from ([`NONE`] if there is none).
+    queues: BTreeMap<u32, VecDeque<Leg>>,
     /// The last step of each shard.
     last: BTreeMap<u32, u32>,
     /// Steps that freed room on a node in the wave before.
     freed: BTreeMap<u32, Vec<u32>>,
 }
 
+/// What the nodes do in one wave.
+struct Tally {
+    into: Vec<u32>,
+    out: Vec<u32>,
+    moved: Vec<u64>,
+    busy: BTreeSet<u32>,
+}
+
 impl<'a> Planner<'a> {
     fn new(problem: &'a Problem, target: &'a Solution, limits: WaveLimits) -> Self {
+        let limits = WaveLimits {
+            copies_in_max: limits.copies_in_max.max(1),
+            copies_out_max: limits.copies_out_max.max(1),
+            ..limits
+        };
         let world = World::new(problem);
         let peak = world.used.clone();
-        let (last, freed) = (BTreeMap::new(), BTreeMap::new());
-        Self { problem, target, limits, world, peak, plan: Plan::default(), wave: 0, last, freed }
+        Self {
+            problem,
+            target,
+            limits,
+            world,
+            peak,
+            plan: Plan::default(),
+            wave: 0,
+            queues: BTreeMap::new(),
+            last: BTreeMap::new(),
+            freed: BTreeMap::new(),
+        }
     }
 
-    /// Every shard's changes, those off lost and full nodes first, then the biggest.
+    /// Every shard's changes, those off lost and full nodes first, then the biggest. What is dropped is paired
+    /// with copies on their way first.
     fn legs(&self) -> Vec<Leg> {
         let mut legs = Vec::new();
         for shard in 0..self.problem.shards() {
             let (present, placed) = (self.problem.present(shard), self.target.of(self.problem, shard));
-            let add = placed.iter().copied().filter(|node| *node != NONE && !present.contains(node));
             let mut remove: Vec<u32> =
                 present.iter().copied().filter(|node| !placed.contains(node)).collect();
-            remove.sort_by_key(|&node| self.problem.nodes[node as usize].holds);
-            let mut remove = remove.into_iter();
-            for to in add {
-                legs.push(Leg { shard: shard as u32, from: remove.next(), to: Some(to) });
+            if remove.is_empty() && placed.iter().all(|node| *node == NONE || present.contains(node)) {
+                continue;
             }
-            legs.extend(remove.map(|node| Leg { shard: shard as u32, from: Some(node), to: None }));
+            remove.sort_by_key(|&node| self.problem.nodes[node as usize].holds);
+            let coming = |node: &&u32| self.world.unsound.contains(&(shard as u32, **node));
+            let awaited = placed.iter().filter(coming).take(remove.len());
+            let added = placed.iter().filter(|node| **node != NONE && !present.contains(node));
+            let mut remove = remove.into_iter();
+            let shard = shard as u32;
+            for &to in awaited.chain(added) {
+                legs.push(Leg { shard, from: remove.next(), to: Some(to), rank: 0 });
+            }
+            legs.extend(remove.map(|node| Leg { shard, from: Some(node), to: None, rank: 0 }));
         }
         let urgent = |leg: &Leg| {
             let hot = |node: u32| self.world.used[node as usize] as f64 > self.problem.room_bytes(node);
@@ -102,7 +146,20 @@ impl<'a> Planner<'a> {
         };
         let bytes = |leg: &Leg| self.problem.bytes[leg.shard as usize];
         legs.sort_by_key(|leg| (leg.to.is_some(), !urgent(leg), std::cmp::Reverse(bytes(leg)), leg.shard));
+        legs.iter_mut().enumerate().for_each(|(rank, leg)| leg.rank = rank as u32);
         legs
+    }
+
+    /// Where a leg's copy is read from: the copy that goes, if it is complete, else another complete one.
+    fn source(&self, leg: &Leg) -> Option<u32> {
+        let shard = leg.shard as usize;
+        let sound = |node: &u32| self.world.is_sound(shard, *node);
+        leg.from.filter(sound).or_else(|| self.world.on[shard].iter().copied().find(sound))
+    }
+
+    fn enqueue(&mut self, leg: Leg) {
+        let key = self.source(&leg).unwrap_or(NONE);
+        self.queues.entry(key).or_default().push_back(leg);
     }
 
     fn push(&mut self, shard: u32, action: Action, bytes: u64, mut after: Vec<u32>) -> u32 {
@@ -110,60 +167,109 @@ impl<'a> Planner<'a> {
         after.sort_unstable();
         after.dedup();
         let at = self.plan.steps.len() as u32;
-        self.plan.steps.push(Step { shard, action, bytes, wave: self.wave, after });
+        self.plan.steps.push(Step { shard, action, replaces: None, bytes, wave: self.wave, after });
         self.last.insert(shard, at);
         at
     }
 
-    /// Starts what can start now, ends it, and answers what is left.
-    fn wave(&mut self, legs: Vec<Leg>) -> Vec<Leg> {
+    /// What nodes do already when a wave begins: in the first one, the copies that are on their way.
+    fn tally(&self) -> Tally {
         let nodes = self.problem.nodes.len();
-        let (mut into, mut out) = (vec![0u32; nodes], vec![0u32; nodes]);
-        let mut moved = vec![0u64; nodes];
-        let (mut started, mut left, mut busy) = (Vec::new(), Vec::new(), BTreeMap::new());
-        for leg in legs {
-            let bytes = self.problem.bytes[leg.shard as usize];
-            let Some(to) = leg.to else {
-                started.push(leg);
-                continue;
-            };
-            let source = leg.from.or_else(|| self.world.on[leg.shard as usize].first().copied());
-            let room = self.world.used[to as usize].saturating_add(bytes) as f64;
-            let fits = bytes == 0 || room <= self.problem.room_bytes(to);
-            let free = into[to as usize] < self.limits.copies_in_max
-                && source.is_none_or(|node| out[node as usize] < self.limits.copies_out_max)
-                && !busy.contains_key(&leg.shard)
-                && !self.world.on[leg.shard as usize].contains(&to);
-            if !fits || !free {
-                left.push(leg);
-                continue;
+        let mut tally =
+            Tally { into: vec![0; nodes], out: vec![0; nodes], moved: vec![0; nodes], busy: BTreeSet::new() };
+        if self.wave == 0 {
+            for &(shard, node) in &self.world.unsound {
+                tally.into[node as usize] += 1;
+                tally.moved[node as usize] += self.problem.bytes[shard as usize];
             }
-            into[to as usize] += 1;
-            moved[to as usize] += bytes;
-            if let Some(node) = source {
-                out[node as usize] += 1;
-                moved[node as usize] += bytes;
-            }
-            busy.insert(leg.shard, ());
-            let after = self.freed.get(&to).cloned().unwrap_or_default();
-            self.push(leg.shard, Action::Add { node: to }, bytes, after);
-            self.world.used[to as usize] += bytes;
-            self.world.on[leg.shard as usize].push(to);
-            self.peak[to as usize] = self.peak[to as usize].max(self.world.used[to as usize]);
-            started.push(leg);
         }
+        tally
+    }
+
+    /// Starts what can start now, and ends it; answers whether anything was.
+    fn next_wave(&mut self, look: usize) -> bool {
+        let mut tally = self.tally();
+        let mut heads: Vec<(u32, u32)> =
+            self.queues.iter().filter_map(|(&key, queue)| Some((queue.front()?.rank, key))).collect();
+        heads.sort_unstable();
+        let mut started = Vec::new();
+        for (_, key) in heads {
+            let Some(mut queue) = self.queues.remove(&key) else { continue };
+            let mut blocked = Vec::new();
+            while blocked.len() < look
+                && (key == NONE || tally.out[key as usize] < self.limits.copies_out_max)
+                && let Some(leg) = queue.pop_front()
+            {
+                if self.start(leg, key, &mut tally) { started.push(leg) } else { blocked.push(leg) }
+            }
+            blocked.into_iter().rev().for_each(|leg| queue.push_front(leg));
+            if !queue.is_empty() {
+                self.queues.insert(key, queue);
+            }
+        }
+        self.end(&started, &tally);
+        !started.is_empty()
+    }
+
+    fn start(&mut self, leg: Leg, source: u32, tally: &mut Tally) -> bool {
+        let shard = leg.shard as usize;
+        let bytes = self.problem.bytes[shard];
+        let Some(to) = leg.to else {
+            return leg.from.is_some_and(|node| self.world.may_drop(self.problem, shard, node));
+        };
+        let node = to as usize;
+        if self.world.unsound.contains(&(leg.shard, to)) && !tally.busy.contains(&leg.shard) {
+            tally.busy.insert(leg.shard);
+            self.push(leg.shard, Action::Await { node: to }, 0, Vec::new());
+            return true;
+        }
+        let room = self.world.used[node].saturating_add(bytes) as f64;
+        let fits = bytes == 0 || room <= self.problem.room_bytes(to);
+        let free = tally.into[node] < self.limits.copies_in_max
+            && !tally.busy.contains(&leg.shard)
+            && !self.world.on[shard].contains(&to);
+        if !fits || !free {
+            return false;
+        }
+        tally.into[node] += 1;
+        tally.moved[node] += bytes;
+        if source != NONE {
+            tally.out[source as usize] += 1;
+            tally.moved[source as usize] += bytes;
+        }
+        tally.busy.insert(leg.shard);
+        let after = self.freed.get(&to).cloned().unwrap_or_default();
+        let at = self.push(leg.shard, Action::Add { node: to }, bytes, after);
+        self.plan.steps[at as usize].replaces = leg.from;
+        self.world.used[node] += bytes;
+        self.world.on[shard].push(to);
+        self.world.unsound.insert((leg.shard, to));
+        self.peak[node] = self.peak[node].max(self.world.used[node]);
+        true
+    }
+
+    /// Ends a wave: what was started is complete, and what it replaces goes.
+    fn end(&mut self, started: &[Leg], tally: &Tally) {
         self.freed.clear();
-        for leg in &started {
-            if let Some(node) = leg.from {
-                self.drop_copy(leg.shard, node);
+        for leg in started {
+            if let Some(to) = leg.to {
+                self.world.unsound.remove(&(leg.shard, to));
+            }
+        }
+        for &leg in started {
+            match leg.from {
+                Some(node) if self.world.may_drop(self.problem, leg.shard as usize, node) => {
+                    self.drop_copy(leg.shard, node);
+                }
+                Some(_) => self.enqueue(Leg { to: None, ..leg }),
+                None => {}
             }
         }
         if !started.is_empty() {
-            let most = moved.iter().copied().max().unwrap_or(0) as f64;
+            let most = tally.moved.iter().copied().max().unwrap_or(0) as f64;
             self.plan.seconds += most / self.limits.bytes_per_second.max(1.0);
             self.wave += 1;
         }
-        left
     }
 
     /// Drops a copy; its leadership goes first.
@@ -171,9 +277,8 @@ impl<'a> Planner<'a> {
         let s = shard as usize;
         if self.world.leader[s] == Some(node) {
             let wanted = self.target.of(self.problem, s).first().copied();
-            let there = |to: &u32| *to != node && self.world.on[s].contains(to);
-            let next =
-                wanted.filter(there).or_else(|| self.world.on[s].iter().copied().find(|to| *to != node));
+            let there = |to: &u32| *to != node && self.world.is_sound(s, *to);
+            let next = wanted.filter(there).or_else(|| self.world.on[s].iter().copied().find(there));
             self.world.leader[s] = next;
             if let Some(to) = next {
                 self.push(shard, Action::Lead { node: to }, 0, Vec::new());
@@ -182,15 +287,17 @@ impl<'a> Planner<'a> {
         let at = self.push(shard, Action::Remove { node }, 0, Vec::new());
         self.freed.entry(node).or_default().push(at);
         self.world.on[s].retain(|&other| other != node);
+        self.world.unsound.remove(&(shard, node));
         self.world.used[node as usize] -= self.problem.bytes[s];
     }
 
     /// Nothing can start: takes the smallest leg of a cycle of nodes that wait for each other through a node
     /// with room. Answers whether there is one.
-    fn detour(&mut self, legs: &mut [Leg]) -> bool {
+    fn detour(&mut self) -> bool {
         let mut graph = DiGraph::<u32, ()>::new();
         let places: Vec<_> = (0..self.problem.nodes.len() as u32).map(|n| graph.add_node(n)).collect();
-        for leg in legs.iter() {
+        let legs: Vec<Leg> = self.queues.values().flatten().copied().collect();
+        for leg in &legs {
             if let (Some(from), Some(to)) = (leg.from, leg.to) {
                 graph.add_edge(places[from as usize], places[to as usize], ());
             }
@@ -203,16 +310,22 @@ impl<'a> Planner<'a> {
             (Some(from), Some(to)) => ring[from as usize] == ring[to as usize],
             _ => false,
         };
-        let mut order: Vec<usize> = (0..legs.len()).filter(|&at| legs[at].from.is_some()).collect();
-        order.sort_by_key(|&at| (!circular(&legs[at]), self.problem.bytes[legs[at].shard as usize], at));
-        for at in order {
-            let leg = legs[at];
+        let mut order: Vec<&Leg> = legs.iter().filter(|leg| leg.from.is_some() && leg.to.is_some()).collect();
+        order.sort_by_key(|leg| (!circular(leg), self.problem.bytes[leg.shard as usize], leg.rank));
+        for &leg in order {
             let (Some(from), Some(to)) = (leg.from, leg.to) else { continue };
-            if let Some(third) = self.third(leg.shard as usize, from, to) {
-                legs[at] = Leg { shard: leg.shard, from: Some(third), to: Some(to) };
-                let rest = self.wave(vec![Leg { shard: leg.shard, from: Some(from), to: Some(third) }]);
-                return rest.is_empty();
+            let Some(third) = self.third(leg.shard as usize, from, to) else { continue };
+            let hop = Leg { to: Some(third), ..leg };
+            let key = self.source(&hop).unwrap_or(NONE);
+            let mut tally = self.tally();
+            if !self.start(hop, key, &mut tally) {
+                continue;
             }
+            self.queues.values_mut().for_each(|queue| queue.retain(|other| *other != leg));
+            self.queues.retain(|_, queue| !queue.is_empty());
+            self.end(&[hop], &tally);
+            self.enqueue(Leg { from: Some(third), ..leg });
+            return true;
         }
         false
     }
@@ -239,12 +352,17 @@ impl<'a> Planner<'a> {
         let mut any = false;
         for shard in 0..self.problem.shards() {
             let wanted = self.target.of(self.problem, shard).first().copied().filter(|&node| node != NONE);
-            let there = wanted.is_some_and(|node| self.world.on[shard].contains(&node));
-            if there && self.world.leader[shard] != wanted && !left.contains(&(shard as u32)) {
-                self.world.leader[shard] = wanted;
-                self.push(shard as u32, Action::Lead { node: wanted.unwrap_or(NONE) }, 0, Vec::new());
-                any = true;
+            let (Some(node), id) = (wanted, shard as u32) else { continue };
+            let there = self.world.on[shard].contains(&node);
+            if !there || self.world.leader[shard] == wanted || left.binary_search(&id).is_ok() {
+                continue;
             }
+            if self.world.unsound.remove(&(id, node)) {
+                self.push(id, Action::Await { node }, 0, Vec::new());
+            }
+            self.world.leader[shard] = wanted;
+            self.push(id, Action::Lead { node }, 0, Vec::new());
+            any = true;
         }
         self.wave += u32::from(any);
     }

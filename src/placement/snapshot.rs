@@ -69,6 +69,8 @@ pub struct ReplicaView {
     pub node: NodeId,
     /// Whether the copy is complete; one that is being made counts as load, not as a copy to fall back on.
     pub complete: bool,
+    /// Whether a move under way is to drop it once the copy that replaces it is complete.
+    pub leaving: bool,
 }
 
 /// A shard.

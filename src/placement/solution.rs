@@ -27,6 +27,15 @@ impl Solution {
         solution
     }
 
+    /// Puts every shard's followers into the order of their ordinals, which means nothing.
+    pub fn sort_followers(&mut self, problem: &Problem) {
+        for shard in 0..problem.shards() {
+            if let Some(followers) = self.nodes[problem.slots(shard)].get_mut(1..) {
+                followers.sort_unstable();
+            }
+        }
+    }
+
     /// A shard's nodes, the leader first.
     pub fn of<'a>(&'a self, problem: &Problem, shard: usize) -> &'a [u32] {
         &self.nodes[problem.slots(shard)]

@@ -1,19 +1,19 @@
 //! The verdict: what is proposed, what it costs and brings, how far it is from the best possible, and why.
 //!
-//! [`decide`] works on a dense problem; [`propose`] on a snapshot by ids. Both are pure and repeat exactly
-//! for the same input, seed and work budget.
+//! [`decide`] works on a dense problem; [`plan`](super::plan()) on a snapshot by ids. Both are pure and repeat
+//! exactly for the same input, seed and work budget.
 
+use super::bound::least_score;
 use super::budget::{Budget, WorkBudget};
 use super::constraint::{Broken, broken};
-use super::engines::repair::repair;
-use super::engines::{Engine, Hybrid, Outcome, Progress};
+use super::engines::repair::{repair, standing};
+use super::engines::{Engine, Outcome, Progress};
 use super::explain::{Why, reasons};
 use super::goals::{leaders, within};
 use super::ids::Ids;
 use super::objective::{Score, score};
-use super::policy::{Goal, Policy};
+use super::policy::Goal;
 use super::problem::{Compromise, NONE, Problem};
-use super::snapshot::Snapshot;
 use super::solution::Solution;
 use crate::model::{NodeId, ShardId, TableId};
 use std::collections::BTreeMap;
@@ -44,8 +44,10 @@ impl Decision {
     }
 }
 
-/// Rounds of solving the proposal again, so that a proposal stands when it is solved anew.
-const ROUNDS_MAX: usize = 4;
+/// Rounds of solving the proposal again, so that a proposal stands when it is solved anew. Each round betters
+/// the balance by more than the hysteresis and what it moves, so that there are few; without hysteresis the number
+/// is what ends them.
+const ROUNDS_MAX: (usize, usize) = (64, 4);
 
 /// Decides with an engine. A proposal that betters the repaired present by less than the policy's hysteresis
 /// is not taken, and one that is taken stands: deciding again on it moves nothing, for the same work budget.
@@ -56,10 +58,15 @@ pub fn decide(
     budget: &mut dyn Budget,
     progress: &mut dyn FnMut(&Progress),
 ) -> Decision {
-    let mut present = Solution::present(problem);
-    repair(problem, &mut present);
+    let present = standing(problem);
     let before = score(problem, &present);
+    let least = least_score(problem);
+    let close = before.total - least < problem.policy.hysteresis && broken(problem, &present).is_empty();
     let mut outcome = match problem.policy.goal {
+        // Nothing could better it by the hysteresis, whatever the engine finds.
+        Goal::Balance if close => {
+            Outcome { solution: present.clone(), bound: least, work: budget_work(problem) }
+        }
         Goal::Balance => engine.solve(problem, seed, budget, progress),
         Goal::Leaders => Outcome {
             solution: leaders(problem, &present, seed, budget),
@@ -73,6 +80,7 @@ pub fn decide(
     let worse = broken(problem, &outcome.solution).len() > broken(problem, &present).len();
     let kept = worse || found.total + problem.policy.hysteresis > before.total;
     let kept = kept && (worse || problem.policy.hysteresis > 0.0 || found.total >= before.total);
+    outcome.solution.sort_followers(problem);
     let (solution, after) = if kept { (present, before) } else { (outcome.solution, found) };
     Decision {
         before,
@@ -89,6 +97,30 @@ fn budget_work(problem: &Problem) -> u64 {
     problem.replicas() as u64
 }
 
+/// The decision to go on towards `target`, an earlier proposal's solution, hard rules repaired; none if it is
+/// reached or breaks more rules than what is there.
+pub fn pursue(problem: &Problem, mut target: Solution) -> Option<Decision> {
+    let present = standing(problem);
+    repair(problem, &mut target);
+    target.sort_followers(problem);
+    let (before, after) = (score(problem, &present), score(problem, &target));
+    let broken = broken(problem, &target);
+    let worse = broken.len() > super::constraint::broken(problem, &present).len();
+    if target == present || worse {
+        return None;
+    }
+    let (bound, work) = (least_score(problem), budget_work(problem));
+    Some(Decision {
+        before,
+        after,
+        bound,
+        broken,
+        reasons: reasons(problem, &target, false),
+        work,
+        solution: target,
+    })
+}
+
 /// [`decide`], repeated on its own proposal until that stands; once only under a budget of bytes or moves,
 /// which is a part of the way on purpose.
 pub fn settle(problem: &Problem, engine: &dyn Engine, seed: u64, work: u64) -> Decision {
@@ -97,7 +129,8 @@ pub fn settle(problem: &Problem, engine: &dyn Engine, seed: u64, work: u64) -> D
     if problem.policy.bytes_max.is_some() || problem.policy.moves_max.is_some() {
         return decision;
     }
-    for _ in 0..ROUNDS_MAX {
+    let rounds = if problem.policy.hysteresis > 0.0 { ROUNDS_MAX.0 } else { ROUNDS_MAX.1 };
+    for _ in 0..rounds {
         let next = solve(&problem.after(&decision.solution));
         if next.solution == decision.solution {
             break;
@@ -150,19 +183,6 @@ pub struct Verdict {
     pub compromises: Vec<String>,
     /// Work spent.
     pub work: u64,
-}
-
-/// What should change in a cluster: a [`Verdict`] by the default engine, within `work` units
-/// (a million takes about a third of a second).
-///
-/// ```
-/// use converthouse::placement::{Policy, Snapshot, propose};
-/// let verdict = propose(&Snapshot::default(), &Policy::default(), 1, 10_000);
-/// assert!(verdict.moves.is_empty());
-/// ```
-pub fn propose(snapshot: &Snapshot, policy: &Policy, seed: u64, work: u64) -> Verdict {
-    let (problem, ids) = Ids::of(snapshot, policy);
-    verdict(&problem, &ids, &settle(&problem, &Hybrid, seed, work))
 }
 
 /// A decision in ids.

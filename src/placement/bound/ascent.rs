@@ -84,6 +84,11 @@ impl<'a> Ascent<'a> {
         (self.best / self.scale - 1e-9).max(0.0)
     }
 
+    /// What the rows cost at the least without any prices, in units of the score.
+    pub fn floor(&self) -> f64 {
+        self.rows.iter().map(|row| row.weight * row.floor).sum::<f64>() / self.scale
+    }
+
     /// Replicas, leaders and size on every node, averaged over the steps: a fractional placement.
     pub fn loads(&self) -> &[Vec<f64>; 3] {
         &self.mean

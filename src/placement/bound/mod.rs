@@ -33,6 +33,11 @@ pub struct PricedStart {
 /// From this many nodes on, the ascent starts with sweeps in small batches.
 const SWEEP_NODES: usize = 60;
 
+/// A lower bound without any search: what rounding and giant shards force. Takes one look at every shard.
+pub fn least_score(problem: &Problem) -> f64 {
+    Ascent::new(problem).floor()
+}
+
 /// Whether the ascent wants a reachable score to aim at: small worlds do without sweeps.
 pub fn wants_aim(problem: &Problem) -> bool {
     problem.balanced.len() < SWEEP_NODES

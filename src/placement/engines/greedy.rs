@@ -1,13 +1,12 @@
 //! The baseline that schedulers such as PD use: while it helps, take a replica off the most loaded node and
 //! put it on the least loaded one that may have it; then the same for leaders. One pass, no way back.
 
-use super::repair::repair;
+use super::repair::standing;
 use super::{Engine, Outcome, Progress};
 use crate::placement::bound::Prices;
 use crate::placement::budget::Budget;
 use crate::placement::engines::local_search::{Ranges, State};
 use crate::placement::problem::Problem;
-use crate::placement::solution::Solution;
 
 /// One greedy pass.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,8 +25,7 @@ impl Engine for Greedy {
         progress: &mut dyn FnMut(&Progress),
     ) -> Outcome {
         progress(&Progress { phase: "greedy pass", bound: 0.0, score: None });
-        let mut solution = Solution::present(problem);
-        repair(problem, &mut solution);
+        let solution = standing(problem);
         if solution.nodes.contains(&crate::placement::problem::NONE) || problem.balanced.is_empty() {
             return Outcome { solution, bound: 0.0, work: 1 };
         }

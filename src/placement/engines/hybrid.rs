@@ -6,7 +6,7 @@
 //! 4. Annealing under the same prices brings counts to their rounding floor and bytes level.
 
 use super::local_search::{search, usable};
-use super::repair::repair;
+use super::repair::{repair, standing};
 use super::{Engine, Outcome, Progress};
 use crate::placement::bound::{Prices, prices_and_bound, wants_aim};
 use crate::placement::budget::{Budget, Part, WorkBudget};
@@ -31,14 +31,17 @@ impl Engine for Hybrid {
         budget: &mut dyn Budget,
         progress: &mut dyn FnMut(&Progress),
     ) -> Outcome {
-        let mut present = Solution::present(problem);
-        repair(problem, &mut present);
+        let present = standing(problem);
         if !usable(problem, &present) {
             return Outcome { solution: present, bound: 0.0, work: 1 };
         }
         progress(&Progress { phase: "prices", bound: 0.0, score: None });
-        let above = if wants_aim(problem) { scout(problem, &present, seed) } else { f64::INFINITY };
+        let above = if wants_aim(problem) { scout(problem, &present, seed, budget) } else { f64::INFINITY };
         let priced = prices_and_bound(problem, above, &mut Part::new(budget, 0.3));
+        let reach = score(problem, &present).total - priced.bound;
+        if reach < problem.policy.hysteresis && broken(problem, &present).is_empty() {
+            return Outcome { solution: present, bound: priced.bound, work: priced.work };
+        }
         let mut start = priced.solution;
         repair(problem, &mut start);
         progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
@@ -78,10 +81,23 @@ const SMALL: usize = 6_000;
 const STARTS: [f64; 4] = [0.05, 0.1, 0.05, 0.02];
 const HEAT: f64 = 0.007;
 
-/// A score that can be reached, found by a short search.
-fn scout(problem: &Problem, present: &Solution, seed: u64) -> f64 {
-    let mut budget = WorkBudget::new(problem.replicas() as u64 * 100);
+/// A score that can be reached, found by a short search within a tenth of the budget.
+fn scout(problem: &Problem, present: &Solution, seed: u64, budget: &mut dyn Budget) -> f64 {
+    let mut part = Part::new(budget, 0.1);
+    let mut budget = Both { part: &mut part, own: WorkBudget::new(problem.replicas() as u64 * 100) };
     let prices = Prices::zero(problem.nodes.len());
     let found = search(problem, present.clone(), &prices, STARTS[0], seed, &mut budget);
     score(problem, &found.solution).total
+}
+
+/// Ends when either of two budgets does.
+struct Both<'a> {
+    part: &'a mut dyn Budget,
+    own: WorkBudget,
+}
+
+impl Budget for Both<'_> {
+    fn spend(&mut self, work: u64) -> f64 {
+        self.part.spend(work).max(self.own.spend(work))
+    }
 }

@@ -1,10 +1,9 @@
 //! The baseline that keeps what is there, and only repairs broken hard rules.
 
-use super::repair::repair;
+use super::repair::standing;
 use super::{Engine, Outcome, Progress};
 use crate::placement::budget::Budget;
 use crate::placement::problem::Problem;
-use crate::placement::solution::Solution;
 
 /// Keeps what is there.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,8 +21,7 @@ impl Engine for Pinned {
         budget: &mut dyn Budget,
         _progress: &mut dyn FnMut(&Progress),
     ) -> Outcome {
-        let mut solution = Solution::present(problem);
-        repair(problem, &mut solution);
+        let solution = standing(problem);
         budget.spend(problem.replicas() as u64);
         Outcome { solution, bound: 0.0, work: problem.replicas() as u64 }
     }

@@ -7,6 +7,40 @@ use crate::placement::constraint::{fits, spreads};
 use crate::placement::problem::{NONE, Problem};
 use crate::placement::solution::{Held, Solution, held};
 
+/// What is there now, repaired: what every engine starts from and every proposal is measured by.
+pub fn standing(problem: &Problem) -> Solution {
+    let mut solution = chosen(problem).map_or_else(|| Solution::present(problem), |(solution, _)| solution);
+    repair(problem, &mut solution);
+    solution.sort_followers(problem);
+    solution
+}
+
+/// The problem with moves that are under way taken as done: a shard with a copy that is leaving or incomplete, and
+/// with more copies than wanted, keeps those that are not leaving and is frozen so. None if there is no such
+/// shard. What an engine finds for it is a solution of `problem` too.
+pub fn committed(problem: &Problem) -> Option<Problem> {
+    let (solution, mut many) = chosen(problem)?;
+    let moving = |shard: usize, &node: &u32| {
+        problem.is_leaving(shard, node) || !problem.is_sound(shard, node) && problem.may_hold(shard, node)
+    };
+    many.retain(|&shard| problem.present(shard).iter().any(|node| moving(shard, node)));
+    (!many.is_empty()).then(|| problem.with_settled(&many, &solution))
+}
+
+/// Which copies stay of shards that have too many (those not leaving, complete ones, then those on the least
+/// loaded nodes), and those shards.
+fn chosen(problem: &Problem) -> Option<(Solution, Vec<usize>)> {
+    let surplus = |&s: &usize| !problem.frozen[s] && problem.present(s).len() > problem.slots(s).len();
+    let many: Vec<usize> = (0..problem.shards()).filter(surplus).collect();
+    if many.is_empty() {
+        return None;
+    }
+    let mut solution = Solution::present(problem);
+    let mut bench = Bench::new(problem, &solution);
+    many.iter().for_each(|&shard| bench.choose(&mut solution, shard));
+    Some((solution, many))
+}
+
 /// Repairs `solution` in place.
 pub fn repair(problem: &Problem, solution: &mut Solution) {
     let mut bench = Bench::new(problem, solution);
@@ -44,6 +78,41 @@ impl<'a> Bench<'a> {
         held.replicas -= 1;
         held.bytes -= self.problem.bytes[shard];
         held.leaders -= u32::from(leads);
+    }
+
+    /// Chooses the copies that stay of a shard that has too many.
+    fn choose(&mut self, solution: &mut Solution, shard: usize) {
+        let problem = self.problem;
+        let (slots, present) = (problem.slots(shard), problem.present(shard));
+        let wanted = slots.len();
+        for (slot, &node) in solution.nodes[slots.clone()].iter().enumerate() {
+            self.take(shard, node, slot == 0);
+        }
+        let rank = |&at: &usize| {
+            let node = present[at];
+            let (out, leaving) = (!problem.may_hold(shard, node), problem.is_leaving(shard, node));
+            ((out, leaving, !problem.is_sound(shard, node)), self.load_with(shard, node))
+        };
+        let mut order: Vec<usize> = (0..present.len()).collect();
+        order.sort_by(|a, b| {
+            let (a, b) = (rank(a), rank(b));
+            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+        });
+        let (mut chosen, mut nodes) = (Vec::new(), Vec::new());
+        for spread in [true, false] {
+            for &at in &order {
+                let fits = !spread || spreads(problem, shard, &nodes, usize::MAX, present[at]);
+                if nodes.len() < wanted && fits && !chosen.contains(&at) {
+                    chosen.push(at);
+                    nodes.push(present[at]);
+                }
+            }
+        }
+        chosen.sort_unstable();
+        for (slot, at) in slots.zip(chosen) {
+            solution.nodes[slot] = present[at];
+            self.put(shard, present[at], slot == problem.slots(shard).start);
+        }
     }
 
     /// How loaded a node would be with one more replica of a shard; above 1e6 if it has no room.

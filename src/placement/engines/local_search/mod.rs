@@ -4,7 +4,7 @@ pub mod anneal;
 mod ranges;
 pub mod state;
 
-use super::repair::repair;
+use super::repair::standing;
 use super::{Engine, Outcome, Progress};
 use crate::placement::bound::Prices;
 use crate::placement::budget::{Budget, WorkBudget};
@@ -32,8 +32,7 @@ impl Engine for LocalSearch {
         budget: &mut dyn Budget,
         progress: &mut dyn FnMut(&Progress),
     ) -> Outcome {
-        let mut start = Solution::present(problem);
-        repair(problem, &mut start);
+        let start = standing(problem);
         if !usable(problem, &start) {
             return Outcome { solution: start, bound: 0.0, work: 1 };
         }
