@@ -276,8 +276,10 @@ impl State {
                 }
                 p.phase = Phase::Streaming;
                 p.paused = false;
-                // What the server refused is settled by an insert that succeeds, not by a look.
-                if !matches!(p.stall, Some(Stall::ServerRefuses { .. })) {
+                // What the server refused to insert is settled by an insert that succeeds, not by a look, unless
+                // there is nothing left to insert.
+                let refused = p.doubts > 0 && matches!(p.stall, Some(Stall::ServerRefuses { .. }));
+                if !refused || start.from >= start.end {
                     (p.failures, p.stall) = (0, None);
                 }
                 p.next = start.from;

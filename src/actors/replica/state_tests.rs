@@ -256,3 +256,17 @@ fn a_server_that_cannot_be_prepared_is_tried_later_and_later() {
     let effects = state.on(Event::Prepared(2, Err("down".into())), 250);
     assert!(effects.contains(&Effect::WakeAt(750)), "{effects:?}");
 }
+
+#[test]
+fn a_look_that_the_server_refused_is_settled_by_one_that_it_answers() {
+    let mut state = state();
+    state.on(Event::Begin, 0);
+    let attempt = recovering(&state.on(Event::Prepared(1, Ok(1)), 0));
+    let stall = Stall::ServerRefuses { error: "cannot be reached".into() };
+    state.on(Event::Recovered(P, attempt, Err(stall.clone())), 0);
+    assert_eq!(state.observe().partitions[&P].stall, Some(stall));
+    let attempt = recovering(&state.on(Event::Tick, 250));
+    // Nothing is left to insert: no insert will ever settle it.
+    state.on(Event::Recovered(P, attempt, Ok(Start { from: 9, end: 9, ..Start::default() })), 260);
+    assert_eq!(state.observe().partitions[&P].stall, None);
+}
