@@ -20,5 +20,6 @@ mod metadata;
 mod metadata_faults;
 mod provisioned;
 mod refusals;
+mod seeding;
 mod stalls;
 mod support;

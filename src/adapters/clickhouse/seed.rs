@@ -7,8 +7,9 @@
 //! block of it lands nowhere. The last rename makes the staging table the local one.
 //!
 //! # Why a ClickHouse partition is cleared before it is replaced
-//! On 18.16 `REPLACE PARTITION` over parts that are just being merged lets the merged part come back beside the new
-//! ones; `DROP PARTITION` waits for merges. Nobody reads a staging table, so it need not be one step.
+//! On 18.16.1 `REPLACE PARTITION` over parts that are just being merged lets the merged part come back beside the new
+//! ones (tried by hand: 6 000 010 rows instead of 10); `DROP PARTITION` stops merges first. The renaming waits for
+//! merges too, but the next one may begin behind it. Nobody reads a staging table, so it need not be one step.
 
 use super::errcode::Doing;
 use super::gates::hash_of;
@@ -27,6 +28,11 @@ use uuid::Uuid;
 
 /// How many ClickHouse partitions of a replica are linked at once.
 const LINKS_AT_ONCE: usize = 8;
+
+/// How long to wait for a copy's table to go: it may be in use until its killed copy notices.
+const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
+/// Silence of the other server after which a copy fails.
+const SILENCE_S: &str = "30";
 
 /// What was linked into staging tables, by replica database and nonce. Lost with the process, which costs links.
 pub(super) type Memory = BTreeMap<(String, u64), Links>;
@@ -67,6 +73,8 @@ fn copy_settings(id_prefix: &str, deadline: Duration, unlimited_partitions: bool
     set("read_overflow_mode", "throw");
     set("timeout_overflow_mode", "throw");
     set("insert_deduplicate", "0");
+    set("receive_timeout", SILENCE_S);
+    set("send_timeout", SILENCE_S);
     // The statement holds a password.
     set("log_queries", "0");
     set("max_execution_time", &(deadline.as_secs() + 1).to_string());
@@ -127,7 +135,7 @@ impl HttpClickHouse {
         let prefix = copy_prefix(database, nonce, partition);
         let own = names::copy_prefix(nonce, partition);
         for table in tables.into_iter().filter(|table| table.starts_with(&own)) {
-            self.remove_copy(&TableName { database: database.to_owned(), table }, &prefix).await?;
+            self.discard(&TableName { database: database.to_owned(), table }, &prefix).await;
         }
         let target =
             TableName { database: database.to_owned(), table: own + &Uuid::new_v4().simple().to_string() };
@@ -139,8 +147,8 @@ impl HttpClickHouse {
             }
             Err(error) => Err(error),
         };
-        let removed = self.remove_copy(&target, &prefix).await;
-        linked.and_then(|rows| removed.map(|()| rows))
+        self.discard(&target, &prefix).await;
+        linked
     }
 
     pub(super) async fn finish(&self, database: &str, nonce: u64) -> Result<(), Error> {
@@ -297,10 +305,19 @@ impl HttpClickHouse {
         super::scratch::schema_of(&described, columns)
     }
 
-    /// Removes a copy's table, stopping the copy if it runs.
-    async fn remove_copy(&self, target: &TableName, id_prefix: &str) -> Result<(), Error> {
-        self.kill(id_prefix).await?;
-        self.change(&Statement::DropTable(target), &target.to_string(), Settings::new()).await
+    /// Stops a copy if it runs, and has the server remove its table once it has ended. That is not waited for: no
+    /// copy uses the name again, and what cannot be removed now is removed when the seed is finished.
+    async fn discard(&self, target: &TableName, id_prefix: &str) {
+        let discard = async {
+            self.kill(id_prefix).await?;
+            let (statement, settings) = (Statement::DropTable(target), Settings::new());
+            let (statement, doing, what) = (&statement, Doing::Change, "table of a copy");
+            let call = Call { statement, doing, what, settings, deadline: DISCARD_DEADLINE };
+            self.transport().execute(call, &self.capabilities().await?).await
+        };
+        if let Err(error) = discard.await {
+            tracing::info!(table = %target, %error, "the table of a copy is not removed yet");
+        }
     }
 
     /// Removes all staging and copy tables, except those of the nonce to keep.
@@ -313,10 +330,11 @@ impl HttpClickHouse {
             if Some(nonce) == keep {
                 continue;
             }
-            if copy.is_some() {
-                self.kill(&id_prefix(database, nonce)).await?;
-            }
             let name = TableName { database: database.to_owned(), table };
+            if copy.is_some() {
+                self.discard(&name, &id_prefix(database, nonce)).await;
+                continue;
+            }
             self.change(&Statement::DropTable(&name), &name.to_string(), Settings::new()).await?;
         }
         Ok(())
