@@ -7,6 +7,7 @@ mod gauges;
 pub mod heartbeat;
 pub mod lanes;
 pub mod reconcile;
+mod refresh;
 
 use super::mirror::{View, ViewChanged};
 use super::node_ports::NodePorts;
@@ -84,6 +85,7 @@ pub struct Agent {
     databases: Option<BTreeSet<String>>,
     commits: BTreeMap<TopicPartition, Committed>,
     committing: bool,
+    refresh_at_ms: Option<u64>,
     probing: bool,
     cleaning: bool,
     beating: bool,
@@ -118,6 +120,7 @@ impl Agent {
             databases: None,
             commits: BTreeMap::new(),
             committing: false,
+            refresh_at_ms: None,
             probing: false,
             cleaning: false,
             beating: false,
@@ -315,6 +318,7 @@ impl Agent {
         self.reconcile(ctx);
         self.probe(ctx);
         self.commit(ctx);
+        self.refresh(ctx);
         self.beat(ctx);
         ctx.run_later(Duration::from_millis(self.options.tick_ms), |agent, ctx| agent.tick(ctx));
     }

@@ -68,6 +68,16 @@ impl Lead {
         compares.push(metadata::fence(&self.keys.leader(), self.term));
         self.store.txn(compares, writes).await
     }
+
+    /// Whether the term still stands, by the store's word of this moment: to be asked before anything is done that
+    /// the store cannot fence (FENCED). A leader that was stopped for long does not know.
+    ///
+    /// # Errors
+    /// As the store's: then nobody knows.
+    pub async fn stands(&self) -> Result<bool, metadata::Error> {
+        let leader = self.store.get(&self.keys.leader()).await?;
+        Ok(leader.is_some_and(|pair| pair.create_revision == self.term.0))
+    }
 }
 
 /// The actor.

@@ -26,6 +26,13 @@ impl Position {
         Self { table: table.short(), shard, last_row_offset: None, fingerprint: None }
     }
 
+    /// Without what it says of rows: for a table whose rows go by themselves (TTL), where rows that are not there
+    /// any more are no loss.
+    #[must_use]
+    pub fn without_rows(self) -> Self {
+        Self { last_row_offset: None, ..self }
+    }
+
     /// As stored.
     pub fn encode(&self) -> String {
         let mut text = format!("cvh1 t={} s={}", self.table, self.shard.0);

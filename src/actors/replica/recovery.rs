@@ -133,6 +133,18 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_expired_are_not_lost() {
+        let mut expired = findings(Some((100, Some(99))), &[], 90, 200);
+        expired.committed = expired.committed.map(|(next, position)| (next, position.without_rows()));
+        let start = plan(&expired).unwrap();
+        assert_eq!(
+            (start.from, start.lost_from),
+            (100, None),
+            "nothing is read again, nor missed in the topic"
+        );
+    }
+
+    #[test]
     fn messages_without_rows_above_the_last_row_are_not_lost_rows() {
         let start = plan(&findings(Some((100, Some(80))), &[(80, 0)], 0, 100)).unwrap();
         assert_eq!((start.from, start.lost_from), (100, None));

@@ -52,8 +52,11 @@ impl Job {
         let recorded =
             kafka.committed(&self.ports.group, std::slice::from_ref(source)).await.map_err(stall_of)?;
         let ours = |position: &Position| position.table == self.table.id.short();
+        let expires = !self.table.schema.ttl.is_empty();
+        let trusted = |position: Position| if expires { position.without_rows() } else { position };
         let committed = recorded.into_iter().next().flatten().and_then(|commit| {
-            Position::decode(&commit.metadata).filter(ours).map(|position| (commit.next, position))
+            let position = Position::decode(&commit.metadata).filter(ours)?;
+            Some((commit.next, trusted(position)))
         });
         let origin = self.table.origin_offsets.get(&partition).copied().unwrap_or(watermarks.low);
         // The table is asked twice at most: for its newest offset, and for all rows that may have to be skipped.

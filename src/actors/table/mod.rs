@@ -11,6 +11,7 @@ use super::leader::Lead;
 use super::placement::{AddReplicas, PlaceShards, PlacementActor};
 use super::replica::state::backoff_ms;
 use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::Record as _};
+use crate::error::Coded as _;
 use crate::model::ids::{Epoch, NodeId, ShardId, TableId};
 use crate::model::names;
 use crate::model::node::NodeState;
@@ -219,6 +220,10 @@ async fn forget(lead: &Lead, basis: &Basis, shards: &[ShardId]) -> Result<Revisi
     let table = &basis.table.record;
     let last = shards.len() == basis.shards.len();
     if last && table.delete_topics {
+        // A deposed leader that wakes up would take away the topics of a table that has been made again since.
+        if !lead.stands().await.map_err(|error| error.told())? {
+            return Err("the term is over".into());
+        }
         let partitions = (0..table.partitions).map(crate::model::PartitionId);
         let mut topics: BTreeSet<String> =
             partitions.map(|p| names::topic_partition(&table.source, p).topic).collect();
