@@ -288,6 +288,7 @@ pub fn of_kafka(error: kafka::Error) -> Error {
     let told = error.told();
     match error {
         kafka::Error::Invalid(_) => Error::Invalid(told),
+        kafka::Error::OutcomeUnknown { .. } => Error::OutcomeUnknown(told),
         _ => Error::Unavailable(told),
     }
 }

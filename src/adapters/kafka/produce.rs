@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 /// What is still out of one batch.
 struct Batch {
     left: usize,
+    /// Acknowledged so far.
+    sent: usize,
     failure: Option<Error>,
     done: Option<oneshot::Sender<Result<(), Error>>>,
 }
@@ -24,6 +26,9 @@ impl Batch {
     /// Notes that `count` messages are settled.
     fn settle(&mut self, count: usize, failure: Option<Error>) {
         self.left -= count;
+        if failure.is_none() {
+            self.sent += count;
+        }
         // A message of unknown fate says more about the batch than one that certainly failed.
         let unknown = matches!(failure, Some(Error::OutcomeUnknown { .. }));
         if self.failure.is_none() || unknown {
@@ -32,7 +37,15 @@ impl Batch {
         if self.left == 0
             && let Some(done) = self.done.take()
         {
-            let result = self.failure.take().map_or(Ok(()), Err);
+            let result = match self.failure.take() {
+                None => Ok(()),
+                // Sent again as a whole, the batch would double what is there already.
+                Some(failure) if self.sent > 0 => Err(Error::OutcomeUnknown {
+                    what: "messages sent".into(),
+                    reason: format!("{} are in their topics, the others not all: {failure}", self.sent),
+                }),
+                Some(failure) => Err(failure),
+            };
             // Nobody waits any more if the caller gave up.
             let _ = done.send(result);
         }
@@ -128,7 +141,7 @@ impl Producer {
     fn enqueue(&self, messages: &[Outgoing]) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
         let native = self.native()?;
         let (done, fate) = oneshot::channel();
-        let batch = Batch { left: messages.len(), failure: None, done: Some(done) };
+        let batch = Batch { left: messages.len(), sent: 0, failure: None, done: Some(done) };
         let batch = Arc::new(Mutex::new(batch));
         let until = Instant::now() + self.options.deadline();
         for (sent, message) in messages.iter().enumerate() {
@@ -181,5 +194,34 @@ fn send(native: &Native, message: &Outgoing, batch: &Arc<Mutex<Batch>>, until: I
             }
             Err((failure, _)) => return Err(error(&failure, &message.target.topic, Effect::Read)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Coded, Retry};
+
+    fn fate(settled: &[(usize, Option<Error>)]) -> Result<(), Error> {
+        let (done, mut fate) = oneshot::channel();
+        let left = settled.iter().map(|(count, _)| count).sum();
+        let mut batch = Batch { left, sent: 0, failure: None, done: Some(done) };
+        for (count, failure) in settled {
+            batch.settle(*count, failure.clone());
+        }
+        fate.try_recv().expect("all are settled")
+    }
+
+    #[test]
+    fn a_batch_may_be_sent_again_only_if_nothing_of_it_is_there() {
+        let down = || Some(Error::Unreachable("down".into()));
+        assert_eq!(fate(&[(2, None), (1, None)]), Ok(()));
+        assert_eq!(fate(&[(1, down()), (2, down())]).unwrap_err().retry(), Retry::Safe);
+        for partly in [[(1, None), (2, down())], [(2, down()), (1, None)]] {
+            let error = fate(&partly).unwrap_err();
+            assert_eq!(error.retry(), Retry::OutcomeUnknown, "{error}");
+        }
+        let lost = Error::OutcomeUnknown { what: "x".into(), reason: "y".into() };
+        assert_eq!(fate(&[(1, down()), (1, Some(lost))]).unwrap_err().retry(), Retry::OutcomeUnknown);
     }
 }
