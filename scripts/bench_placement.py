@@ -10,7 +10,7 @@ Each solution is judged by scripts/placement/evaluate.py. One line an instance a
 the best bound known for the instance, wall and CPU seconds, peak memory. Peers that cannot be imported are left
 out with a note: `rebalancer` (Meta's Rebalancer), `ortools` (CP-SAT), `highspy` (HiGHS as a plain ILP).
 """
-import argparse, json, os, subprocess, sys, tempfile, threading, time, venv
+import argparse, glob, json, os, shutil, subprocess, sys, tempfile, threading, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GENERATE = os.path.join(HERE, "placement", "generate.py")
@@ -23,11 +23,24 @@ SIZES = [
     (30, 1000, 2, 5, "lognormal", 10, ("rebalancer", "ortools", "highspy")),
     (30, 1000, 2, 5, "zipf:0.8", 10, ("rebalancer", "ortools")),
     (100, 5000, 2, 5, "lognormal", 10, ("rebalancer", "ortools")),
+    (100, 5000, 2, 5, "zipf:1.0", 10, ("rebalancer",)),
     (100, 5000, 3, 5, "lognormal", 10, ()),
-    (1000, 100_000, 2, 5, "lognormal", 30, ()),
+    (1000, 100_000, 2, 5, "lognormal", 30, ("rebalancer",)),
     (1000, 100_000, 3, 5, "lognormal", 60, ()),
     (5000, 1_000_000, 2, 5, "lognormal", 120, ()),
 ]
+
+
+def interpreter():
+    """A Python that `rebalancer` runs on (3.12 or newer), if this machine has one; else this one."""
+    names = [f"python3.{minor}" for minor in range(15, 11, -1)]
+    found = [sys.executable, *filter(None, map(shutil.which, names))]
+    found += sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python")), reverse=True)
+    for python in found:
+        check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
+        if subprocess.run([python, "-c", check], capture_output=True).returncode == 0:
+            return python
+    return sys.executable
 
 
 def environment():
@@ -38,7 +51,7 @@ def environment():
     place = os.path.abspath(os.path.join(root, "placement"))
     python = os.path.join(place, "bin", "python")
     if not os.path.exists(python):
-        venv.create(place, with_pip=True)
+        subprocess.run([interpreter(), "-m", "venv", place], check=True)
     if subprocess.run([python, "-c", "import numpy"], capture_output=True).returncode != 0:
         subprocess.run([python, "-m", "pip", "install", "-q", "numpy"], check=True)
         for peer in ("ortools", "highspy", "rebalancer"):

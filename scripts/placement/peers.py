@@ -124,16 +124,57 @@ def highspy(instance, solution, seconds):
 
 
 def rebalancer(instance, solution, seconds):
+    """Meta's Rebalancer by local search: replicas are objects, nodes are containers."""
     import rebalancer as package  # needs Python 3.12 or newer
-    raise SystemExit(f"no model written for rebalancer {getattr(package, '__version__', '?')}")
+    n, s, r, watermark, nodes, size, present = load(instance)
+    solver = package.ProblemSolver("placement", "bench")
+    solver.set_object_name("replica").set_container_name("node").set_log_level("ERROR")
+    held = {f"n{i}": [] for i in range(n)}
+    for j in range(s):
+        for k, i in enumerate(present[j]):
+            held[f"n{i}"].append(f"{j}.{k}")
+    solver.set_assignment(held)
+    total = sum(size) * r
+    active = [i for i in range(n) if not nodes[i][2]]
+    capacity = sum(nodes[i][1] for i in active)
+    replicas = [(j, k) for j in range(s) for k in range(r)]
+    solver.add_object_dimension("bytes", {f"{j}.{k}": size[j] / total for j, k in replicas})
+    solver.add_object_dimension("count", {f"{j}.{k}": 1 / (r * s) for j, k in replicas})
+    solver.add_object_dimension("lead", {f"{j}.{k}": 1 / s if k == 0 else 0.0 for j, k in replicas})
+    solver.add_container_dimension("bytes", {f"n{i}": nodes[i][1] / capacity for i in range(n)})
+    for even in ("count", "lead"):
+        solver.add_container_dimension(even, {f"n{i}": 1 / len(active) for i in range(n)})
+    solver.add_partition("shard", {f"s{j}": [f"{j}.{k}" for k in range(r)] for j in range(s)})
+    solver.add_scope("zone", {f"n{i}": f"z{nodes[i][0]}" for i in range(n)})
+    absolute, worst = 0, 2  # its enums: the binding takes their numbers
+    spread = {"name": "spread", "scope": "zone", "partitionName": "shard",
+              "limit": {"type": absolute, "globalLimit": 1.0}}
+    solver.add_constraint({"groupCountSpec": spread})
+    room = {f"n{i}": watermark * nodes[i][1] / total for i in range(n)}
+    full = {"name": "room", "scope": "node", "dimension": "bytes",
+            "limit": {"type": absolute, "globalLimit": 1.0, "scopeItemLimits": room}}
+    solver.add_constraint({"capacitySpec": full})
+    drained = [f"n{i}" for i in range(n) if nodes[i][2]]
+    if drained:
+        solver.add_constraint({"toFreeSpec": {"name": "drain", "containers": drained}})
+        solver.add_constraint({"nonAcceptingSpec": {"name": "closed", "scope": "node", "items": drained}})
+    for dimension in ("count", "lead", "bytes"):
+        balance = {"name": dimension, "scope": "node", "dimension": dimension, "formula": worst,
+                   "filter": {"itemsBlacklist": drained}}
+        solver.add_goal({"balanceSpec": balance}, 1.0)
+    movement = {"name": "moves", "scope": "node", "dimension": "bytes", "doNotNormalize": True, "magicScaling": False}
+    solver.add_goal({"minimizeMovementSpec": movement}, 0.1)
+    moves = [{"singleMoveTypeSpec": {}}, {"swapMoveTypeSpec": {}}]
+    solver.add_solver({"localSearchSolverSpec": {"solveTime": int(seconds), "moveTypeList": moves}})
+    found = solver.solve()["assignment"]
+    where = {name: int(node[1:]) for name, node in found.items()}
+    write(solution, [[where[f"{j}.{k}"] for k in range(r)] for j in range(s)])
 
 
 if __name__ == "__main__":
     names = {"ortools": ortools, "highspy": highspy, "rebalancer": rebalancer}
     if len(sys.argv) == 3 and sys.argv[2] == "--check":
         __import__(sys.argv[1])
-        if sys.argv[1] == "rebalancer":
-            raise SystemExit("no model written for it yet")
     elif len(sys.argv) == 5 and sys.argv[1] in names:
         names[sys.argv[1]](sys.argv[2], sys.argv[3], float(sys.argv[4]))
     else:
