@@ -2,7 +2,7 @@
 
 use super::{Align, Context, Exit, Failure, Table};
 use crate::simulation::case::Case;
-use crate::simulation::{self, Run, case_file, sweep};
+use crate::simulation::{self, Run, case_file, report, sweep};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -31,6 +31,9 @@ pub(super) struct Play {
     /// Print what was decided, one row each
     #[arg(long)]
     rows: bool,
+    /// Write a page with charts to this file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// `sim sweep`.
@@ -127,6 +130,11 @@ impl Play {
             }
             let run = simulation::play(&case);
             runs.push((case, run));
+        }
+        if let Some(file) = &self.report {
+            let unwritable =
+                |e| Failure::failed(format!("{}: {e}", file.display()), "name a file that may be written");
+            std::fs::write(file, report::page(&runs)).map_err(unwritable)?;
         }
         let all: Vec<Value> = runs.iter().map(|(case, run)| shown(case, run)).collect();
         context.print(&all, || {

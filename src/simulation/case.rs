@@ -6,7 +6,7 @@ use super::setup::{NewTable, Setup};
 use crate::actors::Options;
 use crate::actors::table::decide::Rules;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A length of virtual time, in files as `250ms`, `5s`, `3m`, `2h` or `1d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -115,6 +115,10 @@ pub struct Expect {
     pub replica_spread_milli_max: Option<u64>,
     /// The same for leaderships.
     pub leader_spread_milli_max: Option<u64>,
+    /// Replicas on a node at the end: fewest and most.
+    pub replicas: BTreeMap<String, (u64, u64)>,
+    /// Shards that a node leads at the end: fewest and most.
+    pub leaders: BTreeMap<String, (u64, u64)>,
 }
 
 /// A case.

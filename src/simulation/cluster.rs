@@ -6,6 +6,7 @@ use super::measures::Measures;
 use super::node::{Port, Shared, SimNode};
 use super::observer;
 use super::readers::Tally;
+use super::samples::Sample;
 use super::setup::{NewTable, Setup};
 use crate::adapters::clickhouse::{SimClickHouse, SimServers};
 use crate::adapters::clock::{Clock, SimClock};
@@ -42,6 +43,7 @@ pub(super) struct Inner {
     line: Line,
     pub(super) tally: RefCell<Tally>,
     pub(super) measures: RefCell<Measures>,
+    pub(super) samples: RefCell<Vec<Sample>>,
     weather: Cell<Weather>,
     /// Shared parts that nobody reaches.
     down: RefCell<BTreeSet<Port>>,
@@ -70,8 +72,22 @@ impl Cluster {
         let line = Line::new("operator", setup.seed, Lifeline::default(), Arc::new(journal));
         let payload = Bytes::from_static(b"1,\"2026-01-01 00:00:00\"\n");
         let (nodes, tally) = (RefCell::default(), RefCell::default());
+        let samples = RefCell::default();
         let (weather, down) = (Cell::new(setup.weather), RefCell::default());
-        let inner = Inner { shared, clock, keys, nodes, seen, payload, line, tally, measures, weather, down };
+        let inner = Inner {
+            shared,
+            clock,
+            keys,
+            nodes,
+            seen,
+            payload,
+            line,
+            tally,
+            measures,
+            samples,
+            weather,
+            down,
+        };
         let cluster = Self(Rc::new(inner));
         (0..setup.nodes).for_each(|_| {
             cluster.new_node();

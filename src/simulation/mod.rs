@@ -47,7 +47,9 @@ mod play;
 mod process;
 pub mod query;
 mod readers;
+pub mod report;
 pub mod rows;
+mod samples;
 mod setup;
 pub mod sweep;
 
@@ -59,6 +61,7 @@ pub use measures::Measures;
 pub use node::{Port, daemon_url};
 pub use play::{play, play_on};
 pub use readers::Tally;
+pub use samples::{NodeSample, Sample, ShardSample};
 pub use setup::{NewTable, Sabotage, Setup};
 
 use std::fmt;
@@ -84,6 +87,8 @@ pub struct Run {
     pub tally: Tally,
     /// What was measured.
     pub measures: Measures,
+    /// What it looked like from time to time.
+    pub samples: Vec<Sample>,
 }
 
 impl Run {
@@ -134,6 +139,7 @@ pub fn run(setup: &Setup, script: impl AsyncFnOnce(&Cluster) -> Result<(), Failu
             virtual_ms: cluster.now_ms(),
             tally: cluster.tally(),
             measures: cluster.measures(),
+            samples: cluster.samples(),
         };
         for id in cluster.node_ids() {
             // Its name was just asked for.

@@ -9,7 +9,7 @@ use crate::model::invariants;
 use crate::model::names;
 use crate::model::table::{ReplicaState, Shard};
 use crate::model::view::{ClusterView, Record};
-use crate::model::{NodeId, Table};
+use crate::model::{NodeId, PartitionId, Table};
 use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::rc::Weak;
@@ -89,7 +89,9 @@ impl Cluster {
                 let alone = was.is_none_or(|was| was.ready_nodes().next().is_none());
                 for node in shard.ready_nodes() {
                     let newly = was.is_some_and(|was| !readable(was, node));
-                    let lacks = if newly && !alone { self.lacks(record, shard, node) } else { 0 };
+                    let database = names::replica_database(&record.name, record.id, shard.id);
+                    let lacks = || self.lacked(record, shard, node, &database, REPORT_AGE_MAX_MS);
+                    let lacks = if newly && !alone { lacks() } else { 0 };
                     if lacks > self.0.shared.setup.options.rules.caught_up_lag_max {
                         let what = format!(
                             "{} {} on {node} is readable and lacks {lacks} old messages",
@@ -102,14 +104,20 @@ impl Cluster {
         }
     }
 
-    /// Messages that a replica does not hold though they have been there for long.
-    fn lacks(&self, table: &Table, shard: &Shard, node: &NodeId) -> u64 {
-        let database = names::replica_database(&table.name, table.id, shard.id);
-        let held = self.server(node.as_str()).and_then(|server| server.peek(&database));
+    /// Messages that a replica does not hold though they have been there for so long.
+    pub(super) fn lacked(
+        &self,
+        table: &Table,
+        shard: &Shard,
+        node: &NodeId,
+        database: &str,
+        age_ms: u64,
+    ) -> u64 {
+        let held = self.server(node.as_str()).and_then(|server| server.peek(database));
         let held: BTreeMap<_, _> = held.unwrap_or_default();
-        let missing = |partition| {
+        let missing = |partition: PartitionId| {
             let next = held.get(&partition).and_then(|rows| rows.max_offset()).map_or(0, |max| max + 1);
-            self.kafka().waiting(&names::topic_partition(&table.source, partition), next, REPORT_AGE_MAX_MS)
+            self.kafka().waiting(&names::topic_partition(&table.source, partition), next, age_ms)
         };
         shard.range.partitions().map(missing).sum()
     }

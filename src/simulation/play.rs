@@ -15,10 +15,12 @@ use std::time::Duration;
 
 /// How long a cluster may take to heal where a case does not say.
 const HEAL_WITHIN_MS: u64 = 300_000;
-/// After healing: preferred leaders get their leadership back within this.
-const CALM_AFTER_MS: u64 = 20_000;
-/// And then nothing changes for so long (SETTLES).
-const CALM_FOR_MS: u64 = 20_000;
+/// How long preferred leaders take to take their place.
+const SETTLE_MS: u64 = 20_000;
+/// Within this from healing on plans end (SETTLES).
+const CALM_WITHIN_MS: u64 = 600_000;
+/// And then nothing changes for so long.
+const CALM_FOR_MS: u64 = 30_000;
 
 /// A case's run, in virtual time.
 pub fn play(case: &Case) -> Run {
@@ -38,6 +40,9 @@ pub fn play_on(setup: &Setup, case: &Case) -> Run {
     played
 }
 
+/// Samples of a run, up to the end of faults.
+const SAMPLES: u64 = 200;
+
 async fn script(cluster: &Cluster, case: &Case) -> Result<(), Failure> {
     cluster.set_weather_everywhere(Weather::FAIR);
     cluster.start().await?;
@@ -45,8 +50,9 @@ async fn script(cluster: &Cluster, case: &Case) -> Result<(), Failure> {
         cluster.create_table(&table.table()).await?;
     }
     // Preferred leaders take their place.
-    cluster.advance(CALM_AFTER_MS).await?;
+    cluster.advance(SETTLE_MS).await?;
     cluster.measure();
+    cluster.start_samples((case.faults_end.0 / SAMPLES).max(1_000));
     cluster.start_readers(case.world.readers);
     cluster.set_weather_everywhere(case.world.weather.weather());
     let began_ms = cluster.now_ms();
@@ -89,20 +95,24 @@ fn feed(cluster: &Cluster, table: TableSpec, flowing: Rc<Cell<bool>>) {
     });
 }
 
-/// Without events nothing changes.
+/// Without events plans end: within some time nothing changes any more.
 async fn calm(cluster: &Cluster) -> Result<(), Failure> {
-    cluster.advance(CALM_AFTER_MS).await?;
     let shape = |cluster: &Cluster| {
         let view = cluster.view();
         (view.tables.clone(), view.shards.clone())
     };
-    let before = shape(cluster);
-    cluster.advance(CALM_FOR_MS).await?;
-    if shape(cluster) != before {
-        cluster.journal().violation("SETTLES", "records change though nothing happens");
-        return Err(cluster.failure("it does not settle"));
+    let until_ms = cluster.now_ms() + CALM_WITHIN_MS;
+    loop {
+        let before = shape(cluster);
+        cluster.advance(CALM_FOR_MS).await?;
+        if shape(cluster) == before {
+            return Ok(());
+        }
+        if cluster.now_ms() > until_ms {
+            cluster.journal().violation("SETTLES", "records change though nothing happens");
+            return Err(cluster.failure("it does not settle"));
+        }
     }
-    Ok(())
 }
 
 fn expectations(cluster: &Cluster, case: &Case, healed_ms: u64) -> Result<(), Failure> {
@@ -127,6 +137,17 @@ fn expectations(cluster: &Cluster, case: &Case, healed_ms: u64) -> Result<(), Fa
             && value > max
         {
             return Err(cluster.failure(format!("{what}: {value}, at most {max} expected")));
+        }
+    }
+    let last = cluster.sample();
+    for (what, bands) in [("replicas", &expect.replicas), ("leaders", &expect.leaders)] {
+        for (node, (min, max)) in bands {
+            let node = last.nodes.iter().find(|(id, _)| id.as_str() == node).map(|(_, node)| node.clone());
+            let held = node.unwrap_or_default();
+            let count = if what == "replicas" { held.replicas } else { held.leaders };
+            if count < *min || count > *max {
+                return Err(cluster.failure(format!("{what}: {count}, {min} to {max} expected ({held:?})")));
+            }
         }
     }
     match expect.answered_percent_min {

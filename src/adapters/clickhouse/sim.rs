@@ -156,6 +156,11 @@ impl SimClickHouse {
         rows.map(|rows| rows.from(i64::MIN)).unwrap_or_default()
     }
 
+    /// Bytes of all replicas, also while the server is down: for judging.
+    pub fn bytes(&self) -> u64 {
+        self.world().replicas.values().map(|replica| replica.bytes).sum()
+    }
+
     /// Whether it answers.
     pub fn is_up(&self) -> bool {
         self.world().up

@@ -18,6 +18,7 @@ mod options;
 mod produce;
 mod raw;
 pub mod sim;
+mod sim_lane;
 mod sim_log;
 
 pub use client::KafkaClient;

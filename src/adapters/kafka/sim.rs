@@ -4,21 +4,20 @@
 //! costs a few words a batch. Whatever is changed through [`SimKafka`] takes effect at once; what the ports'
 //! callers do takes [`SimKafka::set_latency_ms`]. It knows no groups' members and no brokers, only "reachable or not".
 
+use super::sim_lane::SimLane;
 use super::sim_log::SimLog;
-use super::{Chunk, Committed, Error, Fetched, Kafka, Lane, NewTopic, Outgoing, Watermarks};
+use super::{Chunk, Committed, Error, Kafka, Lane, NewTopic, Outgoing, Watermarks};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-/// Messages and bytes of a chunk at most.
-const CHUNK_MAX: (usize, usize) = (16_384, 4 << 20);
 /// How often ends are told again.
-const END_EVERY: Duration = Duration::from_secs(1);
+const END_EVERY_MS: u64 = 1_000;
 /// What Kafka takes beside a position.
 const METADATA_MAX_BYTES: usize = 4096;
 
@@ -38,26 +37,53 @@ struct Topic {
 }
 
 #[derive(Default)]
-struct World {
+pub(super) struct World {
     topics: BTreeMap<String, Topic>,
     topics_made: u64,
     groups: BTreeMap<String, BTreeMap<TopicPartition, Committed>>,
-    latency_ms: u64,
-    unreachable: bool,
+    pub latency_ms: u64,
+    pub unreachable: bool,
     lose_commits: Vec<Lost>,
     lose_sends: Vec<Lost>,
-    /// Woken whenever something changes that a lane may wait for.
-    lanes: BTreeMap<u64, Arc<Notify>>,
+    /// What changed for each lane since it looked.
+    pub lanes: BTreeMap<u64, News>,
+    /// Which lanes read a partition.
+    pub readers: BTreeMap<TopicPartition, BTreeSet<u64>>,
     lanes_made: u64,
     start: Option<Instant>,
+    /// How often ends are told again.
+    pub end_every_ms: u64,
+}
+
+/// For one lane: what it should look at. Most changes concern one partition, and so few lanes.
+#[derive(Default)]
+pub(super) struct News {
+    pub changed: Arc<Notify>,
+    pub sources: BTreeSet<TopicPartition>,
+    pub all: bool,
 }
 
 impl World {
-    fn wake(&self) {
-        self.lanes.values().for_each(|lane| lane.notify_one());
+    /// Everything may have changed.
+    fn wake(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.all = true;
+            lane.changed.notify_one();
+        }
     }
 
-    fn log(&self, source: &TopicPartition) -> Option<(u64, &SimLog)> {
+    /// One partition changed.
+    fn wake_readers(&mut self, source: &TopicPartition) {
+        let Some(readers) = self.readers.get(source) else { return };
+        for reader in readers {
+            if let Some(lane) = self.lanes.get_mut(reader) {
+                lane.sources.insert(source.clone());
+                lane.changed.notify_one();
+            }
+        }
+    }
+
+    pub fn log(&self, source: &TopicPartition) -> Option<(u64, &SimLog)> {
         let topic = self.topics.get(&source.topic)?;
         Some((topic.id, topic.partitions.get(usize::try_from(source.partition).ok()?)?))
     }
@@ -99,16 +125,22 @@ impl SimKafka {
     pub fn new() -> Self {
         let sim = Self::default();
         sim.world().start = Some(Instant::now());
+        sim.world().end_every_ms = END_EVERY_MS;
         sim
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().expect("no panic while held")
     }
 
     /// What each call and each fetch takes.
     pub fn set_latency_ms(&self, latency_ms: u64) {
         self.world().latency_ms = latency_ms;
+    }
+
+    /// How often lanes tell a partition's end again; seldom for worlds of many partitions.
+    pub fn set_end_every_ms(&self, end_every_ms: u64) {
+        self.world().end_every_ms = end_every_ms;
     }
 
     /// Cuts everybody off, or lets them in again.
@@ -166,7 +198,7 @@ impl SimKafka {
         let mut world = self.world();
         let now_ms = world.now_ms();
         let result = world.log_mut(source).map(|log| change(log, now_ms));
-        world.wake();
+        world.wake_readers(source);
         result
     }
 
@@ -266,161 +298,27 @@ impl Kafka for SimKafka {
                 return Err(Error::TopicMissing(message.target.topic));
             };
             log.append(vec![message.payload], now_ms);
+            world.wake_readers(&message.target);
         }
-        world.wake();
         fault.map_or(Ok(()), |_| Err(lost("messages sent")))
     }
 
     fn lane(&self, _name: &str) -> Result<Arc<dyn Lane>, Error> {
         let mut world = self.world();
         world.lanes_made += 1;
-        let (id, changed) = (world.lanes_made, Arc::new(Notify::new()));
-        world.lanes.insert(id, Arc::clone(&changed));
-        Ok(Arc::new(SimLane { sim: self.clone(), id, changed, parts: Mutex::default() }))
-    }
-}
-
-struct Part {
-    next: i64,
-    paused: bool,
-    /// The topic that was first seen under the name.
-    topic: Option<u64>,
-    told: Option<(i64, Instant)>,
-}
-
-#[derive(Default)]
-struct Parts {
-    all: BTreeMap<TopicPartition, Part>,
-    /// Whose turn is over: the search goes on behind it.
-    last: Option<TopicPartition>,
-    told_trouble: bool,
-}
-
-struct SimLane {
-    sim: SimKafka,
-    id: u64,
-    changed: Arc<Notify>,
-    parts: Mutex<Parts>,
-}
-
-impl Drop for SimLane {
-    fn drop(&mut self) {
-        self.sim.world().lanes.remove(&self.id);
-    }
-}
-
-impl SimLane {
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<TopicPartition, Part>)) {
-        change(&mut self.parts.lock().expect("no panic while held").all);
-        self.changed.notify_one();
-    }
-
-    /// What can be yielded now.
-    fn look(&self) -> Option<Fetched> {
-        let world = self.sim.world();
-        let mut parts = self.parts.lock().expect("no panic while held");
-        if world.unreachable {
-            let told = std::mem::replace(&mut parts.told_trouble, true);
-            return (!told).then(|| Fetched::Trouble("the simulated brokers are cut off".into()));
-        }
-        parts.told_trouble = false;
-        let order: Vec<TopicPartition> = parts.all.keys().cloned().collect();
-        let first = parts.last.as_ref().map_or(0, |last| order.partition_point(|source| source <= last));
-        for source in order[first..].iter().chain(&order[..first]) {
-            let part = parts.all.get_mut(source).expect("listed from there");
-            if part.paused {
-                continue;
-            }
-            if let Some(fetched) = part.look(&world, source) {
-                if matches!(fetched, Fetched::TopicMissing(_) | Fetched::OutOfRange { .. }) {
-                    parts.all.remove(source);
-                }
-                parts.last = Some(source.clone());
-                return Some(fetched);
-            }
-        }
-        None
-    }
-}
-
-impl Part {
-    fn look(&mut self, world: &World, source: &TopicPartition) -> Option<Fetched> {
-        let Some((topic, log)) = world.log(source) else {
-            return Some(Fetched::TopicMissing(source.clone()));
-        };
-        if *self.topic.get_or_insert(topic) != topic {
-            return Some(Fetched::TopicMissing(source.clone()));
-        }
-        let (low, high) = (log.low(), log.high());
-        if self.next < low || self.next > high {
-            return Some(Fetched::OutOfRange { source: source.clone(), wanted: self.next, low, high });
-        }
-        let due = self.told.is_none_or(|(_, at)| at.elapsed() >= END_EVERY);
-        let moved = self.told.is_none_or(|(told, _)| told != high);
-        if due || (self.next == high && moved) {
-            self.told = Some((high, Instant::now()));
-            return Some(Fetched::End(source.clone(), high));
-        }
-        let chunk = log.read(source, self.next, CHUNK_MAX);
-        // Behind the last message there may be a hole up to the end.
-        self.next =
-            chunk.as_ref().and_then(|chunk| chunk.messages.last()).map_or(high, |last| last.offset + 1);
-        chunk.map(Fetched::Chunk)
-    }
-}
-
-#[async_trait]
-impl Lane for SimLane {
-    fn assign(&self, source: &TopicPartition, from: i64) {
-        let part = Part { next: from, paused: false, topic: None, told: None };
-        self.change(|parts| {
-            parts.insert(source.clone(), part);
-        });
-    }
-
-    fn unassign(&self, source: &TopicPartition) {
-        self.change(|parts| {
-            parts.remove(source);
-        });
-    }
-
-    fn pause(&self, source: &TopicPartition) {
-        self.change(|parts| {
-            parts.entry(source.clone()).and_modify(|part| part.paused = true);
-        });
-    }
-
-    fn resume(&self, source: &TopicPartition) {
-        self.change(|parts| {
-            parts.entry(source.clone()).and_modify(|part| part.paused = false);
-        });
-    }
-
-    async fn next(&self) -> Fetched {
-        loop {
-            let latency_ms = self.sim.world().latency_ms;
-            if latency_ms > 0 {
-                sleep(Duration::from_millis(latency_ms)).await;
-            }
-            // Looking takes the thing: nothing is awaited behind it, so nothing is lost when we are dropped.
-            if let Some(fetched) = self.look() {
-                return fetched;
-            }
-            let idle = self.parts.lock().expect("no panic while held").all.is_empty();
-            if idle || self.sim.world().unreachable {
-                self.changed.notified().await;
-            } else {
-                // An end is due again by then; being woken earlier is the same to us.
-                let _ = timeout(END_EVERY, self.changed.notified()).await;
-            }
-        }
+        let (id, news) = (world.lanes_made, News::default());
+        let changed = news.changed.clone();
+        world.lanes.insert(id, news);
+        Ok(Arc::new(SimLane::new(self.clone(), id, changed)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Fetched;
     use super::super::conformance::{self, Subject};
     use super::*;
+    use tokio::time::timeout;
 
     fn source() -> TopicPartition {
         TopicPartition { topic: "t".into(), partition: 0 }
