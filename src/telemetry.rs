@@ -67,6 +67,7 @@ pub struct Metrics {
     ingest_bytes_total: IntCounterVec,
     ingest_lag_messages: IntGaugeVec,
     dead_letters_total: IntCounterVec,
+    copied_rows_total: IntCounterVec,
     replicas: IntGaugeVec,
     invariant_violations_total: IntCounterVec,
     heartbeat_age_seconds: GaugeVec,
@@ -80,6 +81,8 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// Shards led by this daemon's nodes.
     pub shard_leaders: IntGauge,
+    /// Moves that the leader's newest plan still has.
+    pub planned_moves: IntGauge,
 }
 
 const INSERT_BUCKETS_S: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -126,6 +129,11 @@ impl Metrics {
                 "table",
             ),
             replicas: gauges("converthouse_replicas", "Replicas of this daemon's nodes", &["node", "state"]),
+            copied_rows_total: counters(
+                "converthouse_copied_rows_total",
+                "Rows copied to this daemon's nodes from other nodes",
+                "table",
+            ),
             invariant_violations_total: counters(
                 "converthouse_invariant_violations_total",
                 "Broken invariants; any is a bug",
@@ -159,6 +167,10 @@ impl Metrics {
             insert_seconds: Histogram::with_opts(insert_seconds).expect("the buckets rise"),
             leader: gauge("converthouse_leader", "1 on the daemon that leads the cluster"),
             shard_leaders: gauge("converthouse_shard_leaders", "Shards led by this daemon's nodes"),
+            planned_moves: gauge(
+                "converthouse_planned_moves",
+                "Moves that the leader's newest plan still has",
+            ),
         };
         metrics.register();
         metrics
@@ -173,6 +185,7 @@ impl Metrics {
             Box::new(self.ingest_bytes_total.clone()),
             Box::new(self.ingest_lag_messages.clone()),
             Box::new(self.dead_letters_total.clone()),
+            Box::new(self.copied_rows_total.clone()),
             Box::new(self.replicas.clone()),
             Box::new(self.invariant_violations_total.clone()),
             Box::new(self.heartbeat_age_seconds.clone()),
@@ -183,6 +196,7 @@ impl Metrics {
             Box::new(self.shard_leaders.clone()),
             Box::new(self.epoch_lag.clone()),
             Box::new(self.replication_spread_messages.clone()),
+            Box::new(self.planned_moves.clone()),
         ];
         for collector in all {
             self.registry.register(collector).expect("every name is there once");
@@ -241,6 +255,11 @@ impl Metrics {
         self.replicas.with_label_values(&[node, state])
     }
 
+    /// Counter of a table's rows copied from other nodes.
+    pub fn copied_rows(&self, table: &str) -> IntCounter {
+        self.copied_rows_total.with_label_values(&[self.label(table)])
+    }
+
     /// Counter of an invariant's violations.
     pub fn invariant_violations(&self, id: Invariant) -> IntCounter {
         self.invariant_violations_total.with_label_values(&[id.as_str()])
@@ -265,7 +284,13 @@ impl Metrics {
     /// A dropped table shows no more.
     pub fn forget_table(&self, table: &str) {
         self.tables.lock().expect("nothing panics while it is held").remove(table);
-        for family in [&self.ingest_rows_total, &self.ingest_bytes_total, &self.dead_letters_total] {
+        let families = [
+            &self.ingest_rows_total,
+            &self.ingest_bytes_total,
+            &self.dead_letters_total,
+            &self.copied_rows_total,
+        ];
+        for family in families {
             // Absent is what is wanted.
             let _ = family.remove_label_values(&[table]);
         }
@@ -335,6 +360,7 @@ mod tests {
         metrics.ingest_lag("t", "n1");
         metrics.replication_spread("t");
         metrics.epoch_lag("n1");
+        metrics.copied_rows("t");
         metrics.dead_letters("t");
         metrics.replicas("n1", "ready");
         metrics.invariant_violations(Invariant::Fenced);
@@ -342,7 +368,7 @@ mod tests {
         metrics.metadata_errors(crate::error::Code(301));
         metrics.clickhouse_up("n1");
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 15, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 17, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

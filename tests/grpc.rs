@@ -16,7 +16,7 @@ use converthouse::adapters::peers::local::LocalPeers;
 use converthouse::adapters::peers::{Daemon, Error, Peers};
 use converthouse::error::{Coded, Retry};
 use converthouse::model::control::{CreateTable, DropTable, InsertRows, Inserted};
-use converthouse::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
+use converthouse::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall};
 use converthouse::model::table::{BatchLimits, MessageFormat, TopicLayout};
 use converthouse::model::{Epoch, NodeId, PartitionId, ShardId, TableName};
 use converthouse::wire;
@@ -85,6 +85,7 @@ fn heartbeat() -> Heartbeat {
         dead_letters: 4,
         batch_age_ms: 3_200,
         problem: Some("slow".into()),
+        seeding: Some(Seeding { done: 2, of: 3 }),
     };
     Heartbeat {
         node: node("n1"),
@@ -96,6 +97,7 @@ fn heartbeat() -> Heartbeat {
         disk_total_bytes: 2,
         replicas: BTreeMap::from([(id(), BTreeMap::from([(ShardId(3), observation)]))]),
         epochs: BTreeMap::from([(id(), Epoch(7))]),
+        settled: BTreeMap::from([(id(), Epoch(6))]),
         dropped: vec![id()],
     }
 }

@@ -1,17 +1,21 @@
 //! The daemon's own verbs, for gRPC, HTTP and the other daemons: answered here, or passed on to whoever leads.
 
-use super::leader::{ClusterAsked, Create, Drop, TableAsked, TakeHeartbeat, status};
+use super::leader::{
+    Begin, Cancel, ClusterAsked, Create, Drop, OperationsAsked, SetNodeState, TableAsked, TakeHeartbeat,
+    status,
+};
 use super::leadership::Seat;
 use super::mirror::View;
 use super::{Neighbours, insert};
 use crate::adapters::clickhouse::ClickHouse;
 use crate::adapters::kafka::Kafka;
 use crate::adapters::peers::{Daemon, Error, HeartbeatReply};
-use crate::model::TableName;
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
+use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::ids::Epoch;
 use crate::model::observed::Heartbeat;
 use crate::model::routes::{self, RouteGroup, TableRoutes};
+use crate::model::{NodeId, NodeState, OperationId, TableName};
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use async_trait::async_trait;
@@ -167,6 +171,34 @@ impl Daemon for LocalDaemon {
         };
         insert::insert(self.clickhouse.as_ref(), self.kafka.as_ref(), &table, request.format, request.body)
             .await
+    }
+
+    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Begin(request)).await?,
+            Leading::There(daemon) => daemon.operate(request).await,
+        }
+    }
+
+    async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Cancel(id)).await?,
+            Leading::There(daemon) => daemon.cancel_operation(id).await,
+        }
+    }
+
+    async fn operations(&self) -> Result<Vec<OperationStatus>, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, OperationsAsked).await,
+            Leading::There(daemon) => daemon.operations().await,
+        }
+    }
+
+    async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<NodeStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, SetNodeState(node, state)).await?,
+            Leading::There(daemon) => daemon.set_node_state(node, state).await,
+        }
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {

@@ -38,12 +38,14 @@ pub struct Subscribe {
     pub to: Recipient<FromLane>,
 }
 
-/// Read it no more.
+/// Read it no more; says nothing to a subscription that somebody else has taken over.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Unsubscribe {
     /// Which.
     pub source: TopicPartition,
+    /// Whose.
+    pub to: Recipient<FromLane>,
 }
 
 /// Pause or resume a partition.
@@ -52,6 +54,8 @@ pub struct Unsubscribe {
 pub struct Flow {
     /// Which.
     pub source: TopicPartition,
+    /// Whose.
+    pub to: Recipient<FromLane>,
     /// Whether messages should come.
     pub on: bool,
 }
@@ -60,6 +64,10 @@ impl LaneReader {
     /// Reads that lane.
     pub fn new(lane: Arc<dyn Lane>) -> Self {
         Self { lane, subscribers: BTreeMap::new() }
+    }
+
+    fn is_of(&self, source: &TopicPartition, subscriber: &Recipient<FromLane>) -> bool {
+        self.subscribers.get(source).is_some_and(|(_, present)| present == subscriber)
     }
 
     fn pump(&self, ctx: &mut Context<Self>) {
@@ -108,7 +116,8 @@ impl Handler<Subscribe> for LaneReader {
 impl Handler<Unsubscribe> for LaneReader {
     type Result = ();
     fn handle(&mut self, message: Unsubscribe, _: &mut Context<Self>) {
-        if self.subscribers.remove(&message.source).is_some() {
+        if self.is_of(&message.source, &message.to) {
+            self.subscribers.remove(&message.source);
             self.lane.unassign(&message.source);
         }
     }
@@ -117,7 +126,7 @@ impl Handler<Unsubscribe> for LaneReader {
 impl Handler<Flow> for LaneReader {
     type Result = ();
     fn handle(&mut self, message: Flow, _: &mut Context<Self>) {
-        if !self.subscribers.contains_key(&message.source) {
+        if !self.is_of(&message.source, &message.to) {
             return;
         }
         if message.on {

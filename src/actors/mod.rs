@@ -11,6 +11,7 @@
 //! No actor knows a wall clock, a socket or a file: everything outside comes in through [`World`].
 
 pub mod agent;
+pub mod balance;
 pub mod daemon;
 pub mod insert;
 pub mod lane_reader;
@@ -33,6 +34,7 @@ use crate::adapters::peers::{Daemon, Peers};
 use crate::adapters::routes::RoutesFile;
 use crate::error::Coded as _;
 use crate::model::Node;
+use crate::model::control::BalanceRules;
 use crate::model::routes::RouteGroup;
 use crate::model::table::BatchLimits;
 use crate::model::{ingest, names};
@@ -66,6 +68,8 @@ pub struct Options {
     pub inserts_at_once: u32,
     /// How long an insert may take before its outcome counts as unknown.
     pub insert_deadline_ms: u64,
+    /// Replicas that may be copied to a node at once.
+    pub copies_at_once: u32,
     /// Inserts a second that a node's server should have to take; batches grow older to keep to it.
     pub inserts_per_s: u32,
     /// How old batches grow for that at most.
@@ -76,6 +80,8 @@ pub struct Options {
     pub topic_replication: i32,
     /// The leader's rules.
     pub rules: Rules,
+    /// The balancer's.
+    pub balance: BalanceRules,
 }
 
 impl Default for Options {
@@ -87,11 +93,13 @@ impl Default for Options {
             daily_bytes_per_partition: 36_000_000_000,
             inserts_at_once: 4,
             insert_deadline_ms: 60_000,
+            copies_at_once: 2,
             inserts_per_s: 50,
             batch_age_max_ms: 10_000,
             buffer_bytes: 512 << 20,
             topic_replication: -1,
-            rules: Rules { caught_up_lag_max: 10_000, behind_lag_min: 1_000_000, preferred_after_ms: 3_000 },
+            rules: Rules::default(),
+            balance: BalanceRules::default(),
         }
     }
 }
@@ -263,6 +271,7 @@ fn spawn_node(
     let id = local.node.id.clone();
     let ports = NodePorts {
         node: id.clone(),
+        cluster: world.cluster.clone(),
         incarnation: world.incarnation,
         group: names::consumer_group(&world.cluster, &id),
         clickhouse: local.clickhouse.clone(),
@@ -273,6 +282,7 @@ fn spawn_node(
         inserts: Arc::new(Semaphore::new(options.inserts_at_once.max(1) as usize)),
         insert_deadline_ms: options.insert_deadline_ms,
         recoveries: Arc::new(Semaphore::new(8)),
+        copies: Arc::new(Semaphore::new(options.copies_at_once.max(1) as usize)),
     };
     // The first lane is made here, so that settings which Kafka's client refuses end the start, with the reason.
     let mut lanes = Lanes::new(world.kafka.clone(), &id);
@@ -303,6 +313,7 @@ fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership
             metrics: world.metrics.clone(),
             topic_replication: world.options.topic_replication,
             rules: world.options.rules,
+            balance: world.options.balance,
         };
         Coordinator::new(lead).start()
     })

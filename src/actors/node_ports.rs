@@ -14,6 +14,8 @@ use tokio::sync::Semaphore;
 pub struct NodePorts {
     /// Whose.
     pub node: NodeId,
+    /// Of which cluster.
+    pub cluster: String,
     /// This run of the daemon.
     pub incarnation: u64,
     /// Group under which offsets are recorded.
@@ -34,4 +36,6 @@ pub struct NodePorts {
     pub insert_deadline_ms: u64,
     /// Partitions that may be looked up at once.
     pub recoveries: Arc<Semaphore>,
+    /// Replicas that may be copied to the node at once.
+    pub copies: Arc<Semaphore>,
 }

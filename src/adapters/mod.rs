@@ -10,5 +10,6 @@ pub mod compute;
 pub mod faults;
 pub mod kafka;
 pub mod metadata;
+mod operation_wire;
 pub mod peers;
 pub mod routes;

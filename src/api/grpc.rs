@@ -8,7 +8,7 @@ use crate::adapters::peers::convert::{self, Malformed};
 use crate::adapters::peers::grpc::MESSAGE_BYTES_MAX;
 use crate::adapters::peers::status::to_status;
 use crate::adapters::peers::{Daemon, Error, Tls};
-use crate::model::TableName;
+use crate::model::{OperationId, TableName};
 use crate::wire::agent_server::{Agent, AgentServer};
 use crate::wire::control_server::{Control, ControlServer};
 use crate::wire::routing_server::{Routing, RoutingServer};
@@ -181,6 +181,50 @@ impl Control for Service {
         let daemon = self.daemon.clone();
         let status = run(async move { daemon.cluster_status().await }).await?;
         Ok(Response::new(convert::cluster_to_wire(status)))
+    }
+
+    async fn operate(
+        &self,
+        request: Request<wire::OperateRequest>,
+    ) -> Result<Response<wire::OperateResponse>, Status> {
+        let request = convert::operate_from_wire(request.into_inner()).map_err(malformed)?;
+        name(request.database.clone(), request.table.clone())?;
+        let daemon = self.daemon.clone();
+        let begun = run(async move { daemon.operate(request).await }).await?;
+        let operations = begun.into_iter().map(convert::operation_to_wire).collect();
+        Ok(Response::new(wire::OperateResponse { operations }))
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<wire::CancelOperationRequest>,
+    ) -> Result<Response<wire::CancelOperationResponse>, Status> {
+        let (daemon, id) = (self.daemon.clone(), OperationId(request.into_inner().id));
+        let operation = run(async move { daemon.cancel_operation(id).await }).await?;
+        let operation = Some(convert::operation_to_wire(operation));
+        Ok(Response::new(wire::CancelOperationResponse { operation }))
+    }
+
+    async fn list_operations(
+        &self,
+        _: Request<wire::ListOperationsRequest>,
+    ) -> Result<Response<wire::ListOperationsResponse>, Status> {
+        let daemon = self.daemon.clone();
+        let listed = run(async move { daemon.operations().await }).await?;
+        let operations = listed.into_iter().map(convert::operation_to_wire).collect();
+        Ok(Response::new(wire::ListOperationsResponse { operations }))
+    }
+
+    async fn set_node_state(
+        &self,
+        request: Request<wire::SetNodeStateRequest>,
+    ) -> Result<Response<wire::SetNodeStateResponse>, Status> {
+        let request = request.into_inner();
+        let node = convert::node("node", &request.node).map_err(malformed)?;
+        let state = convert::node_state_from_wire(request.state).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let node = run(async move { daemon.set_node_state(node, state).await }).await?;
+        Ok(Response::new(wire::SetNodeStateResponse { node: Some(convert::node_to_wire(node)) }))
     }
 
     async fn insert(

@@ -12,6 +12,7 @@ mod failure;
 mod insert;
 mod name;
 mod node;
+mod operation;
 mod output;
 mod placement;
 mod routes;
@@ -92,12 +93,15 @@ enum Command {
     /// Make, remove and show tables
     #[command(subcommand)]
     Table(table::TableCommand),
-    /// Show nodes
+    /// Show nodes, empty them and take them back
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// Show shards
+    /// Show, split, merge and move shards
     #[command(subcommand)]
     Shard(shard::ShardCommand),
+    /// Show and cancel operations: splits, moves and the like
+    #[command(subcommand)]
+    Op(operation::OperationCommand),
     /// Show where a table's rows are read
     Routes(routes::Routes),
     /// Show the cluster: leader, nodes, tables, problems
@@ -142,6 +146,7 @@ impl Context {
             Command::Table(command) => command.run(self),
             Command::Node(command) => command.run(self),
             Command::Shard(command) => command.run(self),
+            Command::Op(command) => command.run(self),
             Command::Routes(command) => command.run(self),
             Command::Status(command) => command.run(self),
             Command::Insert(command) => command.run(self),

@@ -1,24 +1,89 @@
-//! `converthouse node list`.
+//! `converthouse node list|drain|cordon|activate`.
 
 use super::output::{Align, Table, bytes, or_dash};
 use super::{Context, Failure};
-use crate::model::NodeState;
+use crate::adapters::peers::Daemon;
 use crate::model::control::NodeStatus;
+use crate::model::{NodeId, NodeState};
 use clap::Subcommand;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Subcommands of `node`.
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
     /// List nodes
     List,
+    /// Have a node emptied: its replicas move to other nodes, then it may be taken away
+    Drain {
+        /// Its name
+        node: NodeId,
+        /// Wait until it is empty, and say what it waits for
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Give a node nothing new; it keeps what it has
+    Cordon {
+        /// Its name
+        node: NodeId,
+    },
+    /// Take a drained or cordoned node back into use
+    Activate {
+        /// Its name
+        node: NodeId,
+    },
 }
 
 impl NodeCommand {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let Self::List = self;
         let daemon = context.daemon()?;
-        let status = context.block_on(async move { Ok(daemon.cluster_status().await?) })?;
-        context.print(&status.nodes, || nodes(&status.nodes, 0, context.colour()))
+        let (node, state, waits) = match self {
+            Self::List => {
+                let status = context.block_on(async move { Ok(daemon.cluster_status().await?) })?;
+                return context.print(&status.nodes, || nodes(&status.nodes, 0, context.colour()));
+            }
+            Self::Drain { node, wait } => (node, NodeState::Draining, wait),
+            Self::Cordon { node } => (node, NodeState::Cordoned, false),
+            Self::Activate { node } => (node, NodeState::Active, false),
+        };
+        let timeout = Duration::from_millis(context.change_timeout_ms());
+        let progress = !context.json();
+        let status = context.block_on(async move {
+            let status = daemon.set_node_state(node.clone(), state).await?;
+            if !waits {
+                return Ok(status);
+            }
+            let late = format!("node {node} is not empty after {timeout:?}; it goes on");
+            let late = Failure::unavailable(late, "look with `converthouse op list`");
+            tokio::time::timeout(timeout, emptied(daemon, node, progress)).await.map_err(|_| late)
+        })?;
+        context.print(&status, || nodes(std::slice::from_ref(&status), 0, context.colour()))
+    }
+}
+
+/// Waits until a node holds no replica.
+async fn emptied(daemon: Arc<dyn Daemon>, node: NodeId, progress: bool) -> NodeStatus {
+    let mut shown = String::new();
+    loop {
+        // A leader that changes meanwhile is no reason to give up.
+        if let Ok(status) = daemon.cluster_status().await
+            && let Some(found) = status.nodes.into_iter().find(|found| found.id == node)
+        {
+            if found.replicas == 0 {
+                return found;
+            }
+            let operations = daemon.operations().await.unwrap_or_default();
+            let waits = operations.iter().filter(|status| status.operation.state.is_open());
+            let what = waits.filter_map(|status| status.waiting_for.clone()).next().unwrap_or_default();
+            let line = format!("{} replicas left on {node}; {what}", found.replicas);
+            if progress && line != shown {
+                // Nobody is left to tell if this fails.
+                let _ = writeln!(std::io::stderr(), "{line}");
+                shown = line;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 

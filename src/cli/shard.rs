@@ -1,10 +1,11 @@
-//! `converthouse shard list`.
+//! `converthouse shard list|split|merge|move|lead`.
 
+use super::operation::Begin;
 use super::output::{Align, Table, bytes, or_dash};
 use super::table::name_of;
 use super::{Context, Failure, parse_name};
-use crate::model::TableName;
-use crate::model::control::{ReplicaStatus, TableStatus};
+use crate::model::control::{Asked, ReplicaStatus, TableStatus};
+use crate::model::{NodeId, PartitionId, ShardId, TableName};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -16,6 +17,57 @@ pub(super) enum ShardCommand {
         /// db.table
         #[arg(value_parser = parse_name)]
         name: Option<TableName>,
+    },
+    /// Split a shard in two, without copying and without a pause for readers
+    Split {
+        /// db.table
+        #[arg(value_parser = parse_name)]
+        name: TableName,
+        /// Which; all that have more than one partition if none is named
+        shard: Option<ShardId>,
+        /// First partition of the right half [default: the middle]
+        #[arg(long, value_name = "PARTITION", requires = "shard")]
+        at: Option<PartitionId>,
+        #[command(flatten)]
+        begin: Begin,
+    },
+    /// Merge two neighbouring shards that are on the same nodes
+    Merge {
+        /// db.table
+        #[arg(value_parser = parse_name)]
+        name: TableName,
+        /// The lower
+        left: ShardId,
+        /// The one right above it
+        right: ShardId,
+        #[command(flatten)]
+        begin: Begin,
+    },
+    /// Move a replica to another node
+    Move {
+        /// db.table
+        #[arg(value_parser = parse_name)]
+        name: TableName,
+        /// Which
+        shard: ShardId,
+        /// Where it is
+        from: NodeId,
+        /// Where it goes
+        to: NodeId,
+        #[command(flatten)]
+        begin: Begin,
+    },
+    /// Have another replica lead a shard, and prefer it from now on
+    Lead {
+        /// db.table
+        #[arg(value_parser = parse_name)]
+        name: TableName,
+        /// Which
+        shard: ShardId,
+        /// Who
+        to: NodeId,
+        #[command(flatten)]
+        begin: Begin,
     },
 }
 
@@ -30,7 +82,25 @@ struct Listed<'a> {
 
 impl ShardCommand {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let Self::List { name } = self;
+        let name = match self {
+            Self::List { name } => name,
+            Self::Split { name, shard, at, begin } => {
+                return begin.run(
+                    context,
+                    name,
+                    Asked::Split { shard, cut: at.map(|partition| partition.0) },
+                );
+            }
+            Self::Merge { name, left, right, begin } => {
+                return begin.run(context, name, Asked::Merge { left, right });
+            }
+            Self::Move { name, shard, from, to, begin } => {
+                return begin.run(context, name, Asked::Move { shard, from, to });
+            }
+            Self::Lead { name, shard, to, begin } => {
+                return begin.run(context, name, Asked::Lead { shard, to });
+            }
+        };
         let daemon = context.daemon()?;
         let tables = context.block_on(async move {
             Ok(match name {

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::adapters::peers::{Tls, TlsIdentity};
 use crate::model::NodeId;
+use crate::model::control::{BalanceMode, BalanceRules};
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::routes::RouteGroup;
 use crate::telemetry::{self, LogFormat, LogOptions};
@@ -27,6 +28,7 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Opti
     let config = (cluster(reader, root), kafka(reader, root, standalone), log(reader, root));
     let (ingest, failover, route_groups) =
         (ingest(reader, root), failover(reader, root), groups(reader, root));
+    let balance = balance(reader, root);
     Some(Config {
         cluster: config.0?,
         daemon: daemon?,
@@ -35,6 +37,7 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Opti
         nodes,
         ingest,
         failover,
+        balance,
         route_groups,
         log: config.2?,
     })
@@ -379,6 +382,23 @@ fn failover<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> FailoverOptio
     FailoverOptions {
         down_after_ms: reader.number(&part, "down_after_ms"),
         preferred_leader_lag_max: reader.number(&part, "preferred_leader_lag_max"),
+    }
+}
+
+fn balance<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> BalanceRules {
+    let part = reader.part(root, "balance");
+    let mode = match reader.text(&part, "mode").as_deref() {
+        Some("off") => BalanceMode::Off,
+        Some("advisory") => BalanceMode::Advisory,
+        _ => BalanceMode::On,
+    };
+    BalanceRules {
+        mode,
+        every_ms: reader.number(&part, "every_ms"),
+        copies_max: reader.number(&part, "copies_max"),
+        copies_per_node_max: reader.number(&part, "copies_per_node_max"),
+        replicas_per_node_min: reader.number(&part, "replicas_per_node_min"),
+        split_above_bytes: reader.bytes(&part, "split_above_bytes"),
     }
 }
 

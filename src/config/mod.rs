@@ -12,6 +12,7 @@ pub mod units;
 use crate::adapters::peers::Tls;
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::NodeId;
+use crate::model::control::BalanceRules;
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::routes::RouteGroup;
 use crate::telemetry::LogOptions;
@@ -36,6 +37,8 @@ pub struct Config {
     pub ingest: IngestOptions,
     /// When nodes go and come.
     pub failover: FailoverOptions,
+    /// The balancer's rules.
+    pub balance: BalanceRules,
     /// Further clusters per table.
     pub route_groups: Vec<RouteGroup>,
     /// Logs.

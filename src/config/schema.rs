@@ -1,6 +1,10 @@
 //! Every section and key that a configuration file may have: type, default, meaning. The reader takes defaults
 //! from here, and the reference page and the example are made from here, so that the three cannot differ.
 
+mod balance;
+
+use balance::BALANCE;
+
 /// What values a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -357,8 +361,7 @@ const FAILOVER: &[Key] = &[
         Integer(1_000, MS_MAX),
         Default("1800000"),
         "1800000",
-        "A node gone for so long will get its replicas rebuilt elsewhere; not in this version, which only moves its \
-         leaderships, at once.",
+        "A node gone for so long gets its replicas rebuilt elsewhere. Its leaderships move at once.",
     ),
     key(
         "preferred_leader_lag_max",
@@ -460,6 +463,13 @@ pub const SECTIONS: &[Section] = &[
         in_example: true,
         doc: "When nodes go and come.",
         keys: FAILOVER,
+    },
+    Section {
+        path: "balance",
+        repeated: false,
+        in_example: true,
+        doc: "What the cluster may do by itself to stay in balance.",
+        keys: BALANCE,
     },
     Section {
         path: "route_group",

@@ -139,7 +139,12 @@ pub fn options(config: &Config) -> Options {
         inserts_per_s: config.ingest.inserts_per_s,
         batch_age_max_ms: config.ingest.batch_age_max_ms,
         topic_replication: config.kafka.replication,
-        rules: Rules { caught_up_lag_max: config.failover.preferred_leader_lag_max, ..defaults.rules },
+        rules: Rules {
+            caught_up_lag_max: config.failover.preferred_leader_lag_max,
+            down_after_ms: config.failover.down_after_ms,
+            ..defaults.rules
+        },
+        balance: config.balance,
         ..defaults
     }
 }

@@ -3,8 +3,9 @@
 use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use super::node::NodeState;
 use super::observed::Stall;
+use super::operation::Operation;
 use super::range::PartitionRange;
-use super::table::{BatchLimits, MessageFormat, TableState, TopicLayout};
+use super::table::{BatchLimits, MessageFormat, ShardState, TableState, TopicLayout};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -86,6 +87,8 @@ pub struct ShardStatus {
     pub range: PartitionRange,
     /// Messages that one replica has and another lacks, over the partitions; `None` unless two report.
     pub spread: Option<u64>,
+    /// `serving`, or what it is on its way to or from.
+    pub state: ShardState,
     /// Leader, if any.
     pub leader: Option<NodeId>,
     /// Leader that placement prefers.
@@ -205,4 +208,109 @@ pub struct Inserted {
     pub rows: u64,
     /// Topics they went to.
     pub partitions: u32,
+}
+
+/// A change of a table's shards, as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Asked {
+    /// Splits a shard, in the middle of its partitions unless a cut is given.
+    Split {
+        /// Which; `None`: every shard that has more than one partition.
+        shard: Option<ShardId>,
+        /// First partition of the right half.
+        cut: Option<u32>,
+    },
+    /// Merges two neighbours.
+    Merge {
+        /// One.
+        left: ShardId,
+        /// The one right above it.
+        right: ShardId,
+    },
+    /// Moves a replica.
+    Move {
+        /// Whose.
+        shard: ShardId,
+        /// Where it is.
+        from: NodeId,
+        /// Where it goes.
+        to: NodeId,
+    },
+    /// Has another replica lead, and prefers it from now on.
+    Lead {
+        /// Whose.
+        shard: ShardId,
+        /// Who.
+        to: NodeId,
+    },
+}
+
+/// `table split` and its like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operate {
+    /// Database.
+    pub database: String,
+    /// Table.
+    pub table: String,
+    /// What.
+    pub asked: Asked,
+    /// Why, for those who look later.
+    pub reason: String,
+    /// Check everything, change nothing.
+    pub dry_run: bool,
+}
+
+/// One operation, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationStatus {
+    /// The record.
+    #[serde(flatten)]
+    pub operation: Operation,
+    /// Its table's name, if the table is still there.
+    pub table_name: Option<String>,
+    /// What an open operation waits for; `None` if it is at work, over, or nothing is known yet.
+    pub waiting_for: Option<String>,
+}
+
+/// What the balancer may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BalanceMode {
+    /// Nothing.
+    Off,
+    /// Plan, and show the plan.
+    Advisory,
+    /// Carry it out.
+    On,
+}
+
+/// The balancer's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalanceRules {
+    /// What it may do.
+    pub mode: BalanceMode,
+    /// Between two looks.
+    pub every_ms: u64,
+    /// Copies under way in the whole cluster at most.
+    pub copies_max: u32,
+    /// Copies under way to one node at most.
+    pub copies_per_node_max: u32,
+    /// A table with fewer replicas than this a node has its shards split, if its partitions allow it.
+    pub replicas_per_node_min: u32,
+    /// A shard with more bytes than this is split; 0: however big.
+    pub split_above_bytes: u64,
+}
+
+impl Default for BalanceRules {
+    fn default() -> Self {
+        Self {
+            mode: BalanceMode::On,
+            every_ms: 5_000,
+            copies_max: 8,
+            copies_per_node_max: 2,
+            replicas_per_node_min: 1,
+            split_above_bytes: 0,
+        }
+    }
 }

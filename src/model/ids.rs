@@ -137,6 +137,11 @@ numbered!(
     Epoch(u64), "e", "epoch"
 );
 
+numbered!(
+    /// An operation's number, unique within the cluster.
+    OperationId(u64), "o", "operation id"
+);
+
 impl Epoch {
     /// The epoch after this one.
     pub fn next(self) -> Self {

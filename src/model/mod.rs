@@ -10,12 +10,14 @@ pub mod invariants;
 pub mod names;
 pub mod node;
 pub mod observed;
+pub mod operation;
 pub mod range;
 pub mod routes;
 pub mod table;
 pub mod view;
 
-pub use ids::{Epoch, NodeId, PartitionId, ReplicaId, ShardId, TableId, Term};
+pub use ids::{Epoch, NodeId, OperationId, PartitionId, ReplicaId, ShardId, TableId, Term};
 pub use node::{Node, NodeState};
+pub use operation::Operation;
 pub use range::PartitionRange;
-pub use table::{Replica, ReplicaState, Shard, Table, TableName, TableState};
+pub use table::{Replica, ReplicaState, Shard, ShardState, Table, TableName, TableState};

@@ -71,6 +71,17 @@ pub struct ReplicaObservation {
     pub batch_age_ms: u64,
     /// Why it is not serving, if the reason is not simply that it is being made.
     pub problem: Option<String>,
+    /// How far its history has been copied, while it is.
+    pub seeding: Option<Seeding>,
+}
+
+/// Progress of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seeding {
+    /// Partitions copied.
+    pub done: u32,
+    /// Of so many.
+    pub of: u32,
 }
 
 impl ReplicaObservation {
@@ -107,6 +118,8 @@ pub struct Heartbeat {
     pub replicas: BTreeMap<TableId, BTreeMap<ShardId, ReplicaObservation>>,
     /// The newest topology that its ClickHouse has loaded, by table.
     pub epochs: BTreeMap<TableId, Epoch>,
+    /// The newest topology, by table, that every query still running on its ClickHouse began under (RETIRE).
+    pub settled: BTreeMap<TableId, Epoch>,
     /// Tables whose every trace is gone from the node.
     pub dropped: Vec<TableId>,
 }

@@ -7,7 +7,7 @@ use super::ids::{Epoch, NodeId, ShardId, TableId};
 use super::names;
 use super::node::{ClickHouseEndpoint, Node};
 use super::range::PartitionRange;
-use super::table::{Shard, Table, TableName};
+use super::table::{Shard, ShardState, Table, TableName};
 use std::collections::BTreeMap;
 
 /// One replica to ask.
@@ -74,7 +74,8 @@ pub fn derive(
     nodes: &BTreeMap<NodeId, Node>,
     groups: &[RouteGroup],
 ) -> Option<TableRoutes> {
-    let mut ordered: Vec<&Shard> = shards.iter().filter(|shard| shard.table == table.id).collect();
+    let serving = |shard: &&Shard| shard.table == table.id && shard.state == ShardState::Serving;
+    let mut ordered: Vec<&Shard> = shards.iter().filter(serving).collect();
     ordered.sort_by_key(|shard| shard.range);
     let all = ordered.iter().map(|shard| route(table, shard, nodes)).collect::<Vec<_>>();
     let complete = super::range::covers(all.iter().map(|shard| shard.range), table.partitions)

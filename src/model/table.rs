@@ -205,6 +205,8 @@ pub enum ReplicaState {
     Ready,
     /// A copy that was ready and fell behind (its node was down); out of routes until it has caught up.
     Behind,
+    /// Out of routes for good; goes once nobody can be reading it any more (RETIRE).
+    Leaving,
 }
 
 /// The copy of a shard on one node, as desired.
@@ -214,6 +216,29 @@ pub struct Replica {
     pub node: NodeId,
     /// Life.
     pub state: ReplicaState,
+    /// The node whose copy its history is first taken from; `None` for one that takes all of it from the topics.
+    pub copy_from: Option<NodeId>,
+    /// The first topology without it, once it is leaving.
+    pub left_at: Option<Epoch>,
+}
+
+impl Replica {
+    /// A copy to be made there, which takes its history from the topics.
+    pub fn creating(node: NodeId) -> Self {
+        Self { node, state: ReplicaState::Creating, copy_from: None, left_at: None }
+    }
+}
+
+/// A shard's life. Shards never change their range: a split or merge makes new ones beside the old (ONE-EPOCH).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShardState {
+    /// Being made out of its parents, which readers still see.
+    Preparing,
+    /// In the topology.
+    Serving,
+    /// Its children took its place; goes once nobody can be reading it any more (RETIRE).
+    Retired,
 }
 
 /// A contiguous range of a table's partitions.
@@ -231,9 +256,35 @@ pub struct Shard {
     pub replicas: Vec<Replica>,
     /// Who coordinates and is read first; `None` while no replica is ready.
     pub leader: Option<NodeId>,
+    /// Life.
+    pub state: ShardState,
+    /// The shards that it was made out of, whose copies on the same node its own are made from without copying.
+    pub parents: Vec<ShardId>,
+    /// The first topology without it, once it is retired.
+    pub retired_at: Option<Epoch>,
 }
 
 impl Shard {
+    /// A shard of a new table, with copies to be made on those nodes.
+    pub fn new(
+        table: TableId,
+        id: ShardId,
+        range: PartitionRange,
+        nodes: impl IntoIterator<Item = NodeId>,
+    ) -> Self {
+        Self {
+            table,
+            id,
+            epoch: Epoch(1),
+            range,
+            replicas: nodes.into_iter().map(Replica::creating).collect(),
+            leader: None,
+            state: ShardState::Serving,
+            parents: Vec::new(),
+            retired_at: None,
+        }
+    }
+
     /// The replica on a node, if one is wanted there.
     pub fn replica_on(&self, node: &NodeId) -> Option<&Replica> {
         self.replicas.iter().find(|replica| &replica.node == node)
@@ -247,5 +298,10 @@ impl Shard {
     /// Nodes whose replica is in routes.
     pub fn ready_nodes(&self) -> impl Iterator<Item = &NodeId> {
         self.replicas.iter().filter(|r| r.state == ReplicaState::Ready).map(|r| &r.node)
+    }
+
+    /// Replicas that are to stay.
+    pub fn staying(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().filter(|r| r.state != ReplicaState::Leaving)
     }
 }

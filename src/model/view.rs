@@ -3,8 +3,9 @@
 //! Pure. Batches of the store's changes are applied whole, so a view is always one revision of the store and a
 //! table's epoch and shards in it belong together (ONE-EPOCH).
 
-use super::ids::{NodeId, ShardId, TableId};
+use super::ids::{NodeId, OperationId, ShardId, TableId};
 use super::node::Node;
+use super::operation::Operation;
 use super::table::{Shard, Table, TableName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,6 +51,8 @@ pub enum Record {
     Table(TableId, Option<Box<Versioned<Table>>>),
     /// `shards/<table>/<id>`.
     Shard(TableId, ShardId, Option<Versioned<Shard>>),
+    /// `ops/<id>`.
+    Operation(OperationId, Option<Box<Versioned<Operation>>>),
 }
 
 impl Record {
@@ -57,6 +60,7 @@ impl Record {
     pub fn table(&self) -> Option<TableId> {
         match self {
             Self::Table(id, _) | Self::Shard(id, ..) => Some(*id),
+            Self::Operation(_, operation) => operation.as_ref().map(|operation| operation.record.table),
             Self::Leader(_) | Self::Node(..) | Self::Live(..) => None,
         }
     }
@@ -69,7 +73,7 @@ pub struct Touched {
     pub leader: bool,
     /// Nodes whose record or lease changed.
     pub nodes: BTreeSet<NodeId>,
-    /// Tables that changed, by themselves or by a shard.
+    /// Tables that changed, by themselves, by a shard or by an operation.
     pub tables: BTreeSet<TableId>,
 }
 
@@ -90,6 +94,8 @@ pub struct ClusterView {
     pub tables: BTreeMap<TableId, Versioned<Table>>,
     /// Shards by table.
     pub shards: BTreeMap<TableId, BTreeMap<ShardId, Versioned<Shard>>>,
+    /// Operations, open and ended.
+    pub operations: BTreeMap<OperationId, Versioned<Operation>>,
 }
 
 impl ClusterView {
@@ -121,6 +127,12 @@ impl ClusterView {
                     }
                     touched.tables.insert(table);
                 }
+                Record::Operation(id, operation) => {
+                    let before = self.operations.get(&id);
+                    touched.tables.extend(before.map(|operation| operation.record.table));
+                    touched.tables.extend(operation.as_ref().map(|operation| operation.record.table));
+                    put(&mut self.operations, id, operation.map(|operation| *operation));
+                }
             }
         }
         self.revision = self.revision.max(revision);
@@ -149,6 +161,12 @@ impl ClusterView {
             leader: self.leader.clone(),
             nodes: self.nodes.clone(),
             live: self.live.clone(),
+            operations: self
+                .operations
+                .iter()
+                .filter(|(_, op)| some(&op.record.table))
+                .map(|(id, op)| (*id, op.clone()))
+                .collect(),
         }
     }
 
@@ -161,6 +179,11 @@ impl ClusterView {
     /// A table's shards, in number order.
     pub fn shards_of(&self, table: TableId) -> impl Iterator<Item = &Shard> {
         self.shards.get(&table).into_iter().flat_map(|shards| shards.values().map(|shard| &shard.record))
+    }
+
+    /// Operations that are not ended, oldest first.
+    pub fn open_operations(&self) -> impl Iterator<Item = &Operation> {
+        self.operations.values().map(|operation| &operation.record).filter(|op| op.state.is_open())
     }
 
     /// Whether a node's daemon holds a lease.

@@ -90,8 +90,15 @@ impl Cluster {
                 for node in shard.ready_nodes() {
                     let newly = was.is_some_and(|was| !readable(was, node));
                     let database = names::replica_database(&record.name, record.id, shard.id);
-                    let lacks = || self.lacked(record, shard, node, &database, REPORT_AGE_MAX_MS);
-                    let lacks = if newly && !alone { lacks() } else { 0 };
+                    let lacked =
+                        |node: &NodeId| self.lacked(record, shard, node, &database, REPORT_AGE_MAX_MS);
+                    // Where all lag, a copy may lag as the best of the others does.
+                    let elsewhere = || {
+                        let others =
+                            was.into_iter().flat_map(Shard::ready_nodes).filter(|other| *other != node);
+                        others.map(&lacked).min().unwrap_or(0)
+                    };
+                    let lacks = if newly && !alone { lacked(node).saturating_sub(elsewhere()) } else { 0 };
                     if lacks > self.0.shared.setup.options.rules.caught_up_lag_max {
                         let what = format!(
                             "{} {} on {node} is readable and lacks {lacks} old messages",

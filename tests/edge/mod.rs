@@ -7,15 +7,17 @@ use async_trait::async_trait;
 use converthouse::adapters::peers::{Daemon, Error, HeartbeatReply, Tls};
 use converthouse::api;
 use converthouse::model::control::{
-    ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, ReplicaStatus, ShardStatus,
-    TableStatus,
+    ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, Operate, OperationStatus,
+    ReplicaStatus, ShardStatus, TableStatus,
 };
 use converthouse::model::node::{ClickHouseEndpoint, Secret};
 use converthouse::model::observed::{Heartbeat, Stall};
+use converthouse::model::operation::{Kind, Operation, State};
 use converthouse::model::routes::{RouteReplica, RouteShard, TableRoutes};
-use converthouse::model::table::MessageFormat;
+use converthouse::model::table::{MessageFormat, ShardState};
 use converthouse::model::{
-    Epoch, NodeState, PartitionId, PartitionRange, ShardId, TableId, TableName, TableState, Term,
+    Epoch, NodeId, NodeState, OperationId, PartitionId, PartitionRange, ShardId, TableId, TableName,
+    TableState, Term,
 };
 use converthouse::telemetry::Metrics;
 use futures::StreamExt;
@@ -36,6 +38,10 @@ pub enum Asked {
     Watch(TableName),
     Insert(InsertRows),
     Heartbeat(Heartbeat),
+    Operate(Operate),
+    Cancel(OperationId),
+    Operations,
+    NodeState(NodeId, NodeState),
 }
 
 /// How it answers.
@@ -135,9 +141,49 @@ impl Daemon for Fake {
         Ok(Inserted { rows: rows as u64, partitions: 7 })
     }
 
+    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {
+        self.note(Asked::Operate(request)).await?;
+        Ok(vec![operation(State::Done)])
+    }
+
+    async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error> {
+        self.note(Asked::Cancel(id)).await?;
+        Ok(operation(State::Cancelling))
+    }
+
+    async fn operations(&self) -> Result<Vec<OperationStatus>, Error> {
+        self.note(Asked::Operations).await?;
+        Ok(vec![operation(State::Running), operation(State::Done)])
+    }
+
+    async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<NodeStatus, Error> {
+        self.note(Asked::NodeState(node.clone(), state)).await?;
+        let first = cluster().nodes.remove(0);
+        Ok(NodeStatus { id: node, state, ..first })
+    }
+
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         self.note(Asked::Heartbeat(heartbeat)).await?;
         Ok(HeartbeatReply { term: Term(42) })
+    }
+}
+
+/// A split of shard 1, in that state.
+pub fn operation(state: State) -> OperationStatus {
+    let over = !state.is_open();
+    OperationStatus {
+        operation: Operation {
+            id: OperationId(if over { 3 } else { 4 }),
+            table: id(),
+            kind: Kind::Split { shard: ShardId(1), cut: 6, left: ShardId(4), right: ShardId(5) },
+            state,
+            reason: "asked for".into(),
+            outcome: String::new(),
+            started_unix_ms: 1_000,
+            ended_unix_ms: if over { 2_500 } else { 0 },
+        },
+        table_name: Some("shop.t".into()),
+        waiting_for: (!over).then(|| "s4 to be readable on n2".into()),
     }
 }
 
@@ -185,6 +231,7 @@ pub fn table() -> TableStatus {
         epoch: Epoch(2),
         range,
         spread: (shard == 1).then_some(9),
+        state: ShardState::Serving,
         leader: Some("n1".parse().unwrap()),
         preferred_leader: Some("n2".parse().unwrap()),
         replicas,

@@ -13,6 +13,7 @@ mod clickhouse;
 mod clickhouse_current;
 mod clickhouse_faults;
 mod dashboards;
+mod elastic;
 mod faults;
 mod ingest;
 mod kafka;

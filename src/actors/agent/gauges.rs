@@ -76,7 +76,7 @@ impl Agent {
             Some(ReplicaState::Ready) => "not_serving",
             Some(ReplicaState::Creating) => "creating",
             Some(ReplicaState::Behind) => "behind",
-            None => "leaving",
+            Some(ReplicaState::Leaving) | None => "leaving",
         }
     }
 

@@ -20,6 +20,7 @@ impl Agent {
             if seen.problem.is_none() {
                 seen.problem = self.routes.problems.get(table).cloned();
             }
+            seen.seeding = self.seeding.get(&(*table, *shard)).copied();
             seen.serving &= self.server_up;
             replicas.entry(*table).or_default().insert(*shard, seen);
         }
@@ -39,6 +40,7 @@ impl Agent {
             disk_total_bytes: server.map_or(0, |info| info.disk_total_bytes),
             replicas,
             epochs: self.routes.epochs.clone(),
+            settled: self.routes.settled.clone(),
             dropped,
         }
     }

@@ -6,6 +6,7 @@
 mod gauges;
 pub mod heartbeat;
 pub mod lanes;
+pub mod lineage;
 pub mod reconcile;
 mod refresh;
 
@@ -20,14 +21,16 @@ use crate::error::Coded;
 use crate::model::ids::{Epoch, ShardId, TableId};
 use crate::model::ingest;
 use crate::model::names::TopicPartition;
-use crate::model::observed::ReplicaObservation;
+use crate::model::observed::{ReplicaObservation, Seeding};
 use crate::model::table::TableState;
 use actix::prelude::*;
 use lanes::Lanes;
+use lineage::{Lineage, Stage};
 use reconcile::{Found, Place, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// From a replica to its agent.
 #[derive(Message)]
@@ -47,6 +50,14 @@ pub enum ReplicaNews {
     Observed(ReplicaObservation),
     /// A position to be recorded in Kafka, soon.
     Commit(TopicPartition, Committed),
+    /// It has no local table yet.
+    Unseeded,
+    /// It has linked what its parents hold, and waits for them to stop.
+    Linked(oneshot::Sender<()>),
+    /// Its history is being copied.
+    Seeding(Seeding),
+    /// Its local table is whole.
+    Seeded,
 }
 
 /// From the router: what its server's clusters and `Distributed` tables are now.
@@ -55,6 +66,8 @@ pub enum ReplicaNews {
 pub struct RoutesStand {
     /// Newest topology loaded, by table.
     pub epochs: BTreeMap<TableId, Epoch>,
+    /// The newest that no running query began before, by table.
+    pub settled: BTreeMap<TableId, Epoch>,
     /// Tables being dropped that the server's users no longer see.
     pub undistributed: BTreeSet<TableId>,
     /// Why a table's user-facing tables cannot be made.
@@ -81,6 +94,8 @@ pub struct Agent {
     running: BTreeMap<Place, Running>,
     observed: BTreeMap<Place, ReplicaObservation>,
     shown: gauges::Shown,
+    lineage: Lineage,
+    seeding: BTreeMap<Place, Seeding>,
     sizes: BTreeMap<String, ReplicaSizes>,
     databases: Option<BTreeSet<String>>,
     commits: BTreeMap<TopicPartition, Committed>,
@@ -116,6 +131,8 @@ impl Agent {
             running: BTreeMap::new(),
             observed: BTreeMap::new(),
             shown: gauges::Shown::new(),
+            lineage: Lineage::default(),
+            seeding: BTreeMap::new(),
             sizes: BTreeMap::new(),
             databases: None,
             commits: BTreeMap::new(),
@@ -138,7 +155,11 @@ impl Agent {
             if !view.complete {
                 return;
             }
-            reconcile::wanted(&view, &self.ports.node)
+            let mut wanted = reconcile::wanted(&view, &self.ports.node);
+            self.lineage.retain(|place| wanted.contains_key(place));
+            let runs = |place: &Place| self.running.contains_key(place);
+            wanted.retain(|place, _| self.lineage.may_run(&view, &self.ports.node, *place, runs(place)));
+            wanted
         };
         let stale = |(place, running): (&Place, &Running)| {
             let gone = wanted.get(place).is_none_or(|wanted| reconcile::outdated(&running.wanted, wanted));
@@ -152,8 +173,10 @@ impl Agent {
                 running.address.do_send(StopReplica);
             }
             self.observed.remove(&place);
+            self.seeding.remove(&place);
         }
         self.make_room(&wanted);
+        self.lineage.release(&self.view.read(), |place| self.running.contains_key(place));
         for (place, wanted) in wanted {
             if !self.running.contains_key(&place) {
                 let running = self.start_replica(wanted, ctx);
@@ -184,8 +207,15 @@ impl Agent {
         let limits = self.options.limits(&wanted.table.source.batch, self.partitions);
         let (ports, lanes) = (self.ports.clone(), self.lanes.readers().to_vec());
         let news = ctx.address().recipient();
-        let actor = ReplicaActor::new(ports, wanted.table.clone(), &wanted.shard, limits, lanes, news);
+        let (view, table) = (self.view.clone(), wanted.table.clone());
+        let actor = ReplicaActor::new(ports, view, table, &wanted.shard, limits, lanes, news);
         Running { address: actor.start(), wanted }
+    }
+
+    /// A replica is further with its history: its parents may have to stop, or may go on.
+    fn staged(&mut self, place: Place, stage: Stage, ctx: &mut Context<Self>) {
+        self.lineage.put(place, stage);
+        self.reconcile(ctx);
     }
 
     /// Looks at the server: is it up, was it restarted, how big is what it holds.
@@ -265,7 +295,8 @@ impl Agent {
         }
         let left = |database: &&String| match reconcile::judge(&view, &self.ports.node, database) {
             // Users must not see a Distributed table whose shards are gone.
-            Found::Left(id) => {
+            Found::Left(id, shard) if self.lineage.is_needed(&view, &self.ports.node, id, shard) => false,
+            Found::Left(id, _) => {
                 let dropping = |t: &crate::model::view::Versioned<crate::model::Table>| {
                     t.record.state == TableState::Dropping
                 };
@@ -351,10 +382,28 @@ impl Handler<ViewChanged> for Agent {
 
 impl Handler<FromReplica> for Agent {
     type Result = ();
-    fn handle(&mut self, FromReplica { table, shard, news }: FromReplica, _: &mut Context<Self>) {
+    fn handle(&mut self, FromReplica { table, shard, news }: FromReplica, ctx: &mut Context<Self>) {
+        let place = (table, shard);
+        if !self.running.contains_key(&place) {
+            return; // stopped meanwhile
+        }
         match news {
             ReplicaNews::Observed(observation) => {
-                self.observed.insert((table, shard), observation);
+                let serving = observation.serving;
+                let before = self.observed.insert(place, observation);
+                // What the leader may be waiting for is told at once.
+                if before.is_some_and(|before| before.serving) != serving {
+                    self.beat(ctx);
+                }
+            }
+            ReplicaNews::Seeding(seeding) => {
+                self.seeding.insert(place, seeding);
+            }
+            ReplicaNews::Unseeded => self.staged(place, Stage::Unseeded, ctx),
+            ReplicaNews::Linked(stopped) => self.staged(place, Stage::Linked(stopped), ctx),
+            ReplicaNews::Seeded => {
+                self.seeding.remove(&place);
+                self.staged(place, Stage::Seeded, ctx);
             }
             ReplicaNews::Commit(source, committed) => {
                 self.commits.insert(source, committed);

@@ -6,7 +6,7 @@
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::ingest::Held;
 use crate::model::names;
-use crate::model::table::{Shard, Table, TableState};
+use crate::model::table::{Shard, ShardState, Table, TableState};
 use crate::model::view::ClusterView;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +30,8 @@ pub fn wanted(view: &ClusterView, node: &NodeId) -> BTreeMap<Place, Wanted> {
         if table.record.state == TableState::Dropping {
             continue;
         }
-        let shards = view.shards_of(*id).filter(|shard| shard.replica_on(node).is_some());
+        let here = |shard: &&Shard| shard.replica_on(node).is_some() && shard.state != ShardState::Retired;
+        let shards = view.shards_of(*id).filter(here);
         let mut record = None;
         for shard in shards {
             let table = record.get_or_insert_with(|| Arc::new(table.record.clone())).clone();
@@ -65,7 +66,7 @@ pub enum Found {
     /// Wanted here.
     Kept,
     /// Of a known table, not assigned to this node (any more), or of a table that is being dropped: to go.
-    Left(TableId),
+    Left(TableId, ShardId),
     /// Of no known table: not touched, reported.
     Foreign,
 }
@@ -79,12 +80,12 @@ pub fn judge(view: &ClusterView, node: &NodeId, database: &str) -> Found {
     let known = view.tables.iter().map(|(id, table)| (id, &table.record)).find(of_name);
     match known {
         None => Found::Foreign,
-        Some((id, table)) if table.state == TableState::Dropping => Found::Left(*id),
+        Some((id, table)) if table.state == TableState::Dropping => Found::Left(*id, shard),
         // While a table is being created its shards are still being written: nothing is left over yet.
         Some((_, table)) if table.state == TableState::Creating => Found::Kept,
         Some((id, _)) => {
             let here = view.shards_of(*id).any(|s| s.id == shard && s.replica_on(node).is_some());
-            if here { Found::Kept } else { Found::Left(*id) }
+            if here { Found::Kept } else { Found::Left(*id, shard) }
         }
     }
 }

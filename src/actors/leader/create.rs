@@ -14,7 +14,7 @@ use crate::model::control::{CreateTable, TableStatus};
 use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use crate::model::names;
 use crate::model::range::PartitionRange;
-use crate::model::table::{Replica, ReplicaState, ReplicationMode, Schema, Shard, Source};
+use crate::model::table::{ReplicationMode, Schema, Shard, Source};
 use crate::model::table::{Table, TableName, TableState, TopicLayout};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
@@ -231,8 +231,7 @@ async fn origins(lead: &Lead, table: &Table) -> Result<BTreeMap<PartitionId, i64
 /// The first shard with its first replica, where the caller named a node (C2): the rest follows by itself.
 fn first_shard(table: &Table, node: NodeId) -> Option<Shard> {
     let range = *PartitionRange::divide(table.partitions, table.next_shard)?.first()?;
-    let replicas = vec![Replica { node, state: ReplicaState::Creating }];
-    Some(Shard { table: table.id, id: ShardId(0), epoch: Epoch(1), range, replicas, leader: None })
+    Some(Shard::new(table.id, ShardId(0), range, [node]))
 }
 
 async fn write(lead: &Lead, table: &Table, first: Option<NodeId>) -> Result<(), Error> {

@@ -5,9 +5,11 @@
 
 pub mod create;
 pub mod observed;
+pub mod operations;
 pub mod remove;
 pub mod status;
 
+use super::balance::Balancer;
 use super::mirror::{View, ViewChanged};
 use super::node::{HeartbeatCame, NodeActor};
 use super::placement::PlacementActor;
@@ -18,9 +20,11 @@ use crate::adapters::kafka::Kafka;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{self, Compare, MetaStore, Write};
 use crate::adapters::peers::{Error, HeartbeatReply};
-use crate::model::control::{ClusterStatus, CreateTable, DropTable, TableStatus};
+use crate::model::control::{
+    BalanceRules, ClusterStatus, CreateTable, DropTable, NodeStatus, Operate, OperationStatus, TableStatus,
+};
 use crate::model::observed::Heartbeat;
-use crate::model::{NodeId, TableId, TableName, Term};
+use crate::model::{NodeId, NodeState, OperationId, TableId, TableName, Term};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
 use observed::Observed;
@@ -56,6 +60,8 @@ pub struct Lead {
     pub topic_replication: i32,
     /// Numbers of the rules.
     pub rules: Rules,
+    /// The balancer's.
+    pub balance: BalanceRules,
 }
 
 impl Lead {
@@ -84,6 +90,7 @@ impl Lead {
 pub struct Coordinator {
     lead: Lead,
     placement: Addr<PlacementActor>,
+    balancer: Addr<Balancer>,
     tables: BTreeMap<TableId, Addr<TableActor>>,
     nodes: BTreeMap<NodeId, Addr<NodeActor>>,
 }
@@ -92,7 +99,8 @@ impl Coordinator {
     /// Leads with that.
     pub fn new(lead: Lead) -> Self {
         let placement = PlacementActor::new(lead.view.clone(), lead.observed.clone()).start();
-        Self { lead, placement, tables: BTreeMap::new(), nodes: BTreeMap::new() }
+        let balancer = Balancer::new(lead.clone()).start();
+        Self { lead, placement, balancer, tables: BTreeMap::new(), nodes: BTreeMap::new() }
     }
 
     /// One actor for each record; one that died is made anew from the store.
@@ -101,6 +109,10 @@ impl Coordinator {
             tracing::error!("the placement actor died: making it anew");
             self.placement = PlacementActor::new(self.lead.view.clone(), self.lead.observed.clone()).start();
             self.tables.clear();
+        }
+        if !self.balancer.connected() {
+            tracing::error!("the balancer died: making it anew");
+            self.balancer = Balancer::new(self.lead.clone()).start();
         }
         let (tables, nodes): (Vec<TableId>, Vec<NodeId>) = {
             let view = self.lead.view.read();
@@ -127,6 +139,15 @@ impl Coordinator {
             let gauge = self.lead.metrics.replication_spread(&table.record.name.to_string());
             gauge.set(spread.map_or(0, |spread| i64::try_from(spread).unwrap_or(i64::MAX)));
         }
+    }
+
+    /// What a daemon's former run reported says nothing of what its node holds now.
+    fn forget_former_runs(&self) {
+        let view = self.lead.view.read();
+        let mut reports = self.lead.observed.write();
+        reports.heartbeats.retain(|node, heartbeat| {
+            view.live.get(node).is_none_or(|live| live.incarnation == heartbeat.incarnation)
+        });
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -167,6 +188,7 @@ impl Handler<ViewChanged> for Coordinator {
     type Result = ();
     fn handle(&mut self, ViewChanged(touched): ViewChanged, _: &mut Context<Self>) {
         self.reconcile();
+        self.forget_former_runs();
         // A node's coming or going concerns every table.
         if touched.nodes.is_empty() {
             let concerned = touched.tables.iter().filter_map(|id| self.tables.get(id));
@@ -188,6 +210,11 @@ impl Handler<TakeHeartbeat> for Coordinator {
         let Some(node) = self.nodes.get(&heartbeat.node) else {
             return Err(Error::NotFound(format!("node {}", heartbeat.node)));
         };
+        let live = self.lead.view.read().live.get(&heartbeat.node).map(|live| live.incarnation);
+        if live.is_some_and(|incarnation| incarnation != heartbeat.incarnation) {
+            // A zombie's, or one that is ahead of the records: the next one will do.
+            return Ok(HeartbeatReply { term: self.lead.term });
+        }
         let mut concerned: Vec<TableId> = heartbeat.replicas.keys().copied().collect();
         concerned.extend(&heartbeat.dropped);
         let tables = concerned.iter().filter_map(|id| self.tables.get(id).cloned()).collect();
@@ -217,6 +244,55 @@ impl Handler<Drop> for Coordinator {
     type Result = ResponseFuture<Result<(), Error>>;
     fn handle(&mut self, Drop(request): Drop, _: &mut Context<Self>) -> Self::Result {
         Box::pin(remove::drop_table(self.lead.clone(), request))
+    }
+}
+
+/// Begin operations.
+#[derive(Message)]
+#[rtype(result = "Result<Vec<OperationStatus>, Error>")]
+pub struct Begin(pub Operate);
+
+impl Handler<Begin> for Coordinator {
+    type Result = ResponseFuture<Result<Vec<OperationStatus>, Error>>;
+    fn handle(&mut self, Begin(request): Begin, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(operations::operate(self.lead.clone(), request))
+    }
+}
+
+/// Have an operation undone.
+#[derive(Message)]
+#[rtype(result = "Result<OperationStatus, Error>")]
+pub struct Cancel(pub OperationId);
+
+impl Handler<Cancel> for Coordinator {
+    type Result = ResponseFuture<Result<OperationStatus, Error>>;
+    fn handle(&mut self, Cancel(id): Cancel, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(operations::cancel(self.lead.clone(), id))
+    }
+}
+
+/// Say what is wanted of a node.
+#[derive(Message)]
+#[rtype(result = "Result<NodeStatus, Error>")]
+pub struct SetNodeState(pub NodeId, pub NodeState);
+
+impl Handler<SetNodeState> for Coordinator {
+    type Result = ResponseFuture<Result<NodeStatus, Error>>;
+    fn handle(&mut self, SetNodeState(id, state): SetNodeState, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(operations::set_node_state(self.lead.clone(), id, state))
+    }
+}
+
+/// All operations, oldest first.
+#[derive(Message)]
+#[rtype(result = "Vec<OperationStatus>")]
+pub struct OperationsAsked;
+
+impl Handler<OperationsAsked> for Coordinator {
+    type Result = MessageResult<OperationsAsked>;
+    fn handle(&mut self, _: OperationsAsked, _: &mut Context<Self>) -> Self::Result {
+        let (view, reports) = (self.lead.view.read(), self.lead.observed.read());
+        MessageResult(super::table::progress(&view, &reports, &self.lead.rules, self.lead.clock.now_ms()))
     }
 }
 

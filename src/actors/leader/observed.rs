@@ -14,6 +14,8 @@ pub struct Reports {
     pub received_ms: BTreeMap<NodeId, u64>,
     /// Since when the node has been fit to lead shards; absent if it is not.
     pub fit_since_ms: BTreeMap<NodeId, u64>,
+    /// Since when it has not been, as far as this leader knows; absent if it is.
+    pub unfit_since_ms: BTreeMap<NodeId, u64>,
 }
 
 /// Shared by the leader half's actors: written by node actors, read by all.

@@ -6,7 +6,7 @@ use crate::model::control::{ClusterStatus, NodeStatus, ReplicaStatus, ShardStatu
 use crate::model::ids::NodeId;
 use crate::model::names;
 use crate::model::observed::ReplicaObservation;
-use crate::model::table::{Replica, ReplicaState, Shard, Table, TableName, TableState};
+use crate::model::table::{Replica, ReplicaState, Shard, ShardState, Table, TableName, TableState};
 use crate::model::view::ClusterView;
 use std::collections::BTreeMap;
 
@@ -36,7 +36,8 @@ pub fn table(view: &ClusterView, reports: &Reports, table: &Table) -> TableStatu
     if table.state == TableState::Active {
         waiting_for.extend(unrouted.iter().map(|node| format!("node {node} to load epoch {}", table.epoch)));
     }
-    let readable = !shards.is_empty() && shards.iter().all(|shard| shard.ready_nodes().next().is_some());
+    let mut serving = shards.iter().filter(|shard| shard.state == ShardState::Serving).peekable();
+    let readable = serving.peek().is_some() && serving.all(|shard| shard.ready_nodes().next().is_some());
     let servers_up =
         |node: &&&NodeId| reports.heartbeats.get(**node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
     let usable =
@@ -81,8 +82,11 @@ fn waiting(view: &ClusterView, reports: &Reports, table: &Table, shards: &[&Shar
             table.next_shard
         ));
     }
-    for shard in shards {
-        let lacking = (table.replicas as usize).saturating_sub(shard.replicas.len());
+    for shard in shards.iter().filter(|shard| shard.state == ShardState::Retired) {
+        waiting.push(format!("shard {} to be read by nobody any more", shard.id));
+    }
+    for shard in shards.iter().filter(|shard| shard.state != ShardState::Retired) {
+        let lacking = (table.replicas as usize).saturating_sub(shard.staying().count());
         if lacking > 0 {
             waiting.push(format!("{lacking} more node(s) for shard {}", shard.id));
         }
@@ -107,9 +111,10 @@ fn what_it_waits_for(seen: &ReplicaObservation) -> String {
         let (partition, stall) = seen.partitions.iter().find_map(|(id, p)| Some((id, p.stall.as_ref()?)))?;
         Some(format!("{partition} does not move on: {}", serde_json::to_string(stall).unwrap_or_default()))
     };
-    let moving = || match seen.serving {
-        true => format!("{} messages behind", seen.lag()),
-        false => "it is looking where to begin".into(),
+    let moving = || match (seen.seeding, seen.serving) {
+        (Some(seeding), _) => format!("{} of {} partitions copied", seeding.done, seeding.of),
+        (None, true) => format!("{} messages behind", seen.lag()),
+        (None, false) => "it is looking where to begin".into(),
     };
     seen.problem.clone().or_else(stalled).unwrap_or_else(moving)
 }
@@ -130,6 +135,7 @@ fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardSt
         epoch: shard.epoch,
         range: shard.range,
         spread: spread(view, reports, shard),
+        state: shard.state,
         leader: shard.leader.clone(),
         preferred_leader: shard.preferred_leader().cloned(),
         replicas: shard.replicas.iter().map(|r| replica_status(view, reports, shard, r)).collect(),
@@ -160,6 +166,7 @@ fn replica_status(view: &ClusterView, reports: &Reports, shard: &Shard, replica:
         _ if !up => "down",
         ReplicaState::Creating => "creating",
         ReplicaState::Behind => "behind",
+        ReplicaState::Leaving => "leaving",
         ReplicaState::Ready if shard.leader.as_ref() == Some(&replica.node) => "leader",
         ReplicaState::Ready => "ready",
     };
@@ -219,7 +226,8 @@ pub fn cluster(name: &str, view: &ClusterView, reports: &Reports) -> ClusterStat
     }
 }
 
-fn node(view: &ClusterView, reports: &Reports, id: &NodeId) -> NodeStatus {
+/// One node, which must be registered.
+pub fn node(view: &ClusterView, reports: &Reports, id: &NodeId) -> NodeStatus {
     let record = &view.nodes[id].record;
     let shards = || view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
     let heartbeat = reports.heartbeats.get(id).filter(|_| view.is_live(id));

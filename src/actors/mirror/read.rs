@@ -4,7 +4,7 @@ use crate::adapters::metadata::Change;
 use crate::adapters::metadata::keys::{Key, Keys};
 use crate::adapters::metadata::records::{self, Record as _};
 use crate::model::view::{Leader, Live, Record, Versioned};
-use crate::model::{Node, Shard, Table, Term};
+use crate::model::{Node, Operation, Shard, Table, Term};
 
 /// The record that a change brings; `None` for keys that a view does not hold.
 pub fn read(keys: &Keys, change: &Change) -> Result<Option<Record>, String> {
@@ -40,6 +40,11 @@ pub fn read(keys: &Keys, change: &Change) -> Result<Option<Record>, String> {
         (Key::Shard(table, id), Some(pair)) => {
             let record = Shard::decode(key, &pair.value).map_err(told)?;
             Record::Shard(table, id, Some(Versioned { record, revision: pair.mod_revision }))
+        }
+        (Key::Operation(id), None) => Record::Operation(id, None),
+        (Key::Operation(id), Some(pair)) => {
+            let record = Operation::decode(key, &pair.value).map_err(told)?;
+            Record::Operation(id, Some(Box::new(Versioned { record, revision: pair.mod_revision })))
         }
         _ => return Ok(None),
     };

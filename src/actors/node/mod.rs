@@ -39,8 +39,10 @@ impl NodeActor {
         let fit = live && reports.heartbeats.get(&self.id).is_some_and(|heartbeat| heartbeat.clickhouse_up);
         if fit {
             reports.fit_since_ms.entry(self.id.clone()).or_insert(now_ms);
+            reports.unfit_since_ms.remove(&self.id);
         } else {
             reports.fit_since_ms.remove(&self.id);
+            reports.unfit_since_ms.entry(self.id.clone()).or_insert(now_ms);
         }
         if let Some(received) = reports.received_ms.get(&self.id) {
             self.lead.metrics.heartbeat_age(self.id.as_str(), now_ms.saturating_sub(*received));

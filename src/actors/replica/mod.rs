@@ -8,13 +8,15 @@ pub mod encode;
 mod partition;
 pub mod position;
 pub mod recovery;
+pub mod seed;
 pub mod state;
 #[cfg(test)]
 mod state_tests;
 mod work;
 
 use super::agent::{FromReplica, ReplicaNews};
-use super::lane_reader::{FromLane, LaneReader, Subscribe, Unsubscribe};
+use super::lane_reader::{Flow, FromLane, LaneReader, Subscribe, Unsubscribe};
+use super::mirror::View;
 use super::node_ports::NodePorts;
 use crate::adapters::kafka::{Committed, Fetched};
 use crate::model::invariants::Invariant;
@@ -45,6 +47,7 @@ impl ReplicaActor {
     /// A replica of `shard` on the node of these ports, reading through these lanes.
     pub fn new(
         ports: NodePorts,
+        view: View,
         table: Arc<Table>,
         shard: &Shard,
         limits: Limits,
@@ -56,7 +59,7 @@ impl ReplicaActor {
         let state = State::new(table.id, shard.id, shard.range, limits, source);
         let by_source = state.sources().map(|(id, source)| (source.clone(), id)).collect();
         let database = names::replica_database(&table.name, table.id, shard.id);
-        let job = Job { ports, table, database };
+        let job = Job { ports, view, agent: agent.clone(), table, shard: shard.clone(), database };
         Self { id, job, state, lanes, agent, by_source }
     }
 
@@ -94,9 +97,9 @@ impl ReplicaActor {
                 let to = ctx.address().recipient();
                 self.lane(partition).do_send(Subscribe { source, from, assignment, to });
             }
-            Effect::Unassign(partition) => self.unsubscribe(partition),
-            Effect::Pause(partition) => self.flow(partition, false),
-            Effect::Resume(partition) => self.flow(partition, true),
+            Effect::Unassign(partition) => self.unsubscribe(partition, ctx),
+            Effect::Pause(partition) => self.flow(partition, false, ctx),
+            Effect::Resume(partition) => self.flow(partition, true, ctx),
             Effect::Commit(partition, next, position) => {
                 let Some(source) = self.state.source(partition).cloned() else { return };
                 let committed = Committed { next, metadata: position.encode() };
@@ -119,15 +122,17 @@ impl ReplicaActor {
         }
     }
 
-    fn flow(&self, partition: PartitionId, on: bool) {
+    fn flow(&self, partition: PartitionId, on: bool, ctx: &Context<Self>) {
         if let Some(source) = self.state.source(partition).cloned() {
-            self.lane(partition).do_send(super::lane_reader::Flow { source, on });
+            let to = ctx.address().recipient();
+            self.lane(partition).do_send(Flow { source, to, on });
         }
     }
 
-    fn unsubscribe(&self, partition: PartitionId) {
+    fn unsubscribe(&self, partition: PartitionId, ctx: &Context<Self>) {
         if let Some(source) = self.state.source(partition).cloned() {
-            self.lane(partition).do_send(Unsubscribe { source });
+            let to = ctx.address().recipient();
+            self.lane(partition).do_send(Unsubscribe { source, to });
         }
     }
 
@@ -155,9 +160,9 @@ impl Actor for ReplicaActor {
         self.handle(Event::Begin, ctx);
     }
 
-    fn stopped(&mut self, _: &mut Context<Self>) {
+    fn stopped(&mut self, ctx: &mut Context<Self>) {
         for partition in self.state.sources().map(|(id, _)| id).collect::<Vec<_>>() {
-            self.unsubscribe(partition);
+            self.unsubscribe(partition, ctx);
         }
     }
 }

@@ -7,13 +7,16 @@ use super::encode::{self, encode};
 use super::position::{Position, fingerprint};
 use super::recovery::{self, Findings, Start};
 use super::state::{Done, Outcome};
+use crate::actors::agent::FromReplica;
+use crate::actors::mirror::View;
 use crate::actors::node_ports::NodePorts;
 use crate::adapters::clickhouse::{self, Insert, ReplicaTables};
 use crate::adapters::kafka::{self, Chunk, Message, Outgoing};
 use crate::error::{Coded, Retry};
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::Stall;
-use crate::model::{PartitionId, Table};
+use crate::model::{PartitionId, Shard, Table};
+use actix::Recipient;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
@@ -24,6 +27,12 @@ use std::sync::Arc;
 pub struct Job {
     /// The node's ports.
     pub ports: NodePorts,
+    /// What the store holds.
+    pub view: View,
+    /// Who is told what happens.
+    pub agent: Recipient<FromReplica>,
+    /// The shard, as it was when the replica was started.
+    pub shard: Shard,
     /// The table, as it was when the replica was started.
     pub table: Arc<Table>,
     /// The replica's database.
@@ -31,8 +40,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// Makes the tables, where they are missing, and opens a new gate.
+    /// Makes the tables, where they are missing, with what history there is to take over, and opens a new gate.
     pub async fn prepare(self) -> Result<u64, String> {
+        self.seed().await?;
         let tables = ReplicaTables { database: self.database.clone(), schema: self.table.schema.clone() };
         let server = &self.ports.clickhouse;
         server.create_replica(&tables).await.map_err(|e| e.told())?;
@@ -51,7 +61,10 @@ impl Job {
         let watermarks = kafka.watermarks(source).await.map_err(stall_of)?;
         let recorded =
             kafka.committed(&self.ports.group, std::slice::from_ref(source)).await.map_err(stall_of)?;
-        let ours = |position: &Position| position.table == self.table.id.short();
+        let ours = |position: &Position| {
+            let lineage = position.shard == self.shard.id || self.shard.parents.contains(&position.shard);
+            lineage && position.table == self.table.id.short()
+        };
         let expires = !self.table.schema.ttl.is_empty();
         let trusted = |position: Position| if expires { position.without_rows() } else { position };
         let committed = recorded.into_iter().next().flatten().and_then(|commit| {
@@ -110,7 +123,11 @@ impl Job {
         let dead_letters = dead.len() as u64;
         self.ports.metrics.dead_letters(&self.table.name.to_string()).inc_by(dead_letters);
         if let Err(error) = self.bury(partition, dead).await {
-            return Outcome::Again(batch, Stall::DeadLetterUnavailable { error });
+            // Rows of the batch that are in already must not go in again: only a look tells.
+            return match rows {
+                0 => Outcome::Again(batch, Stall::DeadLetterUnavailable { error }),
+                _ => Outcome::Unknown(error),
+            };
         }
         Outcome::Done(Done { next, last_row_offset, fingerprint: last_fingerprint, rows, dead_letters })
     }

@@ -3,6 +3,7 @@
 //! One round at a time: drop what users must no longer see, replace the file, reload, read back, then make what
 //! they should see. An epoch counts as loaded only when the server itself shows it.
 
+pub mod settle;
 pub mod state;
 
 use super::agent::{Agent, RoutesStand};
@@ -14,6 +15,7 @@ use crate::adapters::routes::render;
 use crate::error::Coded;
 use crate::model::routes::{RouteGroup, TableRoutes};
 use actix::prelude::*;
+use settle::Settling;
 use state::{Achieved, Round};
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ use std::time::Duration;
 const READ_BACKS_MAX: u32 = 30;
 /// The wait between two looks.
 const READ_BACK_MS: u64 = 100;
+/// How often running queries are looked at while an epoch has not settled.
+const SETTLE_EVERY_MS: u64 = 500;
 
 /// The server answers again, perhaps after a restart.
 #[derive(Message, Debug, Clone, Copy)]
@@ -43,6 +47,8 @@ pub struct Router {
     insert_base_url: Option<String>,
     agent: Option<Addr<Agent>>,
     achieved: Achieved,
+    settling: Settling,
+    looking: bool,
     busy: bool,
     waiting: bool,
     failures: u32,
@@ -63,6 +69,8 @@ impl Router {
             insert_base_url,
             agent: None,
             achieved: Achieved::default(),
+            settling: Settling::default(),
+            looking: false,
             busy: false,
             waiting: false,
             failures: 0,
@@ -89,6 +97,7 @@ impl Router {
             router.busy = false;
             router.achieved = achieved;
             router.tell();
+            router.settle(ctx);
             match error {
                 None => {
                     router.failures = 0;
@@ -113,10 +122,30 @@ impl Router {
         });
     }
 
+    /// Looks at the running queries until every one from before the newest epoch has ended.
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        if !self.settling.is_open(&self.achieved.epochs) || std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let (server, loaded) = (self.ports.clickhouse.clone(), self.achieved.epochs.clone());
+        let look = async move { server.running_queries().await };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(look).map(move |running, router, ctx| {
+            router.looking = false;
+            // What was loaded before the look is what the look is about; a server that does not answer is asked again.
+            if let Ok(running) = running
+                && router.settling.look(&loaded, &running)
+            {
+                router.tell();
+            }
+            ctx.run_later(Duration::from_millis(SETTLE_EVERY_MS), |router, ctx| router.settle(ctx));
+        }));
+    }
+
     fn tell(&self) {
         if let Some(agent) = &self.agent {
             agent.do_send(RoutesStand {
                 epochs: self.achieved.epochs.clone(),
+                settled: self.settling.settled.clone(),
                 undistributed: self.achieved.undistributed.clone(),
                 problems: self.achieved.problems.clone(),
             });
@@ -257,6 +286,7 @@ impl Handler<ServerSeen> for Router {
     fn handle(&mut self, seen: ServerSeen, ctx: &mut Context<Self>) {
         if seen.restarted {
             self.achieved.epochs.clear();
+            self.settling.forget();
             self.achieved.distributed.clear();
         }
         self.advance(ctx);

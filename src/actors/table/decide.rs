@@ -5,10 +5,12 @@
 //! old one stopped. The caller does not ask again before the last step shows in the view (work in flight counts
 //! once).
 
+use super::operate::{self, Change, Progress, Scene};
 use crate::model::ids::{NodeId, ShardId};
 use crate::model::observed::{Heartbeat, ReplicaObservation};
+use crate::model::operation::{Operation, State};
 use crate::model::range::{PartitionRange, covers};
-use crate::model::table::{Replica, ReplicaState, Shard, Table, TableState};
+use crate::model::table::{Replica, ReplicaState, Shard, ShardState, Table, TableState};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Records written in one step at most; far below what a store takes in one transaction.
@@ -23,6 +25,23 @@ pub struct Rules {
     pub behind_lag_min: u64,
     /// How long a preferred leader must have been fit before it gets its leadership back.
     pub preferred_after_ms: u64,
+    /// How long a node may be down before its replicas are rebuilt elsewhere.
+    pub down_after_ms: u64,
+    /// How long a node that is down may keep replicas that left the routes from being removed: queries of its
+    /// ClickHouse may still read them.
+    pub initiator_grace_ms: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            caught_up_lag_max: 10_000,
+            behind_lag_min: 1_000_000,
+            preferred_after_ms: 3_000,
+            down_after_ms: 30 * 60_000,
+            initiator_grace_ms: 60_000,
+        }
+    }
 }
 
 /// What the leader knows, besides the table's own records.
@@ -38,6 +57,8 @@ pub struct Knowledge<'a> {
     pub heartbeats: &'a BTreeMap<NodeId, Heartbeat>,
     /// Since when each node has been fit to lead, on the leader's clock; absent if it is not.
     pub fit_since_ms: &'a BTreeMap<NodeId, u64>,
+    /// Since when each node has not been fit, on the same clock; absent if it is.
+    pub unfit_since_ms: &'a BTreeMap<NodeId, u64>,
     /// The leader's clock.
     pub now_ms: u64,
 }
@@ -50,22 +71,25 @@ pub enum Step {
     /// These shards have fewer replicas than wanted, and a node could take one.
     AddReplicas(Vec<ShardId>),
     /// Write these records; `publish` takes the table to its next epoch in the same transaction.
-    Write {
-        /// Changed shards.
-        shards: Vec<Shard>,
-        /// Routes change: next epoch, and the table is in use.
-        publish: bool,
-        /// For the log: one line a change.
-        reasons: Vec<String>,
-    },
+    Write(Change),
+    /// These shards' replicas on nodes that have been down for too long are to be rebuilt elsewhere.
+    Rebuild(Vec<(ShardId, NodeId)>),
+    /// An operation is over.
+    End(Box<Operation>),
     /// Every node has let go of the table: remove these shards' records, and the table's with the last of them.
     Forget(Vec<ShardId>),
 }
 
-/// The next step, if any.
-pub fn decide(table: &Table, shards: &[&Shard], known: &Knowledge<'_>, rules: &Rules) -> Option<Step> {
+/// The next step, if any. `open` are the table's operations that have not ended, oldest first.
+pub fn decide(
+    table: &Table,
+    shards: &[&Shard],
+    open: &[&Operation],
+    known: &Knowledge<'_>,
+    rules: &Rules,
+) -> Option<Step> {
     if table.state == TableState::Dropping {
-        return forget(table, shards, known);
+        return abandon(open).or_else(|| forget(table, shards, known));
     }
     if table.state == TableState::Creating {
         let missing = missing(table, shards);
@@ -73,7 +97,29 @@ pub fn decide(table: &Table, shards: &[&Shard], known: &Knowledge<'_>, rules: &R
             return Some(Step::PlaceShards(missing));
         }
     }
-    update(table, shards, known, rules).or_else(|| short(table, shards, known))
+    let scene = Scene { table, shards, open, known, rules };
+    update(&scene).or_else(|| operations(&scene)).or_else(|| short(&scene)).or_else(|| rebuild(&scene))
+}
+
+/// Operations of a table that is being dropped have nothing left to do.
+fn abandon(open: &[&Operation]) -> Option<Step> {
+    let operation = (*open.first()?).clone();
+    Some(Step::End(Box::new(Operation {
+        state: State::Failed,
+        outcome: "the table is being dropped".to_owned(),
+        ..operation
+    })))
+}
+
+/// The oldest operation that can go on does.
+fn operations(scene: &Scene<'_>) -> Option<Step> {
+    scene.open.iter().find_map(|operation| match operate::advance(operation, scene) {
+        Progress::Waiting(_) => None,
+        Progress::Step(change) => Some(Step::Write(change)),
+        Progress::Ended(state, outcome) => {
+            Some(Step::End(Box::new(Operation { state, outcome, ..(*operation).clone() })))
+        }
+    })
 }
 
 /// While a table is created its shards are numbers `0..next_shard` over equal ranges.
@@ -90,36 +136,65 @@ fn forget(table: &Table, shards: &[&Shard], known: &Knowledge<'_>) -> Option<Ste
     all.then(|| Step::Forget(shards.iter().map(|shard| shard.id).take(RECORDS_MAX).collect()))
 }
 
-fn short(table: &Table, shards: &[&Shard], known: &Knowledge<'_>) -> Option<Step> {
-    let could_take = |shard: &Shard| known.open.iter().any(|node| shard.replica_on(node).is_none());
-    let lacks = |shard: &&&Shard| shard.replicas.len() < table.replicas as usize && could_take(shard);
-    let short: Vec<ShardId> = shards.iter().filter(lacks).map(|shard| shard.id).take(RECORDS_MAX).collect();
+/// Shards in the topology that no operation is busy with.
+fn idle<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a Shard> {
+    let busy = |id: ShardId| scene.open.iter().any(|operation| operation.kind.touches(id));
+    scene.shards.iter().copied().filter(move |s| s.state == ShardState::Serving && !busy(s.id))
+}
+
+fn short(scene: &Scene<'_>) -> Option<Step> {
+    let could_take = |shard: &Shard| scene.known.open.iter().any(|node| shard.replica_on(node).is_none());
+    let lacks = |shard: &&Shard| shard.staying().count() < scene.table.replicas as usize && could_take(shard);
+    let short: Vec<ShardId> = idle(scene).filter(lacks).map(|shard| shard.id).take(RECORDS_MAX).collect();
     (!short.is_empty()).then_some(Step::AddReplicas(short))
 }
 
-fn update(table: &Table, shards: &[&Shard], known: &Knowledge<'_>, rules: &Rules) -> Option<Step> {
-    let (mut changed, mut reasons) = (Vec::new(), Vec::new());
+/// Replicas on nodes that have been down for `down_after_ms`, one a shard, where another node could take them and
+/// a live copy is left to take them from.
+fn rebuild(scene: &Scene<'_>) -> Option<Step> {
+    let known = scene.known;
+    let lost = |node: &NodeId| {
+        let since = known.unfit_since_ms.get(node);
+        since.is_some_and(|since| known.now_ms.saturating_sub(*since) >= scene.rules.down_after_ms)
+    };
+    let on_lost = |shard: &Shard| {
+        let could_take = known.open.iter().any(|node| shard.replica_on(node).is_none());
+        let alive = shard.ready_nodes().any(|node| !down(node, known));
+        let replica = shard.staying().find(|replica| lost(&replica.node)).filter(|_| could_take && alive)?;
+        Some((shard.id, replica.node.clone()))
+    };
+    let rebuild: Vec<_> = idle(scene).filter_map(on_lost).take(RECORDS_MAX).collect();
+    (!rebuild.is_empty()).then_some(Step::Rebuild(rebuild))
+}
+
+fn update(scene: &Scene<'_>) -> Option<Step> {
+    let (table, shards) = (scene.table, scene.shards);
+    let mut change = Change::default();
     let mut routable = true;
-    for shard in shards {
-        let next = next_shard(table, shard, known, rules, &mut reasons);
-        routable &= next.ready_nodes().next().is_some();
-        if next != **shard && changed.len() < RECORDS_MAX {
-            changed.push(next);
+    for shard in shards.iter().filter(|shard| shard.state != ShardState::Retired) {
+        let next = next_shard(scene, shard, &mut change.reasons);
+        let serving = shard.state == ShardState::Serving;
+        routable &= !serving || next.ready_nodes().next().is_some();
+        if next != **shard && change.shards.len() < RECORDS_MAX {
+            change.publish |= serving;
+            change.shards.push(next);
         }
     }
     let whole = covers(sorted_ranges(shards), table.partitions);
     let first = table.epoch.0 == 0 || table.state == TableState::Creating;
-    let publish = whole && routable && (first || !changed.is_empty());
-    (publish || !changed.is_empty()).then_some(Step::Write { shards: changed, publish, reasons })
+    change.publish = whole && routable && (first || change.publish);
+    (change.publish || !change.shards.is_empty()).then_some(Step::Write(change))
 }
 
 fn sorted_ranges(shards: &[&Shard]) -> Vec<PartitionRange> {
-    let mut ranges: Vec<_> = shards.iter().map(|shard| shard.range).collect();
+    let serving = shards.iter().filter(|shard| shard.state == ShardState::Serving);
+    let mut ranges: Vec<_> = serving.map(|shard| shard.range).collect();
     ranges.sort();
     ranges
 }
 
-fn seen<'a>(
+/// What a replica's node says of it, if it serves.
+pub(super) fn seen<'a>(
     table: &Table,
     shard: &Shard,
     node: &NodeId,
@@ -133,20 +208,16 @@ fn seen<'a>(
 }
 
 /// A node that certainly cannot serve: no lease, or its own daemon says that ClickHouse is down.
-fn down(node: &NodeId, known: &Knowledge<'_>) -> bool {
+pub(super) fn down(node: &NodeId, known: &Knowledge<'_>) -> bool {
     !known.live.contains(node) || known.heartbeats.get(node).is_some_and(|heartbeat| !heartbeat.clickhouse_up)
 }
 
-fn next_shard(
-    table: &Table,
-    shard: &Shard,
-    known: &Knowledge<'_>,
-    rules: &Rules,
-    reasons: &mut Vec<String>,
-) -> Shard {
+fn next_shard(scene: &Scene<'_>, shard: &Shard, reasons: &mut Vec<String>) -> Shard {
     let mut next = shard.clone();
-    readiness(table, &mut next, known, rules, reasons);
-    next.leader = leader(table, &next, known, rules);
+    readiness(scene, &mut next, reasons);
+    if shard.state == ShardState::Serving {
+        next.leader = leader(scene.table, &next, scene.known, scene.rules);
+    }
     if next.leader != shard.leader {
         let name = |node: &Option<NodeId>| node.as_ref().map_or("none".to_owned(), NodeId::to_string);
         reasons.push(format!("{} leader {} -> {}", shard.id, name(&shard.leader), name(&next.leader)));
@@ -157,32 +228,48 @@ fn next_shard(
     next
 }
 
+/// Whether a copy holds what a reader may expect: little is missing, or hardly more than elsewhere.
+fn caught_up(lag: u64, lags: &BTreeMap<NodeId, u64>, rules: &Rules) -> bool {
+    let least = lags.values().copied().min().unwrap_or(0);
+    lag <= rules.caught_up_lag_max.saturating_add(least)
+}
+
+/// A child's copy begins with all that its parents' copies on the same node hold: where those can be read, it can be
+/// too, however much is still to come from the topics.
+fn inherits(scene: &Scene<'_>, child: &Shard, node: &NodeId) -> bool {
+    let ready = |parent: &ShardId| {
+        let parent = scene.shards.iter().find(|shard| shard.id == *parent);
+        parent.and_then(|p| p.replica_on(node)).is_some_and(|r| r.state == ReplicaState::Ready)
+    };
+    child.state == ShardState::Preparing && child.parents.iter().all(ready)
+}
+
 /// Replicas that became readable or are so no longer. The last readable one stays, whatever its state: stale rows
 /// are late, no rows would be wrong.
-fn readiness(
-    table: &Table,
-    next: &mut Shard,
-    known: &Knowledge<'_>,
-    rules: &Rules,
-    reasons: &mut Vec<String>,
-) {
+fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
+    let Scene { table, known, rules, .. } = *scene;
     let observed: Vec<Option<&ReplicaObservation>> =
         next.replicas.iter().map(|replica| seen(table, next, &replica.node, known)).collect();
+    let inherits: Vec<bool> =
+        next.replicas.iter().map(|replica| inherits(scene, next, &replica.node)).collect();
     let mut ready = next.ready_nodes().count();
     let shard = next.id;
+    let lags = observed_lags(known, table, next);
+    let alone = next.state == ShardState::Serving;
     // Those that can be read first, so that one that cannot is not kept for want of another.
-    for (replica, observed) in next.replicas.iter_mut().zip(&observed) {
+    for ((replica, observed), inherits) in next.replicas.iter_mut().zip(&observed).zip(inherits) {
         let Some(observed) = observed else { continue };
-        let caught_up = observed.lag() <= rules.caught_up_lag_max && !observed.stalled();
-        if replica.state != ReplicaState::Ready && (caught_up || ready == 0) {
+        let waits = matches!(replica.state, ReplicaState::Creating | ReplicaState::Behind);
+        let caught_up = caught_up(observed.lag(), &lags, rules) && !observed.stalled();
+        let good = caught_up || inherits || (alone && ready == 0);
+        if waits && good {
             reasons.push(format!("{shard} replica on {} is readable", replica.node));
             replica.state = ReplicaState::Ready;
             ready += 1;
         }
     }
     for (replica, observed) in next.replicas.iter_mut().zip(&observed) {
-        let behind = observed.is_some_and(|o| o.lag() > rules.behind_lag_min)
-            && fresher(replica, &observed_lags(known, table, shard));
+        let behind = observed.is_some_and(|o| o.lag() > rules.behind_lag_min) && fresher(replica, &lags);
         if replica.state == ReplicaState::Ready && ready > 1 && (down(&replica.node, known) || behind) {
             reasons.push(format!("{shard} replica on {} leaves the routes", replica.node));
             replica.state = ReplicaState::Behind;
@@ -191,12 +278,10 @@ fn readiness(
     }
 }
 
-fn observed_lags(known: &Knowledge<'_>, table: &Table, shard: ShardId) -> BTreeMap<NodeId, u64> {
-    let lag = |(node, heartbeat): (&NodeId, &Heartbeat)| {
-        let seen = heartbeat.replicas.get(&table.id)?.get(&shard)?;
-        (seen.serving && !down(node, known)).then(|| (node.clone(), seen.lag()))
-    };
-    known.heartbeats.iter().filter_map(lag).collect()
+/// The lags of a shard's copies that serve and can be read.
+fn observed_lags(known: &Knowledge<'_>, table: &Table, shard: &Shard) -> BTreeMap<NodeId, u64> {
+    let ready = shard.ready_nodes();
+    ready.filter_map(|node| Some((node.clone(), seen(table, shard, node, known)?.lag()))).collect()
 }
 
 /// Whether another copy is well ahead of this one: if all lag alike (a burst of ingest), none leaves the routes.
@@ -207,7 +292,7 @@ fn fresher(replica: &Replica, lags: &BTreeMap<NodeId, u64>) -> bool {
 
 /// Who should lead: the present leader while it can; the preferred one once it has been fit for a while (H4);
 /// else the first in placement's order that can.
-fn leader(table: &Table, shard: &Shard, known: &Knowledge<'_>, rules: &Rules) -> Option<NodeId> {
+pub(super) fn leader(table: &Table, shard: &Shard, known: &Knowledge<'_>, rules: &Rules) -> Option<NodeId> {
     let can = |node: &NodeId| {
         shard.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Ready)
             && !down(node, known)

@@ -1,13 +1,20 @@
 //! The leader's decisions for a table, one situation a test.
 
 use super::decide::{Knowledge, Rules, Step, decide};
+use super::operate::Change;
 use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
 use crate::model::range::PartitionRange;
 use crate::model::table::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-const RULES: Rules = Rules { caught_up_lag_max: 10, behind_lag_min: 100, preferred_after_ms: 1_000 };
+const RULES: Rules = Rules {
+    caught_up_lag_max: 10,
+    behind_lag_min: 100,
+    preferred_after_ms: 1_000,
+    down_after_ms: 60_000,
+    initiator_grace_ms: 5_000,
+};
 
 fn id(name: &str) -> NodeId {
     name.parse().unwrap()
@@ -51,14 +58,13 @@ fn table(state: TableState, epoch: u64, shards: u32) -> Table {
 }
 
 fn shard(replicas: &[(&str, ReplicaState)], leader: Option<&str>) -> Shard {
-    let replica = |(node, state): &(&str, ReplicaState)| Replica { node: id(node), state: *state };
+    let replica =
+        |(node, state): &(&str, ReplicaState)| Replica { state: *state, ..Replica::creating(id(node)) };
+    let range = PartitionRange::new(0, 8).unwrap();
     Shard {
-        table: TableId(uuid::Uuid::nil()),
-        id: ShardId(0),
-        epoch: Epoch(1),
-        range: PartitionRange::new(0, 8).unwrap(),
         replicas: replicas.iter().map(replica).collect(),
         leader: leader.map(id),
+        ..Shard::new(TableId(uuid::Uuid::nil()), ShardId(0), range, [])
     }
 }
 
@@ -88,6 +94,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
             disk_total_bytes: 0,
             replicas: [(TableId(uuid::Uuid::nil()), [(ShardId(0), seen)].into())].into(),
             epochs: BTreeMap::new(),
+            settled: BTreeMap::new(),
             dropped: vec![],
         }
     };
@@ -106,14 +113,17 @@ fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<
         open: &world.live,
         heartbeats: &world.heartbeats,
         fit_since_ms: &world.fit_since_ms,
+        unfit_since_ms: &BTreeMap::new(),
         now_ms,
     };
-    decide(table, shards, &known, &RULES)
+    decide(table, shards, &[], &known, &RULES)
 }
 
 fn written(step: Option<Step>) -> (Shard, bool) {
     match step {
-        Some(Step::Write { mut shards, publish, .. }) if shards.len() == 1 => (shards.remove(0), publish),
+        Some(Step::Write(Change { mut shards, publish, .. })) if shards.len() == 1 => {
+            (shards.remove(0), publish)
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -6,18 +6,20 @@
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;
+pub mod operate;
+pub mod write;
 
 use super::leader::Lead;
-use super::placement::{AddReplicas, PlaceShards, PlacementActor};
+use super::leader::observed::Reports;
+use super::placement::PlacementActor;
 use super::replica::state::backoff_ms;
-use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::Record as _};
-use crate::error::Coded as _;
-use crate::model::ids::{Epoch, NodeId, ShardId, TableId};
-use crate::model::names;
+use crate::adapters::metadata::Revision;
+use crate::model::control::OperationStatus;
+use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
-use crate::model::range::PartitionRange;
-use crate::model::table::{Replica, ReplicaState, Shard, Table, TableState};
-use crate::model::view::Versioned;
+use crate::model::operation::Operation;
+use crate::model::table::{Shard, Table};
+use crate::model::view::{ClusterView, Versioned};
 use actix::prelude::*;
 use decide::{Knowledge, Step};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +59,7 @@ impl TableActor {
         }
         let Some((basis, step)) = self.decide() else { return };
         self.busy = true;
-        let work = carry_out(self.lead.clone(), self.placement.clone(), basis, step);
+        let work = write::carry_out(self.lead.clone(), self.placement.clone(), basis, step);
         ctx.spawn(actix::fut::wrap_future::<_, Self>(work).map(|result, table, ctx| {
             table.busy = false;
             match result {
@@ -88,25 +90,77 @@ impl TableActor {
         let table = view.tables.get(&self.id)?.clone();
         let shards = view.shards.get(&self.id).cloned().unwrap_or_default();
         let reports = self.lead.observed.read();
-        let registered: BTreeSet<NodeId> = view.nodes.keys().cloned().collect();
+        let nodes = Nodes::of(&view, &reports);
+        let known = nodes.knowledge(&reports, self.lead.clock.now_ms());
+        let list: Vec<&Shard> = shards.values().map(|shard| &shard.record).collect();
+        let step = decide::decide(&table.record, &list, &open(&view, self.id), &known, &self.lead.rules)?;
+        Some((Basis { table, shards }, step))
+    }
+}
+
+/// A table's operations that have not ended, oldest first.
+fn open(view: &ClusterView, table: TableId) -> Vec<&Operation> {
+    view.open_operations().filter(|operation| operation.table == table).collect()
+}
+
+/// Nodes as decisions see them.
+struct Nodes {
+    registered: BTreeSet<NodeId>,
+    live: BTreeSet<NodeId>,
+    open: BTreeSet<NodeId>,
+}
+
+impl Nodes {
+    fn of(view: &ClusterView, reports: &Reports) -> Self {
         let live: BTreeSet<NodeId> = view.live.keys().cloned().collect();
         let takes = |id: &&NodeId| {
             view.nodes.get(*id).is_some_and(|node| node.record.state == NodeState::Active)
                 && reports.heartbeats.get(*id).is_none_or(|heartbeat| heartbeat.clickhouse_up)
         };
-        let open: BTreeSet<NodeId> = live.iter().filter(takes).cloned().collect();
-        let known = Knowledge {
-            registered: &registered,
-            live: &live,
-            open: &open,
+        let open = live.iter().filter(takes).cloned().collect();
+        Self { registered: view.nodes.keys().cloned().collect(), live, open }
+    }
+
+    fn knowledge<'a>(&'a self, reports: &'a Reports, now_ms: u64) -> Knowledge<'a> {
+        Knowledge {
+            registered: &self.registered,
+            live: &self.live,
+            open: &self.open,
             heartbeats: &reports.heartbeats,
             fit_since_ms: &reports.fit_since_ms,
-            now_ms: self.lead.clock.now_ms(),
-        };
-        let list: Vec<&Shard> = shards.values().map(|shard| &shard.record).collect();
-        let step = decide::decide(&table.record, &list, &known, &self.lead.rules)?;
-        Some((Basis { table, shards }, step))
+            unfit_since_ms: &reports.unfit_since_ms,
+            now_ms,
+        }
     }
+}
+
+/// Every operation, and what the open ones wait for. Pure.
+pub fn progress(
+    view: &ClusterView,
+    reports: &Reports,
+    rules: &decide::Rules,
+    now_ms: u64,
+) -> Vec<OperationStatus> {
+    let nodes = Nodes::of(view, reports);
+    let known = nodes.knowledge(reports, now_ms);
+    let said = |operation: &Operation| {
+        let table = view.tables.get(&operation.table).map(|table| &table.record);
+        let waiting = table.filter(|_| operation.state.is_open()).and_then(|table| {
+            let shards: Vec<&Shard> = view.shards_of(table.id).collect();
+            let open = open(view, table.id);
+            let scene = operate::Scene { table, shards: &shards, open: &open, known: &known, rules };
+            match operate::advance(operation, &scene) {
+                operate::Progress::Waiting(what) => Some(what),
+                _ => None,
+            }
+        });
+        OperationStatus {
+            operation: operation.clone(),
+            table_name: table.map(|table| table.name.to_string()),
+            waiting_for: waiting,
+        }
+    };
+    view.operations.values().map(|operation| said(&operation.record)).collect()
 }
 
 impl Actor for TableActor {
@@ -120,134 +174,5 @@ impl Handler<Review> for TableActor {
     type Result = ();
     fn handle(&mut self, _: Review, ctx: &mut Context<Self>) {
         self.review(ctx);
-    }
-}
-
-async fn carry_out(
-    lead: Lead,
-    placement: Addr<PlacementActor>,
-    basis: Basis,
-    step: Step,
-) -> Result<Revision, String> {
-    match step {
-        Step::PlaceShards(missing) => place(&lead, &placement, &basis, missing).await,
-        Step::AddReplicas(shards) => add(&lead, &placement, &basis, shards).await,
-        Step::Write { shards, publish, reasons } => write(&lead, &basis, &shards, publish, &reasons).await,
-        Step::Forget(shards) => forget(&lead, &basis, &shards).await,
-    }
-}
-
-async fn place(
-    lead: &Lead,
-    placement: &Addr<PlacementActor>,
-    basis: &Basis,
-    missing: Vec<(ShardId, PartitionRange)>,
-) -> Result<Revision, String> {
-    let table = &basis.table.record;
-    let shards = missing.iter().map(|(id, _)| *id).collect();
-    let ask = PlaceShards { shards, replicas: table.replicas, first_node: None };
-    let placed = placement.send(ask).await.map_err(|error| error.to_string())??;
-    let mut records = Vec::new();
-    for (id, range) in missing {
-        let nodes = placed.get(&id).filter(|nodes| !nodes.is_empty());
-        let nodes = nodes.ok_or_else(|| format!("no node can take shard {id}: none is live and active"))?;
-        let replica = |node: &NodeId| Replica { node: node.clone(), state: ReplicaState::Creating };
-        let replicas = nodes.iter().map(replica).collect();
-        records.push(Shard { table: table.id, id, epoch: Epoch(1), range, replicas, leader: None });
-    }
-    write(lead, basis, &records, false, &[format!("{} shards placed", records.len())]).await
-}
-
-async fn add(
-    lead: &Lead,
-    placement: &Addr<PlacementActor>,
-    basis: &Basis,
-    shards: Vec<ShardId>,
-) -> Result<Revision, String> {
-    let ask = AddReplicas { table: basis.table.record.id, shards };
-    let found = placement.send(ask).await.map_err(|error| error.to_string())??;
-    let (mut records, mut reasons) = (Vec::new(), Vec::new());
-    for (id, node) in found {
-        let Some(shard) = basis.shards.get(&id) else { continue };
-        let mut shard = shard.record.clone();
-        reasons.push(format!("{id} gets a replica on {node}"));
-        shard.replicas.push(Replica { node, state: ReplicaState::Creating });
-        shard.epoch = shard.epoch.next();
-        records.push(shard);
-    }
-    if records.is_empty() {
-        return Err("no node can take a further replica".into());
-    }
-    write(lead, basis, &records, false, &reasons).await
-}
-
-/// One transaction: the shards, and the table's next epoch with them if routes change.
-async fn write(
-    lead: &Lead,
-    basis: &Basis,
-    shards: &[Shard],
-    publish: bool,
-    reasons: &[String],
-) -> Result<Revision, String> {
-    let table = &basis.table;
-    let table_key = lead.keys.table(table.record.id);
-    let mut compares = vec![Compare::ModifiedAt(table_key.clone(), table.revision)];
-    let mut writes = Vec::new();
-    for shard in shards {
-        let key = lead.keys.shard(shard.table, shard.id);
-        compares.push(match basis.shards.get(&shard.id) {
-            Some(before) => Compare::ModifiedAt(key.clone(), before.revision),
-            None => Compare::Absent(key.clone()),
-        });
-        writes.push(Write::Put { key, value: shard.encode(), lease: None });
-    }
-    if publish {
-        let mut record = table.record.clone();
-        record.epoch = record.epoch.next();
-        record.state = TableState::Active;
-        tracing::info!(table = %record.name, epoch = %record.epoch, "topology published");
-        writes.push(Write::Put { key: table_key, value: record.encode(), lease: None });
-    }
-    let revision = committed(lead.write(compares, writes).await)?;
-    for reason in reasons {
-        tracing::info!(table = %table.record.name, change = reason, "table changed");
-    }
-    Ok(revision)
-}
-
-/// Every node has let go: topics if wanted, then the records, the table's own with the last shards'.
-async fn forget(lead: &Lead, basis: &Basis, shards: &[ShardId]) -> Result<Revision, String> {
-    let table = &basis.table.record;
-    let last = shards.len() == basis.shards.len();
-    if last && table.delete_topics {
-        // A deposed leader that wakes up would take away the topics of a table that has been made again since.
-        if !lead.stands().await.map_err(|error| error.told())? {
-            return Err("the term is over".into());
-        }
-        let partitions = (0..table.partitions).map(crate::model::PartitionId);
-        let mut topics: BTreeSet<String> =
-            partitions.map(|p| names::topic_partition(&table.source, p).topic).collect();
-        topics.insert(names::dead_letter_topic(&table.source));
-        let topics: Vec<String> = topics.into_iter().collect();
-        lead.kafka.delete_topics(&topics).await.map_err(|error| error.to_string())?;
-    }
-    let key = lead.keys.table(table.id);
-    let compares = vec![Compare::ModifiedAt(key.clone(), basis.table.revision)];
-    let mut writes: Vec<Write> =
-        shards.iter().map(|shard| Write::Delete(lead.keys.shard(table.id, *shard))).collect();
-    if last {
-        writes.push(Write::Delete(key));
-        tracing::info!(table = %table.name, "table dropped everywhere");
-        lead.metrics.forget_spread(&table.name.to_string());
-    }
-    committed(lead.write(compares, writes).await)
-}
-
-/// A refused or unknown write is no trouble: the view will show what is, and the next decision starts from there.
-fn committed(outcome: Result<TxnOutcome, crate::adapters::metadata::Error>) -> Result<Revision, String> {
-    match outcome {
-        Ok(TxnOutcome::Committed(revision)) => Ok(revision),
-        Ok(TxnOutcome::Refused) => Err("the records changed meanwhile, or the term is over".into()),
-        Err(error) => Err(error.to_string()),
     }
 }

@@ -16,6 +16,7 @@ use crate::model::table::{MessageFormat, Schema};
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -88,27 +89,32 @@ impl HttpClickHouse {
     }
 
     /// Runs a statement that changes something.
-    pub(super) async fn change(
-        &self,
-        statement: &Statement<'_>,
-        what: &str,
+    pub(super) fn change<'a>(
+        &'a self,
+        statement: &'a Statement<'a>,
+        what: &'a str,
         settings: Settings,
-    ) -> Result<(), Error> {
-        let can = self.capabilities().await?;
-        let call = Call { statement, doing: Doing::Change, what, settings, deadline: CHANGE_DEADLINE };
-        self.transport.execute(call, &can).await
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        // Boxed, as `look` is: dozens of callers wait for it, and the compiler would look into each anew.
+        Box::pin(async move {
+            let can = self.capabilities().await?;
+            let call = Call { statement, doing: Doing::Change, what, settings, deadline: CHANGE_DEADLINE };
+            self.transport.execute(call, &can).await
+        })
     }
 
     /// The rows of a look.
-    pub(super) async fn look(
-        &self,
-        statement: &Statement<'_>,
-        what: &str,
+    pub(super) fn look<'a>(
+        &'a self,
+        statement: &'a Statement<'a>,
+        what: &'a str,
         doing: Doing,
-    ) -> Result<Vec<Vec<String>>, Error> {
-        let can = self.capabilities().await?;
-        let call = Call { statement, doing, what, settings: Settings::new(), deadline: READ_DEADLINE };
-        self.transport.rows(call, &can).await
+    ) -> BoxFuture<'a, Result<Vec<Vec<String>>, Error>> {
+        Box::pin(async move {
+            let can = self.capabilities().await?;
+            let call = Call { statement, doing, what, settings: Settings::new(), deadline: READ_DEADLINE };
+            self.transport.rows(call, &can).await
+        })
     }
 
     /// The first column of a look.

@@ -13,7 +13,7 @@
 //! So no name holds a slash, and a prefix that ends in a slash never takes in a neighbour (`a/` is not a part
 //! of `ab/`).
 
-use crate::model::{NodeId, ShardId, TableId, TableName};
+use crate::model::{NodeId, OperationId, ShardId, TableId, TableName};
 use std::fmt::{self, Write as _};
 
 /// What a key stands for.
@@ -32,7 +32,7 @@ pub enum Key {
     /// A shard.
     Shard(TableId, ShardId),
     /// Work in flight.
-    Operation(String),
+    Operation(OperationId),
 }
 
 /// A key that is not one of ours.
@@ -128,8 +128,8 @@ impl Keys {
     }
 
     /// Work in flight.
-    pub fn operation(&self, id: &str) -> String {
-        self.key(format_args!("ops/{}", Escaped(id)))
+    pub fn operation(&self, id: OperationId) -> String {
+        self.key(format_args!("ops/{id}"))
     }
 
     /// The key that stands for this.
@@ -141,7 +141,7 @@ impl Keys {
             Key::Table(table) => self.table(*table),
             Key::Name(name) => self.name(name),
             Key::Shard(table, shard) => self.shard(*table, *shard),
-            Key::Operation(id) => self.operation(id),
+            Key::Operation(id) => self.operation(*id),
         }
     }
 
@@ -177,7 +177,7 @@ fn parse_path(path: &str) -> Result<Key, String> {
             Key::Name(TableName { database: unescape(database)?, table: unescape(table)? })
         }
         ["shards", table, shard] => Key::Shard(id(table)?, id(shard)?),
-        ["ops", operation] => Key::Operation(unescape(operation)?),
+        ["ops", operation] => Key::Operation(id(operation)?),
         _ => return Err("unknown kind of key".to_owned()),
     })
 }
@@ -238,7 +238,7 @@ mod tests {
             (Key::Table(table), format!("{root}/tables/{id}")),
             (Key::Name(name), format!("{root}/names/shop/a%2eb%2fc")),
             (Key::Shard(table, shard), format!("{root}/shards/{id}/s7")),
-            (Key::Operation("split 3".into()), format!("{root}/ops/split%203")),
+            (Key::Operation(OperationId(3)), format!("{root}/ops/o3")),
         ] {
             assert_eq!(keys().of(&key), text);
             assert_eq!(keys().parse(&text), Ok(key));

@@ -17,6 +17,7 @@ mod file;
 pub mod follow;
 pub mod keys;
 pub mod memory;
+mod operation_record;
 pub mod records;
 mod state;
 

@@ -8,7 +8,9 @@ use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::table::{BatchLimits, Column, MessageFormat, ReplicationMode, Schema, Source, TopicLayout};
 use crate::model::{Epoch, Node, NodeId, NodeState, PartitionId, PartitionRange};
-use crate::model::{Replica, ReplicaState, Shard, ShardId, Table, TableId, TableName, TableState};
+use crate::model::{
+    Replica, ReplicaState, Shard, ShardId, ShardState, Table, TableId, TableName, TableState,
+};
 use crate::wire;
 use prost::Message;
 use std::fmt;
@@ -145,6 +147,8 @@ macro_rules! record {
     };
 }
 
+pub(super) use record;
+
 record!(Leader, wire::LeaderRecord, leader_to_wire, leader_from_wire);
 record!(Live, wire::LiveRecord, live_to_wire, live_from_wire);
 record!(TableId, wire::NameRecord, name_to_wire, name_from_wire);
@@ -173,7 +177,10 @@ macro_rules! numbers {
 
 numbers!(NodeState, wire::NodeStateRecord, node_state_to, node_state_from: Active, Cordoned, Draining);
 numbers!(TableState, wire::TableStateRecord, table_state_to, table_state_from: Creating, Active, Dropping);
-numbers!(ReplicaState, wire::ReplicaStateRecord, replica_state_to, replica_state_from: Creating, Ready, Behind);
+numbers!(
+    ReplicaState, wire::ReplicaStateRecord, replica_state_to, replica_state_from: Creating, Ready, Behind, Leaving
+);
+numbers!(ShardState, wire::ShardStateRecord, shard_state_to, shard_state_from: Preparing, Serving, Retired);
 numbers!(ReplicationMode, wire::ReplicationModeRecord, mode_to, mode_from: Log);
 numbers!(TopicLayout, wire::TopicLayoutRecord, layout_to, layout_from: TopicPerPartition, OneTopic);
 
@@ -205,6 +212,19 @@ fn id<T: std::str::FromStr<Err: fmt::Display>>(field: &'static str, text: &str) 
         return Err(Problem::Missing(field));
     }
     text.parse().map_err(|error: T::Err| invalid(field, error))
+}
+
+/// `None` for an empty text.
+fn optional<T: std::str::FromStr<Err: fmt::Display>>(
+    field: &'static str,
+    text: &str,
+) -> Result<Option<T>, Problem> {
+    if text.is_empty() { Ok(None) } else { id(field, text).map(Some) }
+}
+
+/// `None` for 0: no topology has that number.
+fn epoch(number: u64) -> Option<Epoch> {
+    (number > 0).then_some(Epoch(number))
 }
 
 fn range(lo: u32, hi: u32) -> Result<PartitionRange, Problem> {
@@ -392,6 +412,8 @@ fn shard_to_wire(shard: &Shard) -> wire::ShardRecord {
     let replica = |replica: &Replica| wire::ReplicaRecord {
         node: replica.node.to_string(),
         state: replica_state_to(replica.state),
+        copy_from: replica.copy_from.as_ref().map(NodeId::to_string).unwrap_or_default(),
+        left_at: replica.left_at.map_or(0, |epoch| epoch.0),
     };
     wire::ShardRecord {
         table: shard.table.to_string(),
@@ -401,22 +423,34 @@ fn shard_to_wire(shard: &Shard) -> wire::ShardRecord {
         hi: shard.range.hi(),
         replicas: shard.replicas.iter().map(replica).collect(),
         leader: shard.leader.as_ref().map(NodeId::to_string).unwrap_or_default(),
+        state: shard_state_to(shard.state),
+        parents: shard.parents.iter().map(|parent| parent.0).collect(),
+        retired_at: shard.retired_at.map_or(0, |epoch| epoch.0),
     }
 }
 
 fn shard_from_wire(wire: wire::ShardRecord) -> Result<Shard, Problem> {
     let replica = |replica: &wire::ReplicaRecord| {
         let node = id("replicas.node", &replica.node)?;
-        Ok(Replica { node, state: replica_state_from("replicas.state", replica.state)? })
+        let state = replica_state_from("replicas.state", replica.state)?;
+        let copy_from = optional("replicas.copy_from", &replica.copy_from)?;
+        Ok(Replica { node, state, copy_from, left_at: epoch(replica.left_at) })
     };
-    let leader = if wire.leader.is_empty() { None } else { Some(id("leader", &wire.leader)?) };
+    // Records of versions that could not split say nothing: they serve.
+    let state = match wire.state {
+        0 => ShardState::Serving,
+        number => shard_state_from("state", number)?,
+    };
     Ok(Shard {
         table: id("table", &wire.table)?,
         id: ShardId(wire.id),
         epoch: Epoch(wire.epoch),
         range: range(wire.lo, wire.hi)?,
         replicas: wire.replicas.iter().map(replica).collect::<Result<_, Problem>>()?,
-        leader,
+        leader: optional("leader", &wire.leader)?,
+        state,
+        parents: wire.parents.into_iter().map(ShardId).collect(),
+        retired_at: epoch(wire.retired_at),
     })
 }
 

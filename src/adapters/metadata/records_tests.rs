@@ -1,6 +1,8 @@
 //! Records survive the round trip, and a damaged one is refused with its reason.
 
 use super::*;
+use crate::model::OperationId;
+use crate::model::operation::{Kind, Operation, State};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -112,18 +114,61 @@ fn table() -> impl Strategy<Value = Table> {
     )
 }
 
+fn epoch() -> impl Strategy<Value = Option<Epoch>> {
+    prop::option::of((1..=u64::MAX).prop_map(Epoch))
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let shard = || any::<u32>().prop_map(ShardId);
+    let kind = prop_oneof![
+        (shard(), any::<u32>(), shard(), shard()).prop_map(|(shard, cut, left, right)| Kind::Split {
+            shard,
+            cut,
+            left,
+            right
+        }),
+        (shard(), shard(), shard()).prop_map(|(left, right, into)| Kind::Merge { left, right, into }),
+        (shard(), node_id(), node_id()).prop_map(|(shard, from, to)| Kind::Move { shard, from, to }),
+        (shard(), node_id()).prop_map(|(shard, to)| Kind::Add { shard, to }),
+        (shard(), node_id()).prop_map(|(shard, from)| Kind::Remove { shard, from }),
+        (shard(), node_id()).prop_map(|(shard, to)| Kind::Lead { shard, to }),
+    ];
+    let states = vec![State::Running, State::Cancelling, State::Done, State::Cancelled, State::Failed];
+    (any::<u64>(), table_id(), kind, prop::sample::select(states), ".*", any::<u64>()).prop_map(
+        |(id, table, kind, state, text, at)| Operation {
+            id: OperationId(id),
+            table,
+            kind,
+            state,
+            reason: text.clone(),
+            outcome: text,
+            started_unix_ms: at,
+            ended_unix_ms: at / 2,
+        },
+    )
+}
+
 fn shard() -> impl Strategy<Value = Shard> {
-    let states = vec![ReplicaState::Creating, ReplicaState::Ready, ReplicaState::Behind];
-    let replica = (node_id(), prop::sample::select(states)).prop_map(|(node, state)| Replica { node, state });
+    let states =
+        vec![ReplicaState::Creating, ReplicaState::Ready, ReplicaState::Behind, ReplicaState::Leaving];
+    let replica = (node_id(), prop::sample::select(states), prop::option::of(node_id()), epoch());
+    let replica =
+        replica.prop_map(|(node, state, copy_from, left_at)| Replica { node, state, copy_from, left_at });
     let replicas = prop::collection::vec(replica, 0..4);
-    (table_id(), any::<u32>(), any::<u64>(), partitions(), replicas, prop::option::of(node_id())).prop_map(
-        |(table, id, epoch, range, replicas, leader)| Shard {
+    let states = vec![ShardState::Preparing, ShardState::Serving, ShardState::Retired];
+    let life = (prop::sample::select(states), prop::collection::vec(any::<u32>(), 0..3), epoch());
+    let leader = prop::option::of(node_id());
+    (table_id(), any::<u32>(), any::<u64>(), partitions(), replicas, leader, life).prop_map(
+        |(table, id, epoch, range, replicas, leader, (state, parents, retired_at))| Shard {
             table,
             id: ShardId(id),
             epoch: Epoch(epoch),
             range,
             replicas,
             leader,
+            state,
+            parents: parents.into_iter().map(ShardId).collect(),
+            retired_at,
         },
     )
 }
@@ -162,6 +207,11 @@ proptest! {
     }
 
     #[test]
+    fn operations_round_trip(operation in operation()) {
+        round_trips(&operation);
+    }
+
+    #[test]
     fn small_records_round_trip(
         table in table_id(), incarnation: u64, node in node_id(), url in text(),
     ) {
@@ -186,7 +236,7 @@ fn value(wire: &impl Message) -> Vec<u8> {
 fn what_is_wrong_with_a_record_is_named() {
     let shard =
         wire::ShardRecord { table: TableId(Uuid::nil()).to_string(), lo: 1, hi: 2, ..Default::default() };
-    let replica = |state| wire::ReplicaRecord { node: "n1".into(), state };
+    let replica = |state| wire::ReplicaRecord { node: "n1".into(), state, ..Default::default() };
     let with = |state| wire::ShardRecord { replicas: vec![replica(state)], ..shard.clone() };
     for (value, problem) in [
         (vec![], Problem::Empty),

@@ -7,9 +7,10 @@
 use super::status::{Effect, from_status};
 use super::{Daemon, Error, HeartbeatReply, Peers, Tls, convert};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
+use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::observed::Heartbeat;
 use crate::model::routes::TableRoutes;
-use crate::model::{TableName, Term};
+use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use crate::wire;
 use crate::wire::agent_client::AgentClient;
 use crate::wire::control_client::ControlClient;
@@ -168,6 +169,11 @@ fn table(answer: Option<wire::TableStatus>) -> Result<TableStatus, Error> {
     convert::table_from_wire(&present(answer, "table")?).map_err(convert::Malformed::into_answer_error)
 }
 
+fn operations(answer: Vec<wire::OperationStatus>) -> Result<Vec<OperationStatus>, Error> {
+    let read = answer.into_iter().map(convert::operation_from_wire).collect::<Result<_, _>>();
+    read.map_err(convert::Malformed::into_answer_error)
+}
+
 fn routes(answer: Option<wire::Routes>) -> Result<TableRoutes, Error> {
     convert::routes_from_wire(&present(answer, "routes")?).map_err(convert::Malformed::into_answer_error)
 }
@@ -225,6 +231,32 @@ impl Daemon for GrpcDaemon {
         }
         let answer = self.write(client.insert(convert::insert_to_wire(request))).await?;
         Ok(Inserted { rows: answer.rows, partitions: answer.partitions })
+    }
+
+    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {
+        let mut client = self.control()?;
+        let answer = self.write(client.operate(convert::operate_to_wire(request))).await?;
+        operations(answer.operations)
+    }
+
+    async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error> {
+        let mut client = self.control()?;
+        let answer = self.write(client.cancel_operation(wire::CancelOperationRequest { id: id.0 })).await?;
+        let operation = present(answer.operation, "operation")?;
+        convert::operation_from_wire(operation).map_err(convert::Malformed::into_answer_error)
+    }
+
+    async fn operations(&self) -> Result<Vec<OperationStatus>, Error> {
+        let mut client = self.control()?;
+        operations(self.read(client.list_operations(wire::ListOperationsRequest {})).await?.operations)
+    }
+
+    async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<NodeStatus, Error> {
+        let mut client = self.control()?;
+        let state = convert::node_state_to_wire(state);
+        let request = wire::SetNodeStateRequest { node: node.into(), state };
+        let answer = present(self.write(client.set_node_state(request)).await?.node, "node")?;
+        convert::node_from_wire(&answer).map_err(convert::Malformed::into_answer_error)
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {

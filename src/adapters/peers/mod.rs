@@ -10,9 +10,10 @@ pub mod status;
 
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
+use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::observed::Heartbeat;
 use crate::model::routes::TableRoutes;
-use crate::model::{TableName, Term};
+use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use std::sync::Arc;
@@ -136,6 +137,14 @@ pub trait Daemon: Send + Sync + 'static {
     ) -> Result<BoxStream<'static, Result<TableRoutes, Error>>, Error>;
     /// Puts rows into their topics; answered by any daemon.
     async fn insert(&self, request: InsertRows) -> Result<Inserted, Error>;
+    /// Begins operations; returns once they are recorded.
+    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error>;
+    /// Has an operation undone, or finished where it cannot be undone any more.
+    async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error>;
+    /// All operations, open and lately ended, oldest first.
+    async fn operations(&self) -> Result<Vec<OperationStatus>, Error>;
+    /// Says what is wanted of a node.
+    async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<NodeStatus, Error>;
     /// An agent's report. Refused with [`Error::NoLeader`] by a daemon that does not lead (never passed on).
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error>;
 }

@@ -5,10 +5,11 @@
 
 use super::{Daemon, Error, HeartbeatReply, Peers};
 use crate::adapters::faults::{Call, Line, Trouble};
-use crate::model::TableName;
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
+use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::observed::Heartbeat;
 use crate::model::routes::TableRoutes;
+use crate::model::{NodeId, NodeState, OperationId, TableName};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -201,6 +202,34 @@ impl Daemon for SimPeer {
             Box::pin(async move { daemon.insert(request).await })
         };
         self.call(changes("insert"), work).await
+    }
+
+    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.operate(request).await })
+        };
+        self.call(changes("operate"), work).await
+    }
+
+    async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error> {
+        let work = move |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.cancel_operation(id).await })
+        };
+        self.call(changes("cancel_operation"), work).await
+    }
+
+    async fn operations(&self) -> Result<Vec<OperationStatus>, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.operations().await })
+        };
+        self.call(asks("operations"), work).await
+    }
+
+    async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<NodeStatus, Error> {
+        let work = move |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.set_node_state(node, state).await })
+        };
+        self.call(changes("set_node_state"), work).await
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {

@@ -117,16 +117,16 @@ impl Cluster {
 
     /// Writes a shard; the first replica leads.
     pub(super) fn shard(&mut self, id: u32, range: std::ops::Range<u32>, replicas: &[(&str, ReplicaState)]) {
-        let replica =
-            |(node, state): &(&str, ReplicaState)| Replica { node: node.parse().unwrap(), state: *state };
+        let replica = |(node, state): &(&str, ReplicaState)| Replica {
+            state: *state,
+            ..Replica::creating(node.parse().unwrap())
+        };
         let replicas: Vec<Replica> = replicas.iter().map(replica).collect();
+        let range = PartitionRange::new(range.start, range.end).unwrap();
         let shard = Shard {
-            table: TABLE,
-            id: ShardId(id),
-            epoch: Epoch(1),
-            range: PartitionRange::new(range.start, range.end).unwrap(),
             leader: replicas.first().map(|replica| replica.node.clone()),
             replicas,
+            ..Shard::new(TABLE, ShardId(id), range, [])
         };
         let table = self.table();
         table.next_shard = table.next_shard.max(id + 1);

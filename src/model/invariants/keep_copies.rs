@@ -1,7 +1,7 @@
 //! KEEP-COPIES: a complete copy that lives is given up only when as many as wanted stay; the last one never.
 
 use super::{Invariant, Violation};
-use crate::model::table::{Replica, ReplicaState, Shard, TableState};
+use crate::model::table::{Replica, ReplicaState, Shard, ShardState, TableState};
 use crate::model::view::ClusterView;
 use crate::model::{NodeId, TableId};
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ pub fn check(before: &ClusterView, after: &ClusterView) -> Vec<Violation> {
         if table.record.state == TableState::Dropping {
             continue;
         }
-        for shard in before.shards_of(*id).filter(|shard| gave_up(shard, after)) {
+        for shard in before.shards_of(*id).filter(|shard| serves(shard) && gave_up(shard, after)) {
             let live = |node: &&NodeId| before.is_live(node);
             let had = shard.ready_nodes().filter(live).count();
             let stay = fewest(after, *id, shard);
@@ -36,17 +36,22 @@ fn complete(replica: &&Replica) -> bool {
     matches!(replica.state, ReplicaState::Ready | ReplicaState::Behind)
 }
 
+/// In the topology: what is being prepared or retired is no copy that readers can count on.
+fn serves(shard: &Shard) -> bool {
+    shard.state == ShardState::Serving
+}
+
 /// The shards of a table that hold a partition now.
 fn holders(view: &ClusterView, table: TableId, partition: u32) -> impl Iterator<Item = &Shard> {
     let partition = crate::model::PartitionId(partition);
-    view.shards_of(table).filter(move |shard| shard.range.contains(partition))
+    view.shards_of(table).filter(move |shard| serves(shard) && shard.range.contains(partition))
 }
 
 /// Whether a complete copy on that node is one no more.
 fn gone(after: &ClusterView, shard: &Shard, node: &NodeId) -> bool {
     let held = |now: &Shard| now.replica_on(node).as_ref().is_some_and(complete);
     // The same shard, unless it was split or merged: then whoever holds its partitions.
-    match after.shards_of(shard.table).find(|now| now.id == shard.id) {
+    match after.shards_of(shard.table).find(|now| now.id == shard.id && serves(now)) {
         Some(now) => !held(now),
         None => points(after, shard).into_iter().any(|point| !holders(after, shard.table, point).any(held)),
     }

@@ -60,7 +60,12 @@ fn reused(before: &ClusterView, after: &ClusterView, id: TableId, old: &Table) -
     }
     let known = |shard: ShardId| before.shards_of(id).any(|old| old.id == shard);
     let new = after.shards_of(id).map(|shard| shard.id).filter(|shard| !known(*shard));
-    new.filter(|shard| shard.0 < old.next_shard).collect()
+    // An operation takes the numbers of the shards that it will make when it is recorded.
+    let taken = |shard: &ShardId| {
+        let of_table = before.operations.values().filter(|operation| operation.record.table == id);
+        of_table.map(|operation| &operation.record.kind).any(|kind| kind.touches(*shard))
+    };
+    new.filter(|shard| shard.0 < old.next_shard && !taken(shard)).collect()
 }
 
 #[cfg(test)]

@@ -191,6 +191,12 @@ impl Cluster {
         node
     }
 
+    /// A further node, with a server and a daemon of its own.
+    pub async fn add_node(&mut self) {
+        let node = self.node(self.nodes.len(), None).await;
+        self.nodes.push(node);
+    }
+
     /// Runs the command line against a daemon that is alive.
     pub fn cli(&self, arguments: &[&str]) -> Result<String, String> {
         let answers = |node: &&Node| node.daemon.is_some() && !node.mute;
@@ -414,14 +420,19 @@ impl Node {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
-    /// Asks the server as any client would.
-    pub async fn query(&self, sql: &str) -> Result<String, String> {
-        let client = clickhouse::Client::default()
+    /// A client of its server.
+    pub fn client(&self) -> clickhouse::Client {
+        clickhouse::Client::default()
             .with_url(self.server.url())
             .with_user("default")
             .with_password("pass'word")
             .with_compression(clickhouse::Compression::None)
-            .with_validation(false);
+            .with_validation(false)
+    }
+
+    /// Asks the server as any client would.
+    pub async fn query(&self, sql: &str) -> Result<String, String> {
+        let client = self.client();
         let answer = async { client.query_raw(sql).fetch_bytes("TabSeparatedRaw")?.collect().await };
         match answer.await {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned()),

@@ -6,3 +6,4 @@ pub mod disk;
 pub mod etcd;
 pub mod kafka;
 pub mod link;
+pub mod readers;

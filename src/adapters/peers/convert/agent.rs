@@ -1,7 +1,7 @@
 //! Heartbeats of the `Agent` service.
 
 use super::{Malformed, each, node, table_id};
-use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
+use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall};
 use crate::model::{Epoch, PartitionId, ShardId, TableId};
 use crate::wire;
 use std::collections::BTreeMap;
@@ -17,7 +17,9 @@ pub fn heartbeat_from_wire(w: &wire::HeartbeatRequest) -> Result<Heartbeat, Malf
             return Err(Malformed::new(place, "this replica is reported twice"));
         }
     }
-    let epochs = w.epochs.iter().map(|(id, epoch)| Ok((table_id("epochs", id)?, Epoch(*epoch))));
+    let epoch = |field, (id, epoch): (&String, &u64)| Ok((table_id(field, id)?, Epoch(*epoch)));
+    let epochs = w.epochs.iter().map(|entry| epoch("epochs", entry));
+    let settled = w.settled.iter().map(|entry| epoch("settled", entry));
     Ok(Heartbeat {
         node: node("node", &w.node)?,
         incarnation: w.incarnation,
@@ -28,6 +30,7 @@ pub fn heartbeat_from_wire(w: &wire::HeartbeatRequest) -> Result<Heartbeat, Malf
         disk_total_bytes: w.disk_total_bytes,
         replicas,
         epochs: epochs.collect::<Result<_, Malformed>>()?,
+        settled: settled.collect::<Result<_, Malformed>>()?,
         dropped: each("dropped", &w.dropped, |id| table_id("id", id))?,
     })
 }
@@ -47,6 +50,7 @@ pub fn heartbeat_to_wire(m: Heartbeat) -> wire::HeartbeatRequest {
         disk_total_bytes: m.disk_total_bytes,
         replicas: reports.collect(),
         epochs: m.epochs.into_iter().map(|(table, epoch)| (table.to_string(), epoch.0)).collect(),
+        settled: m.settled.into_iter().map(|(table, epoch)| (table.to_string(), epoch.0)).collect(),
         dropped: m.dropped.iter().map(ToString::to_string).collect(),
     }
 }
@@ -73,6 +77,8 @@ fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malf
         dead_letters: w.dead_letters,
         batch_age_ms: w.batch_age_ms,
         problem: w.problem.clone(),
+        seeding: (w.seed_partitions > 0)
+            .then_some(Seeding { done: w.seeded_partitions, of: w.seed_partitions }),
     })
 }
 
@@ -94,6 +100,8 @@ fn replica_to_wire(table: TableId, shard: ShardId, m: ReplicaObservation) -> wir
         dead_letters: m.dead_letters,
         batch_age_ms: m.batch_age_ms,
         problem: m.problem,
+        seeded_partitions: m.seeding.map_or(0, |seeding| seeding.done),
+        seed_partitions: m.seeding.map_or(0, |seeding| seeding.of),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::model::control::{
     ClusterStatus, CreateTable, DropTable, InsertRows, NodeStatus, ReplicaStatus, ShardStatus, TableStatus,
 };
-use crate::model::table::BatchLimits;
+use crate::model::table::{BatchLimits, ShardState};
 use crate::model::{Epoch, NodeState, PartitionId, ShardId, TableState};
 use crate::wire;
 
@@ -113,20 +113,35 @@ pub fn cluster_to_wire(m: ClusterStatus) -> wire::ClusterStatusResponse {
     }
 }
 
+/// What is wanted of a node.
+pub fn node_state_from_wire(state: i32) -> Result<NodeState, Malformed> {
+    use wire::node_status::State;
+    match State::try_from(state) {
+        Ok(State::Active) => Ok(NodeState::Active),
+        Ok(State::Cordoned) => Ok(NodeState::Cordoned),
+        Ok(State::Draining) => Ok(NodeState::Draining),
+        Ok(State::Unspecified) => Err(Malformed::absent("state")),
+        Err(_) => Err(Malformed::new("state", format!("{state} is no node state known here"))),
+    }
+}
+
+/// See [`node_state_from_wire`].
+pub fn node_state_to_wire(state: NodeState) -> i32 {
+    use wire::node_status::State;
+    let state = match state {
+        NodeState::Active => State::Active,
+        NodeState::Cordoned => State::Cordoned,
+        NodeState::Draining => State::Draining,
+    };
+    state.into()
+}
+
 /// One node.
 pub fn node_from_wire(w: &wire::NodeStatus) -> Result<NodeStatus, Malformed> {
-    use wire::node_status::State;
-    let state = match State::try_from(w.state) {
-        Ok(State::Active) => NodeState::Active,
-        Ok(State::Cordoned) => NodeState::Cordoned,
-        Ok(State::Draining) => NodeState::Draining,
-        Ok(State::Unspecified) => return Err(Malformed::absent("state")),
-        Err(_) => return Err(Malformed::new("state", format!("{} is no node state known here", w.state))),
-    };
     Ok(NodeStatus {
         id: node("id", &w.id)?,
         labels: w.labels.clone(),
-        state,
+        state: node_state_from_wire(w.state)?,
         live: w.live,
         clickhouse_up: w.clickhouse_up,
         clickhouse_version: w.clickhouse_version.clone(),
@@ -142,16 +157,10 @@ pub fn node_from_wire(w: &wire::NodeStatus) -> Result<NodeStatus, Malformed> {
 
 /// See [`node_from_wire`].
 pub fn node_to_wire(m: NodeStatus) -> wire::NodeStatus {
-    use wire::node_status::State;
-    let state = match m.state {
-        NodeState::Active => State::Active,
-        NodeState::Cordoned => State::Cordoned,
-        NodeState::Draining => State::Draining,
-    };
     wire::NodeStatus {
         id: m.id.into(),
         labels: m.labels,
-        state: state.into(),
+        state: node_state_to_wire(m.state),
         live: m.live,
         clickhouse_up: m.clickhouse_up,
         clickhouse_version: m.clickhouse_version,
@@ -235,6 +244,7 @@ fn shard_from_wire(w: &wire::ShardStatus) -> Result<ShardStatus, Malformed> {
         epoch: Epoch(w.epoch),
         range: range(w.range_lo, w.range_hi)?,
         spread: w.spread,
+        state: shard_state_from_wire(w.state)?,
         leader: optional_node("leader", w.leader.as_ref())?,
         preferred_leader: optional_node("preferred_leader", w.preferred_leader.as_ref())?,
         replicas: each("replicas", &w.replicas, replica_from_wire)?,
@@ -248,10 +258,31 @@ fn shard_to_wire(m: ShardStatus) -> wire::ShardStatus {
         range_lo: m.range.lo(),
         range_hi: m.range.hi(),
         spread: m.spread,
+        state: shard_state_to_wire(m.state),
         leader: m.leader.map(String::from),
         preferred_leader: m.preferred_leader.map(String::from),
         replicas: m.replicas.into_iter().map(replica_to_wire).collect(),
     }
+}
+
+fn shard_state_from_wire(state: i32) -> Result<ShardState, Malformed> {
+    use wire::ShardStateRecord as State;
+    match State::try_from(state) {
+        Ok(State::Unspecified | State::Serving) => Ok(ShardState::Serving),
+        Ok(State::Preparing) => Ok(ShardState::Preparing),
+        Ok(State::Retired) => Ok(ShardState::Retired),
+        Err(_) => Err(Malformed::new("state", format!("{state} is no shard state known here"))),
+    }
+}
+
+fn shard_state_to_wire(state: ShardState) -> i32 {
+    use wire::ShardStateRecord as State;
+    let state = match state {
+        ShardState::Serving => State::Serving,
+        ShardState::Preparing => State::Preparing,
+        ShardState::Retired => State::Retired,
+    };
+    state.into()
 }
 
 fn replica_from_wire(w: &wire::ReplicaStatus) -> Result<ReplicaStatus, Malformed> {

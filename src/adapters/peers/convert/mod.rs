@@ -5,13 +5,16 @@
 
 mod agent;
 mod control;
+mod operation;
 mod routing;
 
 pub use agent::{heartbeat_from_wire, heartbeat_to_wire};
 pub use control::{
     cluster_from_wire, cluster_to_wire, create_from_wire, create_to_wire, drop_from_wire, drop_to_wire,
-    insert_from_wire, insert_to_wire, node_from_wire, node_to_wire, table_from_wire, table_to_wire,
+    insert_from_wire, insert_to_wire, node_from_wire, node_state_from_wire, node_state_to_wire, node_to_wire,
+    table_from_wire, table_to_wire,
 };
+pub use operation::{operate_from_wire, operate_to_wire, operation_from_wire, operation_to_wire};
 pub use routing::{routes_from_wire, routes_to_wire};
 
 use super::Error;
@@ -57,7 +60,8 @@ impl Malformed {
     }
 }
 
-fn node(field: &str, text: &str) -> Result<NodeId, Malformed> {
+/// A node's name.
+pub fn node(field: &str, text: &str) -> Result<NodeId, Malformed> {
     text.parse().map_err(|e: InvalidId| Malformed::new(field, e.to_string()))
 }
 

@@ -1,0 +1,268 @@
+//! Which operations keep the cluster in balance: the leader's decisions for all tables together.
+//!
+//! Pure. What the records, the open operations and the heartbeats say becomes placement's snapshot, in which work in
+//! flight counts once; what placement proposes becomes operations, as many at once as the limits allow. C9: when
+//! nodes have joined and a table has too few shards to go round, its shards are split first.
+
+use crate::model::control::{BalanceMode, BalanceRules};
+use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::node::NodeState;
+use crate::model::observed::Heartbeat;
+use crate::model::operation::{Kind, Operation};
+use crate::model::table::{ReplicaState, Shard, ShardState, Table, TableState};
+use crate::model::view::ClusterView;
+use crate::placement::{
+    ClusterAction, ClusterStep, Load, NodeView, Proposal, ReplicaView, ShardView, Snapshot,
+};
+use std::collections::BTreeMap;
+
+/// Leaderships that change hands in one round at most.
+const LEADS_MAX: usize = 30;
+/// Tables' shards that are split in one round at most.
+const SPLITS_MAX: usize = 40;
+
+/// What is known besides the records.
+#[derive(Clone, Copy)]
+pub struct Sight<'a> {
+    /// The records.
+    pub view: &'a ClusterView,
+    /// The newest heartbeats.
+    pub heartbeats: &'a BTreeMap<NodeId, Heartbeat>,
+    /// Nodes that have been down for so long that their replicas are rebuilt elsewhere.
+    pub lost: &'a dyn Fn(&NodeId) -> bool,
+}
+
+/// Why nothing may be decided yet; `None` if all that live have reported.
+pub fn blind(sight: &Sight<'_>) -> Option<String> {
+    let view = sight.view;
+    if !view.complete {
+        return Some("the records are not known yet".to_owned());
+    }
+    let silent = view.live.keys().find(|node| !sight.heartbeats.contains_key(*node));
+    if let Some(node) = silent {
+        return Some(format!("node {node} has not reported yet"));
+    }
+    let creating = view.tables.values().find(|table| table.record.state == TableState::Creating);
+    creating.map(|table| format!("table {} is being created", table.record.name))
+}
+
+/// Shards to be split, by table, because nodes have joined or a shard has grown.
+pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)> {
+    let view = sight.view;
+    let active = |node: &NodeId| {
+        view.is_live(node) && view.nodes.get(node).is_some_and(|n| n.record.state == NodeState::Active)
+    };
+    let nodes = view.nodes.keys().filter(|node| active(node)).count();
+    let mut splits = Vec::new();
+    for (id, table) in view.tables.iter().filter(|(_, table)| table.record.state == TableState::Active) {
+        let wanted = wanted_shards(&table.record, nodes, rules);
+        let shards: Vec<&Shard> = view.shards_of(*id).filter(|s| s.state == ShardState::Serving).collect();
+        let grown =
+            |shard: &&&Shard| rules.split_above_bytes > 0 && bytes(sight, shard) > rules.split_above_bytes;
+        let busy =
+            |shard: &&&Shard| touched(view, *id, shard.id) || !at_rest(shard) || shard.range.width() < 2;
+        let few = shards.len() < wanted;
+        // A round of splits is of all shards of the widest kind, so that halves stay equal.
+        let widest = shards.iter().map(|shard| shard.range.width()).max().unwrap_or(1);
+        let chosen = shards
+            .iter()
+            .filter(|shard| !busy(shard))
+            .filter(|shard| grown(shard) || few && shard.range.width() * 2 > widest);
+        splits.extend(chosen.map(|shard| (*id, shard.id)));
+    }
+    splits.truncate(SPLITS_MAX);
+    splits
+}
+
+/// Shards that a table needs for every node to hold its share.
+fn wanted_shards(table: &Table, nodes: usize, rules: &BalanceRules) -> usize {
+    let replicas = nodes * rules.replicas_per_node_min as usize;
+    replicas.div_ceil(table.replicas.max(1) as usize).min(table.partitions as usize)
+}
+
+fn at_rest(shard: &Shard) -> bool {
+    let moving = |state| matches!(state, ReplicaState::Creating | ReplicaState::Leaving);
+    !shard.replicas.iter().any(|replica| moving(replica.state))
+}
+
+fn touched(view: &ClusterView, table: TableId, shard: ShardId) -> bool {
+    view.open_operations().any(|operation| operation.table == table && operation.kind.touches(shard))
+}
+
+/// The largest that any node reports: copies that are being made are not whole yet.
+fn bytes(sight: &Sight<'_>, shard: &Shard) -> u64 {
+    let of = |node: &NodeId| sight.heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id);
+    shard.replicas.iter().filter_map(|replica| of(&replica.node)).map(|seen| seen.bytes).max().unwrap_or(0)
+}
+
+/// The cluster as placement sees it.
+pub fn snapshot(sight: &Sight<'_>) -> Snapshot {
+    let view = sight.view;
+    let node = |record: &crate::model::Node| {
+        let live = view.is_live(&record.id);
+        let lost = (sight.lost)(&record.id);
+        let mut node = NodeView::new(record, !lost);
+        // One that is down for a while keeps what it has and gets nothing.
+        if !live && node.state == NodeState::Active {
+            node.state = NodeState::Cordoned;
+        }
+        if node.capacity_bytes == 0 {
+            let seen = sight.heartbeats.get(&record.id);
+            node.capacity_bytes = seen.map_or(0, |heartbeat| heartbeat.disk_total_bytes);
+        }
+        node
+    };
+    let serving = view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
+    let serving = serving.filter(|shard| shard.state == ShardState::Serving);
+    Snapshot {
+        nodes: view.nodes.values().map(|record| node(&record.record)).collect(),
+        shards: serving.filter_map(|record| shard(sight, record)).collect(),
+    }
+}
+
+fn shard(sight: &Sight<'_>, shard: &Shard) -> Option<ShardView> {
+    let table = sight.view.tables.get(&shard.table).map(|table| &table.record)?;
+    if table.state == TableState::Dropping {
+        return None;
+    }
+    let replica = |replica: &crate::model::Replica| ReplicaView {
+        node: replica.node.clone(),
+        complete: replica.state != ReplicaState::Creating,
+        leaving: false,
+    };
+    let mut replicas: Vec<ReplicaView> = shard.staying().map(replica).collect();
+    let mut frozen = false;
+    let operations = sight.view.open_operations().filter(|operation| operation.table == shard.table);
+    for operation in operations.filter(|operation| operation.kind.touches(shard.id)) {
+        in_flight(operation, &mut replicas, &mut frozen);
+    }
+    Some(ShardView {
+        table: shard.table,
+        shard: shard.id,
+        // An empty shard is not moved for nothing either.
+        load: Load { bytes: bytes(sight, shard).max(1), ..Load::default() },
+        replicas_wanted: table.replicas,
+        replicas,
+        leader: shard.leader.clone(),
+        frozen,
+        pinned: Vec::new(),
+        excluded: Vec::new(),
+    })
+}
+
+/// What an open operation will have done counts as done, and the shard is left alone.
+fn in_flight(operation: &Operation, replicas: &mut Vec<ReplicaView>, frozen: &mut bool) {
+    let arrives = |replicas: &mut Vec<ReplicaView>, to: &NodeId| {
+        if !replicas.iter().any(|replica| &replica.node == to) {
+            replicas.push(ReplicaView { node: to.clone(), complete: false, leaving: false });
+        }
+    };
+    let leaves = |replicas: &mut Vec<ReplicaView>, from: &NodeId| {
+        replicas
+            .iter_mut()
+            .filter(|replica| &replica.node == from)
+            .for_each(|replica| replica.leaving = true);
+    };
+    match &operation.kind {
+        Kind::Move { from, to, .. } => {
+            arrives(replicas, to);
+            leaves(replicas, from);
+        }
+        Kind::Add { to, .. } => arrives(replicas, to),
+        Kind::Remove { from, .. } => leaves(replicas, from),
+        Kind::Lead { to, .. } => replicas.sort_by_key(|replica| &replica.node != to),
+        Kind::Split { .. } | Kind::Merge { .. } => *frozen = true,
+    }
+}
+
+/// Work units a replica for one plan; a plan that is not found within them is found by the next ones.
+const WORK_PER_REPLICA: u64 = 500;
+/// Shares that bytes are looked at in: a shard that grew by less changes no plan worth making.
+const BYTE_SHARES: u64 = 200;
+
+/// Work for one plan, by the cluster's size.
+pub fn work(snapshot: &Snapshot) -> u64 {
+    let replicas: usize = snapshot.shards.iter().map(|shard| shard.replicas.len()).sum();
+    (replicas as u64 * WORK_PER_REPLICA).clamp(2_000, 1_000_000)
+}
+
+/// The snapshot with bytes as rough shares of the whole: where two are equal, what could be begun is the same.
+pub fn rough(snapshot: &Snapshot) -> Snapshot {
+    let total: u64 = snapshot.shards.iter().map(|shard| shard.load.bytes).sum();
+    let mut rough = snapshot.clone();
+    for shard in &mut rough.shards {
+        shard.load.bytes = shard.load.bytes.saturating_mul(BYTE_SHARES) / total.max(1);
+    }
+    rough
+}
+
+/// The operations to be begun now, of those that placement proposes: by table, with the reason.
+pub fn begin(
+    sight: &Sight<'_>,
+    proposal: &Proposal,
+    rules: &BalanceRules,
+) -> BTreeMap<TableId, Vec<(Kind, String)>> {
+    let view = sight.view;
+    let mut copies: Copies<'_> = Copies { rules, all: 0, nodes: BTreeMap::new() };
+    for operation in view.open_operations() {
+        if let Some(target) = operation.kind.target() {
+            copies.count(target);
+        }
+    }
+    let mut begun: BTreeMap<TableId, Vec<(Kind, String)>> = BTreeMap::new();
+    let mut leads = 0;
+    for step in proposal.ready() {
+        if touched(view, step.table, step.shard) {
+            continue;
+        }
+        let taken = begun
+            .get(&step.table)
+            .is_some_and(|kinds| kinds.iter().any(|(kind, _)| kind.touches(step.shard)));
+        let Some(kind) = kind(step).filter(|_| !taken) else { continue };
+        match kind.target() {
+            Some(target) if !copies.has_room(target) => continue,
+            Some(target) => copies.count(target),
+            None if leads >= LEADS_MAX => continue,
+            None => leads += 1,
+        }
+        let why = proposal.verdict.reasons.get(&(step.table, step.shard));
+        let why = why.map_or_else(|| "balance".to_owned(), |why| format!("balance: {}", why.code()));
+        begun.entry(step.table).or_default().push((kind, why));
+    }
+    begun
+}
+
+fn kind(step: &ClusterStep) -> Option<Kind> {
+    let (shard, node) = (step.shard, step.node.clone());
+    match (step.action, &step.replaces) {
+        (ClusterAction::Add, Some(from)) => Some(Kind::Move { shard, from: from.clone(), to: node }),
+        (ClusterAction::Add, None) => Some(Kind::Add { shard, to: node }),
+        (ClusterAction::Lead, _) => Some(Kind::Lead { shard, to: node }),
+        (ClusterAction::Remove, _) => Some(Kind::Remove { shard, from: node }),
+        (ClusterAction::Await, _) => None,
+    }
+}
+
+/// Copies under way, against the limits.
+struct Copies<'a> {
+    rules: &'a BalanceRules,
+    all: u32,
+    nodes: BTreeMap<NodeId, u32>,
+}
+
+impl Copies<'_> {
+    fn count(&mut self, node: &NodeId) {
+        self.all += 1;
+        *self.nodes.entry(node.clone()).or_default() += 1;
+    }
+
+    fn has_room(&self, node: &NodeId) -> bool {
+        self.all < self.rules.copies_max
+            && self.nodes.get(node).copied().unwrap_or(0) < self.rules.copies_per_node_max
+    }
+}
+
+/// Whether anything is to be begun at all.
+pub fn acts(rules: &BalanceRules) -> bool {
+    rules.mode == BalanceMode::On
+}

@@ -1,0 +1,209 @@
+//! Where a new replica's history comes from, and how it gets here: linked from the parents of a split on the same
+//! node, copied from another node's replica, or none (all of it is in the topics).
+//!
+//! A replica is filled in a staging table that becomes the local table in one step, so one that stands is whole and
+//! is never seeded again. Everything here may be done over after any failure.
+
+use super::position::Position;
+use super::work::Job;
+use crate::actors::agent::{FromReplica, ReplicaNews};
+use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables};
+use crate::adapters::kafka::Committed;
+use crate::error::Coded;
+use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::names::{self, TopicPartition};
+use crate::model::observed::Seeding;
+use crate::model::range::PartitionRange;
+use crate::model::table::{Shard, ShardState};
+use crate::model::view::ClusterView;
+use std::collections::BTreeSet;
+use tokio::sync::oneshot;
+
+/// How long one partition's copy may take.
+const COPY_DEADLINE_MS: u64 = 30 * 60_000;
+/// How many sources are tried for one partition before the whole is tried again later (H8).
+const SOURCES_MAX: usize = 5;
+
+/// Where a replica's history is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seed {
+    /// In the topics.
+    Fresh,
+    /// In these databases on the same server.
+    Link(Vec<(String, PartitionRange)>),
+    /// On other nodes; any of them will do for the partitions that it has.
+    Copy(Vec<Source>),
+    /// Nowhere at the moment.
+    Nowhere(String),
+}
+
+/// A replica to copy from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Where.
+    pub node: NodeId,
+    /// What it has.
+    pub range: PartitionRange,
+    /// How it is reached.
+    pub replica: RemoteReplica,
+}
+
+/// Where the history of `shard`'s replica on `node` is, given the replica databases that are whole on that node.
+pub fn plan(
+    view: &ClusterView,
+    table: TableId,
+    shard: &Shard,
+    node: &NodeId,
+    whole: &BTreeSet<String>,
+) -> Seed {
+    let Some(record) = view.tables.get(&table).map(|table| &table.record) else {
+        return Seed::Nowhere("its table is not known any more".to_owned());
+    };
+    let database = |id: ShardId| names::replica_database(&record.name, table, id);
+    let parents: Vec<&Shard> =
+        view.shards_of(table).filter(|other| shard.parents.contains(&other.id)).collect();
+    if !shard.parents.is_empty() {
+        let here: Vec<String> = shard.parents.iter().map(|id| database(*id)).collect();
+        if here.iter().all(|database| whole.contains(database)) {
+            return Seed::Link(here.into_iter().map(|database| (database, shard.range)).collect());
+        }
+    } else if shard.replica_on(node).is_none_or(|replica| replica.copy_from.is_none()) {
+        return Seed::Fresh;
+    }
+    let preferred = shard.replica_on(node).and_then(|replica| replica.copy_from.clone());
+    let copies = |from: &Shard| {
+        let mut nodes: Vec<NodeId> =
+            from.ready_nodes().filter(|other| *other != node && view.is_live(other)).cloned().collect();
+        nodes.sort_by_key(|other| (Some(other) != preferred.as_ref(), Some(other) != from.leader.as_ref()));
+        let source = |other: NodeId| {
+            let endpoint = view.nodes.get(&other)?.record.clickhouse.clone();
+            Some(Source {
+                node: other,
+                range: from.range,
+                replica: RemoteReplica {
+                    host: endpoint.host,
+                    port: endpoint.port,
+                    user: endpoint.user,
+                    password: endpoint.password,
+                    secure: endpoint.secure,
+                    database: database(from.id),
+                },
+            })
+        };
+        nodes.into_iter().filter_map(source).collect::<Vec<_>>()
+    };
+    let mut sources = copies(shard);
+    let serving = parents.iter().filter(|parent| parent.state != ShardState::Preparing);
+    sources.extend(serving.flat_map(|parent| copies(parent)));
+    let has = |partition| sources.iter().any(|source| source.range.contains(partition));
+    match shard.range.partitions().find(|partition| !has(*partition)) {
+        Some(partition) => Seed::Nowhere(format!("no copy of {partition} can be read on a node that is up")),
+        None => Seed::Copy(sources),
+    }
+}
+
+impl Job {
+    /// Makes the local table whole, if it is not: true if there was anything to take over.
+    pub(super) async fn seed(&self) -> Result<(), String> {
+        let server = &self.ports.clickhouse;
+        if server.has_local(&self.database).await.map_err(|e| e.told())? {
+            self.tell(ReplicaNews::Seeded);
+            return Ok(());
+        }
+        self.tell(ReplicaNews::Unseeded);
+        let tables = ReplicaTables { database: self.database.clone(), schema: self.table.schema.clone() };
+        match self.plan_seed().await? {
+            Seed::Fresh => {} // made with its first gate
+            Seed::Nowhere(why) => return Err(why),
+            Seed::Link(parents) => self.link(&tables, &parents).await?,
+            Seed::Copy(sources) => self.copy(&tables, &sources).await?,
+        }
+        self.tell(ReplicaNews::Seeded);
+        Ok(())
+    }
+
+    async fn plan_seed(&self) -> Result<Seed, String> {
+        let server = &self.ports.clickhouse;
+        let parents = |id: &ShardId| names::replica_database(&self.table.name, self.table.id, *id);
+        let mut whole = BTreeSet::new();
+        for database in self.shard.parents.iter().map(parents) {
+            if server.has_local(&database).await.map_err(|e| e.told())? {
+                whole.insert(database);
+            }
+        }
+        let view = self.view.read();
+        let shards = view.shards.get(&self.table.id);
+        let shard = shards.and_then(|shards| shards.get(&self.shard.id)).map_or(&self.shard, |s| &s.record);
+        Ok(plan(&view, self.table.id, shard, &self.ports.node, &whole))
+    }
+
+    /// Most is linked while the parents still take messages; then they stop, and only what changed since is linked
+    /// again: the pause does not grow with the data.
+    async fn link(&self, tables: &ReplicaTables, parents: &[(String, PartitionRange)]) -> Result<(), String> {
+        let (server, database) = (&self.ports.clickhouse, &self.database);
+        let nonce = self.ports.clock.random();
+        server.begin_seed(tables, nonce).await.map_err(|e| e.told())?;
+        for (parent, range) in parents {
+            server.link_partitions(database, nonce, parent, *range).await.map_err(|e| e.told())?;
+        }
+        let (stopped, parents_stopped) = oneshot::channel();
+        self.tell(ReplicaNews::Linked(stopped));
+        parents_stopped.await.map_err(|_| "the agent gave the split up".to_owned())?;
+        for (parent, range) in parents {
+            server.close_gates(parent).await.map_err(|e| e.told())?;
+            server.link_partitions(database, nonce, parent, *range).await.map_err(|e| e.told())?;
+        }
+        server.finish_seed(database, nonce).await.map_err(|e| e.told())
+    }
+
+    async fn copy(&self, tables: &ReplicaTables, sources: &[Source]) -> Result<(), String> {
+        let _permit = self.ports.copies.acquire().await;
+        let (server, database) = (&self.ports.clickhouse, &self.database);
+        let nonce = self.ports.clock.random();
+        server.begin_seed(tables, nonce).await.map_err(|e| e.told())?;
+        let (range, mut positions) = (self.shard.range, Vec::new());
+        for (done, partition) in (0u32..).zip(range.partitions()) {
+            self.tell(ReplicaNews::Seeding(Seeding { done, of: range.width() }));
+            let topic = names::topic_partition(&self.table.source, partition);
+            let having = sources.iter().filter(|source| source.range.contains(partition)).take(SOURCES_MAX);
+            let mut last = "no source".to_owned();
+            let mut copied = false;
+            for source in having {
+                // Read before the copy: the copy then holds every row below it.
+                let position = self.position_of(&source.node, &topic).await;
+                let copy =
+                    server.copy_partition(database, nonce, &source.replica, partition, COPY_DEADLINE_MS);
+                match copy.await {
+                    Ok(rows) => {
+                        let metric = &self.ports.metrics;
+                        metric.copied_rows(&self.table.name.to_string()).inc_by(rows);
+                        positions.extend(position.map(|committed| (topic.clone(), committed)));
+                        copied = true;
+                        break;
+                    }
+                    Err(error) => last = format!("from {}: {}", source.node, error.told()),
+                }
+            }
+            if !copied {
+                return Err(format!("{partition} cannot be copied {last}"));
+            }
+        }
+        // What the source had done is done here too: the topics are read from there on.
+        self.ports.kafka.commit(&self.ports.group, &positions).await.map_err(|e| e.told())?;
+        server.finish_seed(database, nonce).await.map_err(|e| e.told())
+    }
+
+    /// How far another node's replica has come, as it recorded it, to be recorded as ours.
+    async fn position_of(&self, node: &NodeId, topic: &TopicPartition) -> Option<Committed> {
+        let group = names::consumer_group(&self.ports.cluster, node);
+        let recorded = self.ports.kafka.committed(&group, std::slice::from_ref(topic)).await.ok()?;
+        let committed = recorded.into_iter().next().flatten()?;
+        let theirs = Position::decode(&committed.metadata).filter(|p| p.table == self.table.id.short())?;
+        let ours = Position { shard: self.shard.id, ..theirs };
+        Some(Committed { next: committed.next, metadata: ours.encode() })
+    }
+
+    fn tell(&self, news: ReplicaNews) {
+        self.agent.do_send(FromReplica { table: self.table.id, shard: self.shard.id, news });
+    }
+}

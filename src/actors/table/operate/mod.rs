@@ -1,0 +1,146 @@
+//! The next step of an operation: the leader's decisions for splits, merges and moves.
+//!
+//! Pure and level-triggered. How far an operation has come is read off the shards' records, so a step may be asked
+//! for any number of times, by any leader; each step is one transaction. What it waits for is said in words, for the
+//! operator. No shard's range ever changes (ONE-EPOCH), nothing is removed before enough complete live copies are
+//! elsewhere (KEEP-COPIES), and not before nobody can be reading it (RETIRE).
+
+mod relocate;
+mod reshape;
+#[cfg(test)]
+mod tests;
+
+use super::decide::{self, Knowledge, Rules};
+use crate::model::ids::{Epoch, NodeId, ShardId};
+use crate::model::operation::{Kind, Operation, State};
+use crate::model::table::{ReplicaState, Shard, Table};
+
+/// How an operation goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Write this, then ask again.
+    Step(Change),
+    /// Nothing to be done before this is so.
+    Waiting(String),
+    /// It is over: how, and why if not as wanted.
+    Ended(State, String),
+}
+
+/// What one step writes, in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Change {
+    /// New and changed shards.
+    pub shards: Vec<Shard>,
+    /// Records that go.
+    pub delete: Vec<ShardId>,
+    /// Routes change: the table's next epoch.
+    pub publish: bool,
+    /// For the log: one line a change.
+    pub reasons: Vec<String>,
+}
+
+/// What an operation is decided from.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene<'a> {
+    /// Its table.
+    pub table: &'a Table,
+    /// The table's shards.
+    pub shards: &'a [&'a Shard],
+    /// All open operations of the table, this one among them, oldest first.
+    pub open: &'a [&'a Operation],
+    /// What was observed.
+    pub known: &'a Knowledge<'a>,
+    /// The rules' numbers.
+    pub rules: &'a Rules,
+}
+
+/// The next step of `operation`.
+pub fn advance(operation: &Operation, scene: &Scene<'_>) -> Progress {
+    let earlier = scene.open.iter().take_while(|other| other.id < operation.id);
+    let mut shared =
+        earlier.filter(|other| operation.kind.shards().iter().any(|shard| other.kind.touches(*shard)));
+    if let Some(other) = shared.next() {
+        return match operation.state {
+            State::Cancelling => Progress::Ended(State::Cancelled, operation.outcome.clone()),
+            _ => Progress::Waiting(format!("{} ({}) to end", other.id, other.kind)),
+        };
+    }
+    let cancel = operation.state == State::Cancelling;
+    match &operation.kind {
+        Kind::Split { shard, cut, left, right } => {
+            reshape::split(scene, cancel, *shard, *cut, [*left, *right])
+        }
+        Kind::Merge { left, right, into } => reshape::merge(scene, cancel, [*left, *right], *into),
+        Kind::Move { shard, from, to } => relocate::move_replica(scene, cancel, *shard, from, to),
+        Kind::Add { shard, to } => relocate::add(scene, cancel, *shard, to),
+        Kind::Remove { shard, from } => relocate::remove(scene, cancel, *shard, from),
+        Kind::Lead { shard, to } => relocate::lead(scene, cancel, *shard, to),
+    }
+}
+
+impl<'a> Scene<'a> {
+    fn shard(&self, id: ShardId) -> Option<&'a Shard> {
+        self.shards.iter().copied().find(|shard| shard.id == id)
+    }
+
+    /// A node that certainly cannot serve.
+    fn down(&self, node: &NodeId) -> bool {
+        decide::down(node, self.known)
+    }
+
+    /// Copies that can be read and whose nodes are up.
+    fn ready_live(&self, shard: &'a Shard) -> impl Iterator<Item = &'a NodeId> {
+        shard.ready_nodes().filter(|node| !self.down(node))
+    }
+
+    /// The first topology that a step of now could publish.
+    fn next_epoch(&self) -> Epoch {
+        self.table.epoch.next()
+    }
+
+    /// The nodes on which a query that began before `epoch` may still run. A node that has been down for long does
+    /// not count: it will load the newest topology before its daemon calls itself up again.
+    fn unsettled(&self, epoch: Epoch) -> Vec<&'a NodeId> {
+        let settled = |node: &&NodeId| {
+            let heartbeat = self.known.heartbeats.get(*node);
+            let settled = heartbeat.and_then(|heartbeat| heartbeat.settled.get(&self.table.id));
+            settled.is_some_and(|settled| *settled >= epoch)
+        };
+        let long_down = |node: &&NodeId| {
+            let since = self.known.unfit_since_ms.get(*node);
+            since.is_some_and(|since| {
+                self.known.now_ms.saturating_sub(*since) >= self.rules.initiator_grace_ms
+            })
+        };
+        self.known.registered.iter().filter(|node| !settled(node) && !long_down(node)).collect()
+    }
+
+    /// `None` once nobody can be reading what left the routes with `epoch`.
+    fn readers_left(&self, what: &str, epoch: Epoch) -> Option<Progress> {
+        let nodes = self.unsettled(epoch);
+        let names: Vec<&str> = nodes.iter().map(|node| node.as_str()).take(5).collect();
+        (!nodes.is_empty()).then(|| {
+            Progress::Waiting(format!(
+                "queries from before epoch {epoch} that may read {what} on {}",
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// The replicas of a shard that no other change is under way for; else what to wait for.
+    fn at_rest(&self, shard: &Shard) -> Option<Progress> {
+        let moving = |state| matches!(state, ReplicaState::Creating | ReplicaState::Leaving);
+        let replica = shard.replicas.iter().find(|replica| moving(replica.state))?;
+        let what = if replica.state == ReplicaState::Creating { "to be complete" } else { "to be gone" };
+        Some(Progress::Waiting(format!("the replica of {} on {} {what}", shard.id, replica.node)))
+    }
+}
+
+/// The record is gone or not what it should be: nothing can be done, and nothing was lost by it.
+fn not_there(shard: ShardId) -> Progress {
+    Progress::Ended(State::Failed, format!("shard {shard} is not there any more"))
+}
+
+fn step(shards: Vec<Shard>, publish: bool, reason: String) -> Progress {
+    Progress::Step(Change { shards, delete: Vec::new(), publish, reasons: vec![reason] })
+}

@@ -1,0 +1,207 @@
+//! Moving copies and leaderships: add first, publish, only then remove.
+
+use super::{Progress, Scene, not_there, step};
+use crate::actors::table::decide;
+use crate::model::ids::{NodeId, ShardId};
+use crate::model::operation::State;
+use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
+
+fn done() -> Progress {
+    Progress::Ended(State::Done, String::new())
+}
+
+fn cancelled(why: &str) -> Progress {
+    Progress::Ended(State::Cancelled, why.to_owned())
+}
+
+fn serving<'a>(scene: &Scene<'a>, id: ShardId) -> Option<&'a Shard> {
+    scene.shard(id).filter(|shard| shard.state == ShardState::Serving)
+}
+
+pub(super) fn move_replica(
+    scene: &Scene<'_>,
+    cancel: bool,
+    id: ShardId,
+    from: &NodeId,
+    to: &NodeId,
+) -> Progress {
+    let Some(shard) = serving(scene, id) else { return not_there(id) };
+    let (source, target) = (shard.replica_on(from), shard.replica_on(to));
+    let leaving = |replica: Option<&Replica>| replica.is_some_and(|r| r.state == ReplicaState::Leaving);
+    match (source, target) {
+        (None, Some(target)) if target.state != ReplicaState::Leaving => done(),
+        (None, _) => cancelled(&format!("there is no replica of {id} on {from} any more")),
+        // What cannot be undone any more is finished.
+        (Some(_), Some(_)) if leaving(source) => leave(scene, shard, from),
+        (Some(_), None) if cancel => cancelled(""),
+        (Some(_), Some(_)) if cancel => leave(scene, shard, to),
+        (Some(_), _) if abandoned(scene, to) => match target {
+            None => cancelled(&format!("node {to} has been down for too long")),
+            Some(_) => leave(scene, shard, to),
+        },
+        (Some(_), None) => bring(scene, shard, to),
+        (Some(_), Some(target)) if target.state == ReplicaState::Leaving => leave(scene, shard, to),
+        (Some(_), Some(target)) if target.state == ReplicaState::Ready && !scene.down(to) => {
+            replace(scene, shard, from, to)
+        }
+        (Some(_), Some(_)) => Progress::Waiting(arriving(scene, shard, to)),
+    }
+}
+
+pub(super) fn add(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) -> Progress {
+    let Some(shard) = serving(scene, id) else { return not_there(id) };
+    match shard.replica_on(to).map(|replica| replica.state) {
+        None if cancel || abandoned(scene, to) => cancelled(""),
+        None => bring(scene, shard, to),
+        Some(ReplicaState::Ready) if !cancel => done(),
+        Some(_) if cancel || abandoned(scene, to) => leave(scene, shard, to),
+        Some(_) => Progress::Waiting(arriving(scene, shard, to)),
+    }
+}
+
+pub(super) fn remove(scene: &Scene<'_>, cancel: bool, id: ShardId, from: &NodeId) -> Progress {
+    let Some(shard) = serving(scene, id) else { return not_there(id) };
+    match shard.replica_on(from).map(|replica| replica.state) {
+        None => done(),
+        Some(ReplicaState::Leaving) => leave(scene, shard, from),
+        Some(_) if cancel => cancelled(""),
+        Some(_) => leave(scene, shard, from),
+    }
+}
+
+pub(super) fn lead(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) -> Progress {
+    let Some(shard) = serving(scene, id) else { return not_there(id) };
+    if shard.leader.as_ref() == Some(to) && shard.preferred_leader() == Some(to) {
+        return done();
+    }
+    if cancel {
+        return cancelled("");
+    }
+    match shard.replica_on(to) {
+        None => Progress::Ended(State::Failed, format!("{to} has no replica of {id}")),
+        Some(replica) if replica.state != ReplicaState::Ready || scene.down(to) => {
+            Progress::Waiting(format!("the replica of {id} on {to} to be readable"))
+        }
+        Some(_) => {
+            let mut next = shard.clone();
+            next.replicas.sort_by_key(|replica| &replica.node != to);
+            next.leader = Some(to.clone());
+            next.epoch = shard.epoch.next();
+            step(vec![next], true, format!("{id} is led by {to}"))
+        }
+    }
+}
+
+/// Whether a node has been down for so long that its copies are rebuilt elsewhere.
+fn abandoned(scene: &Scene<'_>, node: &NodeId) -> bool {
+    let since = scene.known.unfit_since_ms.get(node);
+    !scene.known.registered.contains(node)
+        || since.is_some_and(|since| scene.known.now_ms.saturating_sub(*since) >= scene.rules.down_after_ms)
+}
+
+fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> String {
+    let seen = scene.known.heartbeats.get(to).and_then(|h| h.replicas.get(&shard.table)?.get(&shard.id));
+    let how = match seen {
+        Some(seen) if seen.problem.is_some() => seen.problem.clone().unwrap_or_default(),
+        Some(seen) => match seen.seeding {
+            Some(seeding) => format!("{} of {} partitions copied", seeding.done, seeding.of),
+            None => format!("{} messages behind", seen.lag()),
+        },
+        None => "nothing reported yet".to_owned(),
+    };
+    format!("the copy of {} on {to}: {how}", shard.id)
+}
+
+/// The copy that a new one is best taken from (H8): the most advanced, then the one that gives the fewest copies.
+pub(in crate::actors::table) fn source(scene: &Scene<'_>, shard: &Shard) -> Option<NodeId> {
+    let lag = |node: &NodeId| {
+        decide::seen(scene.table, shard, node, scene.known).map_or(u64::MAX, |seen| seen.lag())
+    };
+    let gives = |node: &NodeId| {
+        let copies = scene.shards.iter().flat_map(|shard| &shard.replicas);
+        copies.filter(|r| r.state == ReplicaState::Creating && r.copy_from.as_ref() == Some(node)).count()
+    };
+    // Lags within a batch or two of each other are alike.
+    let ready = scene.ready_live(shard);
+    ready.min_by_key(|node| (lag(node) / scene.rules.caught_up_lag_max.max(1), gives(node), *node)).cloned()
+}
+
+fn bring(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
+    if let Some(busy) = scene.at_rest(shard) {
+        return busy;
+    }
+    if !scene.known.open.contains(to) {
+        return Progress::Waiting(format!("node {to} to be up and to take replicas"));
+    }
+    let copy_from = source(scene, shard);
+    if copy_from.is_none() && shard.ready_nodes().next().is_some() {
+        return Progress::Waiting(format!("a copy of {} on a node that is up", shard.id));
+    }
+    let mut next = shard.clone();
+    let reason = match &copy_from {
+        Some(from) => format!("{} is copied from {from} to {to}", shard.id),
+        None => format!("{} is made on {to}", shard.id),
+    };
+    next.replicas.push(Replica { copy_from, ..Replica::creating(to.clone()) });
+    next.epoch = shard.epoch.next();
+    step(vec![next], false, reason)
+}
+
+/// `to` takes the place of `from` in the routes, in placement's order, and as the leader if it led.
+fn replace(scene: &Scene<'_>, shard: &Shard, from: &NodeId, to: &NodeId) -> Progress {
+    let mut next = shard.clone();
+    let place = |node: &NodeId| next.replicas.iter().position(|replica| &replica.node == node);
+    if let (Some(source), Some(target)) = (place(from), place(to)) {
+        next.replicas.swap(source, target);
+    }
+    if next.leader.as_ref() == Some(from) {
+        next.leader = Some(to.clone());
+    }
+    leave(scene, &next, from)
+}
+
+/// A replica goes: out of the routes while enough complete live copies remain, then out of the records once nobody
+/// can be reading it.
+fn leave(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Progress {
+    let Some(replica) = shard.replica_on(node) else { return done() };
+    let without = |shard: &Shard| {
+        let mut next = shard.clone();
+        next.replicas.retain(|replica| &replica.node != node);
+        next.epoch = shard.epoch.next();
+        next
+    };
+    match (replica.state, replica.left_at) {
+        (ReplicaState::Creating, _) => {
+            step(vec![without(shard)], false, format!("{} is not made on {node} after all", shard.id))
+        }
+        (ReplicaState::Leaving, left_at) => {
+            let epoch = left_at.unwrap_or(scene.table.epoch);
+            let what = format!("{} on {node}", shard.id);
+            scene.readers_left(&what, epoch).unwrap_or_else(|| {
+                step(vec![without(shard)], false, format!("{what} is read by nobody any more"))
+            })
+        }
+        (ReplicaState::Ready | ReplicaState::Behind, _) => {
+            let others = scene.ready_live(shard).filter(|other| *other != node).count();
+            let counts = replica.state == ReplicaState::Ready && !scene.down(node);
+            let enough = if counts { scene.table.replicas as usize } else { 1 };
+            if others < enough {
+                return Progress::Waiting(format!(
+                    "{enough} complete live copies of {} besides the one on {node}; there are {others}",
+                    shard.id
+                ));
+            }
+            let mut next = shard.clone();
+            for replica in next.replicas.iter_mut().filter(|replica| &replica.node == node) {
+                replica.state = ReplicaState::Leaving;
+                replica.left_at = Some(scene.next_epoch());
+            }
+            // Placement's order has no place for what leaves.
+            next.replicas.sort_by_key(|replica| replica.state == ReplicaState::Leaving);
+            next.leader = decide::leader(scene.table, &next, scene.known, scene.rules);
+            next.epoch = shard.epoch.next();
+            // Also for one that was not in the routes: who is read first may change with it.
+            step(vec![next], true, format!("{} leaves {node}", shard.id))
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Split and merge: new shards are made beside the old ones, out of their copies on the same nodes and without
+//! copying; one transaction puts them into the topology; the old ones go when nobody can be reading them.
+//!
+//! While the children are prepared readers see the parents, which stand still from the moment that a node has linked
+//! their parts, so every replica of a child starts with what its parent's replica showed.
+
+use super::{Change, Progress, Scene, not_there, step};
+use crate::model::ids::{Epoch, NodeId, ShardId};
+use crate::model::operation::State;
+use crate::model::range::PartitionRange;
+use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
+
+pub(super) fn split(
+    scene: &Scene<'_>,
+    cancel: bool,
+    parent: ShardId,
+    cut: u32,
+    children: [ShardId; 2],
+) -> Progress {
+    let ranges = |parents: &[&Shard]| {
+        let (left, right) = parents[0].range.split_at(cut)?;
+        Some(vec![left, right])
+    };
+    reshape(scene, cancel, &[parent], &children, &ranges)
+}
+
+pub(super) fn merge(scene: &Scene<'_>, cancel: bool, parents: [ShardId; 2], child: ShardId) -> Progress {
+    let ranges = |parents: &[&Shard]| {
+        let (left, right) = (parents[0].range, parents[1].range);
+        (left.hi() == right.lo())
+            .then(|| PartitionRange::new(left.lo(), right.hi()))?
+            .map(|range| vec![range])
+    };
+    reshape(scene, cancel, &parents, &[child], &ranges)
+}
+
+/// The children's ranges, or `None` if the parents' do not allow it.
+type Ranges<'a> = &'a dyn Fn(&[&Shard]) -> Option<Vec<PartitionRange>>;
+
+fn reshape(
+    scene: &Scene<'_>,
+    cancel: bool,
+    parents: &[ShardId],
+    children: &[ShardId],
+    ranges: Ranges<'_>,
+) -> Progress {
+    let old: Vec<&Shard> = parents.iter().filter_map(|id| scene.shard(*id)).collect();
+    let new: Vec<&Shard> = children.iter().filter_map(|id| scene.shard(*id)).collect();
+    let missing = parents.iter().find(|id| scene.shard(**id).is_none());
+    match (missing, new.len() == children.len()) {
+        (Some(_), true) if new.iter().all(|shard| shard.state == ShardState::Serving) && old.is_empty() => {
+            Progress::Ended(State::Done, String::new())
+        }
+        (None, false) if cancel && new.is_empty() => Progress::Ended(State::Cancelled, String::new()),
+        (None, false) if new.is_empty() => begin(scene, &old, children, ranges),
+        (None, true) if old.iter().all(|shard| shard.state == ShardState::Serving) => {
+            if cancel {
+                return undo(&new);
+            }
+            publish(scene, &old, &new)
+        }
+        (_, true) => retire(scene, &old),
+        (Some(id), false) => not_there(*id),
+        (None, false) => not_there(children[0]),
+    }
+}
+
+fn begin(scene: &Scene<'_>, old: &[&Shard], children: &[ShardId], ranges: Ranges<'_>) -> Progress {
+    let refused = |why: String| Progress::Ended(State::Failed, why);
+    if let Some(shard) = old.iter().find(|shard| shard.state != ShardState::Serving) {
+        return refused(format!("shard {} is not in the topology", shard.id));
+    }
+    if let Some(busy) = old.iter().find_map(|shard| scene.at_rest(shard)) {
+        return busy;
+    }
+    let nodes: Vec<&NodeId> = old[0].replicas.iter().map(|replica| &replica.node).collect();
+    let apart = |shard: &&&Shard| {
+        shard.replicas.len() != nodes.len() || nodes.iter().any(|node| shard.replica_on(node).is_none())
+    };
+    if let Some(other) = old.iter().find(apart) {
+        return Progress::Waiting(format!("{} and {} to be on the same nodes", old[0].id, other.id));
+    }
+    let Some(ranges) = ranges(old) else {
+        return refused("the partition ranges do not allow it".to_owned());
+    };
+    let parents: Vec<ShardId> = old.iter().map(|shard| shard.id).collect();
+    let made = children.iter().zip(&ranges).map(|(id, range)| Shard {
+        state: ShardState::Preparing,
+        parents: parents.clone(),
+        ..Shard::new(scene.table.id, *id, *range, nodes.iter().map(|node| (*node).clone()))
+    });
+    let named: Vec<String> =
+        children.iter().zip(&ranges).map(|(id, range)| format!("{id} {range}")).collect();
+    step(made.collect(), false, format!("{} to be prepared", named.join(", ")))
+}
+
+/// Back to what it was: the children's databases go with their records, the parents take messages again.
+fn undo(new: &[&Shard]) -> Progress {
+    let delete: Vec<ShardId> = new.iter().map(|shard| shard.id).collect();
+    let reasons = vec![format!("{} children given up", delete.len())];
+    Progress::Step(Change { delete, reasons, ..Change::default() })
+}
+
+fn publish(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> Progress {
+    for child in new {
+        let ready = |node: &NodeId| {
+            child.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Ready)
+        };
+        // A child must be readable wherever its parent is, or a copy would be lost (KEEP-COPIES).
+        let lacking = old.iter().flat_map(|parent| scene.ready_live(parent)).find(|node| !ready(node));
+        if let Some(node) = lacking {
+            return Progress::Waiting(format!("{} to be readable on {node}", child.id));
+        }
+        if child.ready_nodes().next().is_none() {
+            return Progress::Waiting(format!("{} to be readable anywhere: its nodes are down", child.id));
+        }
+    }
+    let epoch = scene.next_epoch();
+    let published = new.iter().map(|child| serving(child, old));
+    let retired = old.iter().map(|parent| retired(parent, epoch));
+    let ids =
+        |shards: &[&Shard]| shards.iter().map(|shard| shard.id.to_string()).collect::<Vec<_>>().join(", ");
+    let reason = format!("{} took the place of {}", ids(new), ids(old));
+    step(published.chain(retired).collect(), true, reason)
+}
+
+fn serving(child: &Shard, old: &[&Shard]) -> Shard {
+    let ready =
+        |node: &&NodeId| child.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Ready);
+    let leader = old[0].leader.as_ref().filter(ready).or_else(|| child.ready_nodes().next()).cloned();
+    Shard { state: ShardState::Serving, leader, epoch: child.epoch.next(), ..child.clone() }
+}
+
+fn retired(parent: &Shard, epoch: Epoch) -> Shard {
+    let replica = |replica: &Replica| replica.clone();
+    Shard {
+        state: ShardState::Retired,
+        retired_at: Some(epoch),
+        epoch: parent.epoch.next(),
+        replicas: parent.replicas.iter().map(replica).collect(),
+        leader: None,
+        ..parent.clone()
+    }
+}
+
+fn retire(scene: &Scene<'_>, old: &[&Shard]) -> Progress {
+    for parent in old {
+        let epoch = parent.retired_at.unwrap_or(scene.table.epoch);
+        if let Some(wait) = scene.readers_left(&parent.id.to_string(), epoch) {
+            return wait;
+        }
+    }
+    let delete: Vec<ShardId> = old.iter().map(|shard| shard.id).collect();
+    let reasons = delete.iter().map(|id| format!("{id} is read by nobody any more")).collect();
+    Progress::Step(Change { delete, reasons, ..Change::default() })
+}

@@ -1,0 +1,355 @@
+//! Operations as tables: records and observations in, the next step out.
+
+use super::{Change, Progress, Scene, advance};
+use crate::actors::table::decide::{Knowledge, Rules};
+use crate::model::ids::{Epoch, NodeId, OperationId, ShardId, TableId};
+use crate::model::observed::{Heartbeat, ReplicaObservation};
+use crate::model::operation::{Kind, Operation, State};
+use crate::model::range::PartitionRange;
+use crate::model::table::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn id(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+/// A table of one shard `s0` with copies on the first two of the nodes n1 to n3, and what is known of it.
+struct World {
+    table: Table,
+    shards: Vec<Shard>,
+    operations: Vec<Operation>,
+    nodes: BTreeSet<NodeId>,
+    down: BTreeMap<NodeId, u64>,
+    heartbeats: BTreeMap<NodeId, Heartbeat>,
+}
+
+impl World {
+    fn new(kind: Kind) -> Self {
+        let nodes: BTreeSet<NodeId> = ["n1", "n2", "n3"].map(id).into();
+        let table = table();
+        let range = PartitionRange::new(0, 8).unwrap();
+        let mut shard = Shard::new(table.id, ShardId(0), range, [id("n1"), id("n2")]);
+        shard.replicas.iter_mut().for_each(|replica| replica.state = ReplicaState::Ready);
+        shard.leader = Some(id("n1"));
+        let operation = Operation {
+            id: OperationId(1),
+            table: table.id,
+            kind,
+            state: State::Running,
+            reason: String::new(),
+            outcome: String::new(),
+            started_unix_ms: 0,
+            ended_unix_ms: 0,
+        };
+        let heartbeats = nodes.iter().map(|node| (node.clone(), heartbeat(node))).collect();
+        let down = BTreeMap::new();
+        Self { table, shards: vec![shard], operations: vec![operation], nodes, down, heartbeats }
+    }
+
+    fn next(&self) -> Progress {
+        let live: BTreeSet<NodeId> =
+            self.nodes.iter().filter(|node| !self.down.contains_key(*node)).cloned().collect();
+        let known = Knowledge {
+            registered: &self.nodes,
+            live: &live,
+            open: &live,
+            heartbeats: &self.heartbeats,
+            fit_since_ms: &BTreeMap::new(),
+            unfit_since_ms: &self.down,
+            now_ms: 100_000,
+        };
+        let shards: Vec<&Shard> = self.shards.iter().collect();
+        let open: Vec<&Operation> = self.operations.iter().collect();
+        let rules = Rules { initiator_grace_ms: 10_000, down_after_ms: 50_000, ..Rules::default() };
+        let scene = Scene { table: &self.table, shards: &shards, open: &open, known: &known, rules: &rules };
+        advance(open.last().unwrap(), &scene)
+    }
+
+    /// Writes what the next step says, as the store would; it must be one.
+    fn step(&mut self) -> Change {
+        let Progress::Step(change) = self.next() else { panic!("no step: {:?}", self.next()) };
+        for shard in &change.shards {
+            self.shards.retain(|other| other.id != shard.id);
+            self.shards.push(shard.clone());
+        }
+        self.shards.retain(|shard| !change.delete.contains(&shard.id));
+        if change.publish {
+            self.table.epoch = self.table.epoch.next();
+        }
+        change
+    }
+
+    fn waits_for(&self) -> String {
+        match self.next() {
+            Progress::Waiting(what) => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ended(&self) -> State {
+        match self.next() {
+            Progress::Ended(state, _) => state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn shard(&mut self, shard: u32) -> &mut Shard {
+        self.shards.iter_mut().find(|s| s.id == ShardId(shard)).unwrap()
+    }
+
+    fn ready(&mut self, shard: u32, node: &str) {
+        let replicas = &mut self.shard(shard).replicas;
+        replicas.iter_mut().find(|replica| replica.node == id(node)).unwrap().state = ReplicaState::Ready;
+    }
+
+    /// Every node's older queries have ended.
+    fn settle(&mut self) {
+        let (table, epoch) = (self.table.id, self.table.epoch);
+        self.heartbeats.values_mut().for_each(|heartbeat| {
+            heartbeat.settled.insert(table, epoch);
+        });
+    }
+
+    fn cancel(&mut self) {
+        self.operations.last_mut().unwrap().state = State::Cancelling;
+    }
+}
+
+fn heartbeat(node: &NodeId) -> Heartbeat {
+    let seen = ReplicaObservation { serving: true, ..ReplicaObservation::default() };
+    let shards: BTreeMap<ShardId, ReplicaObservation> = (0..4).map(|s| (ShardId(s), seen.clone())).collect();
+    Heartbeat {
+        node: node.clone(),
+        incarnation: 1,
+        clickhouse_up: true,
+        clickhouse_error: String::new(),
+        clickhouse_version: String::new(),
+        disk_free_bytes: 0,
+        disk_total_bytes: 0,
+        replicas: BTreeMap::from([(table().id, shards)]),
+        epochs: BTreeMap::new(),
+        settled: BTreeMap::new(),
+        dropped: vec![],
+    }
+}
+
+fn table() -> Table {
+    let schema = Schema {
+        columns: vec![],
+        engine: "MergeTree".into(),
+        engine_arguments: String::new(),
+        partition_key: String::new(),
+        sorting_key: "a".into(),
+        primary_key: String::new(),
+        sampling_key: String::new(),
+        ttl: String::new(),
+        settings: String::new(),
+    };
+    let source = Source {
+        topic_prefix: "d.t".into(),
+        layout: TopicLayout::TopicPerPartition,
+        format: MessageFormat::JSONEachRow,
+        format_settings: BTreeMap::new(),
+        batch: BatchLimits::default(),
+    };
+    Table {
+        id: TableId(uuid::Uuid::nil()),
+        name: TableName { database: "d".into(), table: "t".into() },
+        state: TableState::Active,
+        schema,
+        ddl: String::new(),
+        partitions: 8,
+        replicas: 2,
+        partition_by: "a".into(),
+        mode: ReplicationMode::Log,
+        source,
+        epoch: Epoch(3),
+        next_shard: 3,
+        origin_offsets: BTreeMap::new(),
+        delete_topics: false,
+    }
+}
+
+fn split() -> World {
+    World::new(Kind::Split { shard: ShardId(0), cut: 4, left: ShardId(1), right: ShardId(2) })
+}
+
+fn to_n3() -> World {
+    World::new(Kind::Move { shard: ShardId(0), from: id("n1"), to: id("n3") })
+}
+
+#[test]
+fn a_split_prepares_publishes_and_removes_in_this_order() {
+    let mut world = split();
+    let begun = world.step();
+    assert!(!begun.publish, "readers see the parent while the children are made");
+    assert_eq!(begun.shards.iter().map(|s| s.range.to_string()).collect::<Vec<_>>(), ["[0, 4)", "[4, 8)"]);
+    assert!(begun.shards.iter().all(|s| s.state == ShardState::Preparing && s.parents == [ShardId(0)]));
+    assert_eq!(world.waits_for(), "s1 to be readable on n1");
+    for (shard, node) in [(1, "n1"), (1, "n2"), (2, "n1")] {
+        world.ready(shard, node);
+    }
+    assert_eq!(world.waits_for(), "s2 to be readable on n2", "no copy may be lost by a split");
+    world.ready(2, "n2");
+    let published = world.step();
+    assert!(published.publish);
+    assert_eq!(published.shards.len(), 3, "in one transaction");
+    assert_eq!(world.shard(1).leader, Some(id("n1")), "whoever led the parent leads");
+    assert_eq!(world.shard(0).retired_at, Some(Epoch(4)));
+    assert!(world.waits_for().contains("n1, n2, n3"), "{}", world.waits_for());
+    world.settle();
+    assert_eq!(world.step().delete, [ShardId(0)]);
+    assert_eq!(world.ended(), State::Done);
+}
+
+#[test]
+fn a_split_goes_on_without_a_copy_that_nobody_can_read_anyway() {
+    let mut world = split();
+    world.step();
+    world.down.insert(id("n2"), 95_000);
+    world.ready(1, "n1");
+    world.ready(2, "n1");
+    assert!(world.step().publish);
+    world.nodes.iter().for_each(|node| {
+        if *node != id("n2") {
+            world.heartbeats.get_mut(node).unwrap().settled.insert(world.table.id, Epoch(4));
+        }
+    });
+    assert!(world.waits_for().ends_with("on n2"), "its ClickHouse may still answer queries");
+    world.down.insert(id("n2"), 10_000);
+    assert_eq!(world.step().delete, [ShardId(0)]);
+}
+
+#[test]
+fn a_split_is_undone_before_it_is_published_and_finished_after() {
+    let mut world = split();
+    world.step();
+    world.cancel();
+    assert_eq!(world.step().delete, [ShardId(1), ShardId(2)]);
+    assert_eq!(world.ended(), State::Cancelled);
+    let mut late = split();
+    late.step();
+    for (shard, node) in [(1, "n1"), (1, "n2"), (2, "n1"), (2, "n2")] {
+        late.ready(shard, node);
+    }
+    late.step();
+    late.cancel();
+    late.settle();
+    assert_eq!(late.step().delete, [ShardId(0)]);
+    assert_eq!(late.ended(), State::Done);
+}
+
+#[test]
+fn a_split_waits_for_a_replica_that_is_coming_or_going() {
+    let mut world = split();
+    world.shard(0).replicas[1].state = ReplicaState::Leaving;
+    assert_eq!(world.waits_for(), "the replica of s0 on n2 to be gone");
+}
+
+#[test]
+fn a_merge_takes_neighbours_on_the_same_nodes_only() {
+    let mut world = split();
+    world.step();
+    for (shard, node) in [(1, "n1"), (1, "n2"), (2, "n1"), (2, "n2")] {
+        world.ready(shard, node);
+    }
+    world.step();
+    world.settle();
+    world.step();
+    world.operations[0].kind = Kind::Merge { left: ShardId(1), right: ShardId(2), into: ShardId(3) };
+    let begun = world.step();
+    assert_eq!((begun.shards[0].range.to_string().as_str(), begun.shards[0].parents.len()), ("[0, 8)", 2));
+    world.ready(3, "n1");
+    world.ready(3, "n2");
+    assert!(world.step().publish);
+    world.settle();
+    assert_eq!(world.step().delete, [ShardId(1), ShardId(2)]);
+    assert_eq!(world.ended(), State::Done);
+}
+
+#[test]
+fn a_move_adds_before_it_removes_and_the_new_copy_takes_the_old_ones_place() {
+    let mut world = to_n3();
+    let begun = world.step();
+    assert!(!begun.publish);
+    assert_eq!(begun.shards[0].replicas[2].copy_from, Some(id("n1")));
+    assert!(world.waits_for().starts_with("the copy of s0 on n3"), "{}", world.waits_for());
+    world.ready(0, "n3");
+    let replaced = world.step();
+    assert!(replaced.publish);
+    let order: Vec<(&str, ReplicaState)> =
+        replaced.shards[0].replicas.iter().map(|r| (r.node.as_str(), r.state)).collect();
+    assert_eq!(
+        order,
+        [("n3", ReplicaState::Ready), ("n2", ReplicaState::Ready), ("n1", ReplicaState::Leaving)]
+    );
+    assert_eq!(world.shard(0).leader, Some(id("n3")), "it led, so its successor does");
+    assert!(world.waits_for().contains("queries from before epoch e4"));
+    world.settle();
+    world.step();
+    assert!(world.shard(0).replica_on(&id("n1")).is_none());
+    assert_eq!(world.ended(), State::Done);
+}
+
+#[test]
+fn a_live_copy_stays_while_another_is_down() {
+    let mut world = to_n3();
+    world.step();
+    world.ready(0, "n3");
+    world.down.insert(id("n2"), 99_000);
+    assert_eq!(
+        world.waits_for(),
+        "2 complete live copies of s0 besides the one on n1; there are 1",
+        "n2 may never come back"
+    );
+    world.down = BTreeMap::from([(id("n1"), 99_000)]);
+    assert!(world.step().publish, "what is down is no live copy");
+}
+
+#[test]
+fn a_move_whose_target_dies_for_good_is_given_up() {
+    let mut world = to_n3();
+    world.step();
+    world.down.insert(id("n3"), 10_000);
+    world.step();
+    assert!(world.shard(0).replica_on(&id("n3")).is_none());
+    assert_eq!(world.ended(), State::Cancelled);
+}
+
+#[test]
+fn a_move_that_is_cancelled_late_takes_the_published_copy_out_of_the_routes_first() {
+    let mut world = to_n3();
+    world.step();
+    world.ready(0, "n3");
+    world.cancel();
+    assert!(world.step().publish);
+    assert_eq!(world.shard(0).replica_on(&id("n3")).unwrap().state, ReplicaState::Leaving);
+    world.settle();
+    world.step();
+    assert_eq!(world.ended(), State::Cancelled);
+}
+
+#[test]
+fn a_leader_is_changed_in_one_step_and_preferred_from_then_on() {
+    let mut world = World::new(Kind::Lead { shard: ShardId(0), to: id("n2") });
+    assert!(world.step().publish);
+    assert_eq!(world.shard(0).preferred_leader(), Some(&id("n2")));
+    assert_eq!(world.ended(), State::Done);
+}
+
+#[test]
+fn operations_on_the_same_shard_take_turns() {
+    let mut world = to_n3();
+    let first = Operation { id: OperationId(0), ..split().operations.remove(0) };
+    world.operations.insert(0, first);
+    assert_eq!(world.waits_for(), "o0 (split s0 at 4 into s1, s2) to end");
+    world.cancel();
+    assert_eq!(world.ended(), State::Cancelled);
+}
+
+#[test]
+fn a_shard_that_is_gone_ends_the_operation() {
+    let mut world = to_n3();
+    world.shards.clear();
+    assert_eq!(world.ended(), State::Failed);
+}

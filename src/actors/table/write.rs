@@ -1,0 +1,229 @@
+//! Writes a table's steps, each as one transaction fenced by the term and by the records that it was decided from.
+
+use super::Basis;
+use super::decide::Step;
+use super::operate::Change;
+use crate::actors::leader::Lead;
+use crate::actors::placement::{AddReplicas, PlaceShards, PlacementActor};
+use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::Record as _};
+use crate::error::Coded as _;
+use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
+use crate::model::names;
+use crate::model::operation::{Kind, Operation, State};
+use crate::model::range::PartitionRange;
+use crate::model::table::{Replica, Shard, TableState};
+use actix::prelude::*;
+use std::collections::BTreeSet;
+
+/// Ended operations that are kept for people to look at.
+const ENDED_KEPT: usize = 200;
+
+/// Does what a step says; returns the store's revision after it.
+pub(super) async fn carry_out(
+    lead: Lead,
+    placement: Addr<PlacementActor>,
+    basis: Basis,
+    step: Step,
+) -> Result<Revision, String> {
+    match step {
+        Step::PlaceShards(missing) => place(&lead, &placement, &basis, missing).await,
+        Step::AddReplicas(shards) => add(&lead, &placement, &basis, shards).await,
+        Step::Write(change) => write(&lead, &basis, &change).await,
+        Step::Rebuild(lost) => rebuild(&lead, &placement, &basis, lost).await,
+        Step::End(operation) => end(&lead, *operation).await,
+        Step::Forget(shards) => forget(&lead, &basis, &shards).await,
+    }
+}
+
+async fn place(
+    lead: &Lead,
+    placement: &Addr<PlacementActor>,
+    basis: &Basis,
+    missing: Vec<(ShardId, PartitionRange)>,
+) -> Result<Revision, String> {
+    let table = &basis.table.record;
+    let shards = missing.iter().map(|(id, _)| *id).collect();
+    let ask = PlaceShards { shards, replicas: table.replicas, first_node: None };
+    let placed = placement.send(ask).await.map_err(|error| error.to_string())??;
+    let mut records = Vec::new();
+    for (id, range) in missing {
+        let nodes = placed.get(&id).filter(|nodes| !nodes.is_empty());
+        let nodes = nodes.ok_or_else(|| format!("no node can take shard {id}: none is live and active"))?;
+        records.push(Shard::new(table.id, id, range, nodes.iter().cloned()));
+    }
+    let reasons = vec![format!("{} shards placed", records.len())];
+    write(lead, basis, &Change { shards: records, reasons, ..Change::default() }).await
+}
+
+async fn add(
+    lead: &Lead,
+    placement: &Addr<PlacementActor>,
+    basis: &Basis,
+    shards: Vec<ShardId>,
+) -> Result<Revision, String> {
+    let ask = AddReplicas { table: basis.table.record.id, shards };
+    let found = placement.send(ask).await.map_err(|error| error.to_string())??;
+    let mut change = Change::default();
+    for (id, node) in found {
+        let Some(shard) = basis.shards.get(&id) else { continue };
+        let mut shard = shard.record.clone();
+        change.reasons.push(format!("{id} gets a replica on {node}"));
+        let copy_from = shard.leader.clone().or_else(|| shard.ready_nodes().next().cloned());
+        shard.replicas.push(Replica { copy_from, ..Replica::creating(node) });
+        shard.epoch = shard.epoch.next();
+        change.shards.push(shard);
+    }
+    if change.shards.is_empty() {
+        return Err("no node can take a further replica".into());
+    }
+    write(lead, basis, &change).await
+}
+
+/// Moves away from nodes that have been down for too long.
+async fn rebuild(
+    lead: &Lead,
+    placement: &Addr<PlacementActor>,
+    basis: &Basis,
+    lost: Vec<(ShardId, NodeId)>,
+) -> Result<Revision, String> {
+    let table = basis.table.record.id;
+    let ask = AddReplicas { table, shards: lost.iter().map(|(shard, _)| *shard).collect() };
+    let found = placement.send(ask).await.map_err(|error| error.to_string())??;
+    let moves = lost.into_iter().filter_map(|(shard, from)| {
+        let to = found.get(&shard)?.clone();
+        let reason = format!("node {from} has been down for too long");
+        Some((table, Kind::Move { shard, from, to }, reason))
+    });
+    let operations = begin(lead, moves);
+    if operations.is_empty() {
+        return Err("no node can take the replicas of one that is down".into());
+    }
+    record(lead, operations, Vec::new(), Vec::new()).await
+}
+
+/// Operations to be recorded, numbered after all that there are.
+pub fn begin(lead: &Lead, kinds: impl IntoIterator<Item = (TableId, Kind, String)>) -> Vec<Operation> {
+    let newest = lead.view.read().operations.keys().next_back().map_or(0, |id| id.0);
+    let numbered = (newest + 1..).zip(kinds);
+    let operation = |(number, (table, kind, reason))| Operation {
+        id: OperationId(number),
+        table,
+        kind,
+        state: State::Running,
+        reason,
+        outcome: String::new(),
+        started_unix_ms: lead.clock.unix_ms(),
+        ended_unix_ms: 0,
+    };
+    numbered.map(operation).collect()
+}
+
+/// Records new operations, and whatever else belongs into the same transaction; drops the oldest that have ended.
+pub async fn record(
+    lead: &Lead,
+    operations: Vec<Operation>,
+    mut compares: Vec<Compare>,
+    mut writes: Vec<Write>,
+) -> Result<Revision, String> {
+    for operation in &operations {
+        let key = lead.keys.operation(operation.id);
+        tracing::info!(id = %operation.id, what = %operation.kind, why = operation.reason, "operation begins");
+        compares.push(Compare::Absent(key.clone()));
+        writes.push(Write::Put { key, value: operation.encode(), lease: None });
+    }
+    {
+        let view = lead.view.read();
+        let ended = view.operations.values().filter(|operation| !operation.record.state.is_open());
+        let old: Vec<_> = ended.map(|operation| lead.keys.operation(operation.record.id)).collect();
+        let surplus = old.len().saturating_sub(ENDED_KEPT);
+        writes.extend(old.into_iter().take(surplus).map(Write::Delete));
+    }
+    committed(lead.write(compares, writes).await)
+}
+
+/// An operation is over.
+async fn end(lead: &Lead, mut operation: Operation) -> Result<Revision, String> {
+    operation.ended_unix_ms = lead.clock.unix_ms();
+    let key = lead.keys.operation(operation.id);
+    let before = lead.view.read().operations.get(&operation.id).map(|before| before.revision);
+    let revision = before.ok_or("the operation's record is gone")?;
+    let compares = vec![Compare::ModifiedAt(key.clone(), revision)];
+    let took_ms = operation.ended_unix_ms.saturating_sub(operation.started_unix_ms);
+    let (what, state, why) = (operation.kind.to_string(), operation.state, operation.outcome.clone());
+    let writes = vec![Write::Put { key, value: operation.encode(), lease: None }];
+    let revision = committed(lead.write(compares, writes).await)?;
+    tracing::info!(id = %operation.id, what, ?state, why, took_ms, "operation ends");
+    Ok(revision)
+}
+
+/// One transaction: the shards, and the table's next epoch with them if routes change.
+async fn write(lead: &Lead, basis: &Basis, change: &Change) -> Result<Revision, String> {
+    let table = &basis.table;
+    let table_key = lead.keys.table(table.record.id);
+    let mut compares = vec![Compare::ModifiedAt(table_key.clone(), table.revision)];
+    let mut writes = Vec::new();
+    for shard in &change.shards {
+        let key = lead.keys.shard(shard.table, shard.id);
+        compares.push(match basis.shards.get(&shard.id) {
+            Some(before) => Compare::ModifiedAt(key.clone(), before.revision),
+            None => Compare::Absent(key.clone()),
+        });
+        writes.push(Write::Put { key, value: shard.encode(), lease: None });
+    }
+    for id in &change.delete {
+        let key = lead.keys.shard(table.record.id, *id);
+        if let Some(before) = basis.shards.get(id) {
+            compares.push(Compare::ModifiedAt(key.clone(), before.revision));
+        }
+        writes.push(Write::Delete(key));
+    }
+    if change.publish {
+        let mut record = table.record.clone();
+        record.epoch = record.epoch.next();
+        record.state = TableState::Active;
+        tracing::info!(table = %record.name, epoch = %record.epoch, "topology published");
+        writes.push(Write::Put { key: table_key, value: record.encode(), lease: None });
+    }
+    let revision = committed(lead.write(compares, writes).await)?;
+    for reason in &change.reasons {
+        tracing::info!(table = %table.record.name, change = reason, "table changed");
+    }
+    Ok(revision)
+}
+
+/// Every node has let go: topics if wanted, then the records, the table's own with the last shards'.
+async fn forget(lead: &Lead, basis: &Basis, shards: &[ShardId]) -> Result<Revision, String> {
+    let table = &basis.table.record;
+    let last = shards.len() == basis.shards.len();
+    if last && table.delete_topics {
+        // A deposed leader that wakes up would take away the topics of a table that has been made again since.
+        if !lead.stands().await.map_err(|error| error.told())? {
+            return Err("the term is over".into());
+        }
+        let partitions = (0..table.partitions).map(crate::model::PartitionId);
+        let mut topics: BTreeSet<String> =
+            partitions.map(|p| names::topic_partition(&table.source, p).topic).collect();
+        topics.insert(names::dead_letter_topic(&table.source));
+        let topics: Vec<String> = topics.into_iter().collect();
+        lead.kafka.delete_topics(&topics).await.map_err(|error| error.to_string())?;
+    }
+    let key = lead.keys.table(table.id);
+    let compares = vec![Compare::ModifiedAt(key.clone(), basis.table.revision)];
+    let mut writes: Vec<Write> =
+        shards.iter().map(|shard| Write::Delete(lead.keys.shard(table.id, *shard))).collect();
+    if last {
+        writes.push(Write::Delete(key));
+        tracing::info!(table = %table.name, "table dropped everywhere");
+        lead.metrics.forget_spread(&table.name.to_string());
+    }
+    committed(lead.write(compares, writes).await)
+}
+
+/// A refused or unknown write is no trouble: the view will show what is, and the next decision starts from there.
+fn committed(outcome: Result<TxnOutcome, crate::adapters::metadata::Error>) -> Result<Revision, String> {
+    match outcome {
+        Ok(TxnOutcome::Committed(revision)) => Ok(revision),
+        Ok(TxnOutcome::Refused) => Err("the records changed meanwhile, or the term is over".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}

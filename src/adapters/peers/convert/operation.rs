@@ -1,0 +1,53 @@
+//! Operations of the `Control` service.
+
+use super::{Malformed, node};
+use crate::adapters::operation_wire;
+use crate::model::ShardId;
+use crate::model::control::{Asked, Operate, OperationStatus};
+use crate::wire::{self, operate_request::Change};
+
+/// A request for operations.
+pub fn operate_from_wire(w: wire::OperateRequest) -> Result<Operate, Malformed> {
+    let asked = match w.change.ok_or_else(|| Malformed::absent("change"))? {
+        Change::Split(split) => Asked::Split { shard: split.shard.map(ShardId), cut: split.cut },
+        Change::Merge(merge) => Asked::Merge { left: ShardId(merge.left), right: ShardId(merge.right) },
+        Change::Move(m) => Asked::Move {
+            shard: ShardId(m.shard),
+            from: node("move.from", &m.from)?,
+            to: node("move.to", &m.to)?,
+        },
+        Change::Lead(lead) => Asked::Lead { shard: ShardId(lead.shard), to: node("lead.to", &lead.to)? },
+    };
+    Ok(Operate { database: w.database, table: w.table, asked, reason: w.reason, dry_run: w.dry_run })
+}
+
+/// See [`operate_from_wire`].
+pub fn operate_to_wire(m: Operate) -> wire::OperateRequest {
+    let change = match m.asked {
+        Asked::Split { shard, cut } => Change::Split(wire::SplitShard { shard: shard.map(|s| s.0), cut }),
+        Asked::Merge { left, right } => Change::Merge(wire::MergeShards { left: left.0, right: right.0 }),
+        Asked::Move { shard, from, to } => {
+            Change::Move(wire::MoveReplica { shard: shard.0, from: from.into(), to: to.into() })
+        }
+        Asked::Lead { shard, to } => Change::Lead(wire::LeadShard { shard: shard.0, to: to.into() }),
+    };
+    let (database, table) = (m.database, m.table);
+    wire::OperateRequest { database, table, reason: m.reason, dry_run: m.dry_run, change: Some(change) }
+}
+
+/// One operation.
+pub fn operation_from_wire(w: wire::OperationStatus) -> Result<OperationStatus, Malformed> {
+    let record = w.operation.ok_or_else(|| Malformed::absent("operation"))?;
+    let operation =
+        operation_wire::from_wire(record).map_err(|(field, reason)| Malformed::new(field, reason))?;
+    Ok(OperationStatus { operation, table_name: w.table_name, waiting_for: w.waiting_for })
+}
+
+/// See [`operation_from_wire`].
+pub fn operation_to_wire(m: OperationStatus) -> wire::OperationStatus {
+    wire::OperationStatus {
+        operation: Some(operation_wire::to_wire(&m.operation)),
+        table_name: m.table_name,
+        waiting_for: m.waiting_for,
+    }
+}

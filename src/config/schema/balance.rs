@@ -1,0 +1,46 @@
+//! The keys of `[balance]`: what the cluster may do by itself.
+
+use super::Absent::{Default, Otherwise};
+use super::Kind::{Bytes, Choice, Integer};
+use super::{Key, MS_MAX, key};
+
+pub(super) const BALANCE: &[Key] = &[
+    key(
+        "mode",
+        Choice(&["off", "advisory", "on"]),
+        Default("\"on\""),
+        "\"on\"",
+        "`on`: shards split and move by themselves; `advisory`: the plan is made and its size shown as a metric; \
+         `off`: only what an operator asks for, and what nodes that are lost make necessary.",
+    ),
+    key("every_ms", Integer(500, MS_MAX), Default("5000"), "5000", "Between two looks at the whole cluster."),
+    key(
+        "copies_max",
+        Integer(1, 10_000),
+        Default("8"),
+        "8",
+        "Replicas that may be copied at once in the whole cluster.",
+    ),
+    key(
+        "copies_per_node_max",
+        Integer(1, 1_000),
+        Default("2"),
+        "2",
+        "Replicas that may be copied to one node at once.",
+    ),
+    key(
+        "replicas_per_node_min",
+        Integer(0, 10_000),
+        Default("1"),
+        "1",
+        "A table with fewer replicas than this a node has its shards split, as far as its partitions allow it; \
+         4 and more make nodes hold equal shares.",
+    ),
+    key(
+        "split_above_bytes",
+        Bytes,
+        Otherwise("shards are not split for their size"),
+        "\"200GiB\"",
+        "A shard with more bytes than this in a replica is split.",
+    ),
+];

@@ -1,0 +1,189 @@
+//! Operations: durable, resumable changes to a table's shards. The record says what is wanted and how it ended; how
+//! far it has come is read off the shards' own records, so any leader goes on where the last one stopped.
+//!
+//! Pure. The steps are decided in `actors::table::operate`.
+
+use super::ids::{NodeId, OperationId, ShardId, TableId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Kind {
+    /// One shard becomes two, on the same nodes, without copying.
+    Split {
+        /// Which.
+        shard: ShardId,
+        /// First partition of the right half.
+        cut: u32,
+        /// The left half's number.
+        left: ShardId,
+        /// The right half's number.
+        right: ShardId,
+    },
+    /// Two neighbouring shards on the same nodes become one, without copying.
+    Merge {
+        /// The lower.
+        left: ShardId,
+        /// The upper.
+        right: ShardId,
+        /// Their successor's number.
+        into: ShardId,
+    },
+    /// A replica goes from one node to another: copied, caught up, published, only then removed where it was.
+    Move {
+        /// Whose.
+        shard: ShardId,
+        /// Where it is.
+        from: NodeId,
+        /// Where it goes.
+        to: NodeId,
+    },
+    /// One more replica.
+    Add {
+        /// Whose.
+        shard: ShardId,
+        /// Where.
+        to: NodeId,
+    },
+    /// One replica less.
+    Remove {
+        /// Whose.
+        shard: ShardId,
+        /// Where.
+        from: NodeId,
+    },
+    /// Another replica leads, and is preferred from now on.
+    Lead {
+        /// Whose.
+        shard: ShardId,
+        /// Who.
+        to: NodeId,
+    },
+}
+
+impl Kind {
+    /// The shards that it changes and that are there before it begins.
+    pub fn shards(&self) -> Vec<ShardId> {
+        match self {
+            Self::Split { shard, .. }
+            | Self::Move { shard, .. }
+            | Self::Add { shard, .. }
+            | Self::Remove { shard, .. }
+            | Self::Lead { shard, .. } => vec![*shard],
+            Self::Merge { left, right, .. } => vec![*left, *right],
+        }
+    }
+
+    /// Whether it concerns that shard, before or after.
+    pub fn touches(&self, id: ShardId) -> bool {
+        let made = match self {
+            Self::Split { left, right, .. } => [Some(*left), Some(*right)],
+            Self::Merge { into, .. } => [Some(*into), None],
+            _ => [None, None],
+        };
+        self.shards().contains(&id) || made.contains(&Some(id))
+    }
+
+    /// The node that a copy is being made on, if any.
+    pub fn target(&self) -> Option<&NodeId> {
+        match self {
+            Self::Move { to, .. } | Self::Add { to, .. } => Some(to),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Split { shard, cut, left, right } => {
+                write!(f, "split {shard} at {cut} into {left}, {right}")
+            }
+            Self::Merge { left, right, into } => write!(f, "merge {left}, {right} into {into}"),
+            Self::Move { shard, from, to } => write!(f, "move {shard} from {from} to {to}"),
+            Self::Add { shard, to } => write!(f, "add {shard} on {to}"),
+            Self::Remove { shard, from } => write!(f, "remove {shard} from {from}"),
+            Self::Lead { shard, to } => write!(f, "lead {shard} by {to}"),
+        }
+    }
+}
+
+/// An operation's life. The last three are ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Under way, or waiting for its turn.
+    Running,
+    /// To be undone; what cannot be undone any more is finished instead.
+    Cancelling,
+    /// As wanted.
+    Done,
+    /// As it was before.
+    Cancelled,
+    /// Given up, with the reason in `outcome`; nothing is lost.
+    Failed,
+}
+
+impl State {
+    /// Whether anything is left to be done.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Running | Self::Cancelling)
+    }
+
+    /// The legal transitions, all of them.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Running => next != Self::Running && next != Self::Cancelled,
+            Self::Cancelling => matches!(next, Self::Done | Self::Cancelled | Self::Failed),
+            Self::Done | Self::Cancelled | Self::Failed => false,
+        }
+    }
+}
+
+/// One operation, as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Number.
+    pub id: OperationId,
+    /// Whose shards.
+    pub table: TableId,
+    /// What.
+    pub kind: Kind,
+    /// Life.
+    pub state: State,
+    /// Why it was begun: an operator's word, or the policy's.
+    pub reason: String,
+    /// Why it was cancelled or failed; empty otherwise.
+    pub outcome: String,
+    /// When it was recorded, on the wall clock of the leader of that time: for people.
+    pub started_unix_ms: u64,
+    /// When it ended; 0 while open.
+    pub ended_unix_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_an_end_and_only_what_is_being_cancelled_is_cancelled() {
+        let all = [State::Running, State::Cancelling, State::Done, State::Cancelled, State::Failed];
+        for from in all {
+            for to in all {
+                let legal = from.may_become(to);
+                assert!(!legal || from.is_open(), "{from:?} -> {to:?}");
+                assert!(!legal || to != State::Running, "{from:?} -> {to:?}");
+            }
+        }
+        assert!(!State::Running.may_become(State::Cancelled));
+    }
+
+    #[test]
+    fn a_split_touches_its_parent_and_its_children() {
+        let split = Kind::Split { shard: ShardId(1), cut: 4, left: ShardId(5), right: ShardId(6) };
+        assert_eq!(split.to_string(), "split s1 at 4 into s5, s6");
+        assert_eq!([0, 1, 5, 6].map(|id| split.touches(ShardId(id))), [false, true, true, true]);
+    }
+}

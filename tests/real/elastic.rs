@@ -1,0 +1,112 @@
+//! Splits, moves, drains and joins on real servers, under ingest, with readers that judge every answer.
+
+use super::faults::Stream;
+use super::support::cluster::{Cluster, PARTITIONS};
+use super::support::readers::{Readers, Verdict, prepare};
+use converthouse::model::control::{OperationStatus, TableStatus};
+use converthouse::model::operation::State;
+use std::time::Duration;
+
+/// The usual table in one month, so that every batch is one ClickHouse partition: prefixes are exact at any moment.
+const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, note String) \
+                   ENGINE = MergeTree ORDER BY (user, at)";
+
+async fn create(cluster: &Cluster, shards: u32) -> TableStatus {
+    let (partitions, shards) = (PARTITIONS.to_string(), shards.to_string());
+    let numbers =
+        ["--partitions", &partitions, "--shards", &shards, "--replicas", "2", "--partition-by", "user"];
+    let made = cluster.cli(&[&["table", "create", DDL], &numbers[..]].concat());
+    made.unwrap_or_else(|error| panic!("{error}"));
+    let table = cluster.table("shop.events").unwrap();
+    for node in &cluster.nodes {
+        prepare(node, &table.cluster).await;
+    }
+    table
+}
+
+fn operate(cluster: &Cluster, arguments: &[&str]) -> Vec<OperationStatus> {
+    let said = cluster.cli(&[arguments, &["--json"]].concat()).unwrap_or_else(|error| panic!("{error}"));
+    let ended: Vec<OperationStatus> = serde_json::from_str(&said).unwrap();
+    assert!(!ended.is_empty());
+    for status in &ended {
+        assert_eq!(status.operation.state, State::Done, "{status:?}");
+    }
+    ended
+}
+
+fn all_right(verdict: &Verdict) {
+    assert_eq!(verdict.wrong, Vec::<String>::new(), "of {} answers", verdict.answered);
+    assert_eq!(verdict.failed, Vec::<String>::new(), "of {} answers", verdict.answered);
+    println!("{} queries answered, 0 wrong, 0 failed", verdict.answered);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shards_split_merge_and_move_under_ingest_and_every_query_counts_every_row_once() {
+    let cluster = Cluster::start(3, 1).await;
+    let table = create(&cluster, 2).await;
+    let stream = Stream::start(&cluster);
+    stream.flow(20_000).await;
+    cluster.until("rows in every shard", |status| {
+        let shards = status.tables.iter().flat_map(|table| &table.shards);
+        shards.flat_map(|shard| &shard.replicas).all(|replica| replica.rows > 0)
+    });
+    let readers = Readers::start(&cluster, 3);
+    readers.flow(20).await;
+    for status in operate(&cluster, &["shard", "split", "shop.events"]) {
+        let operation = &status.operation;
+        println!("{} took {} ms", operation.kind, operation.ended_unix_ms - operation.started_unix_ms);
+    }
+    readers.flow(20).await;
+    let split = cluster.table("shop.events").unwrap();
+    assert_eq!((table.shards.len(), split.shards.len()), (2, 4));
+    let shard = &split.shards[1];
+    let holds = |node: &str| shard.replicas.iter().any(|replica| replica.node.as_str() == node);
+    let from = shard.leader.clone().unwrap();
+    let to = ["n1", "n2", "n3"].into_iter().find(|node| !holds(node)).unwrap();
+    operate(&cluster, &["shard", "move", "shop.events", &shard.id.to_string(), from.as_str(), to]);
+    readers.flow(20).await;
+    stream.flow(5_000).await;
+    let rows = stream.end().await;
+    all_right(&readers.end().await);
+    cluster.prove_events(rows, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_one_is_drained_and_one_dies_under_ingest() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let table = create(&cluster, 4).await;
+    let stream = Stream::start(&cluster);
+    stream.flow(20_000).await;
+    cluster.until("rows in every shard", |status| {
+        let shards = status.tables.iter().flat_map(|table| &table.shards);
+        shards.flat_map(|shard| &shard.replicas).all(|replica| replica.rows > 0)
+    });
+    cluster.add_node().await;
+    prepare_when_routed(&cluster, 3, &table.cluster).await;
+    let readers = Readers::start(&cluster, 3);
+    cluster.until("the new node to hold its share", |status| {
+        let held: Vec<u32> = status.nodes.iter().map(|node| node.replicas).collect();
+        held.len() == 4 && held.iter().max().unwrap() - held.iter().min().unwrap() <= 1
+    });
+    let drained = cluster.cli(&["node", "drain", "n1", "--wait"]);
+    drained.unwrap_or_else(|error| panic!("{error}"));
+    readers.flow(30).await;
+    all_right(&readers.end().await);
+    cluster.nodes[1].kill_daemon();
+    stream.flow(5_000).await;
+    cluster.nodes[1].start_daemon();
+    let rows = stream.end().await;
+    cluster.prove_events(rows, 0).await;
+}
+
+/// The `Distributed` tables of a node that has just joined need its routes.
+async fn prepare_when_routed(cluster: &Cluster, number: usize, name: &str) {
+    let sql = format!("SELECT count() FROM system.clusters WHERE cluster = '{name}'");
+    for _ in 0..300 {
+        if cluster.nodes[number].query(&sql).await.is_ok_and(|shown| shown != "0") {
+            return prepare(&cluster.nodes[number], name).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{} never got its routes", cluster.nodes[number].id);
+}

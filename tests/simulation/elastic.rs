@@ -1,0 +1,186 @@
+//! Splits, moves, drains and the balancer in virtual time, under ingest, with readers that check every answer.
+
+use converthouse::adapters::peers::Daemon;
+use converthouse::model::control::{Asked, Operate, OperationStatus};
+use converthouse::model::operation::State;
+use converthouse::model::{NodeState, OperationId};
+use converthouse::simulation::{self, Cluster, Failure, NewTable, Setup};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Has the leader begin what is asked for and waits until all of it has ended.
+async fn operate(cluster: &Cluster, name: &str, asked: Asked) -> Result<Vec<OperationStatus>, Failure> {
+    let table = NewTable::named(name).full_name();
+    let request = Operate {
+        database: table.database,
+        table: table.table,
+        asked,
+        reason: "test".into(),
+        dry_run: false,
+    };
+    let begun = cluster
+        .ask("operate", |daemon| {
+            let request = request.clone();
+            async move { daemon.operate(request).await }
+        })
+        .await?;
+    let ids: Vec<OperationId> = begun.iter().map(|status| status.operation.id).collect();
+    let open = |c: &Cluster| c.view().open_operations().any(|op| ids.contains(&op.id));
+    cluster.until("operations to end", 120_000, |c| !open(c)).await?;
+    let all = cluster.ask("list", |daemon| async move { daemon.operations().await }).await?;
+    Ok(all.into_iter().filter(|status| ids.contains(&status.operation.id)).collect())
+}
+
+fn all_done(ended: &[OperationStatus]) {
+    assert!(!ended.is_empty());
+    for status in ended {
+        assert_eq!(status.operation.state, State::Done, "{status:?}");
+    }
+}
+
+#[test]
+fn shards_split_under_ingest_and_every_query_counts_every_row_once() {
+    let run = simulation::run(&Setup::nodes(3), async |cluster: &Cluster| {
+        cluster.start().await?;
+        cluster.start_readers(4);
+        let table = cluster.create_table(&NewTable { shards: 2, ..NewTable::named("t") }).await?;
+        for _ in 0..20 {
+            cluster.produce_everywhere(&table, 100);
+            cluster.advance(200).await?;
+        }
+        let split = operate(cluster, "t", Asked::Split { shard: None, cut: None });
+        all_done(&split.await?);
+        let ranges: Vec<String> =
+            cluster.view().shards_of(table.id).map(|shard| shard.range.to_string()).collect();
+        assert_eq!(ranges, ["[0, 2)", "[2, 4)", "[4, 6)", "[6, 8)"]);
+        cluster.produce_everywhere(&table, 100);
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
+fn a_replica_moves_to_a_new_node_under_ingest() {
+    let run = simulation::run(&Setup::nodes(3), async |cluster: &Cluster| {
+        cluster.start().await?;
+        cluster.start_readers(4);
+        let table = cluster.create_table(&NewTable { shards: 2, ..NewTable::named("t") }).await?;
+        cluster.produce_everywhere(&table, 1_000);
+        cluster.until_nothing_lacks(30_000).await?;
+        let node = cluster.add_node()?;
+        cluster.until("the node's record", 30_000, |c| c.view().nodes.contains_key(&node)).await?;
+        let shard = cluster.view().shards_of(table.id).next().expect("made").clone();
+        let from = shard.leader.clone().expect("led");
+        cluster.produce_everywhere(&table, 100);
+        let moved =
+            operate(cluster, "t", Asked::Move { shard: shard.id, from: from.clone(), to: node.clone() });
+        all_done(&moved.await?);
+        let shard = cluster.view().shards[&table.id][&shard.id].record.clone();
+        assert!(shard.replica_on(&from).is_none() && shard.replica_on(&node).is_some(), "{shard:?}");
+        cluster.produce_everywhere(&table, 100);
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+/// Replicas by node, of shards in the topology.
+fn spread(cluster: &Cluster) -> BTreeMap<String, usize> {
+    let view = cluster.view();
+    let shards = view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
+    let mut held: BTreeMap<String, usize> = view.nodes.keys().map(|node| (node.to_string(), 0)).collect();
+    for replica in shards.flat_map(|shard| &shard.replicas) {
+        *held.entry(replica.node.to_string()).or_default() += 1;
+    }
+    held
+}
+
+fn at_rest(cluster: &Cluster) -> bool {
+    cluster.view().open_operations().next().is_none()
+}
+
+/// Four replicas of each table a node at least.
+fn balancing(nodes: u32) -> Setup {
+    let mut setup = Setup::nodes(nodes);
+    setup.options.balance.replicas_per_node_min = 4;
+    setup
+}
+
+/// The sentence: a node is added, shards split and move onto it under full ingest, and every query at every moment
+/// counts every row exactly once.
+#[test]
+fn a_node_is_added_and_shards_split_and_move_onto_it_under_ingest() {
+    let run = simulation::run(&balancing(3), async |cluster: &Cluster| {
+        cluster.start().await?;
+        cluster.start_readers(4);
+        let table = NewTable { shards: 6, partitions: 32, ..NewTable::named("t") };
+        let table = cluster.create_table(&table).await?;
+        cluster.produce_everywhere(&table, 500);
+        cluster.until_nothing_lacks(30_000).await?;
+        let node = cluster.add_node()?;
+        let mut even = false;
+        for _ in 0..300 {
+            cluster.produce_everywhere(&table, 5);
+            cluster.advance(1_000).await?;
+            let held = spread(cluster);
+            let (least, most) = (held.values().min(), held.values().max());
+            even =
+                held.contains_key(node.as_str()) && at_rest(cluster) && most <= least.map(|n| n + 1).as_ref();
+            if even {
+                break;
+            }
+        }
+        assert!(even, "{:?}", spread(cluster));
+        assert!(cluster.view().shards_of(table.id).count() > 6, "split");
+        let settled = spread(cluster);
+        cluster.advance(120_000).await?;
+        assert_eq!(spread(cluster), settled, "SETTLES: nothing moves without an event");
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
+fn a_drained_node_is_emptied_under_ingest() {
+    let run = simulation::run(&Setup::nodes(4), async |cluster: &Cluster| {
+        cluster.start().await?;
+        cluster.start_readers(4);
+        let table = cluster.create_table(&NewTable { shards: 4, ..NewTable::named("t") }).await?;
+        cluster.produce_everywhere(&table, 500);
+        cluster.until_nothing_lacks(30_000).await?;
+        let drain = |daemon: Arc<dyn Daemon>| async move {
+            daemon.set_node_state("n2".parse().expect("a name"), NodeState::Draining).await
+        };
+        cluster.ask("drain", drain).await?;
+        for _ in 0..300 {
+            cluster.produce_everywhere(&table, 5);
+            cluster.advance(1_000).await?;
+            if spread(cluster)["n2"] == 0 && at_rest(cluster) {
+                break;
+            }
+        }
+        assert_eq!(spread(cluster)["n2"], 0);
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
+fn a_node_that_stays_down_has_its_replicas_rebuilt_and_lets_go_of_them_when_it_returns() {
+    let mut setup = Setup::nodes(4);
+    setup.options.rules.down_after_ms = 60_000;
+    let run = simulation::run(&setup, async |cluster: &Cluster| {
+        cluster.start().await?;
+        cluster.start_readers(4);
+        let table = cluster.create_table(&NewTable { shards: 4, ..NewTable::named("t") }).await?;
+        cluster.produce_everywhere(&table, 500);
+        cluster.until_nothing_lacks(30_000).await?;
+        cluster.kill_daemon("n2")?;
+        cluster.advance(50_000).await?;
+        assert!(spread(cluster)["n2"] > 0, "a node that is down for a while keeps what it has");
+        cluster.until("rebuilt elsewhere", 300_000, |c| spread(c)["n2"] == 0 && at_rest(c)).await?;
+        cluster.produce_everywhere(&table, 100);
+        cluster.start_daemon("n2")?;
+        cluster.heal(300_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
