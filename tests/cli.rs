@@ -92,6 +92,7 @@ fn what_people_see() {
     golden(&edge, &["table", "list"], expect_file!["golden/cli_table_list.txt"]);
     golden(&edge, &["node", "list"], expect_file!["golden/cli_node_list.txt"]);
     golden(&edge, &["shard", "list"], expect_file!["golden/cli_shard_list.txt"]);
+    golden(&edge, &["op", "list"], expect_file!["golden/cli_op_list.txt"]);
     golden(&edge, &["routes", NAME], expect_file!["golden/cli_routes.txt"]);
     assert_eq!(edge.daemon.last(), Asked::Routes(name()));
 }

@@ -15,12 +15,13 @@ use converthouse::adapters::peers::grpc::{GrpcDaemon, GrpcPeers, INSERT_BYTES_MA
 use converthouse::adapters::peers::local::LocalPeers;
 use converthouse::adapters::peers::{Daemon, Error, Peers};
 use converthouse::error::{Coded, Retry};
-use converthouse::model::control::{CreateTable, DropTable, InsertRows, Inserted};
+use converthouse::model::control::{Asked as Change, CreateTable, DropTable, InsertRows, Inserted, Operate};
 use converthouse::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall};
+use converthouse::model::operation::State;
 use converthouse::model::table::{BatchLimits, MessageFormat, TopicLayout};
-use converthouse::model::{Epoch, NodeId, PartitionId, ShardId, TableName};
+use converthouse::model::{Epoch, NodeId, NodeState, OperationId, PartitionId, ShardId, TableName};
 use converthouse::wire;
-use edge::{Asked, Edge, Mood, cluster, id, name, routes, table};
+use edge::{Asked, Edge, Mood, cluster, id, name, operation, routes, table};
 use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -122,6 +123,37 @@ async fn every_request_and_answer_survives_the_wire() {
     assert_eq!(edge.daemon.last(), Asked::Heartbeat(heartbeat()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn operations_and_node_states_survive_the_wire() {
+    let edge = Edge::start();
+    let daemon = client(&edge);
+    let (shard, to) = (ShardId(2), node("n3"));
+    for change in [
+        Change::Split { shard: Some(shard), cut: Some(9) },
+        Change::Split { shard: None, cut: None },
+        Change::Merge { left: ShardId(1), right: shard },
+        Change::Move { shard, from: node("n1"), to: to.clone() },
+        Change::Lead { shard, to: to.clone() },
+    ] {
+        let request = operate(change);
+        assert_eq!(daemon.operate(request.clone()).await.unwrap(), [operation(State::Done)]);
+        assert_eq!(edge.daemon.last(), Asked::Operate(request));
+    }
+    assert_eq!(daemon.cancel_operation(OperationId(7)).await.unwrap(), operation(State::Cancelling));
+    assert_eq!(edge.daemon.last(), Asked::Cancel(OperationId(7)));
+    assert_eq!(daemon.operations().await.unwrap(), [operation(State::Running), operation(State::Done)]);
+    for state in [NodeState::Active, NodeState::Cordoned, NodeState::Draining] {
+        let answered = daemon.set_node_state(to.clone(), state).await.unwrap();
+        assert_eq!((&answered.id, answered.state), (&to, state));
+        assert_eq!(edge.daemon.last(), Asked::NodeState(to.clone(), state));
+    }
+}
+
+fn operate(asked: Change) -> Operate {
+    let TableName { database, table } = name();
+    Operate { database, table, asked, reason: "it grew".into(), dry_run: true }
+}
+
 /// Calls every method once; what each made of it.
 async fn all(daemon: &dyn Daemon) -> Vec<(&'static str, Error)> {
     vec![
@@ -132,11 +164,16 @@ async fn all(daemon: &dyn Daemon) -> Vec<(&'static str, Error)> {
         ("routes", daemon.routes(name()).await.unwrap_err()),
         ("watch_routes", daemon.watch_routes(name()).await.err().unwrap()),
         ("insert", daemon.insert(insert(b"1\n")).await.unwrap_err()),
+        ("operate", daemon.operate(operate(Change::Split { shard: None, cut: None })).await.unwrap_err()),
+        ("cancel_operation", daemon.cancel_operation(OperationId(1)).await.unwrap_err()),
+        ("operations", daemon.operations().await.unwrap_err()),
+        ("set_node_state", daemon.set_node_state(node("n1"), NodeState::Draining).await.unwrap_err()),
         ("heartbeat", daemon.heartbeat(heartbeat()).await.unwrap_err()),
     ]
 }
 
-const WRITES: [&str; 3] = ["create_table", "drop_table", "insert"];
+const WRITES: [&str; 6] =
+    ["create_table", "drop_table", "insert", "operate", "cancel_operation", "set_node_state"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_error_comes_back_as_it_was_from_every_method() {

@@ -3,13 +3,11 @@
 //! A shell: the engine is pure and lives in `crate::placement`. A panic in it is caught, counted and answered with
 //! an error; the cluster stays as it is.
 
+use super::balance::decide::{self, Sight};
 use super::leader::observed::Observed;
 use super::mirror::View;
 use crate::model::ids::{NodeId, ShardId, TableId};
-use crate::model::table::ReplicaState;
-use crate::placement::{
-    Load, NewShard, NewTable, NodeView, Policy, ReplicaView, ShardView, Snapshot, place_new,
-};
+use crate::placement::{Load, NewShard, NewTable, NodeView, Policy, ShardView, Snapshot, place_new};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,7 +33,7 @@ pub struct PlaceShards {
 /// Find one more node for each of these shards.
 #[derive(Message)]
 #[rtype(result = "Result<BTreeMap<ShardId, NodeId>, String>")]
-pub struct AddReplicas {
+pub struct FindNodes {
     /// Their table.
     pub table: TableId,
     /// The shards.
@@ -49,35 +47,9 @@ impl PlacementActor {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let view = self.view.read();
-        let reports = self.observed.read();
-        let nodes = view.nodes.values().map(|n| NodeView::new(&n.record, view.is_live(&n.record.id)));
-        let shard = |shard: &crate::model::Shard| {
-            let bytes =
-                |node: &NodeId| reports.heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id);
-            let largest = shard.replicas.iter().filter_map(|r| bytes(&r.node)).map(|seen| seen.bytes).max();
-            ShardView {
-                table: shard.table,
-                shard: shard.id,
-                load: Load { bytes: largest.unwrap_or(0), ..Load::default() },
-                replicas_wanted: view.tables.get(&shard.table).map_or(1, |table| table.record.replicas),
-                replicas: shard
-                    .replicas
-                    .iter()
-                    .map(|r| ReplicaView {
-                        node: r.node.clone(),
-                        complete: r.state != ReplicaState::Creating,
-                        leaving: false,
-                    })
-                    .collect(),
-                leader: shard.leader.clone(),
-                frozen: false,
-                pinned: Vec::new(),
-                excluded: Vec::new(),
-            }
-        };
-        let shards = view.shards.values().flat_map(BTreeMap::values).map(|s| shard(&s.record));
-        Snapshot { nodes: nodes.collect(), shards: shards.collect() }
+        let (view, reports) = (self.view.read(), self.observed.read());
+        // New replicas go to nodes that live; how long others have been gone makes no difference here.
+        decide::snapshot(&Sight { view: &view, heartbeats: &reports.heartbeats, lost: &|_| false })
     }
 }
 
@@ -110,9 +82,9 @@ impl Handler<PlaceShards> for PlacementActor {
     }
 }
 
-impl Handler<AddReplicas> for PlacementActor {
+impl Handler<FindNodes> for PlacementActor {
     type Result = Result<BTreeMap<ShardId, NodeId>, String>;
-    fn handle(&mut self, message: AddReplicas, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, message: FindNodes, _: &mut Context<Self>) -> Self::Result {
         let snapshot = self.snapshot();
         let find = |id: &ShardId| {
             let held = snapshot.shards.iter().find(|s| s.table == message.table && s.shard == *id)?;

@@ -300,6 +300,11 @@ impl Shard {
         self.replicas.iter().filter(|r| r.state == ReplicaState::Ready).map(|r| &r.node)
     }
 
+    /// A replica that is on its way here or away, if any.
+    pub fn moving(&self) -> Option<&Replica> {
+        self.replicas.iter().find(|r| matches!(r.state, ReplicaState::Creating | ReplicaState::Leaving))
+    }
+
     /// Replicas that are to stay.
     pub fn staying(&self) -> impl Iterator<Item = &Replica> {
         self.replicas.iter().filter(|r| r.state != ReplicaState::Leaving)

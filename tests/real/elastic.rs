@@ -99,14 +99,17 @@ async fn a_node_joins_one_is_drained_and_one_dies_under_ingest() {
     cluster.prove_events(rows, 0).await;
 }
 
-/// The `Distributed` tables of a node that has just joined need its routes.
+/// A node that has just joined can be asked once it has its routes and the table that users see.
 async fn prepare_when_routed(cluster: &Cluster, number: usize, name: &str) {
-    let sql = format!("SELECT count() FROM system.clusters WHERE cluster = '{name}'");
+    let sql = format!(
+        "SELECT (SELECT count() FROM system.clusters WHERE cluster = '{name}') > 0 \
+         AND (SELECT count() FROM system.tables WHERE database = 'shop' AND name = 'events') > 0"
+    );
     for _ in 0..300 {
-        if cluster.nodes[number].query(&sql).await.is_ok_and(|shown| shown != "0") {
+        if cluster.nodes[number].query(&sql).await.is_ok_and(|shown| shown == "1") {
             return prepare(&cluster.nodes[number], name).await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("{} never got its routes", cluster.nodes[number].id);
+    panic!("{} never got its routes and its table", cluster.nodes[number].id);
 }

@@ -74,8 +74,9 @@ async fn a_leader_stopped_past_its_lease_changes_nothing_when_it_goes_on() {
         assert!(term > before.term);
         cluster.nodes[zombie].resume_daemon();
         cluster.until("the zombie to be an ordinary node again", |status| {
-            assert_eq!(status.term, term, "the zombie took the lead back, or deposed its successor");
-            status.nodes.iter().any(|node| node.id.as_str() == id && node.live)
+            // The zombie itself may still answer with what it knew, in the moment before it has looked again.
+            assert!(status.term <= term, "the zombie took the lead back, or deposed its successor");
+            status.term == term && status.nodes.iter().any(|node| node.id.as_str() == id && node.live)
         });
     }
     prove(&cluster, stream).await;

@@ -4,7 +4,7 @@
 //! flight counts once; what placement proposes becomes operations, as many at once as the limits allow. C9: when
 //! nodes have joined and a table has too few shards to go round, its shards are split first.
 
-use crate::model::control::{BalanceMode, BalanceRules};
+use crate::model::control::BalanceRules;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::observed::Heartbeat;
@@ -59,8 +59,9 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
         let shards: Vec<&Shard> = view.shards_of(*id).filter(|s| s.state == ShardState::Serving).collect();
         let grown =
             |shard: &&&Shard| rules.split_above_bytes > 0 && bytes(sight, shard) > rules.split_above_bytes;
-        let busy =
-            |shard: &&&Shard| touched(view, *id, shard.id) || !at_rest(shard) || shard.range.width() < 2;
+        let busy = |shard: &&&Shard| {
+            touched(view, *id, shard.id) || shard.moving().is_some() || shard.range.width() < 2
+        };
         let few = shards.len() < wanted;
         // A round of splits is of all shards of the widest kind, so that halves stay equal.
         let widest = shards.iter().map(|shard| shard.range.width()).max().unwrap_or(1);
@@ -78,11 +79,6 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
 fn wanted_shards(table: &Table, nodes: usize, rules: &BalanceRules) -> usize {
     let replicas = nodes * rules.replicas_per_node_min as usize;
     replicas.div_ceil(table.replicas.max(1) as usize).min(table.partitions as usize)
-}
-
-fn at_rest(shard: &Shard) -> bool {
-    let moving = |state| matches!(state, ReplicaState::Creating | ReplicaState::Leaving);
-    !shard.replicas.iter().any(|replica| moving(replica.state))
 }
 
 fn touched(view: &ClusterView, table: TableId, shard: ShardId) -> bool {
@@ -260,9 +256,4 @@ impl Copies<'_> {
         self.all < self.rules.copies_max
             && self.nodes.get(node).copied().unwrap_or(0) < self.rules.copies_per_node_max
     }
-}
-
-/// Whether anything is to be begun at all.
-pub fn acts(rules: &BalanceRules) -> bool {
-    rules.mode == BalanceMode::On
 }

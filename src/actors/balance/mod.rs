@@ -5,6 +5,7 @@ pub mod decide;
 
 use super::leader::Lead;
 use super::leader::operations::{begin_all, split_kind};
+use super::table::decide::down_for;
 use crate::model::control::BalanceMode;
 use crate::model::ids::{NodeId, TableId};
 use crate::model::operation::Kind;
@@ -37,7 +38,7 @@ impl Balancer {
             return;
         }
         let begun = self.decide();
-        if begun.is_empty() || !decide::acts(&rules) {
+        if begun.is_empty() || rules.mode != BalanceMode::On {
             return;
         }
         self.busy = true;
@@ -55,10 +56,7 @@ impl Balancer {
         let (view, reports) = (self.lead.view.read(), self.lead.observed.read());
         let now_ms = self.lead.clock.now_ms();
         let down_after_ms = self.lead.rules.down_after_ms;
-        let lost = |node: &NodeId| {
-            let since = reports.unfit_since_ms.get(node);
-            since.is_some_and(|since| now_ms.saturating_sub(*since) >= down_after_ms)
-        };
+        let lost = |node: &NodeId| down_for(&reports.unfit_since_ms, node, now_ms, down_after_ms);
         let sight = Sight { view: &view, heartbeats: &reports.heartbeats, lost: &lost };
         let blind = decide::blind(&sight);
         if blind != self.blind {

@@ -2,8 +2,7 @@
 
 use super::create::of_metadata;
 use super::{Lead, status};
-use crate::actors::table::write::begin;
-use crate::adapters::metadata::{Compare, TxnOutcome, Write, records::Record as _};
+use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::Record as _};
 use crate::adapters::peers::Error;
 use crate::model::control::{Asked, NodeStatus, Operate, OperationStatus};
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
@@ -17,6 +16,10 @@ use std::collections::BTreeMap;
 const TRIES_MAX: u32 = 5;
 /// Operations that one request may begin.
 const BEGIN_MAX: usize = 40;
+/// Ended operations that are kept for people to look at.
+const ENDED_KEPT: usize = 200;
+/// Older ones that go with one record.
+const ENDED_DROPPED_MAX: usize = 20;
 
 /// Records the operations that a request asks for.
 pub async fn operate(lead: Lead, request: Operate) -> Result<Vec<OperationStatus>, Error> {
@@ -32,11 +35,11 @@ pub async fn operate(lead: Lead, request: Operate) -> Result<Vec<OperationStatus
         };
         let reason = if request.reason.is_empty() { "asked for" } else { request.reason.as_str() };
         let id = table.record.id;
-        let operations = begin(&lead, kinds.into_iter().map(|kind| (id, kind, reason.to_owned())));
+        let operations = numbered(&lead, kinds.into_iter().map(|kind| (id, kind, reason.to_owned())));
         if request.dry_run {
             return Ok(operations.into_iter().map(|operation| said(&name, operation)).collect());
         }
-        if record(&lead, std::slice::from_ref(&table), &operations).await? {
+        if record(&lead, std::slice::from_ref(&table), &operations).await?.is_some() {
             return Ok(operations.into_iter().map(|operation| said(&name, operation)).collect());
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -48,8 +51,37 @@ fn said(name: &TableName, operation: Operation) -> OperationStatus {
     OperationStatus { operation, table_name: Some(name.to_string()), waiting_for: None }
 }
 
-/// Numbers of new shards are taken in the same transaction. False if the records changed meanwhile.
-async fn record(lead: &Lead, tables: &[Versioned<Table>], operations: &[Operation]) -> Result<bool, Error> {
+/// Operations to be recorded, numbered after all that there are.
+fn numbered(lead: &Lead, kinds: impl IntoIterator<Item = (TableId, Kind, String)>) -> Vec<Operation> {
+    let newest = lead.view.read().operations.keys().next_back().map_or(0, |id| id.0);
+    let operation = |(number, (table, kind, reason))| Operation {
+        id: OperationId(number),
+        table,
+        kind,
+        state: State::Running,
+        reason,
+        outcome: String::new(),
+        started_unix_ms: lead.clock.unix_ms(),
+        ended_unix_ms: 0,
+    };
+    (newest + 1..).zip(kinds).map(operation).collect()
+}
+
+/// The oldest ended operations that are too many to keep. The newest stays always: it carries the numbers.
+fn surplus(view: &ClusterView) -> Vec<OperationId> {
+    let ended = view.operations.values().map(|operation| &operation.record).filter(|op| !op.state.is_open());
+    let ended: Vec<OperationId> = ended.map(|operation| operation.id).collect();
+    let surplus = ended.len().saturating_sub(ENDED_KEPT).min(ENDED_DROPPED_MAX);
+    ended[..surplus].to_vec()
+}
+
+/// Numbers of new shards are taken in the same transaction; the oldest ended operations go with it. `None` if the
+/// records changed meanwhile.
+async fn record(
+    lead: &Lead,
+    tables: &[Versioned<Table>],
+    operations: &[Operation],
+) -> Result<Option<Revision>, Error> {
     let (mut compares, mut writes) = (Vec::new(), Vec::new());
     for table in tables {
         let mut next = table.record.clone();
@@ -66,15 +98,16 @@ async fn record(lead: &Lead, tables: &[Versioned<Table>], operations: &[Operatio
         compares.push(Compare::Absent(key.clone()));
         writes.push(Write::Put { key, value: operation.encode(), lease: None });
     }
+    writes.extend(surplus(&lead.view.read()).into_iter().map(|id| Write::Delete(lead.keys.operation(id))));
     match lead.write(compares, writes).await {
-        Ok(TxnOutcome::Committed(_)) => {
+        Ok(TxnOutcome::Committed(revision)) => {
             for operation in operations {
                 let (id, what) = (operation.id, operation.kind.to_string());
                 tracing::info!(%id, what, why = operation.reason, "operation begins");
             }
-            Ok(true)
+            Ok(Some(revision))
         }
-        Ok(TxnOutcome::Refused) => Ok(false),
+        Ok(TxnOutcome::Refused) => Ok(None),
         Err(error) => Err(of_metadata(&error)),
     }
 }
@@ -89,19 +122,20 @@ fn made(operation: &Operation) -> Option<u32> {
 }
 
 /// Records operations that a policy wants, of any tables, all or none.
-pub async fn begin_all(lead: &Lead, wanted: BTreeMap<TableId, Vec<(Kind, String)>>) -> Result<(), Error> {
+pub async fn begin_all(
+    lead: &Lead,
+    wanted: BTreeMap<TableId, Vec<(Kind, String)>>,
+) -> Result<Revision, Error> {
     let tables: Vec<Versioned<Table>> = {
         let view = lead.view.read();
         wanted.keys().filter_map(|id| view.tables.get(id).cloned()).collect()
     };
-    let kinds = wanted.into_iter().flat_map(|(table, kinds)| {
-        kinds.into_iter().take(BEGIN_MAX).map(move |(kind, reason)| (table, kind, reason))
-    });
-    let operations = begin(lead, kinds.take(BEGIN_MAX));
-    match record(lead, &tables, &operations).await? {
-        true => Ok(()),
-        false => Err(Error::Unavailable("the records changed at the same moment".to_owned())),
-    }
+    let kinds = wanted
+        .into_iter()
+        .flat_map(|(table, kinds)| kinds.into_iter().map(move |(kind, reason)| (table, kind, reason)));
+    let operations = numbered(lead, kinds.take(BEGIN_MAX));
+    let changed = || Error::Unavailable("the records changed at the same moment".to_owned());
+    record(lead, &tables, &operations).await?.ok_or_else(changed)
 }
 
 /// The split of a shard in the middle, numbered as the `nth` of its table in one request. Pure.
@@ -193,7 +227,7 @@ pub async fn cancel(lead: Lead, id: OperationId) -> Result<OperationStatus, Erro
         let found = lead.view.read().operations.get(&id).cloned();
         let found = found.ok_or_else(|| Error::NotFound(format!("operation {id}")))?;
         let mut operation = found.record;
-        if operation.state == State::Running {
+        if operation.state.may_become(State::Cancelling) {
             operation.state = State::Cancelling;
             operation.outcome = "cancelled by an operator".to_owned();
             let key = lead.keys.operation(id);

@@ -103,7 +103,7 @@ pub fn plan(
 }
 
 impl Job {
-    /// Makes the local table whole, if it is not: true if there was anything to take over.
+    /// Makes the local table whole, if there is anything to take over and it has not been.
     pub(super) async fn seed(&self) -> Result<(), String> {
         let server = &self.ports.clickhouse;
         if server.has_local(&self.database).await.map_err(|e| e.told())? {

@@ -63,6 +63,18 @@ pub struct Knowledge<'a> {
     pub now_ms: u64,
 }
 
+impl Knowledge<'_> {
+    /// Whether a node has been down for so long, as far as this leader knows.
+    pub fn down_for(&self, node: &NodeId, for_ms: u64) -> bool {
+        down_for(self.unfit_since_ms, node, self.now_ms, for_ms)
+    }
+}
+
+/// Whether a node has not been fit for so long.
+pub fn down_for(unfit_since_ms: &BTreeMap<NodeId, u64>, node: &NodeId, now_ms: u64, for_ms: u64) -> bool {
+    unfit_since_ms.get(node).is_some_and(|since| now_ms.saturating_sub(*since) >= for_ms)
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -153,10 +165,7 @@ fn short(scene: &Scene<'_>) -> Option<Step> {
 /// a live copy is left to take them from.
 fn rebuild(scene: &Scene<'_>) -> Option<Step> {
     let known = scene.known;
-    let lost = |node: &NodeId| {
-        let since = known.unfit_since_ms.get(node);
-        since.is_some_and(|since| known.now_ms.saturating_sub(*since) >= scene.rules.down_after_ms)
-    };
+    let lost = |node: &NodeId| known.down_for(node, scene.rules.down_after_ms);
     let on_lost = |shard: &Shard| {
         let could_take = known.open.iter().any(|node| shard.replica_on(node).is_none());
         let alive = shard.ready_nodes().any(|node| !down(node, known));

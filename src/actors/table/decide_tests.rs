@@ -20,7 +20,8 @@ fn id(name: &str) -> NodeId {
     name.parse().unwrap()
 }
 
-fn table(state: TableState, epoch: u64, shards: u32) -> Table {
+/// A table of 8 partitions and 2 replicas a shard.
+pub(super) fn table(state: TableState, epoch: u64, shards: u32) -> Table {
     let schema = Schema {
         columns: vec![],
         engine: "MergeTree".into(),

@@ -3,20 +3,17 @@
 use super::Basis;
 use super::decide::Step;
 use super::operate::Change;
-use crate::actors::leader::Lead;
-use crate::actors::placement::{AddReplicas, PlaceShards, PlacementActor};
+use crate::actors::leader::{Lead, operations};
+use crate::actors::placement::{FindNodes, PlaceShards, PlacementActor};
 use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::Record as _};
 use crate::error::Coded as _;
-use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
+use crate::model::ids::{NodeId, ShardId};
 use crate::model::names;
-use crate::model::operation::{Kind, Operation, State};
+use crate::model::operation::{Kind, Operation};
 use crate::model::range::PartitionRange;
-use crate::model::table::{Replica, Shard, TableState};
+use crate::model::table::{Shard, TableState};
 use actix::prelude::*;
-use std::collections::BTreeSet;
-
-/// Ended operations that are kept for people to look at.
-const ENDED_KEPT: usize = 200;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Does what a step says; returns the store's revision after it.
 pub(super) async fn carry_out(
@@ -55,28 +52,17 @@ async fn place(
     write(lead, basis, &Change { shards: records, reasons, ..Change::default() }).await
 }
 
+/// One more replica for each of these shards, where placement finds a node.
 async fn add(
     lead: &Lead,
     placement: &Addr<PlacementActor>,
     basis: &Basis,
     shards: Vec<ShardId>,
 ) -> Result<Revision, String> {
-    let ask = AddReplicas { table: basis.table.record.id, shards };
-    let found = placement.send(ask).await.map_err(|error| error.to_string())??;
-    let mut change = Change::default();
-    for (id, node) in found {
-        let Some(shard) = basis.shards.get(&id) else { continue };
-        let mut shard = shard.record.clone();
-        change.reasons.push(format!("{id} gets a replica on {node}"));
-        let copy_from = shard.leader.clone().or_else(|| shard.ready_nodes().next().cloned());
-        shard.replicas.push(Replica { copy_from, ..Replica::creating(node) });
-        shard.epoch = shard.epoch.next();
-        change.shards.push(shard);
-    }
-    if change.shards.is_empty() {
-        return Err("no node can take a further replica".into());
-    }
-    write(lead, basis, &change).await
+    let found = targets(placement, basis, shards).await?;
+    let added =
+        found.into_iter().map(|(shard, to)| (Kind::Add { shard, to }, "a replica is wanted".to_owned()));
+    begin(lead, basis, added.collect()).await
 }
 
 /// Moves away from nodes that have been down for too long.
@@ -86,67 +72,45 @@ async fn rebuild(
     basis: &Basis,
     lost: Vec<(ShardId, NodeId)>,
 ) -> Result<Revision, String> {
-    let table = basis.table.record.id;
-    let ask = AddReplicas { table, shards: lost.iter().map(|(shard, _)| *shard).collect() };
-    let found = placement.send(ask).await.map_err(|error| error.to_string())??;
+    let found = targets(placement, basis, lost.iter().map(|(shard, _)| *shard).collect()).await?;
     let moves = lost.into_iter().filter_map(|(shard, from)| {
         let to = found.get(&shard)?.clone();
         let reason = format!("node {from} has been down for too long");
-        Some((table, Kind::Move { shard, from, to }, reason))
+        Some((Kind::Move { shard, from, to }, reason))
     });
-    let operations = begin(lead, moves);
-    if operations.is_empty() {
-        return Err("no node can take the replicas of one that is down".into());
-    }
-    record(lead, operations, Vec::new(), Vec::new()).await
+    begin(lead, basis, moves.collect()).await
 }
 
-/// Operations to be recorded, numbered after all that there are.
-pub fn begin(lead: &Lead, kinds: impl IntoIterator<Item = (TableId, Kind, String)>) -> Vec<Operation> {
-    let newest = lead.view.read().operations.keys().next_back().map_or(0, |id| id.0);
-    let numbered = (newest + 1..).zip(kinds);
-    let operation = |(number, (table, kind, reason))| Operation {
-        id: OperationId(number),
-        table,
-        kind,
-        state: State::Running,
-        reason,
-        outcome: String::new(),
-        started_unix_ms: lead.clock.unix_ms(),
-        ended_unix_ms: 0,
-    };
-    numbered.map(operation).collect()
+async fn targets(
+    placement: &Addr<PlacementActor>,
+    basis: &Basis,
+    shards: Vec<ShardId>,
+) -> Result<BTreeMap<ShardId, NodeId>, String> {
+    let ask = FindNodes { table: basis.table.record.id, shards };
+    placement.send(ask).await.map_err(|error| error.to_string())?
 }
 
-/// Records new operations, and whatever else belongs into the same transaction; drops the oldest that have ended.
-pub async fn record(
-    lead: &Lead,
-    operations: Vec<Operation>,
-    mut compares: Vec<Compare>,
-    mut writes: Vec<Write>,
-) -> Result<Revision, String> {
-    for operation in &operations {
-        let key = lead.keys.operation(operation.id);
-        tracing::info!(id = %operation.id, what = %operation.kind, why = operation.reason, "operation begins");
-        compares.push(Compare::Absent(key.clone()));
-        writes.push(Write::Put { key, value: operation.encode(), lease: None });
+async fn begin(lead: &Lead, basis: &Basis, kinds: Vec<(Kind, String)>) -> Result<Revision, String> {
+    if kinds.is_empty() {
+        return Err("no node can take a further replica".into());
     }
-    {
-        let view = lead.view.read();
-        let ended = view.operations.values().filter(|operation| !operation.record.state.is_open());
-        let old: Vec<_> = ended.map(|operation| lead.keys.operation(operation.record.id)).collect();
-        let surplus = old.len().saturating_sub(ENDED_KEPT);
-        writes.extend(old.into_iter().take(surplus).map(Write::Delete));
-    }
-    committed(lead.write(compares, writes).await)
+    let wanted = BTreeMap::from([(basis.table.record.id, kinds)]);
+    operations::begin_all(lead, wanted).await.map_err(|error| error.to_string())
 }
 
 /// An operation is over.
 async fn end(lead: &Lead, mut operation: Operation) -> Result<Revision, String> {
     operation.ended_unix_ms = lead.clock.unix_ms();
     let key = lead.keys.operation(operation.id);
-    let before = lead.view.read().operations.get(&operation.id).map(|before| before.revision);
-    let revision = before.ok_or("the operation's record is gone")?;
+    let before = lead.view.read().operations.get(&operation.id).cloned();
+    let before = before.ok_or("the operation's record is gone")?;
+    if !before.record.state.may_become(operation.state) {
+        return Err(format!(
+            "{} is {:?} and cannot become {:?}",
+            operation.id, before.record.state, operation.state
+        ));
+    }
+    let revision = before.revision;
     let compares = vec![Compare::ModifiedAt(key.clone(), revision)];
     let took_ms = operation.ended_unix_ms.saturating_sub(operation.started_unix_ms);
     let (what, state, why) = (operation.kind.to_string(), operation.state, operation.outcome.clone());

@@ -106,12 +106,7 @@ impl<'a> Scene<'a> {
             let settled = heartbeat.and_then(|heartbeat| heartbeat.settled.get(&self.table.id));
             settled.is_some_and(|settled| *settled >= epoch)
         };
-        let long_down = |node: &&NodeId| {
-            let since = self.known.unfit_since_ms.get(*node);
-            since.is_some_and(|since| {
-                self.known.now_ms.saturating_sub(*since) >= self.rules.initiator_grace_ms
-            })
-        };
+        let long_down = |node: &&NodeId| self.known.down_for(node, self.rules.initiator_grace_ms);
         self.known.registered.iter().filter(|node| !settled(node) && !long_down(node)).collect()
     }
 
@@ -129,8 +124,7 @@ impl<'a> Scene<'a> {
 
     /// The replicas of a shard that no other change is under way for; else what to wait for.
     fn at_rest(&self, shard: &Shard) -> Option<Progress> {
-        let moving = |state| matches!(state, ReplicaState::Creating | ReplicaState::Leaving);
-        let replica = shard.replicas.iter().find(|replica| moving(replica.state))?;
+        let replica = shard.moving()?;
         let what = if replica.state == ReplicaState::Creating { "to be complete" } else { "to be gone" };
         Some(Progress::Waiting(format!("the replica of {} on {} {what}", shard.id, replica.node)))
     }

@@ -94,9 +94,7 @@ pub(super) fn lead(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) ->
 
 /// Whether a node has been down for so long that its copies are rebuilt elsewhere.
 fn abandoned(scene: &Scene<'_>, node: &NodeId) -> bool {
-    let since = scene.known.unfit_since_ms.get(node);
-    !scene.known.registered.contains(node)
-        || since.is_some_and(|since| scene.known.now_ms.saturating_sub(*since) >= scene.rules.down_after_ms)
+    !scene.known.registered.contains(node) || scene.known.down_for(node, scene.rules.down_after_ms)
 }
 
 fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> String {
@@ -113,7 +111,7 @@ fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> String {
 }
 
 /// The copy that a new one is best taken from (H8): the most advanced, then the one that gives the fewest copies.
-pub(in crate::actors::table) fn source(scene: &Scene<'_>, shard: &Shard) -> Option<NodeId> {
+fn source(scene: &Scene<'_>, shard: &Shard) -> Option<NodeId> {
     let lag = |node: &NodeId| {
         decide::seen(scene.table, shard, node, scene.known).map_or(u64::MAX, |seen| seen.lag())
     };

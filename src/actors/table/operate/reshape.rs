@@ -8,7 +8,7 @@ use super::{Change, Progress, Scene, not_there, step};
 use crate::model::ids::{Epoch, NodeId, ShardId};
 use crate::model::operation::State;
 use crate::model::range::PartitionRange;
-use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
+use crate::model::table::{ReplicaState, Shard, ShardState};
 
 pub(super) fn split(
     scene: &Scene<'_>,
@@ -132,12 +132,10 @@ fn serving(child: &Shard, old: &[&Shard]) -> Shard {
 }
 
 fn retired(parent: &Shard, epoch: Epoch) -> Shard {
-    let replica = |replica: &Replica| replica.clone();
     Shard {
         state: ShardState::Retired,
         retired_at: Some(epoch),
         epoch: parent.epoch.next(),
-        replicas: parent.replicas.iter().map(replica).collect(),
         leader: None,
         ..parent.clone()
     }

@@ -2,7 +2,8 @@
 
 use super::{Change, Progress, Scene, advance};
 use crate::actors::table::decide::{Knowledge, Rules};
-use crate::model::ids::{Epoch, NodeId, OperationId, ShardId, TableId};
+use crate::actors::table::decide_tests;
+use crate::model::ids::{Epoch, NodeId, OperationId, ShardId};
 use crate::model::observed::{Heartbeat, ReplicaObservation};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::range::PartitionRange;
@@ -134,40 +135,7 @@ fn heartbeat(node: &NodeId) -> Heartbeat {
 }
 
 fn table() -> Table {
-    let schema = Schema {
-        columns: vec![],
-        engine: "MergeTree".into(),
-        engine_arguments: String::new(),
-        partition_key: String::new(),
-        sorting_key: "a".into(),
-        primary_key: String::new(),
-        sampling_key: String::new(),
-        ttl: String::new(),
-        settings: String::new(),
-    };
-    let source = Source {
-        topic_prefix: "d.t".into(),
-        layout: TopicLayout::TopicPerPartition,
-        format: MessageFormat::JSONEachRow,
-        format_settings: BTreeMap::new(),
-        batch: BatchLimits::default(),
-    };
-    Table {
-        id: TableId(uuid::Uuid::nil()),
-        name: TableName { database: "d".into(), table: "t".into() },
-        state: TableState::Active,
-        schema,
-        ddl: String::new(),
-        partitions: 8,
-        replicas: 2,
-        partition_by: "a".into(),
-        mode: ReplicationMode::Log,
-        source,
-        epoch: Epoch(3),
-        next_shard: 3,
-        origin_offsets: BTreeMap::new(),
-        delete_topics: false,
-    }
+    decide_tests::table(TableState::Active, 3, 3)
 }
 
 fn split() -> World {
