@@ -68,6 +68,7 @@ pub struct Metrics {
     ingest_lag_messages: IntGaugeVec,
     dead_letters_total: IntCounterVec,
     copied_rows_total: IntCounterVec,
+    offset_gaps_total: IntCounterVec,
     replicas: IntGaugeVec,
     invariant_violations_total: IntCounterVec,
     heartbeat_age_seconds: GaugeVec,
@@ -128,6 +129,11 @@ impl Metrics {
                 "Messages put into the dead-letter topic",
                 "table",
             ),
+            offset_gaps_total: counters(
+                "converthouse_offset_gaps_total",
+                "Offsets for which a topic had no message",
+                "table",
+            ),
             replicas: gauges("converthouse_replicas", "Replicas of this daemon's nodes", &["node", "state"]),
             copied_rows_total: counters(
                 "converthouse_copied_rows_total",
@@ -186,6 +192,7 @@ impl Metrics {
             Box::new(self.ingest_lag_messages.clone()),
             Box::new(self.dead_letters_total.clone()),
             Box::new(self.copied_rows_total.clone()),
+            Box::new(self.offset_gaps_total.clone()),
             Box::new(self.replicas.clone()),
             Box::new(self.invariant_violations_total.clone()),
             Box::new(self.heartbeat_age_seconds.clone()),
@@ -250,6 +257,11 @@ impl Metrics {
         self.dead_letters_total.with_label_values(&[self.label(table)])
     }
 
+    /// Counter of the offsets for which a table's topics had no message.
+    pub fn offset_gaps(&self, table: &str) -> IntCounter {
+        self.offset_gaps_total.with_label_values(&[self.label(table)])
+    }
+
     /// A node's replicas in a state (`creating`, `ready`, …).
     pub fn replicas(&self, node: &str, state: &str) -> IntGauge {
         self.replicas.with_label_values(&[node, state])
@@ -289,6 +301,7 @@ impl Metrics {
             &self.ingest_bytes_total,
             &self.dead_letters_total,
             &self.copied_rows_total,
+            &self.offset_gaps_total,
         ];
         for family in families {
             // Absent is what is wanted.
@@ -362,13 +375,14 @@ mod tests {
         metrics.epoch_lag("n1");
         metrics.copied_rows("t");
         metrics.dead_letters("t");
+        metrics.offset_gaps("t");
         metrics.replicas("n1", "ready");
         metrics.invariant_violations(Invariant::Fenced);
         metrics.heartbeat_age("n1", 250);
         metrics.metadata_errors(crate::error::Code(301));
         metrics.clickhouse_up("n1");
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 17, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 18, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

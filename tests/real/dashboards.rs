@@ -66,6 +66,7 @@ fn every_metric() -> Metrics {
     metrics.epoch_lag("n1").set(0);
     metrics.dead_letters("shop.events").inc();
     metrics.copied_rows("shop.events").inc_by(9);
+    metrics.offset_gaps("shop.events").inc();
     metrics.replicas("n1", "ready").set(4);
     metrics.replicas("n1", "creating").set(1);
     metrics.invariant_violations(Invariant::NoLoss).inc_by(0);

@@ -114,6 +114,11 @@ impl ReplicaActor {
                 tracing::info!(replica = %self.id, %partition, reason,
                     "an insert's outcome is unknown: looking what the table holds");
             }
+            Effect::Gap(partition, from, to) => {
+                tracing::warn!(replica = %self.id, %partition, from, to, "the topic has no messages there");
+                let gap = u64::try_from(to - from).unwrap_or(0);
+                self.job.ports.metrics.offset_gaps(&self.job.table.name.to_string()).inc_by(gap);
+            }
             Effect::LostRows(partition, from) => {
                 tracing::error!(replica = %self.id, %partition, from, invariant = %Invariant::NoLoss,
                     "the table has lost rows that were committed: reading them again from the topic");

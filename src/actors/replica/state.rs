@@ -113,6 +113,8 @@ pub enum Effect {
     Doubt(PartitionId, String),
     /// Rows that were committed are not in the table: read again from here.
     LostRows(PartitionId, i64),
+    /// The topic had no message from the first offset up to the second, exclusive.
+    Gap(PartitionId, i64, i64),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -198,7 +200,9 @@ impl State {
             Event::Recovered(id, attempt, result) => {
                 self.recovered(id, attempt, result, now_ms, &mut effects)
             }
-            Event::Fetched(id, assignment, chunk) => self.fetched(id, assignment, chunk, now_ms),
+            Event::Fetched(id, assignment, chunk) => {
+                self.fetched(id, assignment, chunk, now_ms, &mut effects)
+            }
             Event::End(id, end) => {
                 if let Some(p) = self.partitions.get_mut(&id)
                     && p.end != end
@@ -298,14 +302,26 @@ impl State {
         }
     }
 
-    fn fetched(&mut self, id: PartitionId, assignment: u32, mut chunk: Chunk, now_ms: u64) {
+    fn fetched(
+        &mut self,
+        id: PartitionId,
+        assignment: u32,
+        mut chunk: Chunk,
+        now_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(p) = self.partitions.get_mut(&id) else { return };
         if p.assignment != Some(assignment) {
             return;
         }
         // The lane promises each message once; what was taken already is not taken again whatever it does.
         chunk.messages.retain(|message| message.offset >= p.read_to);
-        p.read_to = chunk.messages.last().map_or(p.read_to, |message| message.offset + 1);
+        for message in &chunk.messages {
+            if message.offset > p.read_to {
+                effects.push(Effect::Gap(id, p.read_to, message.offset));
+            }
+            p.read_to = message.offset + 1;
+        }
         p.end = p.end.max(p.read_to);
         p.buffer.push(chunk, now_ms);
     }

@@ -144,6 +144,15 @@ fn a_lane_that_yields_messages_again_doubles_nothing() {
 }
 
 #[test]
+fn offsets_without_a_message_are_told_and_stop_nothing() {
+    let (mut state, assignment) = streaming();
+    assert_eq!(state.on(Event::Fetched(P, assignment, chunk(0..1)), 0), [Effect::WakeAt(100)]);
+    let effects = state.on(Event::Fetched(P, assignment, chunk(3..4)), 0);
+    assert_eq!(effects, [Effect::Gap(P, 1, 3)]);
+    assert_eq!(inserting(&state.on(Event::Tick, 100)).2, 2);
+}
+
+#[test]
 fn answers_to_old_questions_change_nothing() {
     let (mut state, assignment) = streaming();
     let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
