@@ -128,6 +128,51 @@ async fn one_of(running: &Running) -> String {
     running.query(&format!("{ids}'{SOURCE}'")).await.trim().to_owned()
 }
 
+/// What a `RENAME` or `CREATE` leaves on 18.16 that could not be written, or that a crash cut in two.
+#[tokio::test]
+async fn what_failures_left_behind_is_in_no_seeds_way() {
+    let running = Running::start("left").await;
+    let (client, schema, gate) = source(&running, "MergeTree").await;
+    fill(&client, gate, &schema, 0..100).await;
+    let wanted = everything(&running, SOURCE, "1").await;
+    let data = running.server.folder().join("data");
+    let file = |name: &str| data.join("metadata").join(TARGET).join(format!("{name}.sql.tmp"));
+    let seed = async |nonce: u64, before_finish: &dyn Fn()| {
+        client.begin_seed(&tables(TARGET, &schema), nonce).await?;
+        client.link_partitions(TARGET, nonce, SOURCE, range(0, 4)).await?;
+        before_finish();
+        client.finish_seed(TARGET, nonce).await
+    };
+    // A file in the way of the last rename, and of the one before it.
+    seed(1, &|| std::fs::write(file("local"), "CRE").unwrap()).await.unwrap();
+    assert_eq!(everything(&running, TARGET, "1").await, wanted);
+    client.drop_replica(TARGET).await.unwrap();
+    let refused = seed(2, &|| std::fs::write(file("seed_2_3"), "CRE").unwrap()).await;
+    assert!(matches!(refused, Err(Error::Spoilt(_))), "{refused:?}");
+    client.finish_seed(TARGET, 2).await.unwrap();
+    assert_eq!(everything(&running, TARGET, "1").await, wanted, "mended, and no row less");
+    client.drop_replica(TARGET).await.unwrap();
+    // A folder without a table, as after a crash in the middle of a rename.
+    seed(3, &|| {
+        let (from, to) =
+            (data.join("data").join(SOURCE).join("local"), data.join("data").join(TARGET).join("local"));
+        let copied = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+        assert!(copied.success());
+    })
+    .await
+    .unwrap();
+    assert_eq!(everything(&running, TARGET, "1").await, wanted);
+    client.drop_replica(TARGET).await.unwrap();
+    // A rename that failed and was not mended: the next seed clears it away.
+    client.begin_seed(&tables(TARGET, &schema), 4).await.unwrap();
+    std::fs::write(file("seed_4_2"), "CRE").unwrap();
+    running.try_query(&format!("RENAME TABLE `{TARGET}`.seed_4_1 TO `{TARGET}`.seed_4_2")).await.unwrap_err();
+    std::fs::write(file("gate_source"), "CRE").unwrap();
+    running.query(&format!("DROP TABLE `{TARGET}`.gate_source")).await;
+    seed(5, &|| ()).await.unwrap();
+    assert_eq!(everything(&running, TARGET, "1").await, wanted);
+}
+
 fn remote(running: &Running, port: u16, password: &Secret) -> RemoteReplica {
     let endpoint = running.endpoint();
     let (host, user, password) = (endpoint.host, endpoint.user, password.clone());

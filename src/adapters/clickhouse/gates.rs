@@ -77,7 +77,7 @@ impl HttpClickHouse {
 
     /// Makes spoilt names usable, as long as there is nothing in the database but what makes a replica: no gate, so
     /// nothing is being inserted.
-    async fn clear_names(&self, replica: &ReplicaTables, spoilt: String) -> Result<(), Error> {
+    pub(super) async fn clear_names(&self, replica: &ReplicaTables, spoilt: String) -> Result<(), Error> {
         let database = replica.database.as_str();
         self.drop_momentary(database, SHAPE).await?;
         let tables = self.names(&Statement::Tables(database)).await?;

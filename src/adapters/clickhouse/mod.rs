@@ -21,6 +21,7 @@ mod gates;
 mod guard;
 mod http;
 mod real;
+mod renames;
 mod scratch;
 mod seed;
 mod sim;

@@ -88,23 +88,30 @@ impl HttpClickHouse {
     pub(super) async fn begin(&self, replica: &ReplicaTables, nonce: u64) -> Result<(), Error> {
         let (database, schema) = (replica.database.as_str(), &replica.schema);
         ddl::check_replica_database(database)?;
-        self.change(&Statement::CreateDatabase(database), database, Settings::new()).await?;
+        self.make_database(database).await?;
         let local = Self::local(database);
         if self.described(&local).await?.is_some() {
             return Err(Error::Conflict(local.to_string()));
         }
         self.remove_staging(database, Some(nonce)).await?;
         self.seeding().lock().await.retain(|(seeded, of), _| seeded != database || *of == nonce);
+        let source = Statement::CreateGateSource { database, schema };
+        match self.change(&source, database, Settings::new()).await {
+            Err(Error::Spoilt(name)) => {
+                self.clear_names(replica, name).await?;
+                self.change(&source, database, Settings::new()).await?;
+            }
+            made => made?,
+        }
         match self.staging(database, nonce).await {
-            Ok((name, _)) => self.check_local(&name, schema).await?,
+            Ok((name, _)) => self.check_local(&name, schema).await,
             Err(Error::Missing(_)) => {
                 let name = TableName { database: database.to_owned(), table: names::staging(nonce, 1) };
                 let made = Statement::CreateLocal { name: &name, schema };
-                self.change(&made, &name.to_string(), Settings::new()).await?;
+                self.change(&made, &name.to_string(), Settings::new()).await
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-        self.change(&Statement::CreateGateSource { database, schema }, database, Settings::new()).await
     }
 
     pub(super) async fn link(
@@ -155,14 +162,11 @@ impl HttpClickHouse {
         let mut memory = self.seeding().lock().await;
         let local = Self::local(database);
         match self.next_generation(database, nonce).await {
-            Ok(staging) => {
-                let rename = Statement::Rename { from: &staging, to: &local };
-                match self.change(&rename, &staging.to_string(), Settings::new()).await {
-                    // Somebody else finished before.
-                    Ok(()) | Err(Error::Conflict(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            Ok(staging) => match self.make_local(staging, nonce).await {
+                // Somebody else finished before.
+                Ok(()) | Err(Error::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            },
             Err(Error::Missing(name)) => {
                 if self.described(&local).await?.is_none() {
                     return Err(Error::Missing(name));
@@ -175,7 +179,11 @@ impl HttpClickHouse {
     }
 
     /// The staging table of a nonce, and the names of all tables of the database.
-    async fn staging(&self, database: &str, nonce: u64) -> Result<(TableName, Vec<String>), Error> {
+    pub(super) async fn staging(
+        &self,
+        database: &str,
+        nonce: u64,
+    ) -> Result<(TableName, Vec<String>), Error> {
         let tables = self.names(&Statement::Tables(database)).await?;
         let of_nonce = |table: &String| names::parse_staging(table).filter(|(of, _)| *of == nonce);
         let generation = tables.iter().filter_map(of_nonce).map(|(_, generation)| generation).max();
@@ -189,8 +197,7 @@ impl HttpClickHouse {
         let (from, _) = self.staging(database, nonce).await?;
         let generation = names::parse_staging(&from.table).map_or(0, |(_, generation)| generation);
         let to = TableName { database: database.to_owned(), table: names::staging(nonce, generation + 1) };
-        let rename = Statement::Rename { from: &from, to: &to };
-        self.change(&rename, &from.to_string(), Settings::new()).await?;
+        self.rename(&from, &to).await?;
         self.wait_for(&link_prefix(database, nonce), &from.to_string()).await?;
         Ok(to)
     }
@@ -253,7 +260,7 @@ impl HttpClickHouse {
         Ok(())
     }
 
-    async fn contents(&self, table: &TableName) -> Result<Contents, Error> {
+    pub(super) async fn contents(&self, table: &TableName) -> Result<Contents, Error> {
         let rows = self.look(&Statement::Parts(table), "system.parts", Doing::Read).await?;
         staging::contents(rows).map_err(ddl::refused)
     }
@@ -335,9 +342,20 @@ impl HttpClickHouse {
                 self.discard(&name, &id_prefix(database, nonce)).await;
                 continue;
             }
-            self.change(&Statement::DropTable(&name), &name.to_string(), Settings::new()).await?;
+            self.remove_one(name).await?;
         }
         Ok(())
+    }
+
+    /// Drops a staging table; one that a failed rename has parted from its rows is mended first.
+    async fn remove_one(&self, name: TableName) -> Result<(), Error> {
+        match self.change(&Statement::DropTable(&name), &name.to_string(), Settings::new()).await {
+            Err(Error::Missing(_)) => {
+                let mended = self.mend(&name).await?;
+                self.change(&Statement::DropTable(&mended), &mended.to_string(), Settings::new()).await
+            }
+            dropped => dropped,
+        }
     }
 }
 

@@ -98,6 +98,10 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
                 format!("RENAME TABLE {name} TO {retired}, {fresh} TO {name}")
             }
         }
+        Statement::CreateProbe(name) => format!("CREATE VIEW {} AS SELECT 1", quote_table(name)),
+        Statement::AttachTable { name, definition } => {
+            format!("ATTACH TABLE {} {definition}", quote_table(name))
+        }
         Statement::Rename { from, to } => {
             format!("RENAME TABLE {} TO {}", quote_table(from), quote_table(to))
         }

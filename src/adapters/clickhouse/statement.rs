@@ -72,6 +72,15 @@ pub enum Statement<'a> {
         /// The gate's number.
         number: u64,
     },
+    /// A view that answers nothing of interest, to see whether the server can make anything.
+    CreateProbe(&'a TableName),
+    /// Takes up the folder of a table that the server does not know.
+    AttachTable {
+        /// The table's name.
+        name: &'a TableName,
+        /// What the server itself said of such a table behind its name.
+        definition: &'a str,
+    },
     /// Gives a table another name that is free.
     Rename {
         /// What it is called.
