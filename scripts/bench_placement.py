@@ -30,6 +30,8 @@ SIZES = [
     (5000, 1_000_000, 2, 5, "lognormal", 120, ()),
 ]
 
+OURS = ("hybrid", "local-search", "greedy")
+
 
 def interpreter():
     """A Python that `rebalancer` runs on (3.12 or newer), if this machine has one; else this one."""
@@ -129,7 +131,7 @@ def main():
             shape = map(str, (nodes, shards, replicas, zones, seed, instance, "1.0", law))
             subprocess.run([sys.executable, GENERATE, *shape], check=True)
             bound = 0.0
-            for engine in ("hybrid", "local-search", "greedy"):
+            for engine in ("hybrid", "milp", "local-search", "greedy") if nodes * shards <= 2500 else OURS:
                 limits = ["--time-limit", str(seconds), "--seed", "1"]
                 command = [options.binary, "placement", "solve", instance, "--engine", engine, *limits]
                 command += ["--out", solution, "--json"]

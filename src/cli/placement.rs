@@ -10,8 +10,10 @@ use crate::placement::engines::{NAMES, Progress, by_name};
 use crate::placement::explain::candidates;
 use crate::placement::instance::{Instance, write_solution};
 use crate::placement::objective::{Score, score};
+use crate::placement::plan::{Action, Plan};
 use crate::placement::policy::{Goal, Policy, Share};
 use crate::placement::problem::Problem;
+use crate::placement::sequence::{WaveLimits, sequence};
 use crate::placement::solution::Solution;
 use crate::placement::verdict::{Decision, decide};
 use clap::{Args, Subcommand, ValueEnum};
@@ -97,6 +99,15 @@ pub(super) struct Solve {
     /// Copy at most so many bytes (of the instance's unit)
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
+    /// Make at most so many copies
+    #[arg(long, value_name = "COPIES")]
+    max_moves: Option<u64>,
+    /// Order the moves into waves: no disk above the watermark, no copy dropped too early
+    #[arg(long)]
+    plan: bool,
+    /// Units of the instance's sizes that a node copies in a second, for the plan's duration
+    #[arg(long, default_value_t = 100.0, value_name = "RATE", value_parser = positive)]
+    copy_rate: f64,
     /// Write the placement here
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -161,6 +172,15 @@ impl Budget for Meter {
             None => self.clock.now_ms() as f64 / self.time_ms,
         }
     }
+
+    fn seconds_left(&mut self) -> Option<f64> {
+        let left = (self.time_ms - self.clock.now_ms() as f64) / 1e3;
+        self.work.is_none().then(|| left.max(0.0))
+    }
+
+    fn work_left(&mut self) -> f64 {
+        self.work.map_or(0.0, |limit| limit.saturating_sub(self.spent) as f64)
+    }
 }
 
 /// Sets the flag at the first Ctrl-C; the second one ends the process as usual.
@@ -198,6 +218,10 @@ fn solved(
     limits: &Limits,
 ) -> Result<(Decision, f64), Failure> {
     let engine = by_name(engine).ok_or_else(|| Failure::usage("no such engine", "see --help"))?;
+    if let Some(reason) = engine.refuses(problem) {
+        let others = NAMES.iter().filter(|name| **name != engine.name()).copied().collect::<Vec<_>>();
+        return Err(Failure::usage(reason, &format!("use another engine: {}", others.join(", "))));
+    }
     let (problem, limits) = (problem.clone(), limits.clone());
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -242,6 +266,7 @@ impl Solve {
         let policy = Policy {
             goal: self.goal.into(),
             bytes_max: self.max_bytes,
+            moves_max: self.max_moves,
             share: Share::Equal,
             ..Policy::yardstick(instance.watermark)
         };
@@ -253,7 +278,9 @@ impl Solve {
                 Failure::failed(format!("{}: {e}", out.display()), "name a file that may be written")
             })?;
         }
-        let result = json!({
+        let waves = WaveLimits { bytes_per_second: self.copy_rate, ..WaveLimits::default() };
+        let plan = self.plan.then(|| sequence(&problem, &decision.solution, &waves));
+        let mut result = json!({
             "engine": self.engine,
             "seconds": seconds,
             "seed": self.limits.seed,
@@ -265,20 +292,74 @@ impl Solve {
             "broken": decision.broken.len(),
             "compromises": problem.compromises.len(),
         });
+        if let Some(plan) = &plan {
+            result["plan"] = json!(plan);
+            result["plan"]["fullest"] = json!(fullest(&problem, plan));
+        }
         context.print(&result, || {
             let gap = decision.gap().map_or("none".to_owned(), |gap| format!("{:.2} %", gap * 100.0));
             format!(
                 "{}\nbound={:.5}  gap={gap}  seconds={seconds:.1}  engine={}\n\
-                 moved {} in {} copies; before: Z={:.5}\n",
+                 moved {} in {} copies; before: Z={:.5}\n{}",
                 line(&decision.after, decision.broken.len()),
                 decision.bound,
                 self.engine,
                 human_bytes(decision.after.bytes_moved),
                 decision.after.copies,
                 decision.before.total,
+                plan.as_ref().map_or(String::new(), |plan| summary(&problem, plan, context)),
             )
         })
     }
+}
+
+/// The node whose disk is the fullest at any moment of a plan, and how full.
+fn fullest(problem: &Problem, plan: &Plan) -> (usize, f64) {
+    let share = |(node, &peak): (usize, &u64)| {
+        let capacity = problem.nodes[node].capacity_bytes;
+        (node, if capacity > 0 { peak as f64 / capacity as f64 } else { 0.0 })
+    };
+    plan.peak_bytes.iter().enumerate().map(share).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, 0.0))
+}
+
+/// Waves of a plan that are printed; `--json` has all of them.
+const WAVES_SHOWN: u32 = 20;
+
+fn summary(problem: &Problem, plan: &Plan, context: &Context) -> String {
+    let (node, share) = fullest(problem, plan);
+    let mut table = Table::new(&[
+        ("WAVE", Align::Right),
+        ("COPIES", Align::Right),
+        ("BYTES", Align::Right),
+        ("LEADERS", Align::Right),
+        ("DROPS", Align::Right),
+    ]);
+    for wave in 0..plan.waves.min(WAVES_SHOWN) {
+        let of = |kind: fn(&Action) -> bool| {
+            plan.steps.iter().filter(move |step| step.wave == wave && kind(&step.action))
+        };
+        let copies = of(|action| matches!(action, Action::Add { .. }));
+        let bytes = copies.clone().map(|step| step.bytes).sum();
+        table.row(vec![
+            wave.to_string(),
+            copies.count().to_string(),
+            human_bytes(bytes),
+            of(|action| matches!(action, Action::Lead { .. })).count().to_string(),
+            of(|action| matches!(action, Action::Remove { .. })).count().to_string(),
+        ]);
+    }
+    let more = plan.waves.saturating_sub(WAVES_SHOWN);
+    let more = if more > 0 { format!("and {more} more waves\n") } else { String::new() };
+    format!(
+        "plan: {} steps in {} waves, about {:.0} s; fullest disk: node {node} at {:.1} %; \
+         left where they are: {}\n{}{more}",
+        plan.steps.len(),
+        plan.waves,
+        plan.seconds,
+        share * 100.0,
+        plan.left.len(),
+        table.text(0, context.colour())
+    )
 }
 
 fn evaluate(context: &Context, instance: &Path, solution: &Path) -> Result<(), Failure> {
@@ -349,6 +430,10 @@ fn bench(context: &Context, path: &Path, limits: &Limits) -> Result<(), Failure>
     let problem = Arc::new(read_instance(path)?.problem());
     let mut rows = Vec::new();
     for engine in NAMES {
+        if let Some(reason) = by_name(engine).and_then(|engine| engine.refuses(&problem)) {
+            eprintln!("{engine} is left out: {reason}");
+            continue;
+        }
         let (decision, seconds) = solved(context, &problem, engine, limits)?;
         rows.push((engine, decision, seconds));
     }

@@ -7,6 +7,16 @@ pub trait Budget {
     /// Told of `work` more units (a unit is about one proposal of a move); answers which fraction of the
     /// budget is spent: 0 at the start, 1 or more when the engine must end with the best it has.
     fn spend(&mut self, work: u64) -> f64;
+
+    /// Seconds left, if the budget is one of time: for solvers that count nothing else.
+    fn seconds_left(&mut self) -> Option<f64> {
+        None
+    }
+
+    /// Units of work left, if the budget is one of work; else 0.
+    fn work_left(&mut self) -> f64 {
+        0.0
+    }
 }
 
 /// A limit on work alone: the same in every run.
@@ -30,6 +40,10 @@ impl Budget for WorkBudget {
         self.spent = self.spent.saturating_add(work);
         self.spent as f64 / self.limit.max(1) as f64
     }
+
+    fn work_left(&mut self) -> f64 {
+        self.limit.saturating_sub(self.spent) as f64
+    }
 }
 
 /// A part of another budget, for one phase of an engine: its own 0 to 1.
@@ -46,10 +60,25 @@ impl<'a> Part<'a> {
         let share = ((1.0 - start) * share).max(1e-9);
         Self { whole, start, share }
     }
+
+    /// Which share of what is left of the whole is left of this part.
+    fn left(&mut self) -> f64 {
+        let whole = self.whole.spend(0);
+        ((self.start + self.share - whole) / (1.0 - whole).max(1e-9)).clamp(0.0, 1.0)
+    }
 }
 
 impl Budget for Part<'_> {
     fn spend(&mut self, work: u64) -> f64 {
         (self.whole.spend(work) - self.start) / self.share
+    }
+
+    fn seconds_left(&mut self) -> Option<f64> {
+        let left = self.left();
+        self.whole.seconds_left().map(|seconds| seconds * left)
+    }
+
+    fn work_left(&mut self) -> f64 {
+        self.left() * self.whole.work_left()
     }
 }

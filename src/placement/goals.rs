@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn solve(problem: &Problem) -> crate::placement::Decision {
-        decide(problem, &Hybrid, 1, &mut WorkBudget::new(200_000), &mut |_| {})
+        decide(problem, &Hybrid::HEURISTIC, 1, &mut WorkBudget::new(200_000), &mut |_| {})
     }
 
     #[test]

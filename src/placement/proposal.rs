@@ -132,7 +132,7 @@ pub fn resume(
     let pursued = target(&problem, &ids, towards).and_then(|target| pursue(&problem, target));
     let decision = pursued.unwrap_or_else(|| {
         let committed = committed(&problem);
-        settle(committed.as_ref().unwrap_or(&problem), &Hybrid, limits.seed, limits.work)
+        settle(committed.as_ref().unwrap_or(&problem), &Hybrid::HEURISTIC, limits.seed, limits.work)
     });
     let dense = sequence(&problem, &decision.solution, &limits.waves);
     Proposal {

@@ -3,6 +3,7 @@
 //! Steps are taken in relative units (a price times the node's fair share), where all three dimensions have
 //! the same scale. Deterministic; stops by count or when told to.
 
+use super::giants::giant_floor;
 use super::pricing::{Priced, Prices, Pricing};
 use super::row::Row;
 use crate::placement::budget::Budget;
@@ -87,6 +88,11 @@ impl<'a> Ascent<'a> {
     /// What the rows cost at the least without any prices, in units of the score.
     pub fn floor(&self) -> f64 {
         self.rows.iter().map(|row| row.weight * row.floor).sum::<f64>() / self.scale
+    }
+
+    /// The rows' least deviations.
+    pub fn floors(&self) -> [f64; 3] {
+        [0, 1, 2].map(|row| self.rows[row].floor)
     }
 
     /// Replicas, leaders and size on every node, averaged over the steps: a fractional placement.
@@ -241,21 +247,6 @@ impl<'a> Ascent<'a> {
         self.steps += 1;
         self.history.push(self.best);
     }
-}
-
-/// The least deviation of bytes that the biggest shard forces: its replicas have to stand somewhere.
-pub fn giant_floor(problem: &Problem) -> f64 {
-    let mut fair: Vec<f64> = problem.balanced.iter().map(|&n| problem.fair[n as usize].bytes).collect();
-    fair.sort_unstable_by(|a, b| b.total_cmp(a));
-    if !problem.is_closed() {
-        return 0.0;
-    }
-    let over = |shard: usize| {
-        let slots = problem.slots(shard).len();
-        let narrow = slots.checked_sub(1).and_then(|last| fair.get(last));
-        narrow.map_or(0.0, |&fair| if fair > 0.0 { problem.bytes[shard] as f64 / fair - 1.0 } else { 0.0 })
-    };
-    (0..problem.shards()).filter(|&s| !problem.frozen[s]).map(over).fold(0.0, f64::max)
 }
 
 #[cfg(test)]

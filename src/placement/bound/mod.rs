@@ -6,11 +6,13 @@
 
 mod ascent;
 mod envelope;
+mod giants;
 mod pricing;
 mod row;
 
-pub use ascent::{Ascent, AscentLimits, giant_floor};
+pub use ascent::{Ascent, AscentLimits};
 pub use envelope::{Envelope, Line};
+pub use giants::giant_floor;
 pub use pricing::{Priced, Prices, Pricing};
 pub use row::Row;
 
@@ -36,6 +38,11 @@ const SWEEP_NODES: usize = 60;
 /// A lower bound without any search: what rounding and giant shards force. Takes one look at every shard.
 pub fn least_score(problem: &Problem) -> f64 {
     Ascent::new(problem).floor()
+}
+
+/// The least worst deviation of replicas, leaders and bytes: what rounding and giant shards force.
+pub fn least_deviations(problem: &Problem) -> [f64; 3] {
+    Ascent::new(problem).floors()
 }
 
 /// Whether the ascent wants a reachable score to aim at: small worlds do without sweeps.

@@ -4,8 +4,10 @@
 //! 2. Each shard takes its cheapest placement under prices that follow the loads: near balance and bound.
 //! 3. What breaks a hard rule is repaired.
 //! 4. Annealing under the same prices brings counts to their rounding floor and bytes level.
+//! 5. On small worlds integer programs on neighbourhoods take what annealing leaves.
 
 use super::local_search::{search, usable};
+use super::neighbourhood::improve;
 use super::repair::{repair, standing};
 use super::{Engine, Outcome, Progress};
 use crate::placement::bound::{Prices, prices_and_bound, wants_aim};
@@ -15,9 +17,18 @@ use crate::placement::objective::score;
 use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
 
-/// Prices, rounding, annealing.
+/// Prices, rounding, annealing, and integer programs on neighbourhoods.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Hybrid;
+pub struct Hybrid {
+    exact: bool,
+}
+
+impl Hybrid {
+    /// With integer programs after annealing, on worlds that are small enough for them.
+    pub const EXACT: Self = Self { exact: true };
+    /// Without them: what actors use, since HiGHS may overrun its limits.
+    pub const HEURISTIC: Self = Self { exact: false };
+}
 
 impl Engine for Hybrid {
     fn name(&self) -> &'static str {
@@ -45,7 +56,10 @@ impl Engine for Hybrid {
         let mut start = priced.solution;
         repair(problem, &mut start);
         progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
-        let starts = if problem.replicas() < SMALL { &STARTS[..] } else { &STARTS[..1] };
+        let small = problem.replicas() < SMALL;
+        let exact = self.exact && small && problem.balanced.len() > 1;
+        let mut whole = Part::new(budget, if exact { 0.5 } else { 1.0 });
+        let starts = if small { &STARTS[..] } else { &STARTS[..1] };
         // Giant shards may be rounded to where nothing else finds room: then the search starts from what is there.
         let blocked = broken(problem, &start).len() > broken(problem, &present).len();
         let (mut best, mut work) = (present.clone(), priced.work);
@@ -53,7 +67,7 @@ impl Engine for Hybrid {
         for (turn, &heat) in starts.iter().enumerate() {
             let heat = if starts.len() > 1 || blocked { heat } else { HEAT };
             let share = 0.97 / (starts.len() - turn) as f64;
-            let mut part = Part::new(budget, share);
+            let mut part = Part::new(&mut whole, share);
             let seed = seed.wrapping_add(turn as u64);
             let from = if turn % 2 == 0 && !blocked { start.clone() } else { present.clone() };
             let found = search(problem, from, &priced.prices, heat, seed, &mut part);
@@ -63,9 +77,12 @@ impl Engine for Hybrid {
                 (best, least) = (found.solution, found_rank);
             }
             progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(least.1) });
-            if budget.spend(0) >= 1.0 {
+            if whole.spend(0) >= 1.0 {
                 break;
             }
+        }
+        if exact && broken(problem, &best).is_empty() {
+            work += improve(problem, &mut best, priced.bound, seed, budget, progress);
         }
         Outcome { solution: best, bound: priced.bound, work }
     }

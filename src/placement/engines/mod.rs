@@ -6,6 +6,8 @@
 mod greedy;
 mod hybrid;
 pub mod local_search;
+pub mod milp;
+mod neighbourhood;
 mod pinned;
 pub mod repair;
 
@@ -15,6 +17,7 @@ use super::solution::Solution;
 pub use greedy::Greedy;
 pub use hybrid::Hybrid;
 pub use local_search::LocalSearch;
+pub use milp::Milp;
 pub use pinned::Pinned;
 
 /// What an engine says while it works.
@@ -44,6 +47,11 @@ pub trait Engine: Send + Sync {
     /// The name that it is chosen by.
     fn name(&self) -> &'static str;
 
+    /// Why the engine does not take a problem, if it does not; asked to solve it, it does what it can.
+    fn refuses(&self, _problem: &Problem) -> Option<String> {
+        None
+    }
+
     /// Finds a placement. Repeats exactly for the same problem, seed and work budget.
     fn solve(
         &self,
@@ -55,12 +63,13 @@ pub trait Engine: Send + Sync {
 }
 
 /// The names of the engines that come with it, the default first.
-pub const NAMES: [&str; 4] = ["hybrid", "local-search", "greedy", "pinned"];
+pub const NAMES: [&str; 5] = ["hybrid", "milp", "local-search", "greedy", "pinned"];
 
 /// The engine of that name.
 pub fn by_name(name: &str) -> Option<Box<dyn Engine>> {
     Some(match name {
-        "hybrid" => Box::new(Hybrid),
+        "hybrid" => Box::new(Hybrid::EXACT),
+        "milp" => Box::new(Milp),
         "local-search" => Box::new(LocalSearch),
         "greedy" => Box::new(Greedy),
         "pinned" => Box::new(Pinned),
