@@ -19,11 +19,16 @@ pub struct AscentLimits {
     pub patience: u32,
     /// See `patience`.
     pub gain: f64,
+    /// What a step counts for in the mean over the steps, at the least.
+    pub share: f64,
+    /// How near the target is: a part of the way from the best bound to the score known to be reachable, or to
+    /// 1 % more than the best bound.
+    pub aim: f64,
 }
 
 impl Default for AscentLimits {
     fn default() -> Self {
-        Self { steps: 400, patience: 60, gain: 1e-4 }
+        Self { steps: 400, patience: 60, gain: 1e-4, share: 0.05, aim: 1.0 }
     }
 }
 
@@ -46,7 +51,12 @@ pub struct Ascent<'a> {
     pub above: f64,
     stale: u32,
     history: Vec<f64>,
+    /// By row and node: how far the load was from what the row would have, averaged over the steps.
+    slopes: [Vec<f64>; 3],
 }
+
+/// Steps without a gain after which they get shorter.
+const STALE: u32 = 20;
 
 impl<'a> Ascent<'a> {
     /// Starts at no prices.
@@ -77,6 +87,7 @@ impl<'a> Ascent<'a> {
             above: f64::INFINITY,
             stale: 0,
             history: Vec::new(),
+            slopes: std::array::from_fn(|_| vec![0.0; problem.nodes.len()]),
         }
     }
 
@@ -104,8 +115,10 @@ impl<'a> Ascent<'a> {
     pub fn run(&mut self, limits: AscentLimits, budget: &mut dyn Budget) {
         let mut priced = Priced::default();
         self.history.clear();
+        (self.factor, self.stale, self.steps) = (0.5, 0, 0);
+        self.prices = self.best_prices.clone();
         while self.history.len() < limits.steps as usize && budget.spend(0) < 1.0 {
-            self.step(&mut priced);
+            self.step(limits, &mut priced);
             self.spend(self.pricing.shards(), budget);
             let back = self.history.len().saturating_sub(limits.patience as usize + 1);
             let gained = self.best - self.history[back];
@@ -155,11 +168,11 @@ impl<'a> Ascent<'a> {
     }
 
     /// What the next step aims at: the score known to be reachable, else a little above the best.
-    fn target(&self) -> f64 {
+    fn target(&self, aim: f64) -> f64 {
         if self.above.is_finite() {
-            self.above * self.scale
+            self.best.max(0.0) + aim * (self.above * self.scale - self.best.max(0.0))
         } else {
-            self.best + 0.01 * self.best.abs() + 1e-4 * self.scale
+            self.best + aim * (0.01 * self.best.abs() + 1e-4 * self.scale)
         }
     }
 
@@ -200,13 +213,13 @@ impl<'a> Ascent<'a> {
         }
     }
 
-    fn step(&mut self, priced: &mut Priced) {
+    fn step(&mut self, limits: AscentLimits, priced: &mut Priced) {
         self.pricing.price(&self.prices, 0, 1, priced);
         let prices = [&self.prices.replica, &self.prices.leader, &self.prices.size];
         let cases = [0, 1, 2].map(|row| self.rows[row].bound(prices[row]));
         let value = priced.cost + cases.iter().map(|case| case.value).sum::<f64>();
         let loads = [&priced.replicas, &priced.leaders, &priced.sizes];
-        let share = if self.steps == 0 { 1.0 } else { (2.0 / f64::from(self.steps + 2)).max(0.08) };
+        let share = if self.steps == 0 { 1.0 } else { (2.0 / f64::from(self.steps + 2)).max(limits.share) };
         for (mean, load) in self.mean.iter_mut().zip(loads) {
             mean.iter_mut().zip(load).for_each(|(mean, load)| *mean += share * (load - *mean));
         }
@@ -219,28 +232,30 @@ impl<'a> Ascent<'a> {
             self.best_prices = self.prices.clone();
         } else {
             self.stale += 1;
-            if self.stale >= 8 {
+            if self.stale >= STALE {
                 self.stale = 0;
                 self.factor *= 0.7;
                 self.prices = self.best_prices.clone();
             }
         }
         let mut slopes = vec![0.0; self.mean[0].len()];
-        let mut moves: Vec<Vec<f64>> = Vec::new();
         let mut norm = 0.0;
         for (row, case) in cases.iter().enumerate() {
             slopes.fill(0.0);
             let prices = [&self.prices.replica, &self.prices.leader, &self.prices.size][row];
-            self.rows[row].slopes(*case, prices, &self.mean[row], &mut slopes);
-            norm += slopes.iter().map(|slope| slope * slope).sum::<f64>();
-            moves.push(slopes.clone());
+            // The mean over the steps, of what is wanted as of what is there: at a kink, where the row's case
+            // changes from step to step, the last step's wish alone would lead nowhere.
+            self.rows[row].slopes(*case, prices, loads[row], &mut slopes);
+            let mean = &mut self.slopes[row];
+            mean.iter_mut().zip(&slopes).for_each(|(mean, slope)| *mean += share * (slope - *mean));
+            norm += mean.iter().map(|slope| slope * slope).sum::<f64>();
         }
-        let target = self.target();
+        let target = self.target(limits.aim);
         let length = self.factor * (target - value).max(1e-3 * self.best.abs()) / norm.max(1e-12);
         let prices = [&mut self.prices.replica, &mut self.prices.leader, &mut self.prices.size];
         for (row, prices) in prices.into_iter().enumerate() {
             for (&node, &fair) in self.rows[row].nodes.iter().zip(&self.rows[row].fair) {
-                prices[node as usize] += length * moves[row][node as usize] / fair;
+                prices[node as usize] += length * self.slopes[row][node as usize] / fair;
             }
             self.rows[row].project(prices);
         }
@@ -291,7 +306,7 @@ mod tests {
             }
             (0..3).for_each(|row| ascent.rows[row].project(prices.row_mut(row)));
             ascent.above = above;
-            ascent.run(AscentLimits { steps: 50, patience: 50, gain: 0.0 }, &mut WorkBudget::new(1 << 20));
+            ascent.run(AscentLimits { steps: 50, patience: 50, gain: 0.0, ..AscentLimits::default() }, &mut WorkBudget::new(1 << 20));
             let value = ascent.value(&prices, &mut Priced::default()) / ascent.scale;
             let value = value.max(ascent.bound());
             let slots = problem.replicas();

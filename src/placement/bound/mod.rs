@@ -35,6 +35,11 @@ pub struct PricedStart {
 /// From this many nodes on, the ascent starts with sweeps in small batches.
 const SWEEP_NODES: usize = 60;
 
+/// The ascent's rounds, each from the best prices so far: least share of a step in the mean, and where it aims at.
+/// Long means settle kinks, near aims settle the rest.
+const ROUNDS: [(f64, f64); 6] =
+    [(0.05, 1.0), (0.02, 0.5), (0.05, 0.2), (0.02, 0.1), (0.05, 0.04), (0.02, 0.02)];
+
 /// A lower bound without any search: what rounding and giant shards force. Takes one look at every shard.
 pub fn least_score(problem: &Problem) -> f64 {
     Ascent::new(problem).floor()
@@ -59,7 +64,9 @@ pub fn prices_and_bound(problem: &Problem, above: f64, budget: &mut dyn Budget) 
         let mut part = Part::new(budget, 0.7);
         ascent.sweep(40, 200, (2.0, 0.02), &mut part);
     }
-    ascent.run(AscentLimits { steps: 1000, patience: 200, gain: 1e-4 }, budget);
+    for (share, aim) in ROUNDS {
+        ascent.run(AscentLimits { steps: 1000, patience: 200, gain: 1e-5, share, aim }, budget);
+    }
     let solution = ascent.round(200, 1.0);
     PricedStart { prices: ascent.best_prices.clone(), bound: ascent.bound(), solution, work: ascent.work }
 }

@@ -4,18 +4,22 @@
 //! 2. Each shard takes its cheapest placement under prices that follow the loads: near balance and bound.
 //! 3. What breaks a hard rule is repaired.
 //! 4. Annealing under the same prices brings counts to their rounding floor and bytes level.
-//! 5. On small worlds integer programs on neighbourhoods take what annealing leaves.
+//! 5. On small worlds big replicas are put elsewhere one by one, each time followed by a short annealing of the
+//!    others, and integer programs on neighbourhoods take what that leaves.
 
-use super::local_search::{search, usable};
+use super::kicks::Kicks;
+use super::local_search::{Course, Dice, search, usable};
 use super::neighbourhood::improve;
 use super::repair::{repair, standing};
 use super::{Engine, Outcome, Progress};
-use crate::placement::bound::{Prices, prices_and_bound, wants_aim};
+use crate::placement::bound::{PricedStart, Prices, prices_and_bound, wants_aim};
 use crate::placement::budget::{Budget, Part, WorkBudget};
 use crate::placement::constraint::broken;
 use crate::placement::objective::score;
 use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
+use rand::SeedableRng;
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// Prices, rounding, annealing, and integer programs on neighbourhoods.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,34 +57,32 @@ impl Engine for Hybrid {
         if reach < problem.policy.hysteresis && broken(problem, &present).is_empty() {
             return Outcome { solution: present, bound: priced.bound, work: priced.work };
         }
-        let mut start = priced.solution;
+        let mut start = priced.solution.clone();
         repair(problem, &mut start);
         progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
         let small = problem.replicas() < SMALL;
         let exact = self.exact && small && problem.balanced.len() > 1;
-        let mut whole = Part::new(budget, if exact { 0.5 } else { 1.0 });
-        let starts = if small { &STARTS[..] } else { &STARTS[..1] };
+        let mut whole = Part::new(budget, if exact { 0.75 } else { 1.0 });
         // Giant shards may be rounded to where nothing else finds room: then the search starts from what is there.
         let blocked = broken(problem, &start).len() > broken(problem, &present).len();
-        let (mut best, mut work) = (present.clone(), priced.work);
-        let mut least = rank(problem, &best);
-        for (turn, &heat) in starts.iter().enumerate() {
-            let heat = if starts.len() > 1 || blocked { heat } else { HEAT };
-            let share = 0.97 / (starts.len() - turn) as f64;
-            let mut part = Part::new(&mut whole, share);
+        let mut best = Best { rank: rank(problem, &present), solution: present.clone(), work: priced.work };
+        let starts: &[Solution] =
+            if small { &[start, present] } else { &[if blocked { present } else { start }] };
+        for (turn, from) in starts.iter().enumerate() {
+            let course = match (small, blocked) {
+                (true, _) => Course::SMALL,
+                (false, true) => Course::HOT,
+                (false, false) => Course::WARM,
+            };
+            let mut part = Part::new(&mut whole, if small { 0.12 } else { 0.97 });
             let seed = seed.wrapping_add(turn as u64);
-            let from = if turn % 2 == 0 && !blocked { start.clone() } else { present.clone() };
-            let found = search(problem, from, &priced.prices, heat, seed, &mut part);
-            let found_rank = rank(problem, &found.solution);
-            work += found.work;
-            if found_rank < least {
-                (best, least) = (found.solution, found_rank);
-            }
-            progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(least.1) });
-            if whole.spend(0) >= 1.0 {
-                break;
-            }
+            best.take(problem, search(problem, from.clone(), &priced.prices, (course, &[]), seed, &mut part));
+            progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(best.rank.1) });
         }
+        if small {
+            best.kicked(problem, &priced, seed, &mut whole, progress);
+        }
+        let Best { solution: mut best, mut work, .. } = best;
         if exact && broken(problem, &best).is_empty() {
             work += improve(problem, &mut best, priced.bound, seed, budget, progress);
         }
@@ -93,17 +95,72 @@ fn rank(problem: &Problem, solution: &Solution) -> (usize, f64) {
     (broken(problem, solution).len(), score(problem, solution).total)
 }
 
-/// Fewer replicas than this, and annealing starts several times at these heats; else once at `HEAT`.
+/// The best placement so far.
+struct Best {
+    rank: (usize, f64),
+    solution: Solution,
+    work: u64,
+}
+
+impl Best {
+    fn take(&mut self, problem: &Problem, found: Outcome) {
+        let rank = rank(problem, &found.solution);
+        self.work += found.work;
+        if rank < self.rank {
+            (self.rank, self.solution) = (rank, found.solution);
+        }
+    }
+
+    /// Puts one big replica elsewhere and lets the others make up for it, again and again until the budget ends.
+    fn kicked(
+        &mut self,
+        problem: &Problem,
+        priced: &PricedStart,
+        seed: u64,
+        budget: &mut dyn Budget,
+        progress: &mut dyn FnMut(&Progress),
+    ) {
+        let kicks = Kicks::new(problem, &priced.prices);
+        let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
+        let mut walk = self.solution.clone();
+        for turn in 2u64.. {
+            if budget.spend(0) >= 1.0 {
+                return;
+            }
+            let mut from = walk.clone();
+            let Some(slot) = kicks.kick(&mut from, &mut dice) else { return };
+            let mut rest = Part::new(budget, 1.0);
+            let own = WorkBudget::new(problem.replicas() as u64 * KICK_WORK);
+            let mut part = Both { part: &mut rest, own };
+            let course = (Course::AGAIN, &[slot][..]);
+            let seed = seed.wrapping_add(turn);
+            let before = self.rank;
+            let found = search(problem, from, &priced.prices, course, seed, &mut part);
+            let (broken, score) = rank(problem, &found.solution);
+            if (broken, score) <= (before.0, before.1 * WORSE) {
+                walk.clone_from(&found.solution);
+            }
+            self.take(problem, found);
+            if self.rank < before {
+                progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(self.rank.1) });
+            }
+        }
+    }
+}
+
+/// Fewer replicas than this, and big replicas are put elsewhere one by one.
 const SMALL: usize = 6_000;
-const STARTS: [f64; 4] = [0.05, 0.1, 0.05, 0.02];
-const HEAT: f64 = 0.007;
+/// How much worse than the best a placement may be from which the next big replica is put elsewhere.
+const WORSE: f64 = 1.004;
+/// Proposals for every replica after a big one was put elsewhere.
+const KICK_WORK: u64 = 500;
 
 /// A score that can be reached, found by a short search within a tenth of the budget.
 fn scout(problem: &Problem, present: &Solution, seed: u64, budget: &mut dyn Budget) -> f64 {
     let mut part = Part::new(budget, 0.1);
     let mut budget = Both { part: &mut part, own: WorkBudget::new(problem.replicas() as u64 * 100) };
     let prices = Prices::zero(problem.nodes.len());
-    let found = search(problem, present.clone(), &prices, STARTS[0], seed, &mut budget);
+    let found = search(problem, present.clone(), &prices, (Course::HOT, &[]), seed, &mut budget);
     score(problem, &found.solution).total
 }
 

@@ -5,6 +5,7 @@
 
 mod greedy;
 mod hybrid;
+mod kicks;
 pub mod local_search;
 pub mod milp;
 mod neighbourhood;

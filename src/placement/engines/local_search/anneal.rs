@@ -149,7 +149,7 @@ fn exchange(state: &mut State<'_>, slot: usize, takers: &[u32], heat: f64, dice:
     }
     let other = there[dice.below(there.len())] as usize;
     let (s, t) = (state.shard_of[slot], state.shard_of[other]);
-    if s == t || state.problem.frozen[t as usize] {
+    if s == t || state.problem.frozen[t as usize] || state.is_stuck(other) {
         return;
     }
     let change = state.exchange(slot, other);
@@ -164,7 +164,8 @@ fn exchange(state: &mut State<'_>, slot: usize, takers: &[u32], heat: f64, dice:
 
 #[inline]
 fn transfer(state: &mut State<'_>, slot: usize, heat: f64, dice: &mut Dice) {
-    if !state.leads(slot) && accepts(state.transfer(slot), heat, dice) {
+    let first = state.problem.slots(state.shard_of[slot] as usize).start;
+    if slot != first && !state.is_stuck(first) && accepts(state.transfer(slot), heat, dice) {
         state.lead(slot);
     }
 }

@@ -37,7 +37,7 @@ impl Engine for LocalSearch {
             return Outcome { solution: start, bound: 0.0, work: 1 };
         }
         progress(&Progress { phase: "annealing", bound: 0.0, score: None });
-        search(problem, start, &Prices::zero(problem.nodes.len()), 0.05, seed, budget)
+        search(problem, start, &Prices::zero(problem.nodes.len()), (Course::HOT, &[]), seed, budget)
     }
 }
 
@@ -46,25 +46,53 @@ pub fn usable(problem: &Problem, start: &Solution) -> bool {
     !start.nodes.contains(&NONE) && !problem.balanced.is_empty() && !start.nodes.is_empty()
 }
 
-/// Anneals from `start` under `prices` until the budget ends, then quenches. `heat` is the first temperature,
-/// in cost of moving a mean replica; small worlds need more of it.
+/// How a search anneals: its first temperature, in cost of moving a mean replica, and how steeply loads outside
+/// their ranges are charged at the start and at the end (bytes, counts).
+#[derive(Debug, Clone, Copy)]
+pub struct Course {
+    /// First and last temperature.
+    pub heat: (f64, f64),
+    /// Charge per squared mean replica of bytes.
+    pub size: (f64, f64),
+    /// Charge per squared replica or leader.
+    pub count: (f64, f64),
+}
+
+impl Course {
+    /// Big worlds, from a placement by good prices.
+    pub const WARM: Self = Self { heat: (0.007, 0.001), size: (0.002, 10.0), count: (0.05, 10.0) };
+    /// From anything; what works without prices too.
+    pub const HOT: Self = Self { heat: (0.05, 0.001), size: (0.01, 10.0), count: (1.0, 10.0) };
+    /// Small worlds: big replicas need much heat, and levels end the finer the fewer replicas there are.
+    pub const SMALL: Self = Self { heat: (0.2, 0.005), size: (0.01, 30.0), count: (1.0, 10.0) };
+    /// After one big replica was put elsewhere: only what makes up for it moves.
+    pub const AGAIN: Self = Self { heat: (0.02, 0.005), size: (0.03, 30.0), count: (1.0, 10.0) };
+}
+
+/// Anneals from `start` under `prices` until the budget ends, then quenches. The `stuck` slots stay until then.
 pub fn search(
     problem: &Problem,
     start: Solution,
     prices: &Prices,
-    heat: f64,
+    (course, stuck): (Course, &[usize]),
     seed: u64,
     budget: &mut dyn Budget,
 ) -> Outcome {
     let mut state = State::new(problem, &start, prices, &Ranges::new(problem, 0.0));
     let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
-    let movable = movable(problem);
-    let soft = if heat > 0.01 { (0.01, 1.0) } else { (0.002, 0.05) };
-    let schedule = Schedule { heat: (heat, 0.001), size: (soft.0, 10.0), count: (soft.1, 10.0) };
-    let mut work = anneal(&mut state, &movable, schedule, &mut dice, budget);
-    let cold = Schedule { heat: (0.001, 0.0005), size: (10.0, 20.0), count: (10.0, 10.0) };
+    let all = movable(problem);
+    if !stuck.is_empty() {
+        state.stuck = vec![false; problem.replicas()];
+        stuck.iter().for_each(|&slot| state.stuck[slot] = true);
+    }
+    let free: Vec<u32> = all.iter().copied().filter(|&slot| !state.is_stuck(slot as usize)).collect();
+    let Course { heat, size, count } = course;
+    let mut work = anneal(&mut state, &free, Schedule { heat, size, count }, &mut dice, budget);
+    state.stuck.clear();
+    let last = (heat.1, heat.1 / 2.0);
+    let cold = Schedule { heat: last, size: (size.1, size.1 * 2.0), count: (count.1, count.1) };
     let few = (problem.replicas() as u64 * 8).min(1 << 22);
-    work += anneal(&mut state, &movable, cold, &mut dice, &mut WorkBudget::new(few));
+    work += anneal(&mut state, &all, cold, &mut dice, &mut WorkBudget::new(few));
     Outcome { solution: state.solution(), bound: 0.0, work }
 }
 

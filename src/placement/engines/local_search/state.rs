@@ -72,6 +72,8 @@ pub struct State<'a> {
     /// Slots on every node.
     pub on: Vec<Vec<u32>>,
     at: Vec<u32>,
+    /// Slots that stay for the moment; empty if there are none.
+    pub stuck: Vec<bool>,
     /// Cost of changing a leader.
     pub leader_cost: f64,
     /// Cost of copying a unit of size.
@@ -115,6 +117,7 @@ impl<'a> State<'a> {
             sites: (0..problem.nodes.len()).map(site).collect(),
             on: vec![Vec::new(); problem.nodes.len()],
             at: vec![0; problem.replicas()],
+            stuck: Vec::new(),
             leader_cost: weights.leader_changes * replicas / (problem.shards() as f64).max(1.0),
             move_cost: weights.moved,
             stiffness: Stiffness { by: [1.0, 1.0, 0.1] },
@@ -176,6 +179,12 @@ impl<'a> State<'a> {
     /// The placement as it is now.
     pub fn solution(&self) -> Solution {
         Solution { nodes: self.nodes.clone() }
+    }
+
+    /// Whether a slot stays for the moment.
+    #[inline]
+    pub fn is_stuck(&self, slot: usize) -> bool {
+        !self.stuck.is_empty() && self.stuck[slot]
     }
 
     /// Whether a slot is its shard's leader.
