@@ -38,7 +38,7 @@ use std::collections::BTreeMap;
 pub struct Limits {
     /// Same snapshot, policy, seed and work, same answer.
     pub seed: u64,
-    /// Work units for one solve; a settled answer takes up to five of them.
+    /// Work units for one solve; a settled answer solves its own proposal again, until that stands: see [`settle`].
     pub work: u64,
     /// What a wave of steps may do.
     pub waves: WaveLimits,

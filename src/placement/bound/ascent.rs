@@ -3,9 +3,9 @@
 //! Steps are taken in relative units (a price times the node's fair share), where all three dimensions have
 //! the same scale. Deterministic; stops by count or when told to.
 
-use super::giants::giant_floor;
+use super::giants::{Forced, giant_floor, trade};
 use super::pricing::{Priced, Prices, Pricing};
-use super::row::Row;
+use super::row::{Case, Row};
 use crate::placement::budget::Budget;
 use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
@@ -36,6 +36,8 @@ impl Default for AscentLimits {
 pub struct Ascent<'a> {
     pricing: Pricing<'a>,
     rows: [Row; 3],
+    /// What giants force on counts and bytes together.
+    forced: Vec<Forced>,
     scale: f64,
     prices: Prices,
     /// The best bound's prices, in units of the mean replica's move.
@@ -71,11 +73,13 @@ impl<'a> Ascent<'a> {
             Row::counts(weights.leaders * scale, nodes, problem.is_closed(), |n| fair(n).leaders),
             Row::amounts(weights.bytes * scale, nodes, |n| fair(n).bytes / unit, giant_floor(problem)),
         ];
+        let forced = rows[0].next().map_or(Vec::new(), |next| trade(problem, rows[0].floor, next));
         let none = Prices::zero(problem.nodes.len());
         let mean = std::array::from_fn(|_| vec![0.0; problem.nodes.len()]);
         Self {
             pricing,
             rows,
+            forced,
             scale,
             prices: none.clone(),
             best_prices: none,
@@ -98,7 +102,11 @@ impl<'a> Ascent<'a> {
 
     /// What the rows cost at the least without any prices, in units of the score.
     pub fn floor(&self) -> f64 {
-        self.rows.iter().map(|row| row.weight * row.floor).sum::<f64>() / self.scale
+        let alone = |row: &Row| row.weight * row.floor;
+        let [replicas, leaders, bytes] = &self.rows;
+        let both = |forced: &Forced| replicas.weight * forced.count + bytes.weight * forced.bytes;
+        let together = self.forced.iter().map(both).min_by(f64::total_cmp);
+        (together.unwrap_or(alone(replicas) + alone(bytes)) + alone(leaders)) / self.scale
     }
 
     /// The rows' least deviations.
@@ -191,19 +199,35 @@ impl<'a> Ascent<'a> {
         priced.solution.unwrap_or_else(|| Solution::empty(self.pricing.problem()))
     }
 
+    /// Where each row's bound is attained; counts and bytes together, where giants tie them.
+    fn cases(&self, prices: &Prices) -> [Case; 3] {
+        let [counts, leaders, bytes] = &self.rows;
+        let led = leaders.bound(&prices.leader);
+        let pair = |(at, forced): (usize, &Forced)| {
+            let lowest = if at == 0 { counts.lowest(&prices.replica) } else { None };
+            let count = lowest.unwrap_or_else(|| counts.beyond(&prices.replica, forced.count));
+            (count, bytes.beyond(&prices.size, forced.bytes))
+        };
+        let pairs = self.forced.iter().enumerate().map(pair);
+        let least = pairs.min_by(|a, b| (a.0.value + a.1.value).total_cmp(&(b.0.value + b.1.value)));
+        let (count, size) =
+            least.unwrap_or_else(|| (counts.bound(&prices.replica), bytes.bound(&prices.size)));
+        [count, led, size]
+    }
+
     fn value(&mut self, prices: &Prices, priced: &mut Priced) -> f64 {
         self.pricing.price(prices, 0, 1, priced);
-        let rows = 0..3;
-        priced.cost + rows.map(|row| self.rows[row].bound(prices.row(row)).value).sum::<f64>()
+        priced.cost + self.cases(prices).iter().map(|case| case.value).sum::<f64>()
     }
 
     fn follow(&mut self, rate: f64, times: f64, priced: &Priced) {
         let unit = self.scale / (self.rows[0].nodes.len() as f64).max(1.0);
         let loads = [&priced.replicas, &priced.leaders, &priced.sizes];
         let mut slopes = vec![0.0; self.mean[0].len()];
+        let cases = self.cases(&self.prices);
         for (row, load) in loads.into_iter().enumerate() {
             let prices = self.prices.row_mut(row);
-            let case = self.rows[row].bound(prices);
+            let case = cases[row];
             let load: Vec<f64> = load.iter().map(|load| load * times).collect();
             self.rows[row].slopes(case, prices, &load, &mut slopes);
             for (&node, &fair) in self.rows[row].nodes.iter().zip(&self.rows[row].fair) {
@@ -215,8 +239,7 @@ impl<'a> Ascent<'a> {
 
     fn step(&mut self, limits: AscentLimits, priced: &mut Priced) {
         self.pricing.price(&self.prices, 0, 1, priced);
-        let prices = [&self.prices.replica, &self.prices.leader, &self.prices.size];
-        let cases = [0, 1, 2].map(|row| self.rows[row].bound(prices[row]));
+        let cases = self.cases(&self.prices);
         let value = priced.cost + cases.iter().map(|case| case.value).sum::<f64>();
         let loads = [&priced.replicas, &priced.leaders, &priced.sizes];
         let share = if self.steps == 0 { 1.0 } else { (2.0 / f64::from(self.steps + 2)).max(limits.share) };

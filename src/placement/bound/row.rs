@@ -26,6 +26,8 @@ pub struct Case {
     pub value: f64,
     /// On the lowest rounding level.
     pub level: bool,
+    /// The deviation that the row would have.
+    pub off: f64,
 }
 
 impl Row {
@@ -71,37 +73,53 @@ impl Row {
 
     /// The row's least cost under `prices`, less what the prices are paid for the fair load.
     pub fn bound(&self, prices: &[f64]) -> Case {
-        let (mut paid, mut norm, mut level) = (0.0, 0.0, self.weight * self.floor);
-        let ranges = self.ladder.as_ref().map(|(_, ranges)| ranges.as_slice());
-        for (at, (&node, &fair)) in self.nodes.iter().zip(&self.fair).enumerate() {
+        let next = self.ladder.as_ref().map_or(self.floor, |(next, _)| *next);
+        let beyond = self.beyond(prices, next);
+        match self.lowest(prices) {
+            Some(level) if level.value <= beyond.value => level,
+            _ => beyond,
+        }
+    }
+
+    /// The next rounding level's deviation; none for a dimension that is not a count.
+    pub fn next(&self) -> Option<f64> {
+        self.ladder.as_ref().map(|(next, _)| *next)
+    }
+
+    /// As [`Row::bound`], on the lowest rounding level.
+    pub fn lowest(&self, prices: &[f64]) -> Option<Case> {
+        let (_, ranges) = self.ladder.as_ref()?;
+        let mut value = self.weight * self.floor;
+        for (&node, range) in self.nodes.iter().zip(ranges) {
+            let price = prices[node as usize];
+            value -= (price * range.0).max(price * range.1);
+        }
+        Some(Case { value, level: true, off: self.floor })
+    }
+
+    /// As [`Row::bound`], with a deviation of at least `off`.
+    pub fn beyond(&self, prices: &[f64], off: f64) -> Case {
+        let (mut paid, mut norm) = (0.0, 0.0);
+        for (&node, &fair) in self.nodes.iter().zip(&self.fair) {
             let price = prices[node as usize];
             paid += price * fair;
             norm += price.abs() * fair;
-            if let Some(ranges) = ranges {
-                level -= (price * ranges[at].0).max(price * ranges[at].1);
-            }
         }
         // Prices beyond the ball let the deviation grow without end in the relaxation; they are projected
         // before, so what is left is rounding.
         let slack = self.weight - norm;
-        let next = self.ladder.as_ref().map_or(self.floor, |(next, _)| *next);
-        let beyond =
-            if slack >= -1e-9 * self.weight.max(1.0) { next * slack - paid } else { f64::NEG_INFINITY };
-        match ranges {
-            Some(_) if level <= beyond => Case { value: level, level: true },
-            _ => Case { value: beyond, level: false },
-        }
+        let within = slack >= -1e-9 * self.weight.max(1.0);
+        let value = if within { off * slack - paid } else { f64::NEG_INFINITY };
+        Case { value, level: false, off }
     }
 
     /// The ascent direction in relative units: how far `load` is above what the row would have on each node.
     pub fn slopes(&self, case: Case, prices: &[f64], load: &[f64], into: &mut [f64]) {
-        let norm_part =
-            if case.level { 0.0 } else { self.ladder.as_ref().map_or(self.floor, |(next, _)| *next) };
         for (at, (&node, &fair)) in self.nodes.iter().zip(&self.fair).enumerate() {
             let (price, load) = (prices[node as usize], load[node as usize]);
             let (low, high) = match (&self.ladder, case.level) {
                 (Some((_, ranges)), true) => ranges[at],
-                _ => (fair * (1.0 - norm_part), fair * (1.0 + norm_part)),
+                _ => (fair * (1.0 - case.off), fair * (1.0 + case.off)),
             };
             let aim = if price > 0.0 {
                 high
