@@ -5,6 +5,8 @@
 
 #[path = "edge/mod.rs"]
 mod edge;
+#[path = "cli/placement.rs"]
+mod placement;
 
 use converthouse::adapters::peers::Error;
 use converthouse::model::control::TableStatus;

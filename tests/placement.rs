@@ -7,6 +7,8 @@ use converthouse::placement::constraint::broken;
 use converthouse::placement::engines::{NAMES, Outcome, by_name};
 use converthouse::placement::ids::Ids;
 use converthouse::placement::objective::score;
+use converthouse::placement::problem::{NodeSpec, Problem, ShardSpec};
+use converthouse::placement::solution::Solution;
 use converthouse::placement::{
     ClusterAction, ClusterStep, Limits, Load, NodeView, Policy, ReplicaView, ShardView, Snapshot, Verdict,
     plan, resume,
@@ -382,4 +384,54 @@ fn odd_worlds_get_an_answer_with_reasons() {
     let wide =
         vec![node(0, 0, 1 << 20, NodeState::Active, true), node(1, 1, 1 << 20, NodeState::Active, true)];
     check("tiny shards", wide, many, "");
+}
+
+/// Every engine, on one thread after the other and on four at once: the same answer.
+#[test]
+fn threads_change_nothing() {
+    let views: Vec<NodeView> = (0..6).map(|n| node(n, n % 3, 4000, NodeState::Active, true)).collect();
+    let ids: Vec<NodeId> = views.iter().map(|view| view.id.clone()).collect();
+    let shards = (0..40).map(|s| shard(s, u64::from(s * 7 % 31), 2, &ids[(s % 2) as usize..][..2]));
+    let (problem, _) = Ids::of(&Snapshot { nodes: views, shards: shards.collect() }, &Policy::default());
+    for name in NAMES {
+        let solve = || {
+            let engine = by_name(name).expect("an engine");
+            engine.solve(&problem, 7, &mut WorkBudget::new(WORK), &mut |_| {}).solution
+        };
+        let alone = solve();
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..4).map(|_| scope.spawn(solve)).collect();
+            for run in runs {
+                assert_eq!(run.join().expect("it ends"), alone, "{name}");
+            }
+        });
+    }
+}
+
+#[test]
+#[ignore = "takes minutes unless optimised: cargo test --release -- --ignored"]
+fn a_million_tiny_shards_get_an_answer() {
+    let spec = |n: u32| NodeSpec {
+        zone: n,
+        rack: n,
+        capacity_bytes: 4_000_000,
+        weight: 1.0,
+        takes: true,
+        holds: true,
+    };
+    let tiny = |s: u32| ShardSpec {
+        load: Load { bytes: 1, ..Load::default() },
+        replicas: 1,
+        present: vec![s % 2],
+        ..ShardSpec::default()
+    };
+    let problem = Problem::new((0..3).map(spec).collect(), (0..1_000_000).map(tiny), &Policy::default());
+    for name in ["hybrid", "greedy"] {
+        let engine = by_name(name).expect("an engine");
+        let before = score(&problem, &Solution::present(&problem)).total;
+        let found = engine.solve(&problem, 1, &mut WorkBudget::new(WORK), &mut |_| {});
+        assert!(broken(&problem, &found.solution).is_empty(), "{name}");
+        let after = score(&problem, &found.solution).total;
+        assert!(found.bound <= after && after < before, "{name}: {} {after} {before}", found.bound);
+    }
 }

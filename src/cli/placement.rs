@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Subcommands of `placement`.
 #[derive(Debug, Subcommand)]
@@ -184,8 +185,8 @@ impl Budget for Meter {
 }
 
 /// Sets the flag at the first Ctrl-C; the second one ends the process as usual.
-async fn stop_on_interrupt(flag: Arc<AtomicBool>) {
-    while tokio::signal::ctrl_c().await.is_ok() {
+async fn stop_on_interrupt(mut interrupts: Signal, flag: Arc<AtomicBool>) {
+    while interrupts.recv().await.is_some() {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
@@ -239,7 +240,10 @@ fn solved(
         (decision, clock.now_ms() as f64 / 1e3)
     };
     context.block_on(async {
-        tokio::spawn(stop_on_interrupt(flag));
+        // Before the solve begins: nothing is lost that comes early.
+        if let Ok(interrupts) = signal(SignalKind::interrupt()) {
+            tokio::spawn(stop_on_interrupt(interrupts, flag));
+        }
         let solved = tokio::task::spawn_blocking(solve).await;
         solved.map_err(|e| Failure::failed(format!("the solve failed: {e}"), "report this with the instance"))
     })

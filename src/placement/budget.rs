@@ -70,7 +70,13 @@ impl<'a> Part<'a> {
 
 impl Budget for Part<'_> {
     fn spend(&mut self, work: u64) -> f64 {
-        (self.whole.spend(work) - self.start) / self.share
+        let whole = self.whole.spend(work);
+        // A whole that was stopped stays at 1: a part that begins there has ended too.
+        if whole >= 1.0 {
+            f64::max(1.0, (whole - self.start) / self.share)
+        } else {
+            (whole - self.start) / self.share
+        }
     }
 
     fn seconds_left(&mut self) -> Option<f64> {

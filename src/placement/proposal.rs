@@ -38,7 +38,8 @@ use std::collections::BTreeMap;
 pub struct Limits {
     /// Same snapshot, policy, seed and work, same answer.
     pub seed: u64,
-    /// Work units for one solve; a settled answer solves its own proposal again, until that stands: see [`settle`].
+    /// Work units for one solve. An answer is solved again until it stands: mostly twice, at most 65 times (5 times
+    /// without hysteresis).
     pub work: u64,
     /// What a wave of steps may do.
     pub waves: WaveLimits,

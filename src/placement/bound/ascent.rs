@@ -329,7 +329,8 @@ mod tests {
             }
             (0..3).for_each(|row| ascent.rows[row].project(prices.row_mut(row)));
             ascent.above = above;
-            ascent.run(AscentLimits { steps: 50, patience: 50, gain: 0.0, ..AscentLimits::default() }, &mut WorkBudget::new(1 << 20));
+            let limits = AscentLimits { steps: 50, patience: 50, gain: 0.0, ..AscentLimits::default() };
+            ascent.run(limits, &mut WorkBudget::new(1 << 20));
             let value = ascent.value(&prices, &mut Priced::default()) / ascent.scale;
             let value = value.max(ascent.bound());
             let slots = problem.replicas();

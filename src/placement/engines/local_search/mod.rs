@@ -91,7 +91,8 @@ pub fn search(
     state.stuck.clear();
     let last = (heat.1, heat.1 / 2.0);
     let cold = Schedule { heat: last, size: (size.1, size.1 * 2.0), count: (count.1, count.1) };
-    let few = (problem.replicas() as u64 * 8).min(1 << 22);
+    // Never more than the annealing itself took: budgets are small where worlds are huge.
+    let few = (problem.replicas() as u64 * 8).min(1 << 22).min(work);
     work += anneal(&mut state, &all, cold, &mut dice, &mut WorkBudget::new(few));
     Outcome { solution: state.solution(), bound: 0.0, work }
 }

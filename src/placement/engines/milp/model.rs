@@ -58,6 +58,8 @@ struct Row {
     least: f64,
 }
 
+/// Work units that a variable counts for at the least.
+const COLUMN_WORK: u64 = 50;
 /// Work units that one simplex iteration counts for.
 const ITERATION_WORK: u64 = 40;
 
@@ -345,7 +347,8 @@ impl<'a> Program<'a> {
         }
         model.try_set_solution(Some(&self.start), None, None, None).ok()?;
         let solved = model.try_solve().ok()?;
-        let work = 1000 + solved.simplex_iteration_count().max(0) as u64 * ITERATION_WORK;
+        let work = self.start.len() as u64 * COLUMN_WORK
+            + solved.simplex_iteration_count().max(0) as u64 * ITERATION_WORK;
         let bound = solved.double_info_value(c"mip_dual_bound").ok().filter(|bound| bound.is_finite());
         let bound = bound.map_or(0.0, |bound| bound + constant - 1e-6).min(start);
         let kept = Found { solution: part.base.clone(), score: start, bound, work };

@@ -1,0 +1,110 @@
+//! `converthouse placement` on instance files: what people see, Ctrl-C, and files that are wrong.
+
+use super::{command, offline};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// An instance whose shards all stand on two of its nodes; sizes vary.
+fn instance(folder: &Path, nodes: usize, shards: usize) -> PathBuf {
+    let mut text = format!("{nodes} {shards} 2 3 0.9\n");
+    (0..nodes).for_each(|n| text += &format!("{} {} 0\n", n % 3, shards * 200));
+    (0..shards).for_each(|s| text += &format!("{} {} {}\n", 1 + s * 7919 % 97, s % 2, 2));
+    let path = folder.join("instance.txt");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn placement(arguments: &[&str]) -> super::Ran {
+    offline(&[&["placement"], arguments].concat())
+}
+
+#[test]
+fn a_solve_can_be_written_judged_and_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = instance(folder.path(), 5, 30);
+    let (path, out) = (path.to_str().unwrap(), folder.path().join("solution.txt"));
+    let out = out.to_str().unwrap();
+    let solve = ["solve", path, "--work-limit", "200000", "--out", out, "--plan", "--json"];
+    let ran = placement(&solve);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("annealing"), "progress: {}", ran.err);
+    let solved: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(solved["broken"], 0);
+    assert!(solved["bound"].as_f64() <= solved["after"]["z"].as_f64());
+    assert!(
+        solved["plan"]["waves"].as_u64() > Some(0) && solved["plan"]["left"].as_array().unwrap().is_empty()
+    );
+    assert_eq!(placement(&solve).out.len(), ran.out.len(), "a work limit repeats");
+    let judged: serde_json::Value =
+        serde_json::from_str(&placement(&["evaluate", path, out, "--json"]).out).unwrap();
+    assert_eq!(judged["z"], solved["after"]["z"]);
+    let why = placement(&["explain", path, "3", "--solution", out]);
+    assert_eq!(why.code, 0, "{}", why.err);
+    assert_eq!(why.out.lines().filter(|line| line.trim_start().starts_with(char::is_numeric)).count(), 3);
+}
+
+#[test]
+fn budgets_and_goals_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = instance(folder.path(), 5, 30);
+    let path = path.to_str().unwrap();
+    let moved = |more: &[&str]| -> (u64, u64) {
+        let ran = placement(&[&["solve", path, "--work-limit", "100000", "--json"][..], more].concat());
+        let solved: serde_json::Value = serde_json::from_str(&ran.out).expect(&ran.err);
+        let of = |name: &str| solved["after"][name].as_u64().unwrap();
+        (of("bytes_moved"), of("copies"))
+    };
+    assert!((1..=200).contains(&moved(&["--max-bytes", "200"]).0));
+    assert!((1..=3).contains(&moved(&["--max-moves", "3"]).1));
+    assert_eq!(moved(&["--goal", "leaders"]), (0, 0));
+    assert_eq!(moved(&["--goal", "relieve"]), (0, 0), "no disk is full");
+}
+
+#[test]
+fn an_interrupt_gives_the_best_so_far() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = instance(folder.path(), 30, 3000);
+    let arguments = ["placement", "solve", path.to_str().unwrap(), "--time-limit", "900", "--json"];
+    let mut child = command(None, &arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !lines.next().expect("it goes on").unwrap().contains("annealing") {}
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    assert!(lines.any(|line| line.unwrap().contains("best placement so far")));
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    lines.for_each(drop);
+    assert!(child.wait().unwrap().success());
+    let solved: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(solved["broken"], 0);
+    assert!(solved["after"]["z"].as_f64() < solved["before"]["z"].as_f64());
+}
+
+#[test]
+fn a_file_that_is_wrong_is_told_by_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.txt");
+    let good = "3 2 2 3 0.85\n0 100 0\n1 100 0\n2 100 0\n10 0 1\n20 2 0\n";
+    for (text, line, reason) in [
+        (good[..29].to_owned(), 4, "the file ends here"),
+        (good.replace("20 2", "20 5"), 6, "node 5 does not exist"),
+        (good.replace("20 2 0", "20 0 0"), 6, "holds the same shard twice"),
+        (good.replace("20 2", "-20 2"), 6, "a size must be"),
+        (good.replace("3 2 2", "0 2 2"), 1, "nodes must be at least 1"),
+        (good.replace("0.85", "NaN"), 1, "the watermark must be"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        for verb in ["solve", "bench"] {
+            let ran = placement(&[verb, path.to_str().unwrap()]);
+            assert_eq!(ran.code, 1);
+            assert!(ran.err.contains(&format!("bad.txt:{line}: ")), "{}", ran.err);
+            assert!(ran.err.contains(reason) && ran.err.contains("CVH-0901"), "{}", ran.err);
+        }
+    }
+}
