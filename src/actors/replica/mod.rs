@@ -13,6 +13,9 @@ pub mod state;
 #[cfg(test)]
 mod state_tests;
 mod work;
+mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 use super::agent::{FromReplica, ReplicaNews};
 use super::lane_reader::{Flow, FromLane, LaneReader, Subscribe, Unsubscribe};
