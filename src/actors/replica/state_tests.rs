@@ -177,6 +177,8 @@ fn a_partition_lost_during_an_insert_is_looked_at_when_the_insert_has_ended() {
     assert_eq!(state.observe().partitions[&P].stall, Some(stall), "still lost");
     assert_eq!(state.observe().partitions[&P].next_offset, 4);
     let effects = state.on(Event::Tick, 30_000);
+    let known = effects.iter().any(|e| matches!(e, Effect::Recover { known: Some((4, _)), .. }));
+    assert!(known, "Kafka forgets it with the topic: {effects:?}");
     let attempt = recovering(&effects);
     let start = Start { from: 4, end: 4, last_row_offset: Some(3), ..Start::default() };
     state.on(Event::Recovered(P, attempt, Ok(start)), 30_000);

@@ -48,13 +48,23 @@ impl Job {
     }
 
     /// Looks up where a partition goes on.
-    pub async fn recover(self, partition: PartitionId, source: TopicPartition) -> Result<Start, Stall> {
+    pub async fn recover(
+        self,
+        partition: PartitionId,
+        source: TopicPartition,
+        known: Option<(i64, Position)>,
+    ) -> Result<Start, Stall> {
         let _permit = self.ports.recoveries.acquire().await;
-        let findings = self.find(partition, &source).await?;
+        let findings = self.find(partition, &source, known).await?;
         recovery::plan(&findings)
     }
 
-    async fn find(&self, partition: PartitionId, source: &TopicPartition) -> Result<Findings, Stall> {
+    async fn find(
+        &self,
+        partition: PartitionId,
+        source: &TopicPartition,
+        known: Option<(i64, Position)>,
+    ) -> Result<Findings, Stall> {
         let kafka = &self.ports.kafka;
         let watermarks = kafka.watermarks(source).await.map_err(stall_of)?;
         let recorded =
@@ -69,6 +79,7 @@ impl Job {
             let position = Position::decode(&commit.metadata).filter(ours)?;
             Some((commit.next, trusted(position)))
         });
+        let committed = committed.or_else(|| known.map(|(next, position)| (next, trusted(position))));
         let origin = self.table.origin_offsets.get(&partition).copied().unwrap_or(watermarks.low);
         // The table is asked twice at most: for its newest offset, and for all rows that may have to be skipped.
         let server = &self.ports.clickhouse;

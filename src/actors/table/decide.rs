@@ -239,9 +239,10 @@ fn next_shard(scene: &Scene<'_>, shard: &Shard, reasons: &mut Vec<String>) -> Sh
 
 /// Whether a copy holds what a reader may expect: little is missing, or, where all lag, at most half as much again as
 /// elsewhere. The worst partition counts too: much of one that lies back far is not made up for by little of many.
+/// What others lack is by their own word: an old report beside a newly heard end would make them worse than they are.
 fn caught_up(copy: &ReplicaObservation, ready: &[&ReplicaObservation], ends: &Ends, rules: &Rules) -> bool {
     let no_worse = |lag: fn(&ReplicaObservation, &Ends) -> u64| {
-        let least = ready.iter().map(|other| lag(other, ends)).min().unwrap_or(0);
+        let least = ready.iter().map(|other| lag(other, &Ends::new())).min().unwrap_or(0);
         lag(copy, ends) <= least.saturating_add(least / 2)
     };
     copy.lag_to(ends) <= rules.caught_up_lag_max
