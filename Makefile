@@ -81,6 +81,11 @@ bench-placement: ## the placement engine beside other solvers
 	@scripts/provision.sh rust build
 	@scripts/bench.sh placement
 
+.PHONY: bench-simulation
+bench-simulation: ## virtual seconds a second of a cluster of 100 nodes and 10 000 replicas in the simulator
+	@scripts/provision.sh rust build
+	@scripts/bench.sh simulation
+
 .PHONY: clean-provision
 clean-provision: ## removes what provisioning put outside the system's packages
 	@scripts/provision.sh --clean

@@ -7,7 +7,7 @@ use crate::actors::mirror::read;
 use crate::adapters::metadata::{Change, MemoryStore, MetaStore, Revision};
 use crate::model::invariants;
 use crate::model::names;
-use crate::model::table::{ReplicaState, Shard};
+use crate::model::table::{ReplicaState, Shard, ShardState};
 use crate::model::view::{ClusterView, Record};
 use crate::model::{NodeId, PartitionId, ShardId, Table, TableId};
 use futures::StreamExt;
@@ -112,6 +112,10 @@ impl Cluster {
                     shard.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Ready)
                 };
                 let shard = &shard.record;
+                // Nobody reads a child before it replaces its parents; it then holds what they held on the same node.
+                if shard.state != ShardState::Serving {
+                    continue;
+                }
                 // Who was read before and goes on being read.
                 let stay: Vec<&NodeId> =
                     shard.ready_nodes().filter(|node| was.is_some_and(|was| readable(was, node))).collect();

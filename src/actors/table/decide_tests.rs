@@ -219,6 +219,41 @@ fn a_copy_that_has_not_heard_of_its_topics_end_is_measured_by_what_others_know()
     );
 }
 
+/// What a node says of the shard's partitions: the next offset it takes, and the end it knows.
+fn says(world: &mut World, node: &str, partitions: &[(i64, i64)]) {
+    let table = world.heartbeats.get_mut(&id(node)).unwrap().replicas.values_mut().next().unwrap();
+    let progress = |(next_offset, end_offset): &(i64, i64)| PartitionProgress {
+        next_offset: *next_offset,
+        end_offset: *end_offset,
+        stall: None,
+    };
+    table.get_mut(&ShardId(0)).unwrap().partitions =
+        (0..).map(PartitionId).zip(partitions.iter().map(progress)).collect();
+}
+
+#[test]
+fn where_all_lag_one_partition_far_behind_is_not_made_up_for_by_others() {
+    let table = table(TableState::Active, 3, 1);
+    let new = shard(&[("n1", Creating), ("n2", Ready)], Some("n2"));
+    let mut late = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    says(&mut late, "n2", &[(1_000, 1_500), (1_000, 1_500)]);
+    says(&mut late, "n1", &[(100, 1_500), (1_500, 1_500)]);
+    assert_eq!(step(&table, &[&new], &late, 0), None, "1400 of one instead of 500 of each");
+    says(&mut late, "n1", &[(900, 1_500), (900, 1_500)]);
+    assert_eq!(written(step(&table, &[&new], &late, 0)).0.replicas[0].state, Ready);
+}
+
+#[test]
+fn what_others_lack_is_what_they_said_themselves() {
+    let table = table(TableState::Active, 3, 1);
+    let new = shard(&[("n1", Creating), ("n2", Ready)], Some("n2"));
+    let mut old = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    // Its report is older than the messages that the other has just heard of.
+    says(&mut old, "n2", &[(1_000, 1_000)]);
+    says(&mut old, "n1", &[(1_000, 1_500)]);
+    assert_eq!(step(&table, &[&new], &old, 0), None);
+}
+
 #[test]
 fn the_preferred_leader_regains_its_shard_once_it_has_been_fit_for_a_while() {
     let table = table(TableState::Active, 3, 1);
