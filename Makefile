@@ -66,6 +66,15 @@ release: ## the program, optimised (target/release/converthouse)
 	@scripts/provision.sh rust build
 	@cargo build --locked --release
 
+# For `make proof`.
+MINUTES ?= 10
+SEED ?= 1
+.PHONY: proof
+proof: ## real servers under ingest, queries and a nemesis: MINUTES=10 SEED=1
+	@scripts/provision.sh
+	@CONVERTHOUSE_PROOF_MINUTES=$(MINUTES) CONVERTHOUSE_PROOF_SEED=$(SEED) \
+	  cargo test --locked --test proof -- --nocapture
+
 .PHONY: bench-ingest
 bench-ingest: ## rows/s from Kafka beside the same rows through clickhouse-client
 	@scripts/provision.sh

@@ -22,6 +22,7 @@ use crate::model::names;
 use crate::model::table::Schema;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use futures::StreamExt;
+use futures::future::{Either, select};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
@@ -291,10 +292,10 @@ impl HttpClickHouse {
             deadline: deadline + CHANGE_DEADLINE,
         };
         let copy = async {
-            let copy = self.transport().execute(call, &can);
-            tokio::select! {
-                ended = copy => ended,
-                gone = self.copy_is_gone(id_prefix) => Err(gone),
+            let copy = std::pin::pin!(self.transport().execute(call, &can));
+            match select(copy, std::pin::pin!(self.copy_is_gone(id_prefix))).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right((gone, _)) => Err(gone),
             }
         };
         match tokio::time::timeout(deadline, copy).await {
