@@ -1,5 +1,5 @@
-//! The demo's second act, under ingest and queries all the time: shards split, a node joins and takes its share, another
-//! is drained, a server is killed.
+//! The demo's second act, under ingest and queries all the time: shards split, a node joins and takes its share,
+//! another is drained, a server is killed.
 
 use super::scene::{self, Scene, node};
 use super::steps::{Report, check, everywhere, failed, seconds, status, until};

@@ -2,8 +2,8 @@
 //!
 //! Makes a table of 4 shards x 2 replicas, brings rows in through Kafka, asks through plain ClickHouse on every
 //! node, kills a server, asks on, brings it back. Then, with rows and queries all the time: splits the shards, has a
-//! fourth node join, drains the first, kills another. Says what was proven. Leaves nothing running; its folder goes too,
-//! unless asked to keep it.
+//! fourth node join, drains the first, kills another. Says what was proven. Leaves nothing running; its folder goes
+//! too, unless asked to keep it.
 
 mod elastic;
 mod scene;

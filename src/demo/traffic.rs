@@ -24,7 +24,7 @@ pub struct Seen {
     pub wrong: RefCell<Vec<String>>,
     /// Queries that failed, and why.
     pub failed: RefCell<Vec<String>>,
-    /// Queries that were being answered when a server was killed, and broke off: no replica can take over in the middle.
+    /// Queries that were being answered when a server was killed, and broke off: nobody takes over in the middle.
     pub cut: Cell<u64>,
     /// Servers killed so far.
     pub kills: Cell<u64>,
