@@ -26,7 +26,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## three real ClickHouse servers, one daemon, a million rows, a crash: in two minutes
+demo: ## real ClickHouse servers, a million rows; split, join, drain and kill under queries: two minutes
 	@scripts/provision.sh rust build clickhouse
 	@cargo build --locked --bin converthouse
 	@target/debug/converthouse demo $(DEMO_ARGS)

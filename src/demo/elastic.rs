@@ -17,7 +17,8 @@ const LINE_EVERY: Duration = Duration::from_millis(250);
 
 /// The whole act; `rows` are there already. Returns how many there are at its end.
 pub async fn play(scene: &mut Scene, rows: u64, report: &mut Report) -> Result<u64, Error> {
-    report.say("from here on 10000 rows a second come in, and every server is queried all the time");
+    report
+        .say("from here on rows come in (10000 a second at most), and every server is queried, all the time");
     let servers: Vec<String> = scene.servers.iter().map(|server| server.url().to_owned()).collect();
     let traffic = Traffic::start(scene.kafka.clone(), rows, servers);
     let line = live_line(scene, &traffic);

@@ -22,7 +22,7 @@ const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime
 /// What a query must show, however the cluster is: every row once.
 const PROOF: &str = "SELECT count(), uniqExact(id), sum(id) FROM shop.events";
 /// Longest wait for any step.
-const STEP_DEADLINE_MS: u64 = 90_000;
+const STEP_DEADLINE_MS: u64 = 180_000;
 
 /// What is shown, and what was proven so far.
 pub struct Report {
