@@ -145,8 +145,9 @@ impl Nemesis {
     /// All at once: daemons, servers, the store, the queue.
     async fn restart_everything(&mut self, cluster: &mut Cluster) {
         self.count("everything killed and started again");
+        // From the first to the last: in between, one that still runs finds all replicas of a shard dead.
+        cluster.nodes.iter().for_each(|node| self.outages.begin(&node.id));
         for node in &mut cluster.nodes {
-            self.outages.begin(&node.id);
             node.kill_daemon();
             node.server.kill().unwrap();
         }
