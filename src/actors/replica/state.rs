@@ -288,6 +288,10 @@ impl State {
                 if !refused || start.from >= start.end {
                     (p.failures, p.stall) = (0, None);
                 }
+                // It is of the message before `next`, and says nothing of another place.
+                if p.next != start.from {
+                    p.position.fingerprint = None;
+                }
                 p.next = start.from;
                 p.read_to = start.from;
                 p.end = start.end;
