@@ -26,7 +26,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## three real ClickHouse servers, one daemon, a million rows, a crash: in two minutes
+demo: ## real ClickHouse servers, a million rows; split, join, drain and kill under queries: two minutes
 	@scripts/provision.sh rust build clickhouse
 	@cargo build --locked --bin converthouse
 	@target/debug/converthouse demo $(DEMO_ARGS)
@@ -66,6 +66,15 @@ release: ## the program, optimised (target/release/converthouse)
 	@scripts/provision.sh rust build
 	@cargo build --locked --release
 
+# For `make proof`.
+MINUTES ?= 10
+SEED ?= 1
+.PHONY: proof
+proof: ## real servers under ingest, queries and a nemesis: MINUTES=10 SEED=1
+	@scripts/provision.sh
+	@CONVERTHOUSE_PROOF_MINUTES=$(MINUTES) CONVERTHOUSE_PROOF_SEED=$(SEED) \
+	  cargo test --locked --test proof -- --nocapture
+
 .PHONY: bench-ingest
 bench-ingest: ## rows/s from Kafka beside the same rows through clickhouse-client
 	@scripts/provision.sh
@@ -80,6 +89,11 @@ bench-failover: ## time from kill -9 of a daemon to its duties moved, against th
 bench-placement: ## the placement engine beside other solvers
 	@scripts/provision.sh rust build
 	@scripts/bench.sh placement
+
+.PHONY: bench-simulation
+bench-simulation: ## virtual seconds a second of a cluster of 100 nodes and 10 000 replicas in the simulator
+	@scripts/provision.sh rust build
+	@scripts/bench.sh simulation
 
 .PHONY: clean-provision
 clean-provision: ## removes what provisioning put outside the system's packages

@@ -1,5 +1,8 @@
 //! How fast one node takes rows from Kafka, beside the same rows piped straight into `clickhouse-client` on the same
-//! server, in one run: `make bench-ingest`. Real Kafka, real ClickHouse, one daemon; ratios, not assertions.
+//! server, in one run: `make bench-ingest`. Real Kafka, real ClickHouse, one daemon; ratios, not assertions. Each run
+//! does assert that every row is there once.
+//!
+//! `cargo bench --bench ingest -- small 10` runs ten short rounds of 200-byte rows.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 #![allow(clippy::cast_precision_loss, dead_code)]
 
@@ -10,19 +13,26 @@ use converthouse::adapters::kafka::{Kafka, Outgoing};
 use converthouse::model::names::TopicPartition;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::cluster::Cluster;
 
 /// What clickhouse_sinker publishes for one Kafka partition, 754-byte rows, on 48 cores.
 const SINKER_ROWS_PER_S: f64 = 142_000.0;
-const PARTITIONS: u64 = 4;
+const PARTITIONS: u64 = 8;
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(1);
+    let small = arguments.iter().any(|argument| argument == "small");
+    let plan: &[(usize, u64)] =
+        if small { &[(200, 1_500_000)] } else { &[(200, 6_000_000), (750, 2_000_000)] };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         println!("one node, {PARTITIONS} partitions; every rate in rows a second");
-        for (size, rows) in [(200, 6_000_000), (750, 2_000_000)] {
-            measure(size, rows).await;
+        for _ in 0..rounds {
+            for (size, rows) in plan {
+                measure(*size, *rows).await;
+            }
         }
         println!(
             "for reference: clickhouse_sinker publishes {SINKER_ROWS_PER_S:.0} rows/s a Kafka partition (754 B, \
@@ -52,11 +62,21 @@ async fn measure(size: usize, rows: u64) {
     println!("{size:>4} B  {rows} rows waiting in Kafka after {:.0} s", produced.elapsed().as_secs_f64());
     let direct = direct(&cluster, rows, text).await;
     cluster.nodes[0].start_daemon();
-    let (ingest, peak_mb) = ingest(&cluster, rows).await;
+    let took = ingest(&cluster, rows).await;
     println!(
-        "{size:>4} B  from Kafka {ingest:>8.0}   clickhouse-client {direct:>8.0}   ratio {:.2}   \
-         daemon's peak memory {peak_mb} MB",
-        ingest / direct
+        "{size:>4} B  from Kafka: from the daemon's start {:>7.0}, from the first row to the last {:>7.0}   \
+         clickhouse-client {direct:>7.0}   ratio {:.2}, {:.2}",
+        took.from_start,
+        took.from_first_row,
+        took.from_start / direct,
+        took.from_first_row / direct
+    );
+    println!(
+        "{:>6}  first row after {:.1} s   daemon: {} MB at its peak, {:.1} s of processor time",
+        "",
+        took.first_row.as_secs_f64(),
+        took.peak_mb,
+        took.processor_s
     );
 }
 
@@ -101,24 +121,69 @@ async fn direct(cluster: &Cluster, rows: u64, text: impl Fn(u64) -> String) -> f
     rate
 }
 
-/// From the daemon's start to the last row: its start counts against us.
-async fn ingest(cluster: &Cluster, rows: u64) -> (f64, u64) {
+struct Took {
+    /// Rows a second, the daemon's start included.
+    from_start: f64,
+    /// Rows a second since the first were seen.
+    from_first_row: f64,
+    first_row: Duration,
+    peak_mb: u64,
+    processor_s: f64,
+}
+
+/// Until every row is there, and once.
+async fn ingest(cluster: &Cluster, rows: u64) -> Took {
     let node = &cluster.nodes[0];
     let began = Instant::now();
+    let mut first: Option<(Duration, u64)> = None;
     loop {
         let shown = node.query("SELECT count() FROM bench.t").await;
         let count: u64 = shown.ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-        if count >= rows {
-            if count != rows {
-                doubled(cluster).await;
-            }
-            assert_eq!(count, rows, "rows doubled");
-            let status = std::fs::read_to_string(format!("/proc/{}/status", node.daemon_pid())).unwrap();
-            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-            let kb: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-            return (rows as f64 / began.elapsed().as_secs_f64(), kb / 1024);
+        if count > 0 && first.is_none() {
+            first = Some((began.elapsed(), count));
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        if count >= rows {
+            let elapsed = began.elapsed();
+            let (first_row, before) = first.unwrap();
+            once(cluster, rows).await;
+            let (peak_mb, processor_s) = used(node.daemon_pid());
+            return Took {
+                from_start: rows as f64 / elapsed.as_secs_f64(),
+                from_first_row: (rows - before) as f64 / (elapsed - first_row).as_secs_f64(),
+                first_row,
+                peak_mb,
+                processor_s,
+            };
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Peak memory and processor time of a process.
+fn used(pid: u32) -> (u64, f64) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kb: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    (kb / 1024, ticks / 100.0)
+}
+
+/// Every offset of every partition is there, and once.
+async fn once(cluster: &Cluster, rows: u64) {
+    let node = &cluster.nodes[0];
+    let table = cluster.table("bench.t").unwrap();
+    let name = converthouse::model::TableName { database: "bench".into(), table: "t".into() };
+    let database = converthouse::model::names::replica_database(&name, table.id, table.shards[0].id);
+    let sql = format!(
+        "SELECT sum(c), sum(u), sum(m) FROM (SELECT count() AS c, uniqExact(_cvh_offset, _cvh_row) AS u, \
+         max(_cvh_offset) + 1 AS m FROM `{database}`.local GROUP BY _cvh_partition)"
+    );
+    let found = node.query(&sql).await.unwrap();
+    if found != format!("{rows}\t{rows}\t{rows}") {
+        doubled(cluster).await;
+        panic!("rows, different ones, offsets: {found}");
     }
 }
 

@@ -7,9 +7,9 @@ One group after the other, each by a cargo command that is shown and can be repe
 an earlier one fails, so that one run shows all that is wrong. Ends with the failing tests' names and, as the last
 line, `N passed, N failed, N skipped`. Exits 0 only if nothing failed.
 
-A test is "against real servers" if it is in the test binary `real` (tests/real/). Such a test starts servers, so few
-run at once: REAL_TEST_THREADS (2). No group may take longer than TEST_GROUP_MINUTES (45): it is ended then, and
-counts as failed. A process that a group leaves behind is ended, and counts as a failure too.
+A test is "against real servers" if it is in the test binary `real` or `proof` (tests/real/, tests/proof/). Such a
+test starts servers, so few run at once: REAL_TEST_THREADS (2). No group may take longer than TEST_GROUP_MINUTES (45):
+it is ended then, and counts as failed. A process that a group leaves behind is ended, and counts as a failure too.
 
 It does not set up anything: `make test` does, by scripts/provision.sh.
 """
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = "real"
+REAL = ("real", "proof")
 TEST_LINE = re.compile(r"^test (?P<name>.+?)(?: - should panic)? \.\.\. (?P<outcome>ok|FAILED|ignored)\b")
 RESULT_LINE = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 
@@ -46,18 +46,18 @@ class Group:
 
     @property
     def real(self) -> bool:
-        return self.name == REAL
+        return self.name in REAL
 
 
 def test_targets() -> list[str]:
-    """The integration tests of this package, `real` last: it takes longest and needs the most."""
+    """The integration tests of this package, `real` and `proof` last: they take longest and need the most."""
     found = subprocess.run(
         ["cargo", "metadata", "--format-version=1", "--no-deps", "--locked"],
         cwd=ROOT, check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
     )
     targets = json.loads(found.stdout)["packages"][0]["targets"]
     names = sorted(target["name"] for target in targets if "test" in target["kind"])
-    return [name for name in names if name != REAL] + [name for name in names if name == REAL]
+    return sorted(names, key=lambda name: name in REAL)
 
 
 def plan(what: str, name_filter: str | None) -> list[Group]:
@@ -77,9 +77,9 @@ def plan(what: str, name_filter: str | None) -> list[Group]:
     unit = [Group("lib and bin", cargo_test("--lib", "--bins"), is_test=True)]
     real = []
     for target in test_targets():
-        if target == REAL:
+        if target in REAL:
             threads = os.environ.get("REAL_TEST_THREADS", "2")
-            real.append(Group(REAL, cargo_test("--test", REAL, threads=threads), is_test=True))
+            real.append(Group(target, cargo_test("--test", target, threads=threads), is_test=True))
         else:
             unit.append(Group(target, cargo_test("--test", target), is_test=True))
     doc = [Group("doc", cargo_test("--doc"), is_test=True)]

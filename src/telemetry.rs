@@ -92,6 +92,10 @@ fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), &[label]).expect("name and label are legal")
 }
 
+fn per_table(name: &str, help: &str) -> IntCounterVec {
+    counters(name, help, "table")
+}
+
 fn gauges(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     IntGaugeVec::new(Opts::new(name, help), labels).expect("name and labels are legal")
 }
@@ -113,32 +117,25 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::new(),
             tables: Arc::default(),
-            ingest_rows_total: counters("converthouse_ingest_rows_total", "Rows inserted", "table"),
-            ingest_bytes_total: counters(
-                "converthouse_ingest_bytes_total",
-                "Bytes of payload inserted",
-                "table",
-            ),
+            ingest_rows_total: per_table("converthouse_ingest_rows_total", "Rows inserted"),
+            ingest_bytes_total: per_table("converthouse_ingest_bytes_total", "Bytes of payload inserted"),
             ingest_lag_messages: gauges(
                 "converthouse_ingest_lag_messages",
                 "Messages not yet taken",
                 &["table", "node"],
             ),
-            dead_letters_total: counters(
+            dead_letters_total: per_table(
                 "converthouse_dead_letters_total",
                 "Messages put into the dead-letter topic",
-                "table",
             ),
-            offset_gaps_total: counters(
+            offset_gaps_total: per_table(
                 "converthouse_offset_gaps_total",
                 "Offsets for which a topic had no message",
-                "table",
             ),
             replicas: gauges("converthouse_replicas", "Replicas of this daemon's nodes", &["node", "state"]),
-            copied_rows_total: counters(
+            copied_rows_total: per_table(
                 "converthouse_copied_rows_total",
                 "Rows copied to this daemon's nodes from other nodes",
-                "table",
             ),
             invariant_violations_total: counters(
                 "converthouse_invariant_violations_total",

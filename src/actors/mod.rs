@@ -47,7 +47,7 @@ use leader::observed::Observed;
 use leader::{Coordinator, Lead};
 use leadership::{Candidate, Leadership, Resign, Seat};
 use mirror::{Mirror, Observe, View};
-use node_ports::NodePorts;
+use node_ports::{InsertRoom, NodePorts};
 use router::{Introduce, Router};
 use std::sync::{Arc, OnceLock};
 use table::decide::Rules;
@@ -74,7 +74,8 @@ pub struct Options {
     pub inserts_per_s: u32,
     /// How old batches grow for that at most.
     pub batch_age_max_ms: u64,
-    /// Messages that a node holds in memory, in bytes, over all its partitions.
+    /// What a node holds in memory between Kafka and its server, in bytes, over all its partitions: half for messages
+    /// that wait or are inserted, a quarter for rows being sent, a quarter for what its lanes have fetched.
     pub buffer_bytes: u64,
     /// Copies of a new topic on brokers, where the request does not say; -1 is the brokers' default.
     pub topic_replication: i32,
@@ -96,7 +97,7 @@ impl Default for Options {
             copies_at_once: 2,
             inserts_per_s: 50,
             batch_age_max_ms: 10_000,
-            buffer_bytes: 512 << 20,
+            buffer_bytes: 384 << 20,
             topic_replication: -1,
             rules: Rules::default(),
             balance: BalanceRules::default(),
@@ -104,12 +105,16 @@ impl Default for Options {
     }
 }
 
+/// No partition's share of the memory is smaller: where that comes to more than there is, lanes wait for room.
+const BATCH_MIN_BYTES: u64 = 256 << 10;
+
 impl Options {
     /// When a batch is due on a node that holds so many partitions: within the table's limits, the node's memory,
     /// and old enough that all partitions together keep to the inserts a second.
     pub fn limits(&self, table: &BatchLimits, partitions_on_node: u32) -> replica::Limits {
         let partitions = u64::from(partitions_on_node.max(1));
-        let share = (self.buffer_bytes / partitions).max(1 << 20);
+        // A partition has a batch that is inserted and the next one, which waits.
+        let share = (self.buffer_bytes / 2 / partitions / 2).max(BATCH_MIN_BYTES);
         let bytes_max = u64::from(table.bytes_max).min(share);
         replica::Limits {
             messages_max: table.rows_max as usize,
@@ -279,8 +284,8 @@ fn spawn_node(
         clock: world.clock.clone(),
         routes: local.routes.clone(),
         metrics: world.metrics.clone(),
-        inserts: Arc::new(Semaphore::new(options.inserts_at_once.max(1) as usize)),
         insert_deadline_ms: options.insert_deadline_ms,
+        inserts: InsertRoom::new(options.inserts_at_once, options.buffer_bytes / 4),
         recoveries: Arc::new(Semaphore::new(8)),
         copies: Arc::new(Semaphore::new(options.copies_at_once.max(1) as usize)),
     };

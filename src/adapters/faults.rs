@@ -171,6 +171,20 @@ pub struct Call {
     pub changes: bool,
     /// How long its sender waits for an answer.
     pub deadline_ms: u64,
+    /// How long until its sender notices that request or answer was lost on the way; the deadline, unless it asks.
+    pub lost_after_ms: u64,
+}
+
+impl Call {
+    /// A question: changes nothing.
+    pub fn asks(verb: &'static str, deadline_ms: u64) -> Self {
+        Self { verb, changes: false, deadline_ms, lost_after_ms: deadline_ms }
+    }
+
+    /// A change.
+    pub fn changes(verb: &'static str, deadline_ms: u64) -> Self {
+        Self { verb, changes: true, deadline_ms, lost_after_ms: deadline_ms }
+    }
 }
 
 /// The way of one daemon to one part outside. Clones are handles on the same one.
@@ -331,7 +345,7 @@ impl Line {
 
     async fn lost(&self, call: &Call, silent: bool) {
         if silent {
-            sleep(Duration::from_millis(call.deadline_ms)).await;
+            sleep(Duration::from_millis(call.lost_after_ms)).await;
         }
         self.witness.saw(&self.name, call.verb, "lost");
     }

@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
+/// With less, batches are too small for either side.
+const BUFFER_MIN_BYTES: u64 = 32_000_000;
+
 /// `None` only with a problem on the list.
 pub(super) fn config<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Option<Config> {
     reader.known_sections(root);
@@ -374,6 +377,7 @@ fn ingest<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> IngestOptions {
         insert_deadline_ms: reader.number(&part, "insert_deadline_ms"),
         inserts_per_s: reader.number(&part, "inserts_per_s"),
         batch_age_max_ms: reader.number(&part, "batch_age_max_ms"),
+        buffer_bytes: reader.bytes_at_least(&part, "buffer_bytes", BUFFER_MIN_BYTES),
     }
 }
 

@@ -174,6 +174,8 @@ pub struct IngestOptions {
     pub insert_deadline_ms: u64,
     /// How old batches grow for that at most.
     pub batch_age_max_ms: u64,
+    /// Memory for what is between Kafka and ClickHouse, of all nodes of this daemon.
+    pub buffer_bytes: u64,
 }
 
 /// When nodes go and come.

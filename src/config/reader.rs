@@ -221,6 +221,14 @@ impl<'a> Reader<'a> {
         self.value(part, name, units::bytes).unwrap_or_default()
     }
 
+    /// A size that must not be too small.
+    pub(super) fn bytes_at_least(&mut self, part: &Part<'a>, name: &str, least: u64) -> u64 {
+        let enough = |bytes| {
+            if bytes < least { Err(format!("is {bytes} bytes, below {least}")) } else { Ok(bytes) }
+        };
+        self.value(part, name, |value| Some(units::bytes(value)?.and_then(enough))).unwrap_or(least)
+    }
+
     /// A weight, in thousandths.
     pub(super) fn weight_milli(&mut self, part: &Part<'a>, name: &str) -> u32 {
         self.value(part, name, units::weight_milli).unwrap_or(1_000)

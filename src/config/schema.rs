@@ -353,6 +353,15 @@ const INGEST: &[Key] = &[
         "How old batches grow for `inserts_per_s` at most; above that there are more inserts a second instead. What \
          it comes to is shown by `converthouse table show`.",
     ),
+    key(
+        "buffer_bytes",
+        Bytes,
+        Default("\"384MB\""),
+        "\"384MB\"",
+        "Memory for what is between Kafka and ClickHouse, whatever the number of partitions: half for messages that \
+         wait or are being inserted, a quarter for rows being sent, a quarter for what the consumers have fetched. At \
+         least 32 MB. The daemon itself and librdkafka's own queues, 8 MB of payload a consumer, come on top.",
+    ),
 ];
 
 const FAILOVER: &[Key] = &[

@@ -1,14 +1,12 @@
 //! The daemon: real parts behind the ports, the actors wired to them, and the servers in front.
 //!
-//! `run` is what `converthouse server` does; `start` is the same inside a System that somebody else owns (the demo,
-//! tests). Nothing is decided here.
+//! `run` is what `converthouse server` does. Nothing is decided here.
 
 mod parts;
 
 use crate::actors::{self, Running, World};
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::adapters::compute::etcd_member::ManagedEtcd;
-use crate::adapters::kafka::Kafka;
 use crate::adapters::peers::Daemon;
 use crate::adapters::peers::grpc::{GrpcPeers, Options as PeerOptions};
 use crate::api;
@@ -56,7 +54,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     system.block_on(async move {
         let stop = terminated();
         let mut stop = std::pin::pin!(stop.fuse());
-        let starting = start(config, None).fuse();
+        let starting = start(config).fuse();
         let mut starting = std::pin::pin!(starting);
         let started = futures::select_biased! {
             () = stop => return Ok(()),
@@ -149,8 +147,8 @@ impl Started {
     }
 }
 
-/// Starts a daemon inside the running System. `kafka` replaces the configured one (the demo's embedded broker).
-pub async fn start(mut config: Config, kafka: Option<Arc<dyn Kafka>>) -> Result<Started, Error> {
+/// Starts a daemon inside the running System.
+async fn start(mut config: Config) -> Result<Started, Error> {
     let grpc = bind(&config.daemon.grpc_listen, "grpc_listen").await?;
     let http = bind(&config.daemon.http_listen, "http_listen").await?;
     parts::fill_ports(&mut config, port(&grpc)?, port(&http)?);
@@ -158,10 +156,7 @@ pub async fn start(mut config: Config, kafka: Option<Arc<dyn Kafka>>) -> Result<
     let metrics = Metrics::new();
     let etcd = parts::managed_etcd(&config).await?;
     let store = parts::store(&config).await?;
-    let kafka = match kafka {
-        Some(kafka) => kafka,
-        None => parts::kafka(&config)?,
-    };
+    let kafka = parts::kafka(&config)?;
     let peers = PeerOptions { tls: config.daemon.tls.clone(), ..PeerOptions::default() };
     let tls = peers.tls.clone();
     let world = World {

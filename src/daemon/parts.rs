@@ -94,6 +94,8 @@ pub fn kafka(config: &Config) -> Result<Arc<dyn Kafka>, Error> {
         }
         Some(brokers) => {
             let mut options = kafka::Options::new(brokers.join(","));
+            // All but the rows being sent, see `actors::Options`.
+            options.buffer_bytes = config.ingest.buffer_bytes / 4 * 3;
             for (key, value) in &config.kafka.settings {
                 options.settings.insert(key.clone(), value.expose().to_owned());
             }
@@ -138,6 +140,7 @@ pub fn options(config: &Config) -> Options {
         insert_deadline_ms: config.ingest.insert_deadline_ms,
         inserts_per_s: config.ingest.inserts_per_s,
         batch_age_max_ms: config.ingest.batch_age_max_ms,
+        buffer_bytes: config.ingest.buffer_bytes / config.nodes.len().max(1) as u64,
         topic_replication: config.kafka.replication,
         rules: Rules {
             caught_up_lag_max: config.failover.preferred_leader_lag_max,

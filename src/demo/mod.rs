@@ -1,11 +1,14 @@
 //! `converthouse demo`: three real ClickHouse servers and one daemon on this machine, from nothing to proof.
 //!
 //! Makes a table of 4 shards x 2 replicas, brings rows in through Kafka, asks through plain ClickHouse on every
-//! node, kills a server, asks on, brings it back, and says what was proven. Leaves nothing running; its folder goes
+//! node, kills a server, asks on, brings it back. Then, with rows and queries all the time: splits the shards, has a
+//! fourth node join, drains the first, kills another. Says what was proven. Leaves nothing running; its folder goes
 //! too, unless asked to keep it.
 
+mod elastic;
 mod scene;
 mod steps;
+mod traffic;
 
 use crate::daemon::Error;
 use actix::prelude::*;

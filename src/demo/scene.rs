@@ -1,19 +1,25 @@
 //! What the demo plays on: servers, broker, daemon, and plain ClickHouse clients for asking.
 
 use super::Options;
+use super::steps::PARTITIONS;
 use crate::adapters::compute::clickhouse_server::{self, ClickHouseServer};
+use crate::adapters::compute::process::{Launch, Process, free_port};
 use crate::adapters::kafka::embedded::EmbeddedKafka;
-use crate::adapters::kafka::{self, Kafka, KafkaClient};
-use crate::config::{self, Config};
-use crate::daemon::{self, Error, Started};
+use crate::adapters::kafka::{self, Kafka, KafkaClient, NewTopic};
+use crate::adapters::peers::grpc::{GrpcPeers, Options as PeerOptions};
+use crate::adapters::peers::{Daemon, Peers as _};
+use crate::daemon::Error;
 use crate::error::Coded;
 use crate::model::node::Secret;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Nodes of the demo.
+/// Nodes that the demo begins with.
 pub const NODES: usize = 3;
+/// Longest wait for the daemon's orderly end.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
 
 /// Everything that runs.
 pub struct Scene {
@@ -21,8 +27,14 @@ pub struct Scene {
     pub servers: Vec<ClickHouseServer>,
     /// The broker.
     pub kafka: Arc<dyn Kafka>,
-    /// The daemon.
-    pub started: Started,
+    /// The daemon's verbs, over gRPC.
+    pub daemon: Arc<dyn Daemon>,
+    /// Where they are.
+    pub grpc_url: String,
+    process: Process,
+    launch: Launch,
+    ports: (u16, u16),
+    brokers: String,
     /// Where everything is kept.
     pub folder: Folder,
 }
@@ -68,31 +80,57 @@ pub async fn set(options: &Options) -> Result<Scene, Error> {
     let folder = Folder::make(options)?;
     let mut servers = Vec::new();
     for number in 0..NODES {
-        let options = clickhouse_server::Options {
-            name: format!("clickhouse-{}", node(number)),
-            folder: folder.path().join(node(number)),
-            data: None,
-            password: Secret::new(""),
-        };
-        let mut server = ClickHouseServer::prepare(options).map_err(|error| Error::of(&error))?;
-        server.start().await.map_err(|error| Error::of(&error))?;
-        servers.push(server);
+        servers.push(server(folder.path(), number).await?);
     }
-    let kafka: Arc<dyn Kafka> = match &options.kafka {
-        Some(brokers) => Arc::new(
-            KafkaClient::new(kafka::Options::new(brokers.clone())).map_err(|error| Error::of(&error))?,
-        ),
-        None => Arc::new(EmbeddedKafka::start(1).map_err(|error| Error::of(&error))?),
+    let (kafka, brokers): (Arc<dyn Kafka>, String) = match &options.kafka {
+        Some(brokers) => {
+            let client = KafkaClient::new(kafka::Options::new(brokers.clone()));
+            (Arc::new(client.map_err(|error| Error::of(&error))?), brokers.clone())
+        }
+        None => {
+            let embedded = EmbeddedKafka::start(1).map_err(|error| Error::of(&error))?;
+            let brokers = embedded.bootstrap().to_owned();
+            (Arc::new(embedded), brokers)
+        }
     };
-    let started = daemon::start(configuration(folder.path(), &servers)?, Some(kafka.clone())).await?;
-    Ok(Scene { servers, kafka, started, folder })
+    let (grpc, http) = (free_port(), free_port());
+    let (grpc, http) = (grpc.map_err(|error| Error::of(&error))?, http.map_err(|error| Error::of(&error))?);
+    let file = folder.path().join("converthouse.toml");
+    let program = std::env::current_exe()
+        .map_err(|error| Error::new(error, "run it from a file that is still there"))?;
+    let launch = Launch::new("converthouse", program, folder.path()).args(["server", "--config"]).arg(&file);
+    configure(&file, folder.path(), &servers, &brokers, (grpc, http))?;
+    let process = launch.start().map_err(|error| Error::of(&error))?;
+    let grpc_url = format!("http://127.0.0.1:{grpc}");
+    let daemon = GrpcPeers::new(PeerOptions::default()).daemon(&grpc_url);
+    Ok(Scene { servers, kafka, daemon, grpc_url, process, launch, ports: (grpc, http), brokers, folder })
 }
 
-/// The file that an operator would write for this.
-fn configuration(folder: &Path, servers: &[ClickHouseServer]) -> Result<Config, Error> {
+async fn server(folder: &Path, number: usize) -> Result<ClickHouseServer, Error> {
+    let options = clickhouse_server::Options {
+        name: format!("clickhouse-{}", node(number)),
+        folder: folder.join(node(number)),
+        data: None,
+        password: Secret::new(""),
+    };
+    let mut server = ClickHouseServer::prepare(options).map_err(|error| Error::of(&error))?;
+    server.start().await.map_err(|error| Error::of(&error))?;
+    Ok(server)
+}
+
+/// Writes the file that an operator would write for this.
+fn configure(
+    file: &Path,
+    folder: &Path,
+    servers: &[ClickHouseServer],
+    brokers: &str,
+    (grpc, http): (u16, u16),
+) -> Result<(), Error> {
+    let brokers: Vec<&str> = brokers.split(',').collect();
     let mut text = format!(
-        "[cluster]\nname = \"demo\"\n\n[daemon]\nnode = \"n1\"\ndata_dir = {:?}\ngrpc_listen = \"127.0.0.1:0\"\n\
-         http_listen = \"127.0.0.1:0\"\n\n[metadata]\nkind = \"embedded\"\n\n[kafka]\nkind = \"embedded\"\n",
+        "[cluster]\nname = \"demo\"\n\n[daemon]\nnode = \"n1\"\ndata_dir = {:?}\n\
+         grpc_listen = \"127.0.0.1:{grpc}\"\nhttp_listen = \"127.0.0.1:{http}\"\n\n\
+         [metadata]\nkind = \"embedded\"\n\n[kafka]\nbrokers = {brokers:?}\n",
         folder.join("daemon").display().to_string()
     );
     for (number, server) in servers.iter().enumerate() {
@@ -108,14 +146,43 @@ fn configuration(folder: &Path, servers: &[ClickHouseServer]) -> Result<Config, 
         )
         .expect("writing to a string");
     }
-    let path = folder.join("converthouse.toml");
-    // For whoever looks into a kept folder; the text itself is what is read.
-    let _ = std::fs::write(&path, &text);
-    config::parse(&text, &path.display().to_string(), folder)
-        .map_err(|error| Error::new(error, "this is a bug in the demo"))
+    std::fs::write(file, text).map_err(|error| {
+        Error::new(format!("{}: {error}", file.display()), "choose another folder with --folder")
+    })
 }
 
 impl Scene {
+    /// Makes the table's topics as a user may who wants them otherwise than the daemon makes them. The embedded broker
+    /// makes them for nobody else.
+    pub async fn make_topics(&self) -> Result<(), Error> {
+        let topic = |name: String| NewTopic { name, partitions: 1, replication: -1, settings: Vec::new() };
+        let of_partitions = (0..PARTITIONS).map(|partition| format!("shop.events.{partition}"));
+        let topics: Vec<NewTopic> =
+            of_partitions.chain(["shop.events.dead-letter".to_owned()]).map(topic).collect();
+        self.kafka.create_topics(&topics).await.map_err(|error| Error::of(&error))
+    }
+
+    /// Starts one more server; the daemon knows nothing of it yet.
+    pub async fn add_server(&mut self) -> Result<(), Error> {
+        let server = server(self.folder.path(), self.servers.len()).await?;
+        self.servers.push(server);
+        Ok(())
+    }
+
+    /// Ends the daemon, in good order.
+    pub fn stop_daemon(&mut self) -> Result<(), Error> {
+        self.process.stop(STOP_WITHIN).map(|_| ()).map_err(|error| Error::of(&error))
+    }
+
+    /// Ends the daemon and starts it again, with all servers in its file.
+    pub fn restart_daemon(&mut self) -> Result<(), Error> {
+        let folder = self.folder.path();
+        configure(&folder.join("converthouse.toml"), folder, &self.servers, &self.brokers, self.ports)?;
+        self.stop_daemon()?;
+        self.process = self.launch.start().map_err(|error| Error::of(&error))?;
+        Ok(())
+    }
+
     /// Asks a server as any client would; the answer is tab-separated.
     pub async fn ask(&self, number: usize, query: &str) -> Result<String, Error> {
         let client =

@@ -1,7 +1,7 @@
 //! The demo's story, step by step; each step proves something or fails the demo.
 
-use super::Options;
 use super::scene::{self, NODES, Scene, node};
+use super::{Options, elastic};
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::adapters::kafka::Outgoing;
 use crate::daemon::Error;
@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-const PARTITIONS: u64 = 64;
+/// Partitions of the table.
+pub const PARTITIONS: u64 = 64;
 const SHARDS: u32 = 4;
 const REPLICAS: u32 = 2;
 const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, amount UInt32) \
@@ -21,19 +22,22 @@ const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime
 /// What a query must show, however the cluster is: every row once.
 const PROOF: &str = "SELECT count(), uniqExact(id), sum(id) FROM shop.events";
 /// Longest wait for any step.
-const STEP_DEADLINE_MS: u64 = 90_000;
+const STEP_DEADLINE_MS: u64 = 180_000;
 
-struct Report {
+/// What is shown, and what was proven so far.
+pub struct Report {
     began: SystemClock,
     proven: Vec<String>,
 }
 
 impl Report {
-    fn say(&self, text: &str) {
+    /// Says it, with the time.
+    pub fn say(&self, text: &str) {
         println!("[{:5.1} s] {text}", seconds(&self.began));
     }
 
-    fn prove(&mut self, text: String) {
+    /// Says it, and notes it for the end.
+    pub fn prove(&mut self, text: String) {
         self.say(&format!("proven: {text}"));
         self.proven.push(text);
     }
@@ -45,11 +49,12 @@ pub async fn play(options: Options) -> Result<(), Error> {
     report.say(&format!("starting {NODES} ClickHouse servers, a broker and a daemon"));
     let mut scene = scene::set(&options).await?;
     let version = scene.ask(0, "SELECT version()").await?;
-    report.say(&format!("ClickHouse {version} runs {NODES} times; daemon at {}", scene.started.grpc_url));
+    report.say(&format!("ClickHouse {version} runs {NODES} times; daemon at {}", scene.grpc_url));
     create(&scene, &mut report).await?;
     ingest(&scene, 0..options.rows, &mut report).await?;
     everywhere(&scene, options.rows, &mut report).await?;
-    lose_a_server(&mut scene, options.rows, &mut report).await?;
+    let rows = lose_a_server(&mut scene, options.rows, &mut report).await?;
+    elastic::play(&mut scene, rows, &mut report).await?;
     println!("\nWhat was proven, on ClickHouse {version}:");
     for line in &report.proven {
         println!("  - {line}");
@@ -57,7 +62,7 @@ pub async fn play(options: Options) -> Result<(), Error> {
     if options.keep {
         println!("Everything is kept in {}", scene.folder.path().display());
     }
-    scene.started.stop().await;
+    scene.stop_daemon()?;
     // Nobody needs their data any more: an orderly end of each would take many seconds.
     for server in &mut scene.servers {
         server.kill().map_err(|error| scene::of(&error))?;
@@ -86,7 +91,7 @@ async fn create(scene: &Scene, report: &mut Report) -> Result<(), Error> {
     let flags = format!("--shards {SHARDS} --replicas {REPLICAS} --partition-by user");
     report.say(&format!("converthouse table create {flags} \\\n          {DDL:?}"));
     let began = SystemClock::new();
-    let daemon = scene.started.daemon.clone();
+    let daemon = scene.daemon.clone();
     until("the daemon to lead", async || {
         Ok(daemon
             .cluster_status()
@@ -94,6 +99,7 @@ async fn create(scene: &Scene, report: &mut Report) -> Result<(), Error> {
             .is_ok_and(|s| s.leader.is_some() && s.nodes.iter().filter(|n| n.live).count() == NODES))
     })
     .await?;
+    scene.make_topics().await?;
     daemon.create_table(request).await.map_err(|error| scene::of(&error))?;
     until("the table to be complete", async || Ok(status(scene).await?.complete)).await?;
     let table = status(scene).await?;
@@ -114,12 +120,14 @@ fn show(table: &TableStatus) {
     }
 }
 
-async fn status(scene: &Scene) -> Result<TableStatus, Error> {
+/// How the table stands.
+pub async fn status(scene: &Scene) -> Result<TableStatus, Error> {
     let name = TableName { database: "shop".into(), table: "events".into() };
-    scene.started.daemon.table_status(name).await.map_err(|error| scene::of(&error))
+    scene.daemon.table_status(name).await.map_err(|error| scene::of(&error))
 }
 
-fn message(id: u64) -> Outgoing {
+/// The message of a row.
+pub fn message(id: u64) -> Outgoing {
     let user = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
     let text = format!(
         "{{\"id\":{id},\"user\":{user},\"at\":\"2026-{:02}-{:02} 12:00:00\",\"amount\":{}}}",
@@ -169,18 +177,30 @@ async fn ingest(scene: &Scene, ids: std::ops::Range<u64>, report: &mut Report) -
 }
 
 /// Every node answers the same, and each row counts once.
-async fn everywhere(scene: &Scene, rows: u64, report: &mut Report) -> Result<(), Error> {
+pub async fn everywhere(scene: &Scene, rows: u64, report: &mut Report) -> Result<(), Error> {
     let expected = format!("{rows}\t{rows}\t{}", u128::from(rows) * u128::from(rows - 1) / 2);
-    for number in 0..NODES {
+    until_equal(scene, rows).await?;
+    let nodes = scene.servers.len();
+    for number in 0..nodes {
         let shown = scene.ask(number, PROOF).await?;
         check(&shown, &expected, &format!("{PROOF} on {}", node(number)))?;
     }
     report.prove(format!(
-        "plain ClickHouse on each of the {NODES} nodes counts {rows} rows, each exactly once"
+        "plain ClickHouse on each of the {nodes} nodes counts {rows} rows, each exactly once"
     ));
-    replicas_equal(scene, rows).await?;
     report.prove(format!("the {REPLICAS} replicas of every shard hold the same rows, offset by offset"));
     Ok(())
+}
+
+/// Waits until every replica holds all its rows: one may have the last of them a moment before the other, and the
+/// balancer may just be moving one.
+async fn until_equal(scene: &Scene, rows: u64) -> Result<(), Error> {
+    let equal = async || Ok(replicas_equal(scene, rows).await.is_ok());
+    match until("every replica to hold all rows", equal).await {
+        Ok(()) => Ok(()),
+        // With what differs.
+        Err(_) => replicas_equal(scene, rows).await,
+    }
 }
 
 /// Compares replicas by count and content of their local tables; together they hold every row once.
@@ -190,7 +210,7 @@ async fn replicas_equal(scene: &Scene, rows: u64) -> Result<(), Error> {
     for shard in &table.shards {
         let mut answers = Vec::new();
         for replica in &shard.replicas {
-            let number = (0..NODES).find(|n| node(*n) == replica.node.as_str()).unwrap_or(0);
+            let number = (0..scene.servers.len()).find(|n| node(*n) == replica.node.as_str()).unwrap_or(0);
             let database = crate::model::names::replica_database(
                 &TableName { database: "shop".into(), table: "events".into() },
                 table.id,
@@ -214,7 +234,7 @@ async fn replicas_equal(scene: &Scene, rows: u64) -> Result<(), Error> {
 }
 
 /// Kills a server under ingest, asks the others, brings it back, waits until it has caught up.
-async fn lose_a_server(scene: &mut Scene, rows: u64, report: &mut Report) -> Result<(), Error> {
+async fn lose_a_server(scene: &mut Scene, rows: u64, report: &mut Report) -> Result<u64, Error> {
     let victim = 1;
     let led = |table: &TableStatus| {
         table.shards.iter().filter(|s| s.leader.as_ref().is_some_and(|l| l.as_str() == node(victim))).count()
@@ -246,7 +266,7 @@ async fn lose_a_server(scene: &mut Scene, rows: u64, report: &mut Report) -> Res
         Ok(table.complete && caught_up && led(&table) == before)
     })
     .await?;
-    replicas_equal(scene, more).await?;
+    until_equal(scene, more).await?;
     let took = seconds(&began);
     report.prove(format!(
         "{} caught up, leads its shards again and holds the same rows as its peers ({took:.1} s)",
@@ -255,11 +275,11 @@ async fn lose_a_server(scene: &mut Scene, rows: u64, report: &mut Report) -> Res
     let shown = scene.ask(victim, "SELECT count(), uniqExact(id) FROM shop.events").await?;
     check(&shown, &format!("{more}\t{more}"), &format!("count on {}", node(victim)))?;
     report.prove(format!("after all of it every one of {more} rows counts exactly once"));
-    Ok(())
+    Ok(more)
 }
 
 /// Waits for something that comes true by itself.
-async fn until(what: &str, check: impl AsyncFn() -> Result<bool, Error>) -> Result<(), Error> {
+pub async fn until(what: &str, check: impl AsyncFn() -> Result<bool, Error>) -> Result<(), Error> {
     let began = SystemClock::new();
     while !check().await? {
         if began.now_ms() > STEP_DEADLINE_MS {
@@ -272,17 +292,19 @@ async fn until(what: &str, check: impl AsyncFn() -> Result<bool, Error>) -> Resu
 
 /// Time since the clock was made.
 #[expect(clippy::cast_precision_loss, reason = "for people")]
-fn seconds(clock: &SystemClock) -> f64 {
+pub fn seconds(clock: &SystemClock) -> f64 {
     clock.now_ms() as f64 / 1_000.0
 }
 
-fn check(shown: &str, expected: &str, what: &str) -> Result<(), Error> {
+/// An error unless it is as expected.
+pub fn check(shown: &str, expected: &str, what: &str) -> Result<(), Error> {
     if shown == expected {
         return Ok(());
     }
     Err(failed(&format!("{what}: {shown:?}, where {expected:?} was expected")))
 }
 
-fn failed(what: &str) -> Error {
+/// The demo's error.
+pub fn failed(what: &str) -> Error {
     Error::new(format!("not proven: {what}"), "run again with --keep and look at the logs in its folder")
 }

@@ -90,11 +90,39 @@ impl ReplicaObservation {
         self.partitions.values().any(|partition| partition.stall.is_some())
     }
 
-    /// Messages not yet taken, over all partitions.
+    /// Messages not yet taken, over all partitions, as far as the replica knows by itself.
     pub fn lag(&self) -> u64 {
-        let behind = |p: &PartitionProgress| u64::try_from(p.end_offset - p.next_offset).unwrap_or(0);
-        self.partitions.values().map(behind).sum()
+        self.lag_to(&BTreeMap::new())
     }
+
+    /// Messages not yet taken, over all partitions, where topics are known to reach to `ends` at least.
+    pub fn lag_to(&self, ends: &BTreeMap<PartitionId, i64>) -> u64 {
+        self.lags_to(ends).sum()
+    }
+
+    /// The same of the partition that lacks most.
+    pub fn worst_lag_to(&self, ends: &BTreeMap<PartitionId, i64>) -> u64 {
+        self.lags_to(ends).max().unwrap_or(0)
+    }
+
+    fn lags_to(&self, ends: &BTreeMap<PartitionId, i64>) -> impl Iterator<Item = u64> {
+        self.partitions.iter().map(|(id, progress)| {
+            let end = ends.get(id).map_or(progress.end_offset, |end| progress.end_offset.max(*end));
+            u64::try_from(end - progress.next_offset).unwrap_or(0)
+        })
+    }
+}
+
+/// How far topics reach, by what any of these replicas has seen of them. A replica whose lane is busy hears of new
+/// messages late; what stalls may speak of a topic that is no more.
+pub fn ends<'a>(replicas: impl IntoIterator<Item = &'a ReplicaObservation>) -> BTreeMap<PartitionId, i64> {
+    let mut ends = BTreeMap::new();
+    let partitions = replicas.into_iter().flat_map(|replica| &replica.partitions);
+    for (id, seen) in partitions.filter(|(_, seen)| seen.stall.is_none()) {
+        let end = ends.entry(*id).or_insert(0);
+        *end = seen.end_offset.max(seen.next_offset).max(*end);
+    }
+    ends
 }
 
 /// What an agent reports of its node: one message for all its replicas.

@@ -4,8 +4,8 @@ use super::failure::Failure;
 use super::journal::Journal;
 use super::measures::Measures;
 use super::node::{Port, Shared, SimNode};
-use super::observer;
-use super::readers::Tally;
+use super::observer::{self, Lacked};
+use super::readers::{Dark, Tally};
 use super::samples::Sample;
 use super::setup::{NewTable, Setup};
 use crate::adapters::clickhouse::{SimClickHouse, SimServers};
@@ -43,6 +43,8 @@ pub(super) struct Inner {
     line: Line,
     pub(super) tally: RefCell<Tally>,
     pub(super) measures: RefCell<Measures>,
+    pub(super) dark: RefCell<Dark>,
+    pub(super) lacked: RefCell<Lacked>,
     pub(super) samples: RefCell<Vec<Sample>>,
     weather: Cell<Weather>,
     /// Shared parts that nobody reaches.
@@ -84,6 +86,8 @@ impl Cluster {
             line,
             tally,
             measures,
+            dark: RefCell::default(),
+            lacked: RefCell::default(),
             samples,
             weather,
             down,
@@ -93,6 +97,7 @@ impl Cluster {
             cluster.new_node();
         });
         tokio::task::spawn_local(observer::observe(cluster.shared_store(), Rc::downgrade(&cluster.0)));
+        tokio::task::spawn_local(observer::note_lacks(Rc::downgrade(&cluster.0)));
         cluster
     }
 

@@ -5,8 +5,8 @@ use super::failure::Failure;
 use super::node::Port;
 use super::setup::NewTable;
 use crate::adapters::faults::{Crash, Weather};
-use crate::model::control::DropTable;
-use crate::model::{NodeId, TableName};
+use crate::model::control::{Asked, DropTable};
+use crate::model::{NodeId, NodeState, ShardId, TableName};
 use serde::{Deserialize, Serialize};
 
 /// A node by its name, or `leader`: the one whose daemon leads when the event comes.
@@ -156,6 +156,49 @@ pub enum Event {
     },
     /// A node joins.
     AddNode {},
+    /// A shard is split in the middle, or each shard if none is named.
+    Split {
+        /// The table.
+        table: String,
+        /// Its number.
+        shard: Option<u32>,
+    },
+    /// Two neighbours become one.
+    Merge {
+        /// The table.
+        table: String,
+        /// The lower.
+        left: u32,
+        /// The upper.
+        right: u32,
+    },
+    /// A replica goes to another node.
+    Move {
+        /// The table.
+        table: String,
+        /// Its number.
+        shard: u32,
+        /// Where it is.
+        from: Target,
+        /// Where it goes.
+        to: Target,
+    },
+    /// Another replica leads.
+    Lead {
+        /// The table.
+        table: String,
+        /// Its number.
+        shard: u32,
+        /// Who.
+        to: Target,
+    },
+    /// The operator wants a node `draining`, `cordoned` or `active`.
+    SetNode {
+        /// Which.
+        node: Target,
+        /// What of it.
+        state: NodeState,
+    },
 }
 
 impl Event {
@@ -175,11 +218,15 @@ impl Event {
             | Self::Join { node }
             | Self::FillDisk { node }
             | Self::FreeDisk { node }
+            | Self::SetNode { node, .. }
+            | Self::Lead { to: node, .. }
             | Self::Drift { node, .. } => vec![node],
-            Self::Part { from, to } => vec![from, to],
+            Self::Part { from, to } | Self::Move { from, to, .. } => vec![from, to],
             Self::CreateTable(_)
             | Self::DropTable { .. }
             | Self::Produce { .. }
+            | Self::Split { .. }
+            | Self::Merge { .. }
             | Self::Weather { .. }
             | Self::Down { .. }
             | Self::Up { .. }
@@ -190,7 +237,12 @@ impl Event {
     /// The table that it needs to be there.
     pub fn table(&self) -> Option<&str> {
         match self {
-            Self::DropTable { table } | Self::Produce { table, .. } => Some(table),
+            Self::DropTable { table }
+            | Self::Produce { table, .. }
+            | Self::Split { table, .. }
+            | Self::Merge { table, .. }
+            | Self::Move { table, .. }
+            | Self::Lead { table, .. } => Some(table),
             _ => None,
         }
     }
@@ -255,7 +307,30 @@ impl Cluster {
             Event::FreeDisk { node } => self.set_disk(at(node)?.as_str(), DISK_BYTES)?,
             Event::Drift { node, ppm } => self.with(at(node)?.as_str(), |sim| sim.drift_ppm = *ppm)?,
             Event::AddNode {} => self.add_node().map(|_| ())?,
+            Event::SetNode { node, state } => self.set_node_in_background(at(node)?, *state),
+            Event::Split { .. } | Event::Merge { .. } | Event::Move { .. } | Event::Lead { .. } => {
+                self.operate(event)?;
+            }
         }
+        Ok(())
+    }
+
+    fn operate(&self, event: &Event) -> Result<(), Failure> {
+        let (table, asked) = match event {
+            Event::Split { table, shard } => (table, Asked::Split { shard: shard.map(ShardId), cut: None }),
+            Event::Merge { table, left, right } => {
+                (table, Asked::Merge { left: ShardId(*left), right: ShardId(*right) })
+            }
+            Event::Move { table, shard, from, to } => {
+                let (from, to) = (self.target(from)?, self.target(to)?);
+                (table, Asked::Move { shard: ShardId(*shard), from, to })
+            }
+            Event::Lead { table, shard, to } => {
+                (table, Asked::Lead { shard: ShardId(*shard), to: self.target(to)? })
+            }
+            _ => return Ok(()),
+        };
+        self.operate_in_background(table, asked);
         Ok(())
     }
 

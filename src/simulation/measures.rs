@@ -1,7 +1,7 @@
 //! What a run is measured by, from the store's history: changes counted, bad states summed over time. Pure.
 
 use crate::model::NodeId;
-use crate::model::table::TableState;
+use crate::model::table::{ShardState, TableState};
 use crate::model::view::ClusterView;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -71,7 +71,9 @@ impl Measures {
             if table.state != TableState::Active {
                 continue;
             }
-            for shard in shards.values().map(|shard| &shard.record) {
+            // Those that are being made or have been replaced serve nobody.
+            let serving = shards.values().map(|s| &s.record).filter(|s| s.state == ShardState::Serving);
+            for shard in serving {
                 let led = shard.leader.as_ref().is_some_and(|leader| view.is_live(leader));
                 self.leaderless_shard_ms += if led { 0 } else { passed_ms };
                 let ready = shard.ready_nodes().filter(|node| view.is_live(node)).count();
@@ -90,7 +92,8 @@ impl Measures {
             replicas.insert(node, 0);
             leaders.insert(node, 0);
         }
-        for shard in view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record) {
+        let shards = view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
+        for shard in shards.filter(|shard| shard.state != ShardState::Retired) {
             for replica in &shard.replicas {
                 *replicas.entry(&replica.node).or_default() += 1;
             }

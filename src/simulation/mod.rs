@@ -42,6 +42,7 @@ mod journal;
 mod measures;
 mod node;
 mod observer;
+mod operate;
 mod panics;
 mod play;
 mod process;

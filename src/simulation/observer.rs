@@ -7,15 +7,31 @@ use crate::actors::mirror::read;
 use crate::adapters::metadata::{Change, MemoryStore, MetaStore, Revision};
 use crate::model::invariants;
 use crate::model::names;
-use crate::model::table::{ReplicaState, Shard};
+use crate::model::table::{ReplicaState, Shard, ShardState};
 use crate::model::view::{ClusterView, Record};
-use crate::model::{NodeId, PartitionId, Table};
+use crate::model::{NodeId, PartitionId, ShardId, Table, TableId};
 use futures::StreamExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Weak;
+use std::time::Duration;
 
 /// A replica that becomes readable may lack messages that are younger than this: reports of it take their time.
 const REPORT_AGE_MAX_MS: u64 = 30_000;
+
+/// The leader knows others' progress from reports that may be as old as this; in rough weather some do not arrive.
+const KNOWN_AGE_MAX_MS: u64 = 5_000;
+
+/// Messages that a replica does not hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lacks {
+    /// Of any age.
+    all: u64,
+    /// Of those that have been there for `REPORT_AGE_MAX_MS`.
+    old: u64,
+}
+
+/// What a replica lacked lately: when, and how much.
+pub(super) type Lacked = BTreeMap<(TableId, ShardId, NodeId), VecDeque<(u64, Lacks)>>;
 
 /// Runs for as long as the store lives.
 pub(super) async fn observe(store: MemoryStore, cluster: Weak<Inner>) {
@@ -38,6 +54,15 @@ pub(super) async fn observe(store: MemoryStore, cluster: Weak<Inner>) {
     }
 }
 
+/// Notes what the readable replicas lack of shards that have others, for as long as the cluster lives.
+pub(super) async fn note_lacks(cluster: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(KNOWN_AGE_MAX_MS / 10)).await;
+        let Some(cluster) = cluster.upgrade().map(Cluster) else { return };
+        cluster.note_lacks();
+    }
+}
+
 impl Cluster {
     /// One revision of the store: one step of the cluster.
     fn step(&self, revision: Revision, changes: &[Change]) {
@@ -56,6 +81,7 @@ impl Cluster {
         let after = self.0.seen.borrow();
         rows::changes(&before, &after).iter().for_each(|row| self.row(row));
         self.0.measures.borrow_mut().step(self.now_ms(), &before, &after);
+        self.0.dark.borrow_mut().step(self.now_ms(), &after);
         let author = self.journal().take_author(revision);
         if led {
             self.check_author(&before, author.as_deref());
@@ -86,22 +112,31 @@ impl Cluster {
                     shard.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Ready)
                 };
                 let shard = &shard.record;
-                let alone = was.is_none_or(|was| was.ready_nodes().next().is_none());
-                for node in shard.ready_nodes() {
-                    let newly = was.is_some_and(|was| !readable(was, node));
+                // Nobody reads a child before it replaces its parents; it then holds what they held on the same node.
+                if shard.state != ShardState::Serving {
+                    continue;
+                }
+                // Who was read before and goes on being read.
+                let stay: Vec<&NodeId> =
+                    shard.ready_nodes().filter(|node| was.is_some_and(|was| readable(was, node))).collect();
+                for node in shard.ready_nodes().filter(|node| !stay.contains(node)) {
                     let database = names::replica_database(&record.name, record.id, shard.id);
-                    let lacked =
-                        |node: &NodeId| self.lacked(record, shard, node, &database, REPORT_AGE_MAX_MS);
-                    // Where all lag, a copy may lag as the best of the others does.
-                    let elsewhere = || {
-                        let others =
-                            was.into_iter().flat_map(Shard::ready_nodes).filter(|other| *other != node);
-                        others.map(&lacked).min().unwrap_or(0)
+                    let lacks = self.lacks(record, shard, node, &database);
+                    // Where all lag, a copy may lag half as much again as the best of the others does or did.
+                    let allowed = self.0.shared.setup.options.rules.caught_up_lag_max;
+                    let least = |lacks: fn(&Lacks) -> u64| {
+                        let lately = |other: &&NodeId| {
+                            let now = lacks(&self.lacks(record, shard, other, &database));
+                            self.lacked_lately(shard, other).iter().map(lacks).fold(now, u64::max)
+                        };
+                        stay.iter().map(lately).min()
                     };
-                    let lacks = if newly && !alone { lacked(node).saturating_sub(elsewhere()) } else { 0 };
-                    if lacks > self.0.shared.setup.options.rules.caught_up_lag_max {
+                    let worse = |own: u64, least: u64| own > allowed + least + least / 2;
+                    let (Some(elsewhere), Some(all)) = (least(|l| l.old), least(|l| l.all)) else { continue };
+                    if worse(lacks.old, elsewhere) && worse(lacks.all, all) {
+                        let lacks = lacks.old;
                         let what = format!(
-                            "{} {} on {node} is readable and lacks {lacks} old messages",
+                            "{} {} on {node} is readable and lacks {lacks} old messages, another {elsewhere}",
                             record.name, shard.id
                         );
                         self.journal().violation("NOT-SILENT", &what);
@@ -109,6 +144,40 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    fn note_lacks(&self) {
+        let (view, now_ms) = (self.view(), self.now_ms());
+        let mut lately = std::mem::take(&mut *self.0.lacked.borrow_mut());
+        for table in view.tables.values().map(|table| &table.record) {
+            let waits = |shard: &&Shard| shard.replicas.iter().any(|r| r.state != ReplicaState::Ready);
+            for shard in view.shards_of(table.id).filter(waits) {
+                let database = names::replica_database(&table.name, table.id, shard.id);
+                for node in shard.ready_nodes() {
+                    let lacks = self.lacks(table, shard, node, &database);
+                    let noted = lately.entry((table.id, shard.id, node.clone())).or_default();
+                    noted.push_back((now_ms, lacks));
+                }
+            }
+        }
+        lately.retain(|_, noted| {
+            while noted.front().is_some_and(|(at_ms, _)| now_ms - at_ms > KNOWN_AGE_MAX_MS) {
+                noted.pop_front();
+            }
+            !noted.is_empty()
+        });
+        *self.0.lacked.borrow_mut() = lately;
+    }
+
+    fn lacked_lately(&self, shard: &Shard, node: &NodeId) -> Vec<Lacks> {
+        let lately = self.0.lacked.borrow();
+        let noted = lately.get(&(shard.table, shard.id, node.clone()));
+        noted.into_iter().flatten().map(|(_, lacks)| *lacks).collect()
+    }
+
+    fn lacks(&self, table: &Table, shard: &Shard, node: &NodeId, database: &str) -> Lacks {
+        let older = |age_ms| self.lacked(table, shard, node, database, age_ms);
+        Lacks { all: older(0), old: older(REPORT_AGE_MAX_MS) }
     }
 
     /// Messages that a replica does not hold though they have been there for so long.

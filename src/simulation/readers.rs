@@ -7,12 +7,44 @@ use super::node::SimNode;
 use super::query::{self, Answer};
 use crate::adapters::clickhouse::{ClusterReplica, HeldRows};
 use crate::model::table::{Shard, TableState};
+use crate::model::view::ClusterView;
 use crate::model::{PartitionId, Table, TableName, names};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What readers met, by how queries ended.
 pub type Tally = BTreeMap<&'static str, u64>;
+
+/// Since when nodes have had no daemon, as the store knows it.
+#[derive(Debug, Default)]
+pub(super) struct Dark {
+    since_ms: BTreeMap<String, u64>,
+    /// The last time without a daemon that is over: since when, until when.
+    last_ms: BTreeMap<String, (u64, u64)>,
+}
+
+impl Dark {
+    /// How long a daemon that is back may take to bring its server's routes up to date.
+    const BACK_MS: u64 = 15_000;
+
+    /// The store changed.
+    pub(super) fn step(&mut self, now_ms: u64, view: &ClusterView) {
+        for node in view.nodes.keys() {
+            if !view.is_live(node) {
+                self.since_ms.entry(node.to_string()).or_insert(now_ms);
+            } else if let Some(since) = self.since_ms.remove(node.as_str()) {
+                self.last_ms.insert(node.to_string(), (since, now_ms));
+            }
+        }
+    }
+
+    /// Whether a node has been so for this long, or was until just now.
+    fn long(&self, node: &str, now_ms: u64, for_ms: u64) -> bool {
+        let now = self.since_ms.get(node).is_some_and(|since| now_ms - since >= for_ms);
+        let last = self.last_ms.get(node);
+        now || last.is_some_and(|(since, until)| until - since >= for_ms && now_ms - until <= Self::BACK_MS)
+    }
+}
 
 impl Cluster {
     /// One query at a node's server, judged: what it saw, in rows by partition.
@@ -30,7 +62,7 @@ impl Cluster {
             return Ok(Answer::Unavailable);
         }
         match answer {
-            Answer::Missing(what) => self.missing(name, &what),
+            Answer::Missing(what) => self.missing(initiator, name, &what),
             Answer::Rows(shards) => {
                 let wrong = self.table(name).and_then(|table| query::judge(&table, &shards));
                 let Some(wrong) = wrong else { return Ok(Answer::Rows(shards)) };
@@ -63,9 +95,14 @@ impl Cluster {
         query::read_shard(after.iter().chain(before), |host| self.server(host))
     }
 
-    /// A database that a query was sent to is not there: legal only for a table that is being dropped.
-    fn missing(&self, name: &TableName, what: &str) -> Result<Answer, Failure> {
+    /// A database that a query was sent to is not there: legal only for a table that is being dropped, and at a node
+    /// that has been without a daemon for so long that nothing waited for it.
+    fn missing(&self, initiator: &str, name: &TableName, what: &str) -> Result<Answer, Failure> {
         let dropped = self.table(name).is_none_or(|table| table.state == TableState::Dropping);
+        let grace_ms = self.0.shared.setup.options.rules.initiator_grace_ms;
+        if !dropped && self.0.dark.borrow().long(initiator, self.now_ms(), grace_ms) {
+            return Ok(Answer::Unavailable);
+        }
         if !dropped {
             self.journal().violation("RETIRE", &format!("a query of {name} found {what} gone"));
             return Err(self.failure(format!("{what} is gone")));

@@ -6,6 +6,7 @@
 use super::case::{Case, Expect, Span, TableSpec, Timed, WorldSpec};
 use super::event::{Event, Named};
 use super::node::Port;
+use crate::model::NodeState;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -81,7 +82,7 @@ fn table(dice: &mut Dice, number: u32, nodes: u32) -> TableSpec {
 fn fault(dice: &mut Dice, nodes: u32, tables: &[TableSpec]) -> (Event, Option<Event>) {
     let node = dice.node(nodes);
     let own = || node.clone();
-    match dice.small(0, 13) {
+    match dice.small(0, 18) {
         0 | 1 => (Event::KillDaemon { node: own() }, Some(Event::StartDaemon { node: own() })),
         2 => (Event::StallDaemon { node: own() }, Some(Event::ResumeDaemon { node: own() })),
         3 | 4 => {
@@ -110,6 +111,25 @@ fn fault(dice: &mut Dice, nodes: u32, tables: &[TableSpec]) -> (Event, Option<Ev
             let table = tables[dice.small(0, tables.len() as u32 - 1) as usize].name.clone();
             (Event::Produce { table, messages: dice.range(1, 5_000) }, None)
         }
-        _ => (Event::AddNode {}, None),
+        13 => (Event::AddNode {}, None),
+        14 => {
+            let state = if dice.one_in(2) { NodeState::Draining } else { NodeState::Cordoned };
+            let active = Event::SetNode { node: own(), state: NodeState::Active };
+            (Event::SetNode { node: own(), state }, Some(active))
+        }
+        _ => (operation(dice, nodes, tables, node), None),
+    }
+}
+
+/// Something an operator may ask for, in the dark: numbers of shards are guessed.
+fn operation(dice: &mut Dice, nodes: u32, tables: &[TableSpec], node: String) -> Event {
+    let table = &tables[dice.small(0, tables.len() as u32 - 1) as usize];
+    let shard = dice.small(0, table.shards + 1);
+    let table = table.name.clone();
+    match dice.small(0, 4) {
+        0 | 1 => Event::Split { table, shard: (!dice.one_in(3)).then_some(shard) },
+        2 => Event::Merge { table, left: shard, right: shard + 1 },
+        3 => Event::Move { table, shard, from: node, to: dice.node(nodes) },
+        _ => Event::Lead { table, shard, to: node },
     }
 }

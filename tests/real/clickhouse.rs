@@ -148,6 +148,7 @@ pub fn batch(database: &str, gate: u64, schema: &Schema, body: &str) -> Insert {
         format: MessageFormat::CSV,
         format_settings: BTreeMap::new(),
         rows: u32::try_from(body.lines().count()).unwrap(),
+        skip_bad_rows: false,
         body: body.to_owned().into(),
         query_id: uuid::Uuid::new_v4().to_string(),
         deadline_ms: 60_000,

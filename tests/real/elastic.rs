@@ -5,7 +5,6 @@ use super::support::cluster::{Cluster, PARTITIONS};
 use super::support::readers::{Readers, Verdict, prepare};
 use converthouse::model::control::{OperationStatus, TableStatus};
 use converthouse::model::operation::State;
-use std::time::Duration;
 
 /// The usual table in one month, so that every batch is one ClickHouse partition: prefixes are exact at any moment.
 const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, note String) \
@@ -82,7 +81,8 @@ async fn a_node_joins_one_is_drained_and_one_dies_under_ingest() {
         shards.flat_map(|shard| &shard.replicas).all(|replica| replica.rows > 0)
     });
     cluster.add_node().await;
-    prepare_when_routed(&cluster, 3, &table.cluster).await;
+    cluster.nodes[3].until_routed(&table.cluster, "shop", "events").await;
+    prepare(&cluster.nodes[3], &table.cluster).await;
     let readers = Readers::start(&cluster, 3);
     cluster.until("the new node to hold its share", |status| {
         let held: Vec<u32> = status.nodes.iter().map(|node| node.replicas).collect();
@@ -97,19 +97,4 @@ async fn a_node_joins_one_is_drained_and_one_dies_under_ingest() {
     cluster.nodes[1].start_daemon();
     let rows = stream.end().await;
     cluster.prove_events(rows, 0).await;
-}
-
-/// A node that has just joined can be asked once it has its routes and the table that users see.
-async fn prepare_when_routed(cluster: &Cluster, number: usize, name: &str) {
-    let sql = format!(
-        "SELECT (SELECT count() FROM system.clusters WHERE cluster = '{name}') > 0 \
-         AND (SELECT count() FROM system.tables WHERE database = 'shop' AND name = 'events') > 0"
-    );
-    for _ in 0..300 {
-        if cluster.nodes[number].query(&sql).await.is_ok_and(|shown| shown == "1") {
-            return prepare(&cluster.nodes[number], name).await;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("{} never got its routes and its table", cluster.nodes[number].id);
 }

@@ -1,6 +1,8 @@
 //! The Kafka adapter on real brokers: its contract, dying brokers, users.
 
+use crate::support::certificates;
 use crate::support::kafka::{TestKafka, outgoing, topic};
+use converthouse::adapters::compute::process::free_port;
 use converthouse::adapters::kafka::conformance::{self, Subject, Truncate};
 use converthouse::adapters::kafka::{Committed, Error, Fetched, Kafka, KafkaClient, Lane, Options};
 use converthouse::model::names::TopicPartition;
@@ -235,6 +237,60 @@ async fn users_are_checked_and_a_wrong_password_is_denied() {
     let plain =
         KafkaClient::new(Options { deadline_ms: 3_000, ..Options::new(kafka.brokers.bootstrap()) }).unwrap();
     assert!(plain.watermarks(&sources[0]).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_both_ways_is_spoken_and_a_stranger_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    certificates::make(folder.path());
+    let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    std::fs::write(path("server.both"), read("server.key") + &read("server.pem")).unwrap();
+    let tls = format!("127.0.0.1:{}", free_port().unwrap());
+    let listeners = format!("CLIENT://127.0.0.1:{{port}},INTERNAL://127.0.0.1:{{internal_port}},TLS://{tls}");
+    let kafka = TestKafka::start(
+        1,
+        &[
+            ("listeners", &format!("{listeners},CONTROLLER://127.0.0.1:{{controller_port}}")),
+            ("advertised.listeners", &listeners),
+            (
+                "listener.security.protocol.map",
+                "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL",
+            ),
+            ("ssl.keystore.type", "PEM"),
+            ("ssl.keystore.location", &path("server.both")),
+            ("ssl.truststore.type", "PEM"),
+            ("ssl.truststore.location", &path("ca.pem")),
+            ("ssl.client.auth", "required"),
+        ],
+    )
+    .await;
+    let client = |authority: &str, identity: Option<&str>| {
+        let mut options = Options { deadline_ms: 4_000, ..Options::new(tls.as_str()) };
+        let mut set = |name: &str, value: String| options.settings.insert(name.into(), value);
+        set("security.protocol", "ssl".into());
+        set("ssl.ca.location", path(authority));
+        if let Some(name) = identity {
+            set("ssl.certificate.location", path(&format!("{name}.pem")));
+            set("ssl.key.location", path(&format!("{name}.key")));
+        }
+        KafkaClient::new(options).unwrap()
+    };
+    let good = client("ca.pem", Some("client"));
+    let sources = topic(&good, "sealed", 1, 1).await;
+    good.produce(outgoing(&sources[0], ["one".into()])).await.unwrap();
+    let lane = good.lane("sealed").unwrap();
+    lane.assign(&sources[0], 0);
+    Seen::default().read_more(&*lane, 1).await;
+    for (authority, identity, why) in [
+        ("other.pem", Some("client"), "a broker that another authority signed"),
+        ("ca.pem", None, "no certificate of our own"),
+        ("ca.pem", Some("other"), "a certificate of another authority"),
+    ] {
+        let told = client(authority, identity).watermarks(&sources[0]).await;
+        assert!(told.is_err(), "{why}: {told:?}");
+    }
+    drop(kafka);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! The metadata store on real etcd, and the embedded store: the contract, logins, TLS, compaction, managed members.
 
+use crate::support::certificates;
 use crate::support::etcd::EtcdCluster;
 use converthouse::adapters::compute::etcd_member::ManagedEtcd;
 use converthouse::adapters::metadata::{
@@ -124,33 +125,12 @@ async fn logins_are_checked_and_outlive_a_restart_of_etcd() {
     assert_eq!(root.get("a").await.unwrap().unwrap().value, b"2");
 }
 
-fn openssl(folder: &Path, arguments: &str) {
-    let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
-    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_both_ways_is_spoken_and_a_stranger_refused() {
     use converthouse::adapters::compute::process::{Launch, free_port};
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let day = "-days 1 -nodes -newkey rsa:2048";
-    openssl(here, &format!("req -x509 {day} -keyout ca.key -out ca.pem -subj /CN=ca"));
-    openssl(here, &format!("req -x509 {day} -keyout other.key -out other.pem -subj /CN=other"));
-    std::fs::write(here.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-    for name in ["server", "client"] {
-        openssl(
-            here,
-            &format!("req -nodes -newkey rsa:2048 -keyout {name}.key -out {name}.csr -subj /CN={name}"),
-        );
-        openssl(
-            here,
-            &format!(
-                "x509 -req -days 1 -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
-                 -extfile names -out {name}.pem"
-            ),
-        );
-    }
+    certificates::make(here);
     let (client, peer) = (free_port().unwrap(), free_port().unwrap());
     let url = format!("https://127.0.0.1:{client}");
     let process = Launch::new("etcd-tls", "etcd", here)

@@ -15,7 +15,7 @@ use super::node_ports::NodePorts;
 use super::replica::{Adjust, LookAgain, ReplicaActor, StopReplica};
 use super::router::{Router, ServerSeen};
 use super::{Neighbours, Options};
-use crate::adapters::clickhouse::{self, ReplicaSizes, ServerInfo};
+use crate::adapters::clickhouse::{self, ClickHouse, ReplicaSizes, ServerInfo};
 use crate::adapters::kafka::Committed;
 use crate::error::Coded;
 use crate::model::ids::{Epoch, ShardId, TableId};
@@ -72,6 +72,16 @@ pub struct RoutesStand {
     pub undistributed: BTreeSet<TableId>,
     /// Why a table's user-facing tables cannot be made.
     pub problems: BTreeMap<TableId, String>,
+}
+
+/// A look that failed sooner than this is repeated after as long, before the server counts as down.
+const DOUBTED_MS: u64 = 300;
+
+async fn look_at(server: &dyn ClickHouse) -> Result<Seen, clickhouse::Error> {
+    let info = server.server_info().await?;
+    let sizes = server.sizes().await?;
+    let databases = server.replica_databases().await?;
+    Ok((info, sizes, databases))
 }
 
 /// A look at the server: itself, sizes by database, our databases on it.
@@ -223,12 +233,16 @@ impl Agent {
         if std::mem::replace(&mut self.probing, true) {
             return;
         }
-        let server = self.ports.clickhouse.clone();
+        let (server, clock) = (self.ports.clickhouse.clone(), self.ports.clock.clone());
         let look = async move {
-            let info = server.server_info().await?;
-            let sizes = server.sizes().await?;
-            let databases = server.replica_databases().await?;
-            Ok::<_, clickhouse::Error>((info, sizes, databases))
+            let began_ms = clock.now_ms();
+            let first = look_at(server.as_ref()).await;
+            if first.is_ok() || clock.now_ms() - began_ms > DOUBTED_MS {
+                return first;
+            }
+            // One lost connection is not yet a server that is down: leaderships and routes depend on this.
+            tokio::time::sleep(Duration::from_millis(DOUBTED_MS)).await;
+            look_at(server.as_ref()).await
         };
         self.then(ctx, look, |agent, seen, ctx| {
             agent.probing = false;

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 pub struct Limits {
     /// Messages in a batch.
     pub messages_max: usize,
-    /// Payload bytes in a batch.
+    /// Bytes of messages in a batch, as they lie in memory.
     pub bytes_max: usize,
     /// Time since the batch's first message was fetched.
     pub age_max_ms: u64,
@@ -52,7 +52,7 @@ impl Buffer {
             self.first_at_ms = now_ms;
         }
         self.messages += chunk.messages.len();
-        self.bytes += chunk.payload.len();
+        self.bytes += chunk.bytes();
         self.chunks.push_back(chunk);
     }
 
@@ -87,7 +87,7 @@ impl Buffer {
             let room = limits.messages_max.max(1) - batch.messages;
             let in_span = chunk.messages.partition_point(|message| message.offset < base + SPAN);
             let fits = chunk.messages.len().min(room).min(in_span);
-            if fits == 0 || (bytes > 0 && bytes + chunk.payload.len() > limits.bytes_max) {
+            if fits == 0 || (bytes > 0 && bytes + chunk.bytes() > limits.bytes_max) {
                 self.chunks.push_front(chunk);
                 break;
             }
@@ -97,7 +97,7 @@ impl Buffer {
                 let payload = chunk.payload.clone();
                 self.chunks.push_front(Chunk { source: chunk.source.clone(), messages: rest, payload });
             }
-            bytes += chunk.messages.iter().map(|message| message.len as usize).sum::<usize>();
+            bytes += chunk.bytes();
             batch.messages += chunk.messages.len();
             batch.chunks.push(chunk);
             if split {
@@ -105,7 +105,7 @@ impl Buffer {
             }
         }
         self.messages -= batch.messages;
-        self.bytes = self.chunks.iter().flat_map(|chunk| &chunk.messages).map(|m| m.len as usize).sum();
+        self.bytes = self.chunks.iter().map(Chunk::bytes).sum();
         self.first_at_ms = now_ms;
         batch
     }
@@ -114,7 +114,7 @@ impl Buffer {
     pub fn put_back(&mut self, batch: Batch) {
         self.messages += batch.messages;
         for chunk in batch.chunks.into_iter().rev() {
-            self.bytes += chunk.messages.iter().map(|message| message.len as usize).sum::<usize>();
+            self.bytes += chunk.bytes();
             self.chunks.push_front(chunk);
         }
     }

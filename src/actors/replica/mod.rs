@@ -13,6 +13,9 @@ pub mod state;
 #[cfg(test)]
 mod state_tests;
 mod work;
+mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 use super::agent::{FromReplica, ReplicaNews};
 use super::lane_reader::{Flow, FromLane, LaneReader, Subscribe, Unsubscribe};
@@ -81,9 +84,9 @@ impl ReplicaActor {
             Effect::Prepare { attempt } => {
                 later(ctx, job.prepare(), move |result| Event::Prepared(attempt, result));
             }
-            Effect::Recover { partition, attempt } => {
+            Effect::Recover { partition, attempt, known } => {
                 let Some(source) = self.state.source(partition).cloned() else { return };
-                later(ctx, job.recover(partition, source), move |result| {
+                later(ctx, job.recover(partition, source, known), move |result| {
                     Event::Recovered(partition, attempt, result)
                 });
             }

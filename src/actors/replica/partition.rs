@@ -108,7 +108,9 @@ impl Partition {
             Phase::Waiting { until_ms } if until_ms <= now_ms => {
                 self.attempt += 1;
                 self.phase = Phase::Recovering;
-                effects.push(Effect::Recover { partition: id, attempt: self.attempt });
+                let taken = self.position.fingerprint.is_some();
+                let known = taken.then(|| (self.next, self.position.clone()));
+                effects.push(Effect::Recover { partition: id, attempt: self.attempt, known });
                 return None;
             }
             Phase::Waiting { until_ms } => return Some(until_ms),

@@ -71,8 +71,10 @@ pub fn plan(findings: &Findings) -> Result<Start, Stall> {
         }
     }
     let held: BTreeSet<(i64, u32)> = holdings.rows.iter().copied().filter(|(o, _)| *o >= from).collect();
-    if from > watermarks.high {
-        return Err(Stall::TopicReplaced { next: from, end: watermarks.high });
+    // Kafka forgets a group's offsets with the topic: the table still knows how far it had come.
+    let reached = holdings.max_offset.map_or(from, |max| from.max(max + 1));
+    if reached > watermarks.high {
+        return Err(Stall::TopicReplaced { next: reached, end: watermarks.high });
     }
     let from = if from < watermarks.low {
         // What retention took is no loss where the table holds every offset of it.
@@ -172,5 +174,8 @@ mod tests {
         let mut other = findings(Some((5, Some(4))), &[(4, 0)], 0, 30);
         other.fingerprint = Some(8);
         assert_eq!(plan(&other), Err(Stall::TopicReplaced { next: 5, end: 30 }));
+        // The commits went with the old topic.
+        let empty = plan(&findings(None, &[(3, 0), (4, 0)], 0, 0));
+        assert_eq!(empty, Err(Stall::TopicReplaced { next: 5, end: 0 }));
     }
 }

@@ -81,6 +81,8 @@ pub enum Effect {
         partition: PartitionId,
         /// To be returned with the outcome.
         attempt: u32,
+        /// How far it had come in this run, if it had: Kafka forgets what was recorded when a topic is deleted.
+        known: Option<(i64, Position)>,
     },
     /// Read from the offset on, as the assignment of that number.
     Assign(PartitionId, i64, u32),
@@ -285,6 +287,10 @@ impl State {
                 let refused = p.doubts > 0 && matches!(p.stall, Some(Stall::ServerRefuses { .. }));
                 if !refused || start.from >= start.end {
                     (p.failures, p.stall) = (0, None);
+                }
+                // It is of the message before `next`, and says nothing of another place.
+                if p.next != start.from {
+                    p.position.fingerprint = None;
                 }
                 p.next = start.from;
                 p.read_to = start.from;

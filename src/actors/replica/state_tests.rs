@@ -153,6 +153,25 @@ fn offsets_without_a_message_are_told_and_stop_nothing() {
 }
 
 #[test]
+fn a_replica_that_was_sent_back_vouches_for_no_message_before_where_it_begins() {
+    let (mut state, assignment) = streaming();
+    let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
+    state.on(Event::Inserted(P, attempt, done(4)), 1);
+    // The table has lost rows: begun again at 2.
+    let effects = state.on(Event::Begin, 2);
+    let Some(Effect::Prepare { attempt }) = effects.iter().find(|e| matches!(e, Effect::Prepare { .. }))
+    else {
+        panic!("{effects:?}")
+    };
+    let attempt = recovering(&state.on(Event::Prepared(*attempt, Ok(2)), 3));
+    let start = Start { from: 2, end: 4, lost_from: Some(2), ..Start::default() };
+    state.on(Event::Recovered(P, attempt, Ok(start)), 4);
+    state.on(Event::Lost(P, attempt, Stall::TopicMissing), 5);
+    let effects = state.on(Event::Tick, 30_000);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Recover { known: None, .. })), "{effects:?}");
+}
+
+#[test]
 fn answers_to_old_questions_change_nothing() {
     let (mut state, assignment) = streaming();
     let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
@@ -177,6 +196,8 @@ fn a_partition_lost_during_an_insert_is_looked_at_when_the_insert_has_ended() {
     assert_eq!(state.observe().partitions[&P].stall, Some(stall), "still lost");
     assert_eq!(state.observe().partitions[&P].next_offset, 4);
     let effects = state.on(Event::Tick, 30_000);
+    let known = effects.iter().any(|e| matches!(e, Effect::Recover { known: Some((4, _)), .. }));
+    assert!(known, "Kafka forgets it with the topic: {effects:?}");
     let attempt = recovering(&effects);
     let start = Start { from: 4, end: 4, last_row_offset: Some(3), ..Start::default() };
     state.on(Event::Recovered(P, attempt, Ok(start)), 30_000);

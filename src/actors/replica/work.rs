@@ -3,22 +3,20 @@
 //! Every call has a deadline; an answer that did not come is an unknown outcome, never a failure.
 
 use super::buffer::Batch;
-use super::encode::{self, encode};
 use super::position::{Position, fingerprint};
 use super::recovery::{self, Findings, Start};
 use super::state::{Done, Outcome};
+use super::writer::{self, DeadLetter, Writer, Written, messages_of};
 use crate::actors::agent::FromReplica;
 use crate::actors::mirror::View;
 use crate::actors::node_ports::NodePorts;
-use crate::adapters::clickhouse::{self, Insert, ReplicaTables};
-use crate::adapters::kafka::{self, Chunk, Message, Outgoing};
+use crate::adapters::clickhouse::{self, ReplicaTables};
+use crate::adapters::kafka::{self, Chunk, Outgoing};
 use crate::error::{Coded, Retry};
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::Stall;
 use crate::model::{PartitionId, Shard, Table};
 use actix::Recipient;
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -50,13 +48,23 @@ impl Job {
     }
 
     /// Looks up where a partition goes on.
-    pub async fn recover(self, partition: PartitionId, source: TopicPartition) -> Result<Start, Stall> {
+    pub async fn recover(
+        self,
+        partition: PartitionId,
+        source: TopicPartition,
+        known: Option<(i64, Position)>,
+    ) -> Result<Start, Stall> {
         let _permit = self.ports.recoveries.acquire().await;
-        let findings = self.find(partition, &source).await?;
+        let findings = self.find(partition, &source, known).await?;
         recovery::plan(&findings)
     }
 
-    async fn find(&self, partition: PartitionId, source: &TopicPartition) -> Result<Findings, Stall> {
+    async fn find(
+        &self,
+        partition: PartitionId,
+        source: &TopicPartition,
+        known: Option<(i64, Position)>,
+    ) -> Result<Findings, Stall> {
         let kafka = &self.ports.kafka;
         let watermarks = kafka.watermarks(source).await.map_err(stall_of)?;
         let recorded =
@@ -71,6 +79,7 @@ impl Job {
             let position = Position::decode(&commit.metadata).filter(ours)?;
             Some((commit.next, trusted(position)))
         });
+        let committed = committed.or_else(|| known.map(|(next, position)| (next, trusted(position))));
         let origin = self.table.origin_offsets.get(&partition).copied().unwrap_or(watermarks.low);
         // The table is asked twice at most: for its newest offset, and for all rows that may have to be skipped.
         let server = &self.ports.clickhouse;
@@ -108,26 +117,22 @@ impl Job {
         let Some((next, last_fingerprint)) = end_of(&batch) else {
             return Outcome::Unknown("empty batch".into());
         };
-        let permit = self.ports.inserts.clone().acquire_owned().await;
-        let mut writer =
-            Writer { job: &self, partition, attempt, gate, held, sent: 0, rows: 0, last_row: None };
-        let messages = writer.messages_of(&batch);
+        let mut writer = Writer::new(&self, partition, attempt, gate, held);
         let mut dead = Vec::new();
+        let messages = messages_of(&batch);
+        let room = self.ports.inserts.take(writer::memory_for(&messages)).await;
         let written = writer.write(&messages, &mut dead).await;
-        drop(permit);
-        let (rows, last_row_offset) = (writer.rows, writer.last_row);
-        match written {
-            Ok(()) => {}
-            Err(error) => return failed(&error, writer.rows > 0, batch),
+        drop(room);
+        let Written { rows, last_row: last_row_offset, landed } = writer.written();
+        if let Err(error) = written {
+            return failed(&error, landed, batch);
         }
         let dead_letters = dead.len() as u64;
         self.ports.metrics.dead_letters(&self.table.name.to_string()).inc_by(dead_letters);
         if let Err(error) = self.bury(partition, dead).await {
-            // Rows of the batch that are in already must not go in again: only a look tells.
-            return match rows {
-                0 => Outcome::Again(batch, Stall::DeadLetterUnavailable { error }),
-                _ => Outcome::Unknown(error),
-            };
+            // The batch again as it is would double the rows that are in.
+            let stall = Stall::DeadLetterUnavailable { error: error.clone() };
+            return if landed { Outcome::Unknown(error) } else { Outcome::Again(batch, stall) };
         }
         Outcome::Done(Done { next, last_row_offset, fingerprint: last_fingerprint, rows, dead_letters })
     }
@@ -158,156 +163,6 @@ impl Job {
         });
         self.ports.kafka.produce(outgoing.collect()).await.map_err(|error| error.told())
     }
-}
-
-/// A message that cannot become rows.
-struct DeadLetter {
-    offset: i64,
-    payload: Bytes,
-    error: String,
-}
-
-/// A message of a batch.
-#[derive(Clone)]
-struct Item {
-    offset: i64,
-    payload: Bytes,
-}
-
-/// One batch on its way.
-struct Writer<'a> {
-    job: &'a Job,
-    partition: PartitionId,
-    attempt: u32,
-    gate: u64,
-    held: BTreeSet<(i64, u32)>,
-    sent: u32,
-    rows: u64,
-    last_row: Option<i64>,
-}
-
-impl Writer<'_> {
-    fn messages_of(&self, batch: &Batch) -> Vec<Item> {
-        let items = |chunk: &Chunk| {
-            let slice = |m: &Message| Item {
-                offset: m.offset,
-                payload: chunk.payload.slice(m.start as usize..(m.start + m.len) as usize),
-            };
-            chunk.messages.iter().map(slice).collect::<Vec<_>>()
-        };
-        batch.chunks.iter().flat_map(items).collect()
-    }
-
-    /// Inserts the messages; where the server cannot take the rows, halves them until the bad one stands alone.
-    fn write<'b>(
-        &'b mut self,
-        messages: &'b [Item],
-        dead: &'b mut Vec<DeadLetter>,
-    ) -> BoxFuture<'b, Result<(), clickhouse::Error>> {
-        Box::pin(async move {
-            let encoded = self.encode(messages, dead).await;
-            if encoded.rows == 0 {
-                return Ok(());
-            }
-            let last = encoded.last_row;
-            match self.send(encoded.body, encoded.rows).await {
-                Ok(()) => {
-                    self.rows += u64::from(encoded.rows);
-                    self.last_row = self.last_row.max(last);
-                    Ok(())
-                }
-                Err(clickhouse::Error::BadRows { code, message }) => match messages {
-                    [] => Ok(()),
-                    [single] => {
-                        let error = format!("ClickHouse error {code}: {message}");
-                        dead.push(DeadLetter {
-                            offset: single.offset,
-                            payload: single.payload.clone(),
-                            error,
-                        });
-                        Ok(())
-                    }
-                    more => {
-                        dead.truncate(encoded.dead_before);
-                        let (left, right) = more.split_at(more.len() / 2);
-                        self.write(left, dead).await?;
-                        self.write(right, dead).await
-                    }
-                },
-                Err(error) => Err(error),
-            }
-        })
-    }
-
-    async fn encode(&self, messages: &[Item], dead: &mut Vec<DeadLetter>) -> Encoded {
-        let dead_before = dead.len();
-        let size: usize = messages.iter().map(|item| item.payload.len() + 72).sum();
-        let (mut body, mut rows, mut last_row) = (Vec::with_capacity(size), 0, None);
-        let format = self.job.table.source.format;
-        for (index, item) in messages.iter().enumerate() {
-            // Other actors share this thread: let them in between, some milliseconds of work each.
-            if index % 16_384 == 16_383 {
-                tokio::task::yield_now().await;
-            }
-            let skip = |row: u32| !self.held.is_empty() && self.held.contains(&(item.offset, row));
-            match encode(format, &item.payload, self.partition, item.offset, &skip, &mut body) {
-                Ok(0) => {}
-                Ok(written) => {
-                    rows += written;
-                    last_row = Some(item.offset);
-                }
-                Err(reason) => {
-                    let error = reason.told();
-                    dead.push(DeadLetter { offset: item.offset, payload: item.payload.clone(), error });
-                }
-            }
-        }
-        Encoded { body: body.into(), rows, last_row, dead_before }
-    }
-
-    async fn send(&mut self, body: Bytes, rows: u32) -> Result<(), clickhouse::Error> {
-        let source = &self.job.table.source;
-        let mut format_settings = source.format_settings.clone();
-        for (key, value) in encode::required_settings(source.format) {
-            format_settings.insert((*key).to_owned(), (*value).to_owned());
-        }
-        self.sent += 1;
-        let query_id = format!(
-            "cvh-{}-g{}-{}-{:x}-{}-{}",
-            self.job.database, self.gate, self.partition, self.job.ports.incarnation, self.attempt, self.sent
-        );
-        let insert = Insert {
-            database: self.job.database.clone(),
-            gate: self.gate,
-            columns: encode::columns(&self.job.table.schema),
-            format: source.format,
-            format_settings,
-            rows,
-            body,
-            query_id,
-            deadline_ms: self.job.ports.insert_deadline_ms,
-        };
-        let metrics = &self.job.ports.metrics;
-        let began = self.job.ports.clock.now_ms();
-        let bytes = insert.body.len() as u64;
-        let result = self.job.ports.clickhouse.insert(insert).await;
-        let took_ms = self.job.ports.clock.now_ms() - began;
-        #[expect(clippy::cast_precision_loss, reason = "durations are small")]
-        metrics.insert_seconds.observe(took_ms as f64 / 1_000.0);
-        if result.is_ok() {
-            let table = self.job.table.name.to_string();
-            metrics.ingest_rows(&table).inc_by(u64::from(rows));
-            metrics.ingest_bytes(&table).inc_by(bytes);
-        }
-        result
-    }
-}
-
-struct Encoded {
-    body: Bytes,
-    rows: u32,
-    last_row: Option<i64>,
-    dead_before: usize,
 }
 
 fn end_of(batch: &Batch) -> Option<(i64, u32)> {

@@ -6,8 +6,8 @@
 //! once).
 
 use super::operate::{self, Change, Progress, Scene};
-use crate::model::ids::{NodeId, ShardId};
-use crate::model::observed::{Heartbeat, ReplicaObservation};
+use crate::model::ids::{NodeId, PartitionId, ShardId};
+use crate::model::observed::{self, Heartbeat, ReplicaObservation};
 use crate::model::operation::{Operation, State};
 use crate::model::range::{PartitionRange, covers};
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState, Table, TableState};
@@ -237,10 +237,16 @@ fn next_shard(scene: &Scene<'_>, shard: &Shard, reasons: &mut Vec<String>) -> Sh
     next
 }
 
-/// Whether a copy holds what a reader may expect: little is missing, or hardly more than elsewhere.
-fn caught_up(lag: u64, lags: &BTreeMap<NodeId, u64>, rules: &Rules) -> bool {
-    let least = lags.values().copied().min().unwrap_or(0);
-    lag <= rules.caught_up_lag_max.saturating_add(least)
+/// Whether a copy holds what a reader may expect: little is missing, or, where all lag, at most half as much again as
+/// elsewhere. The worst partition counts too: much of one that lies back far is not made up for by little of many.
+/// What others lack is by their own word: an old report beside a newly heard end would make them worse than they are.
+fn caught_up(copy: &ReplicaObservation, ready: &[&ReplicaObservation], ends: &Ends, rules: &Rules) -> bool {
+    let no_worse = |lag: fn(&ReplicaObservation, &Ends) -> u64| {
+        let least = ready.iter().map(|other| lag(other, &Ends::new())).min().unwrap_or(0);
+        lag(copy, ends) <= least.saturating_add(least / 2)
+    };
+    copy.lag_to(ends) <= rules.caught_up_lag_max
+        || (no_worse(ReplicaObservation::lag_to) && no_worse(ReplicaObservation::worst_lag_to))
 }
 
 /// A child's copy begins with all that its parents' copies on the same node hold: where those can be read, it can be
@@ -263,13 +269,15 @@ fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
         next.replicas.iter().map(|replica| inherits(scene, next, &replica.node)).collect();
     let mut ready = next.ready_nodes().count();
     let shard = next.id;
-    let lags = observed_lags(known, table, next);
+    let ends = ends(table, next, known);
+    let readable: Vec<&ReplicaObservation> =
+        next.ready_nodes().filter_map(|node| seen(table, next, node, known)).collect();
     let alone = next.state == ShardState::Serving;
     // Those that can be read first, so that one that cannot is not kept for want of another.
     for ((replica, observed), inherits) in next.replicas.iter_mut().zip(&observed).zip(inherits) {
         let Some(observed) = observed else { continue };
         let waits = matches!(replica.state, ReplicaState::Creating | ReplicaState::Behind);
-        let caught_up = caught_up(observed.lag(), &lags, rules) && !observed.stalled();
+        let caught_up = caught_up(observed, &readable, &ends, rules) && !observed.stalled();
         let good = caught_up || inherits || (alone && ready == 0);
         if waits && good {
             reasons.push(format!("{shard} replica on {} is readable", replica.node));
@@ -278,7 +286,8 @@ fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
         }
     }
     for (replica, observed) in next.replicas.iter_mut().zip(&observed) {
-        let behind = observed.is_some_and(|o| o.lag() > rules.behind_lag_min) && fresher(replica, &lags);
+        let behind = observed
+            .is_some_and(|copy| copy.lag_to(&ends) > rules.behind_lag_min && fresher(copy, &readable, &ends));
         if replica.state == ReplicaState::Ready && ready > 1 && (down(&replica.node, known) || behind) {
             reasons.push(format!("{shard} replica on {} leaves the routes", replica.node));
             replica.state = ReplicaState::Behind;
@@ -287,16 +296,31 @@ fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
     }
 }
 
-/// The lags of a shard's copies that serve and can be read.
-fn observed_lags(known: &Knowledge<'_>, table: &Table, shard: &Shard) -> BTreeMap<NodeId, u64> {
-    let ready = shard.ready_nodes();
-    ready.filter_map(|node| Some((node.clone(), seen(table, shard, node, known)?.lag()))).collect()
+/// How far topics reach.
+type Ends = BTreeMap<PartitionId, i64>;
+
+/// How far a shard's topics reach, by what any of its copies has ever said.
+fn ends(table: &Table, shard: &Shard, known: &Knowledge<'_>) -> Ends {
+    let said = |replica: &Replica| {
+        known
+            .heartbeats
+            .get(&replica.node)?
+            .replicas
+            .get(&table.id)?
+            .get(&shard.id)
+            .filter(|seen| seen.serving)
+    };
+    observed::ends(shard.replicas.iter().filter_map(said))
+}
+
+/// Messages that a copy has not taken yet, if it serves.
+pub(super) fn lag(table: &Table, shard: &Shard, node: &NodeId, known: &Knowledge<'_>) -> Option<u64> {
+    Some(seen(table, shard, node, known)?.lag_to(&ends(table, shard, known)))
 }
 
 /// Whether another copy is well ahead of this one: if all lag alike (a burst of ingest), none leaves the routes.
-fn fresher(replica: &Replica, lags: &BTreeMap<NodeId, u64>) -> bool {
-    let own = lags.get(&replica.node).copied().unwrap_or(u64::MAX);
-    lags.values().any(|lag| *lag < own / 2)
+fn fresher(copy: &ReplicaObservation, readable: &[&ReplicaObservation], ends: &Ends) -> bool {
+    readable.iter().any(|other| other.lag_to(ends) < copy.lag_to(ends) / 2)
 }
 
 /// Who should lead: the present leader while it can; the preferred one once it has been fit for a while (H4);
@@ -309,7 +333,7 @@ pub(super) fn leader(table: &Table, shard: &Shard, known: &Knowledge<'_>, rules:
     let settled = |node: &NodeId| {
         let since = known.fit_since_ms.get(node);
         since.is_some_and(|since| known.now_ms.saturating_sub(*since) >= rules.preferred_after_ms)
-            && seen(table, shard, node, known).is_some_and(|seen| seen.lag() <= rules.caught_up_lag_max)
+            && lag(table, shard, node, known).is_some_and(|lag| lag <= rules.caught_up_lag_max)
     };
     let preferred = shard.preferred_leader().filter(|node| can(node));
     match (&shard.leader, preferred) {
@@ -319,8 +343,7 @@ pub(super) fn leader(table: &Table, shard: &Shard, known: &Knowledge<'_>, rules:
         (Some(leader), _) if can(leader) => Some(leader.clone()),
         _ => {
             let ready = shard.ready_nodes().filter(|node| can(node));
-            let lag =
-                |node: &NodeId| seen(table, shard, node, known).map_or(u64::MAX, ReplicaObservation::lag);
+            let lag = |node: &NodeId| lag(table, shard, node, known).unwrap_or(u64::MAX);
             let order = |node: &NodeId| shard.replicas.iter().position(|replica| &replica.node == node);
             let first = ready.min_by_key(|node| (lag(node) > rules.caught_up_lag_max, order(node)));
             first.cloned().or_else(|| shard.leader.clone())

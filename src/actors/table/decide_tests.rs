@@ -69,6 +69,9 @@ fn shard(replicas: &[(&str, ReplicaState)], leader: Option<&str>) -> Shard {
     }
 }
 
+/// Where the topic of the one partition ends.
+const END: i64 = 1_000_000;
+
 /// What the leader knows: nodes that live, and each one's lag (`None`: it does not serve).
 struct World {
     live: BTreeSet<NodeId>,
@@ -79,7 +82,8 @@ struct World {
 
 fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
     let heartbeat = |node: &str, lag: Option<i64>| {
-        let progress = PartitionProgress { next_offset: 0, end_offset: lag.unwrap_or(0), stall: None };
+        let next_offset = lag.map_or(0, |lag| END - lag);
+        let progress = PartitionProgress { next_offset, end_offset: END, stall: None };
         let seen = ReplicaObservation {
             serving: lag.is_some(),
             partitions: [(PartitionId(0), progress)].into(),
@@ -192,6 +196,62 @@ fn a_copy_that_stands_still_is_not_taken_for_one_that_has_caught_up() {
     let partition = seen.get_mut(&ShardId(0)).unwrap().partitions.get_mut(&PartitionId(0)).unwrap();
     partition.stall = Some(Stall::OffsetsGone { from: 0, to: 9 });
     assert_eq!(step(&table, &[&now], &gone, 0), None, "its history is gone from the topic: it has no rows");
+}
+
+#[test]
+fn a_copy_that_has_not_heard_of_its_topics_end_is_measured_by_what_others_know() {
+    let table = table(TableState::Active, 3, 1);
+    let hears = |world: &mut World, node: &str, end: i64| {
+        let seen = world.heartbeats.get_mut(&id(node)).unwrap().replicas.get_mut(&table.id).unwrap();
+        seen.get_mut(&ShardId(0)).unwrap().partitions.get_mut(&PartitionId(0)).unwrap().end_offset = end;
+    };
+    let new = shard(&[("n1", Creating), ("n2", Ready)], Some("n2"));
+    let mut late = world(&[("n1", true, Some(5_000)), ("n2", true, Some(0))]);
+    hears(&mut late, "n1", END - 5_000);
+    assert_eq!(step(&table, &[&new], &late, 0), None, "it lacks messages that it does not know of");
+    let old = shard(&[("n1", Ready), ("n2", Ready)], Some("n2"));
+    let mut burst = world(&[("n1", true, Some(5_000)), ("n2", true, Some(5_000))]);
+    hears(&mut burst, "n2", END - 5_000);
+    assert_eq!(
+        step(&table, &[&old], &burst, 0),
+        None,
+        "both lack the same: the first to know is not the slower"
+    );
+}
+
+/// What a node says of the shard's partitions: the next offset it takes, and the end it knows.
+fn says(world: &mut World, node: &str, partitions: &[(i64, i64)]) {
+    let table = world.heartbeats.get_mut(&id(node)).unwrap().replicas.values_mut().next().unwrap();
+    let progress = |(next_offset, end_offset): &(i64, i64)| PartitionProgress {
+        next_offset: *next_offset,
+        end_offset: *end_offset,
+        stall: None,
+    };
+    table.get_mut(&ShardId(0)).unwrap().partitions =
+        (0..).map(PartitionId).zip(partitions.iter().map(progress)).collect();
+}
+
+#[test]
+fn where_all_lag_one_partition_far_behind_is_not_made_up_for_by_others() {
+    let table = table(TableState::Active, 3, 1);
+    let new = shard(&[("n1", Creating), ("n2", Ready)], Some("n2"));
+    let mut late = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    says(&mut late, "n2", &[(1_000, 1_500), (1_000, 1_500)]);
+    says(&mut late, "n1", &[(100, 1_500), (1_500, 1_500)]);
+    assert_eq!(step(&table, &[&new], &late, 0), None, "1400 of one instead of 500 of each");
+    says(&mut late, "n1", &[(900, 1_500), (900, 1_500)]);
+    assert_eq!(written(step(&table, &[&new], &late, 0)).0.replicas[0].state, Ready);
+}
+
+#[test]
+fn what_others_lack_is_what_they_said_themselves() {
+    let table = table(TableState::Active, 3, 1);
+    let new = shard(&[("n1", Creating), ("n2", Ready)], Some("n2"));
+    let mut old = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    // Its report is older than the messages that the other has just heard of.
+    says(&mut old, "n2", &[(1_000, 1_000)]);
+    says(&mut old, "n1", &[(1_000, 1_500)]);
+    assert_eq!(step(&table, &[&new], &old, 0), None);
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl HttpClickHouse {
             }
         };
         let fill = Statement::InsertTemporary { table: &session.table, columns: &columns, format };
-        let mut settings = insert_settings(&BTreeMap::new(), &can);
+        let mut settings = insert_settings(&BTreeMap::new(), 0, &can);
         settings.extend(session.settings.clone());
         let call = Call {
             statement: &fill,

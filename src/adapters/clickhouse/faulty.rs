@@ -14,6 +14,8 @@ use std::future::Future;
 
 /// How long a daemon waits for what is not an insert.
 const DEADLINE_MS: u64 = 30_000;
+/// When a daemon sees that no copy runs that it waits for.
+const LOST_COPY_MS: u64 = 30_000;
 
 /// See the module.
 pub struct FaultyClickHouse {
@@ -32,7 +34,7 @@ impl FaultyClickHouse {
         verb: &'static str,
         effect: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
-        self.carry(Call { verb, changes: false, deadline_ms: DEADLINE_MS }, effect).await
+        self.carry(Call::asks(verb, DEADLINE_MS), effect).await
     }
 
     async fn change<T>(
@@ -40,7 +42,7 @@ impl FaultyClickHouse {
         verb: &'static str,
         effect: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
-        self.carry(Call { verb, changes: true, deadline_ms: DEADLINE_MS }, effect).await
+        self.carry(Call::changes(verb, DEADLINE_MS), effect).await
     }
 
     async fn carry<T>(
@@ -132,8 +134,11 @@ impl ClickHouse for FaultyClickHouse {
         deadline_ms: u64,
     ) -> Result<u64, Error> {
         let work = self.server.copy_partition(database, nonce, source, partition, deadline_ms);
-        // Longer than the copy may take, which tells of its own lateness.
-        let call = Call { verb: "copy_partition", changes: true, deadline_ms: deadline_ms + DEADLINE_MS };
+        // Longer than the copy may take, which tells of its own lateness; whether it runs at all is looked after.
+        let call = Call {
+            lost_after_ms: LOST_COPY_MS,
+            ..Call::changes("copy_partition", deadline_ms.saturating_add(DEADLINE_MS))
+        };
         self.carry(call, work).await
     }
 
@@ -159,7 +164,7 @@ impl ClickHouse for FaultyClickHouse {
             }
             self.server.insert(insert).await
         };
-        self.carry(Call { verb: "insert", changes: true, deadline_ms }, work).await
+        self.carry(Call::changes("insert", deadline_ms), work).await
     }
 
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {

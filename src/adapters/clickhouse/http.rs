@@ -2,18 +2,18 @@
 //!
 //! # One insert is one frame
 //! A connection cut in mid-body looks to 18.16.1 like the body's end: it inserts what has arrived, with or without
-//! `Content-Length`, even half a value of a CSV row. So statement and rows go together in **one** compressed,
-//! checksummed frame (`decompress=1`): a server that did not get all of it has no statement to run. It follows
-//! that a stalled sender holds no lock on the server: the statement is read only when its last byte is there.
+//! `Content-Length`, even half a value of a CSV row. So statement and rows go together in **one** checksummed frame
+//! (`decompress=1`, see `frame`): a server that did not get all of it has no statement to run. It follows that a
+//! stalled sender holds no lock on the server: the statement is read only when its last byte is there.
 
 use super::Error;
 use super::errcode::{Doing, classify};
+use super::frame::frame;
 use super::statement::Statement;
 use super::versions::Capabilities;
 use super::{sql, tsv};
 use crate::model::node::Secret;
 use bytes::Bytes;
-use clickhouse::insert_formatted::CompressedData;
 use clickhouse::{Client, Compression, error::Error as ClientError};
 use std::future::Future;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use uuid::Uuid;
 
 /// Largest insert: what a server takes as one frame is 1 GiB, less room for the statement.
 pub const INSERT_BYTES_MAX: usize = (1 << 30) - (1 << 20);
-/// Above this, compressing goes to a thread where it may take its time.
-const COMPRESS_INLINE_BYTES_MAX: usize = 128 << 10;
+/// Above this, framing goes to a thread where it may take its time.
+const FRAME_INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// Settings of one request.
 pub type Settings = Vec<(String, String)>;
@@ -37,7 +37,8 @@ impl Transport {
     /// `url` is `http(s)://host:port`. Connects with the first request.
     pub fn new(url: &str, user: &str, password: &Secret) -> Self {
         let url = url.trim_end_matches('/').to_owned();
-        let mut client = Client::default().with_url(&url).with_validation(false);
+        let mut client =
+            Client::default().with_url(&url).with_validation(false).with_compression(Compression::None);
         if !user.is_empty() {
             client = client.with_user(user);
         }
@@ -53,8 +54,9 @@ impl Transport {
     }
 
     fn prepared(&self, settings: &Settings) -> Client {
-        let client = self.client.clone().with_compression(Compression::None);
-        let client = settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
+        let client = settings
+            .iter()
+            .fold(self.client.clone(), |client, (name, value)| client.with_setting(name, value));
         let client = if settings.iter().any(|(name, _)| name == "query_id") {
             client
         } else {
@@ -92,28 +94,18 @@ impl Transport {
             return Err(Error::Refused { code: 0, message });
         }
         let head = sql::render(call.statement, can);
-        let small = rows.len() <= COMPRESS_INLINE_BYTES_MAX;
-        let frame = move || {
-            let mut body = Vec::with_capacity(head.len() + 1 + rows.len());
-            body.extend_from_slice(head.as_bytes());
-            body.push(b'\n');
-            body.extend_from_slice(&rows);
-            CompressedData::new(&body, Compression::Lz4)
-        };
-        let client = self.client.clone().with_compression(Compression::Lz4);
+        let client = self.client.clone().with_setting("decompress", "1");
         let client =
             call.settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
         let running = async {
-            let frame = if small {
-                frame()
+            let frame = if rows.len() <= FRAME_INLINE_BYTES_MAX {
+                frame(&head, rows)
             } else {
-                match tokio::task::spawn_blocking(frame).await {
-                    Ok(frame) => frame,
-                    Err(failed) => Err(ClientError::Custom(failed.to_string())),
-                }
-            }?;
+                let framing = tokio::task::spawn_blocking(move || frame(&head, rows)).await;
+                framing.map_err(|failed| ClientError::Custom(failed.to_string()))?
+            };
             let mut insert = client.insert_formatted_with("");
-            insert.send_compressed(frame).await?;
+            insert.send(frame).await?;
             insert.end().await
         };
         self.finish(&call, running).await

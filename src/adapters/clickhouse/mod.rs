@@ -17,6 +17,7 @@ mod ddl;
 mod errcode;
 mod expressions;
 mod faulty;
+mod frame;
 mod gates;
 mod guard;
 mod http;
@@ -91,6 +92,9 @@ pub struct Insert {
     pub format_settings: BTreeMap<String, String>,
     /// Rows in the body, for block size settings; one insert is one block.
     pub rows: u32,
+    /// Rows that cannot be read are left out, instead of refusing all of them; which ones is not told. Each row must
+    /// be a line of its own, and a message's only one.
+    pub skip_bad_rows: bool,
     /// The rows.
     pub body: Bytes,
     /// Unique; shows in the server's process list and query log.

@@ -132,7 +132,11 @@ impl HttpClickHouse {
 }
 
 /// Settings that make one insert one block, acknowledged only when it is in the table.
-pub(super) fn insert_settings(format_settings: &BTreeMap<String, String>, can: &Capabilities) -> Settings {
+pub(super) fn insert_settings(
+    format_settings: &BTreeMap<String, String>,
+    bad_rows_max: u32,
+    can: &Capabilities,
+) -> Settings {
     // Before the user's, who may want it: a message of another table must be an error, and is one on old servers.
     let mut settings: Settings = vec![("input_format_skip_unknown_fields".to_owned(), "0".to_owned())];
     settings.extend(format_settings.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -141,7 +145,7 @@ pub(super) fn insert_settings(format_settings: &BTreeMap<String, String>, can: &
     set("min_insert_block_size_rows", "1000000000");
     set("min_insert_block_size_bytes", "0");
     // A value of the wrong kind must be an error of its row, not a guess.
-    set("input_format_allow_errors_num", "0");
+    set("input_format_allow_errors_num", &bad_rows_max.to_string());
     set("input_format_allow_errors_ratio", "0");
     if can.parallel_parsing {
         set("input_format_parallel_parsing", "0");
@@ -244,7 +248,8 @@ impl ClickHouse for HttpClickHouse {
         let name = TableName { database: insert.database.clone(), table: names::gate(insert.gate) };
         let columns = if insert.format == MessageFormat::JSONEachRow { &[][..] } else { &insert.columns };
         let statement = Statement::Insert { name: &name, columns, format: insert.format };
-        let mut settings = insert_settings(&insert.format_settings, &can);
+        let bad_rows_max = if insert.skip_bad_rows { insert.rows } else { 0 };
+        let mut settings = insert_settings(&insert.format_settings, bad_rows_max, &can);
         settings.push(("query_id".into(), super::gates::query_id(&insert)));
         let deadline = Duration::from_millis(insert.deadline_ms);
         let what = name.to_string();

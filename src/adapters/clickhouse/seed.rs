@@ -22,6 +22,7 @@ use crate::model::names;
 use crate::model::table::Schema;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use futures::StreamExt;
+use futures::future::{Either, select};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
@@ -31,6 +32,10 @@ const LINKS_AT_ONCE: usize = 8;
 
 /// How long to wait for a copy's table to go: it may be in use until its killed copy notices.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a copy that is waited for is looked after.
+const LOOK_AFTER_COPY: Duration = Duration::from_secs(10);
+/// Looks in a row that find no such copy, after which it is given up.
+const ABSENT_MAX: u32 = 2;
 /// Silence of the other server after which a copy fails.
 const SILENCE_S: &str = "30";
 
@@ -286,7 +291,14 @@ impl HttpClickHouse {
             settings: copy_settings(id_prefix, deadline, can.partitions_per_insert),
             deadline: deadline + CHANGE_DEADLINE,
         };
-        match tokio::time::timeout(deadline, self.transport().execute(call, &can)).await {
+        let copy = async {
+            let copy = std::pin::pin!(self.transport().execute(call, &can));
+            match select(copy, std::pin::pin!(self.copy_is_gone(id_prefix))).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right((gone, _)) => Err(gone),
+            }
+        };
+        match tokio::time::timeout(deadline, copy).await {
             Ok(Ok(())) => Ok(self.contents(target).await?.values().map(|content| content.rows).sum()),
             // The target was made just now, so it is the source that is not there. Old servers tell it as 279.
             Ok(Err(Error::Missing(_))) => {
@@ -297,6 +309,23 @@ impl HttpClickHouse {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(copy_is_late(source, partition, deadline)),
         }
+    }
+
+    /// Ends when a copy is being waited for that does not run: its request or its answer was lost on the way, or the
+    /// server was started anew. Its deadline is far too long to wait for.
+    async fn copy_is_gone(&self, id_prefix: &str) -> Error {
+        let mut absent = 0;
+        while absent < ABSENT_MAX {
+            tokio::time::sleep(LOOK_AFTER_COPY).await;
+            let running = Statement::RunningQueries(id_prefix);
+            match self.look(&running, "system.processes", Doing::Read).await {
+                Ok(rows) if rows.first().is_some_and(|row| row != &["0"]) => absent = 0,
+                // A server that cannot be asked does not answer the copy either.
+                Ok(_) | Err(_) => absent += 1,
+            }
+        }
+        let reason = "the server does not run it any more, and no answer came".to_owned();
+        Error::OutcomeUnknown { what: "copy of a partition".to_owned(), reason }
     }
 
     /// A table's stored columns as they are, without what computes them, and its engine: parts of such a table can be

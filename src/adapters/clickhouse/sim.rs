@@ -101,6 +101,8 @@ impl SimClickHouse {
         let mut world = self.world();
         if up && !world.up {
             world.started = Instant::now();
+            // A file that cannot be read changes nothing.
+            let _ = world.load_clusters();
         }
         if !up {
             world.queries.clear();

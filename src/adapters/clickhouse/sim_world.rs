@@ -107,7 +107,10 @@ impl World {
     /// Puts the rows of an insert in place; `half` stops after the first time part.
     pub fn write(&mut self, insert: &Insert, half: bool) -> Result<(), Error> {
         self.check_disk()?;
-        let rows = rows_of(insert.format, &insert.body)?;
+        let mut rows = rows_of(insert.format, &insert.body)?;
+        if insert.skip_bad_rows {
+            rows.retain(|row| !self.bad.as_ref().is_some_and(|bad| bad(row.text)));
+        }
         if let Some(bad) = &self.bad
             && let Some(row) = rows.iter().find(|row| bad(row.text))
         {

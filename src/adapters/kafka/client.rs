@@ -4,6 +4,7 @@
 //! per group reads and records positions (neither ever subscribes), one producer sends, and each lane has its own
 //! consumer (see [`super::lane`]).
 
+use super::budget::Budget;
 use super::lane::KafkaLane;
 use super::offsets::{AGAIN, Groups};
 use super::options::{Effect, Options, error, of_code};
@@ -74,6 +75,7 @@ struct Inner {
     /// So that a thousand partitions that start at once do not take all of the runtime's threads.
     calls: Semaphore,
     peeks: Semaphore,
+    budget: Arc<Budget>,
 }
 
 /// A Kafka cluster. Cheap to clone.
@@ -96,6 +98,7 @@ impl KafkaClient {
             peekers: Mutex::default(),
             calls: Semaphore::new(CALLS_AT_ONCE),
             peeks: Semaphore::new(PEEKS_AT_ONCE),
+            budget: Budget::new(options.buffer_bytes),
             options: options.clone(),
         };
         Ok(Self { inner: Arc::new(inner), producer: Arc::new(Producer::new(options)) })
@@ -207,7 +210,8 @@ impl Inner {
             None => RawConsumer::new(&super::lane::config(&self.options, "peek")?)?,
         };
         let topic = raw.start(source, offset)?;
-        let result = super::lane::first_chunk(&raw, source, Instant::now() + self.options.deadline());
+        let result =
+            super::lane::first_chunk(&raw, source, &self.budget, Instant::now() + self.options.deadline());
         raw.stop(&topic, source);
         // Before the consumer can go: a handle must not outlive it.
         drop(topic);
@@ -304,7 +308,7 @@ impl Kafka for KafkaClient {
     }
 
     fn lane(&self, name: &str) -> Result<Arc<dyn Lane>, Error> {
-        Ok(Arc::new(KafkaLane::start(&self.inner.options, name)?))
+        Ok(Arc::new(KafkaLane::start(&self.inner.options, name, &self.inner.budget)?))
     }
 }
 

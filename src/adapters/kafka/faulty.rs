@@ -34,7 +34,7 @@ impl FaultyKafka {
         effect: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
         let failed = |_| Error::Unreachable("simulated: no answer".into());
-        self.line.carry(Call { verb, changes: false, deadline_ms: DEADLINE_MS }, effect, failed).await
+        self.line.carry(Call::asks(verb, DEADLINE_MS), effect, failed).await
     }
 
     async fn change<T>(
@@ -46,7 +46,7 @@ impl FaultyKafka {
             Trouble::Refused => Error::Unreachable("simulated: no connection".into()),
             Trouble::Lost => unknown(verb),
         };
-        self.line.carry(Call { verb, changes: true, deadline_ms: DEADLINE_MS }, effect, failed).await
+        self.line.carry(Call::changes(verb, DEADLINE_MS), effect, failed).await
     }
 
     /// How many of so many things are done before a call that is carried out in part breaks off; `None` for all.

@@ -3,6 +3,7 @@
 //! The thread starts, stops, holds and releases partitions in the order they were asked for, so that what a batch
 //! brings always belongs to the assignments it knows; the mailbox drops what the caller has given up meanwhile.
 
+use super::budget::Budget;
 use super::mailbox::{Command, Mailbox};
 use super::options::Options;
 use super::raw::{Item, RawConsumer, Topic, unknown};
@@ -17,9 +18,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// Messages taken from librdkafka at once, and so the most that a chunk holds.
-const BATCH_MAX: usize = 16_384;
+const BATCH_MAX: usize = 8_192;
 /// Payload bytes of a chunk above which it is closed.
-const CHUNK_MAX_BYTES: usize = 4 << 20;
+const CHUNK_MAX_BYTES: usize = 1 << 20;
 /// How long the thread waits for messages before it looks round.
 const WAIT: Duration = Duration::from_millis(200);
 /// How often ends are told, and open questions asked again.
@@ -37,9 +38,11 @@ pub(super) fn config(options: &Options, name: &str) -> Result<rdkafka::ClientCon
         ("fetch.wait.max.ms", "100"),
         ("fetch.error.backoff.ms", "200"),
         ("fetch.queue.backoff.ms", "50"),
-        ("fetch.message.max.bytes", "4194304"),
-        ("queued.min.messages", "1000000"),
-        ("queued.max.messages.kbytes", "65536"),
+        // librdkafka's own queue is not in our budget; a message there costs some hundreds of bytes beside its payload.
+        ("fetch.message.max.bytes", "1048576"),
+        ("fetch.max.bytes", "8388608"),
+        ("queued.min.messages", "30000"),
+        ("queued.max.messages.kbytes", "8192"),
         ("topic.metadata.propagation.max.ms", "5000"),
         ("topic.metadata.refresh.interval.ms", "30000"),
         ("check.crcs", "true"),
@@ -65,6 +68,7 @@ struct Shared {
     called: Condvar,
     closed: AtomicBool,
     raw: RawConsumer,
+    budget: Arc<Budget>,
 }
 
 impl Shared {
@@ -80,7 +84,7 @@ pub(super) struct KafkaLane {
 
 impl KafkaLane {
     /// Starts the lane's thread; no broker is asked before the first assignment.
-    pub(super) fn start(options: &Options, name: &str) -> Result<Self, Error> {
+    pub(super) fn start(options: &Options, name: &str, budget: &Arc<Budget>) -> Result<Self, Error> {
         let config = config(options, name)?;
         let shared = Arc::new(Shared {
             mailbox: Mutex::default(),
@@ -88,6 +92,7 @@ impl KafkaLane {
             called: Condvar::new(),
             closed: AtomicBool::new(false),
             raw: RawConsumer::new(&config)?,
+            budget: Arc::clone(budget),
         });
         let thread = Thread::new(Arc::clone(&shared));
         std::thread::Builder::new()
@@ -203,14 +208,16 @@ impl Thread {
         }
     }
 
-    /// Waits a little while the mailbox is full; whether it has room.
+    /// Waits a little while the mailbox is full or the budget spent; whether there is room.
     fn wait_for_room(&self) -> bool {
+        let room = |mailbox: &Mailbox| !mailbox.full() && !self.shared.budget.spent();
         let mailbox = self.shared.mailbox();
-        if !mailbox.full() {
+        if room(&mailbox) {
             return true;
         }
-        let woken = self.shared.called.wait_timeout(mailbox, Duration::from_millis(50));
-        !woken.expect("no panic while held").0.full()
+        // Nobody tells when buffers are let go.
+        let woken = self.shared.called.wait_timeout(mailbox, Duration::from_millis(5));
+        room(&woken.expect("no panic while held").0)
     }
 
     fn obey(&mut self, command: Command) {
@@ -304,7 +311,7 @@ impl Thread {
                 fresh
             });
             let (now, later) = run[at..].split_at(fresh.count());
-            let chunk = chunk(reading.source.clone(), now);
+            let chunk = chunk(reading.source.clone(), now, &self.shared.budget);
             something |= self.shared.mailbox().deliver(reading.assignment, chunk);
             run = later;
         }
@@ -407,7 +414,7 @@ impl Thread {
 }
 
 /// Copies a run of messages into one buffer.
-fn chunk(source: TopicPartition, run: &[Item]) -> Chunk {
+fn chunk(source: TopicPartition, run: &[Item], budget: &Arc<Budget>) -> Chunk {
     let mut payload = Vec::with_capacity(run.iter().map(Item::len).sum());
     let mut messages = Vec::with_capacity(run.len());
     for item in run {
@@ -421,13 +428,15 @@ fn chunk(source: TopicPartition, run: &[Item]) -> Chunk {
         });
         payload.extend_from_slice(text.unwrap_or_default());
     }
-    Chunk { source, messages, payload: payload.into() }
+    let payload = budget.count(payload, messages.len());
+    Chunk { source, messages, payload }
 }
 
 /// Waits for the first messages of the one partition that `raw` reads; `None` if there are none.
 pub(super) fn first_chunk(
     raw: &RawConsumer,
     source: &TopicPartition,
+    budget: &Arc<Budget>,
     until: Instant,
 ) -> Result<Option<Chunk>, Error> {
     let mut batch = Vec::new();
@@ -438,7 +447,7 @@ pub(super) fn first_chunk(
         }
         let Some(item) = batch.first() else { continue };
         match item.event() {
-            None => return Ok(Some(chunk(source.clone(), &batch))),
+            None => return Ok(Some(chunk(source.clone(), &batch, budget))),
             Some(Code::PartitionEOF | Code::AutoOffsetReset) => return Ok(None),
             Some(code) if unknown(code) => return Err(Error::TopicMissing(source.topic.clone())),
             Some(_) => batch.clear(),

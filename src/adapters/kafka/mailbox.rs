@@ -6,14 +6,14 @@
 //! bounded: the thread stops fetching when [`QUEUED_MAX_BYTES`] wait for the caller, and holds paused partitions at the
 //! broker's side when more than [`PARKED_MAX_BYTES`] of them wait. This module knows no librdkafka.
 
-use super::{Chunk, Fetched, Message};
+use super::{Chunk, Fetched};
 use crate::model::names::TopicPartition;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Fetched and ready for the caller: above this the lane fetches no more.
-pub(super) const QUEUED_MAX_BYTES: usize = 32 << 20;
+pub(super) const QUEUED_MAX_BYTES: usize = 8 << 20;
 /// Fetched for paused partitions: above this they are held.
-pub(super) const PARKED_MAX_BYTES: usize = 16 << 20;
+pub(super) const PARKED_MAX_BYTES: usize = 8 << 20;
 
 /// What the lane's thread must do at librdkafka's side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,10 +55,6 @@ pub(super) struct Mailbox {
     assignments: u64,
     queued_bytes: usize,
     parked_bytes: usize,
-}
-
-fn bytes_of(chunk: &Chunk) -> usize {
-    chunk.payload.len() + chunk.messages.len() * size_of::<Message>()
 }
 
 impl Mailbox {
@@ -134,8 +130,9 @@ impl Mailbox {
                 return Some(Fetched::End(source, end));
             }
             if let Some(chunk) = part.chunks.pop_front() {
-                part.bytes -= bytes_of(&chunk);
-                self.queued_bytes -= bytes_of(&chunk);
+                let bytes = chunk.bytes();
+                part.bytes -= bytes;
+                self.queued_bytes -= bytes;
                 self.queue_turn(&source);
                 return Some(Fetched::Chunk(chunk));
             }
@@ -161,7 +158,7 @@ impl Mailbox {
 
     /// Takes in what was fetched. Whether the caller must be woken.
     pub(super) fn deliver(&mut self, assignment: u64, chunk: Chunk) -> bool {
-        let bytes = bytes_of(&chunk);
+        let bytes = chunk.bytes();
         let source = chunk.source.clone();
         let Some(part) = self.of(&source, assignment) else { return false };
         part.chunks.push_back(chunk);
@@ -212,6 +209,7 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Message;
     use super::*;
     use bytes::Bytes;
 

@@ -7,6 +7,7 @@
 //! - Committing is recording: it never moves where a lane reads.
 //! - An offset out of range is reported ([`Fetched::OutOfRange`]), never reset in silence.
 
+mod budget;
 mod client;
 pub mod conformance;
 pub mod embedded;
@@ -62,6 +63,12 @@ impl Chunk {
     /// A message's payload; empty for a tombstone.
     pub fn payload_of(&self, message: &Message) -> &[u8] {
         &self.payload[message.start as usize..(message.start + message.len) as usize]
+    }
+
+    /// What its messages take in memory, with the list of them.
+    pub fn bytes(&self) -> usize {
+        let of = |message: &Message| message.len as usize + size_of::<Message>();
+        self.messages.iter().map(of).sum()
     }
 }
 

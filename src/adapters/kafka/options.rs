@@ -20,12 +20,19 @@ pub struct Options {
     pub settings: BTreeMap<String, String>,
     /// How long a call may take before its outcome counts as unknown.
     pub deadline_ms: u64,
+    /// Messages in memory, in bytes, of all lanes together, from fetched to let go by whoever took them.
+    pub buffer_bytes: u64,
 }
 
 impl Options {
     /// Default settings.
     pub fn new(brokers: impl Into<String>) -> Self {
-        Self { brokers: brokers.into(), settings: BTreeMap::new(), deadline_ms: 15_000 }
+        Self {
+            brokers: brokers.into(),
+            settings: BTreeMap::new(),
+            deadline_ms: 15_000,
+            buffer_bytes: 256 << 20,
+        }
     }
 
     pub(super) fn deadline(&self) -> Duration {

@@ -37,7 +37,7 @@ impl FaultyStore {
         effect: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
         let failed = |_| Error::Unreachable("simulated: no answer".into());
-        self.line.carry(Call { verb, changes: false, deadline_ms: DEADLINE_MS }, effect, failed).await
+        self.line.carry(Call::asks(verb, DEADLINE_MS), effect, failed).await
     }
 
     async fn change<T>(
@@ -49,7 +49,7 @@ impl FaultyStore {
             Trouble::Refused => Error::Unreachable("simulated: no connection".into()),
             Trouble::Lost => Error::OutcomeUnknown("simulated: no answer".into()),
         };
-        self.line.carry(Call { verb, changes: true, deadline_ms: DEADLINE_MS }, effect, failed).await
+        self.line.carry(Call::changes(verb, DEADLINE_MS), effect, failed).await
     }
 }
 

@@ -143,11 +143,11 @@ impl SimPeer {
 }
 
 fn asks(verb: &'static str) -> Call {
-    Call { verb, changes: false, deadline_ms: READ_DEADLINE_MS }
+    Call::asks(verb, READ_DEADLINE_MS)
 }
 
 fn changes(verb: &'static str) -> Call {
-    Call { verb, changes: true, deadline_ms: WRITE_DEADLINE_MS }
+    Call::changes(verb, WRITE_DEADLINE_MS)
 }
 
 #[async_trait]
@@ -236,7 +236,7 @@ impl Daemon for SimPeer {
         let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
             Box::pin(async move { daemon.heartbeat(heartbeat).await })
         };
-        let call = Call { verb: "heartbeat", changes: false, deadline_ms: HEARTBEAT_DEADLINE_MS };
+        let call = Call::asks("heartbeat", HEARTBEAT_DEADLINE_MS);
         self.call(call, work).await
     }
 }

@@ -27,12 +27,12 @@ fn failed() -> Error {
 #[async_trait]
 impl RoutesFile for FaultyRoutes {
     async fn read(&self) -> Result<Option<String>, Error> {
-        let call = Call { verb: "read", changes: false, deadline_ms: DEADLINE_MS };
+        let call = Call::asks("read", DEADLINE_MS);
         self.line.carry(call, self.file.read(), |_| failed()).await
     }
 
     async fn replace(&self, content: &str) -> Result<(), Error> {
-        let call = Call { verb: "replace", changes: true, deadline_ms: DEADLINE_MS };
+        let call = Call::changes("replace", DEADLINE_MS);
         self.line.carry(call, self.file.replace(content), |_| failed()).await
     }
 }

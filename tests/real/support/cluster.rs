@@ -1,5 +1,6 @@
 //! A whole cluster of real parts: three etcd members, Kafka, and on each node a ClickHouse server with its daemon.
 
+use super::etcd::managed;
 use super::kafka::TestKafka;
 use super::link::Link;
 use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
@@ -440,6 +441,19 @@ impl Node {
         }
     }
 
+    /// Waits until queries of a table can begin here: its routes are loaded, and the table that users see is there.
+    pub async fn until_routed(&self, cluster: &str, database: &str, table: &str) {
+        let sql = format!(
+            "SELECT (SELECT count() FROM system.clusters WHERE cluster = '{cluster}') > 0 AND \
+             (SELECT count() FROM system.tables WHERE database = '{database}' AND name = '{table}') > 0"
+        );
+        let began = Instant::now();
+        while !self.query(&sql).await.is_ok_and(|shown| shown == "1") {
+            assert!(began.elapsed() < SETTLES_WITHIN, "{} never got its routes and tables", self.id);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// By partition: number, rows, distinct rows, first and last offset, hash of the content.
     async fn rows_of(&self, database: &str) -> Vec<Vec<u64>> {
         let quoted = format!("`{}`", database.replace('\\', "\\\\").replace('`', "\\`"));
@@ -456,16 +470,6 @@ impl Node {
 fn peer(name: String) -> Peer {
     let url = || format!("http://127.0.0.1:{}", free_port().unwrap());
     Peer { name, peer_url: url(), client_url: url() }
-}
-
-/// The configuration of a store that the daemons form themselves.
-fn managed(members: &[Peer]) -> String {
-    let member = |peer: &Peer| {
-        let Peer { name, client_url, peer_url } = peer;
-        format!("{{ node = {name:?}, client_url = {client_url:?}, peer_url = {peer_url:?} }}")
-    };
-    let members: Vec<String> = members.iter().map(member).collect();
-    format!("kind = \"managed\"\nmember = [{}]\n", members.join(", "))
 }
 
 fn start_etcd(folder: &Path) -> Vec<(EtcdMember, Option<Process>)> {

@@ -118,3 +118,13 @@ impl EtcdCluster {
         panic!("no member leads");
     }
 }
+
+/// The configuration of a store that the daemons form themselves.
+pub fn managed(members: &[Peer]) -> String {
+    let member = |peer: &Peer| {
+        let Peer { name, client_url, peer_url } = peer;
+        format!("{{ node = {name:?}, client_url = {client_url:?}, peer_url = {peer_url:?} }}")
+    };
+    let members: Vec<String> = members.iter().map(member).collect();
+    format!("kind = \"managed\"\nmember = [{}]\n", members.join(", "))
+}

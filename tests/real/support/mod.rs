@@ -1,5 +1,6 @@
 //! Start-up code that themes share: one module a server.
 
+pub mod certificates;
 pub mod clickhouse;
 pub mod cluster;
 pub mod disk;

@@ -103,7 +103,10 @@ fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> String {
         Some(seen) if seen.problem.is_some() => seen.problem.clone().unwrap_or_default(),
         Some(seen) => match seen.seeding {
             Some(seeding) => format!("{} of {} partitions copied", seeding.done, seeding.of),
-            None => format!("{} messages behind", seen.lag()),
+            None => match decide::lag(scene.table, shard, to, scene.known) {
+                Some(lag) => format!("{lag} messages behind"),
+                None => "looking where to begin".to_owned(),
+            },
         },
         None => "nothing reported yet".to_owned(),
     };
@@ -112,9 +115,7 @@ fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> String {
 
 /// The copy that a new one is best taken from (H8): the most advanced, then the one that gives the fewest copies.
 fn source(scene: &Scene<'_>, shard: &Shard) -> Option<NodeId> {
-    let lag = |node: &NodeId| {
-        decide::seen(scene.table, shard, node, scene.known).map_or(u64::MAX, |seen| seen.lag())
-    };
+    let lag = |node: &NodeId| decide::lag(scene.table, shard, node, scene.known).unwrap_or(u64::MAX);
     let gives = |node: &NodeId| {
         let copies = scene.shards.iter().flat_map(|shard| &shard.replicas);
         copies.filter(|r| r.state == ReplicaState::Creating && r.copy_from.as_ref() == Some(node)).count()

@@ -68,3 +68,27 @@ pub(super) async fn bad_rows_are_told_apart_and_leave_nothing(subject: Subject) 
     assert_eq!(subject.held(2, 0).await, [0, 1, 2]);
     subject.end().await;
 }
+
+pub(super) async fn bad_rows_are_left_out_where_that_is_asked_for(subject: Subject) {
+    let gate = subject.with_gate().await;
+    let row = |offset: i64, rest: &str| {
+        format!("{{\"_cvh_partition\":2,\"_cvh_offset\":{offset},\"_cvh_row\":0,{rest}}}\n")
+    };
+    let good = |offset| row(offset, "\"ts\":\"2026-01-01 00:00:00\",\"text\":\"a\",\"odd `name'\":1");
+    let bad = [
+        row(1, "\"no such column\":[{\"_cvh_offset\":90}]"),
+        row(2, "\"ts\":\"never\",\"text\":\"a\\\\\""),
+        row(4, "\"odd `name'\":\"x\",\"ts\":{}"),
+        row(5, "\"text\":7,"),
+    ];
+    let body = good(0) + &bad[0] + &bad[1] + &good(3) + &bad[2] + &bad[3] + &good(6);
+    let mut insert = subject.insert(gate, MessageFormat::JSONEachRow, body, 7);
+    insert.skip_bad_rows = true;
+    subject.server.insert(insert).await.expect("the good ones go in");
+    assert_eq!(subject.held(2, 0).await, [0, 3, 6]);
+    let mut none = subject.insert(gate, MessageFormat::JSONEachRow, bad.concat(), 4);
+    none.skip_bad_rows = true;
+    subject.server.insert(none).await.expect("none is no error");
+    assert_eq!(subject.held(2, 0).await, [0, 3, 6]);
+    subject.end().await;
+}

@@ -1,0 +1,176 @@
+//! Batches with messages that the server cannot read: what goes in, what goes aside, and at what cost.
+
+use super::buffer::Batch;
+use super::state::Outcome;
+use super::work::Job;
+use crate::actors::agent::FromReplica;
+use crate::actors::mirror::View;
+use crate::actors::node_ports::{InsertRoom, NodePorts};
+use crate::adapters::clickhouse::{ClickHouse, ReplicaTables, SimClickHouse};
+use crate::adapters::clock::SimClock;
+use crate::adapters::kafka::sim::SimKafka;
+use crate::adapters::kafka::{Chunk, Kafka, Message, NewTopic};
+use crate::adapters::routes::SimRoutes;
+use crate::model::names::{self, TopicPartition};
+use crate::model::range::PartitionRange;
+use crate::model::table::{BatchLimits, MessageFormat, ReplicationMode, Source, TableState, TopicLayout};
+use crate::model::{Epoch, PartitionId, Shard, ShardId, Table, TableId};
+use crate::telemetry::Metrics;
+use actix::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+const DATABASE: &str = "d__t__cvh00000000_s0";
+const P: PartitionId = PartitionId(3);
+
+struct Deaf;
+
+impl Actor for Deaf {
+    type Context = Context<Self>;
+}
+
+impl Handler<FromReplica> for Deaf {
+    type Result = ();
+    fn handle(&mut self, _: FromReplica, _: &mut Context<Self>) {}
+}
+
+struct Stage {
+    server: SimClickHouse,
+    kafka: SimKafka,
+    job: Job,
+    gate: u64,
+}
+
+/// A replica whose server cannot read what says `bad`.
+async fn stage() -> Stage {
+    let server = SimClickHouse::new(SimRoutes::new());
+    server.refuse_rows(|row| String::from_utf8_lossy(row).contains("bad"));
+    let ddl = "CREATE TABLE d.t (a UInt64) ENGINE = MergeTree ORDER BY a";
+    let (name, schema) = server.parse_ddl(ddl, 1).await.unwrap();
+    server
+        .create_replica(&ReplicaTables { database: DATABASE.into(), schema: schema.clone() })
+        .await
+        .unwrap();
+    let gate = server.renew_gate(DATABASE).await.unwrap();
+    let source = Source {
+        topic_prefix: "d.t".into(),
+        layout: TopicLayout::TopicPerPartition,
+        format: MessageFormat::JSONEachRow,
+        format_settings: BTreeMap::new(),
+        batch: BatchLimits::default(),
+    };
+    let table = Table {
+        id: TableId(uuid::Uuid::nil()),
+        name,
+        state: TableState::Active,
+        schema,
+        ddl: ddl.into(),
+        partitions: 8,
+        replicas: 1,
+        partition_by: "a".into(),
+        mode: ReplicationMode::Log,
+        source,
+        epoch: Epoch(1),
+        next_shard: 1,
+        origin_offsets: BTreeMap::new(),
+        delete_topics: false,
+    };
+    let kafka = SimKafka::new();
+    let ports = NodePorts {
+        node: "n1".parse().unwrap(),
+        cluster: "c".into(),
+        incarnation: 1,
+        group: "g".into(),
+        clickhouse: Arc::new(server.clone()),
+        kafka: Arc::new(kafka.clone()),
+        clock: Arc::new(SimClock::new(0, 1)),
+        routes: Arc::new(SimRoutes::new()),
+        metrics: Metrics::default(),
+        inserts: InsertRoom::new(4, 1 << 20),
+        insert_deadline_ms: 60_000,
+        recoveries: Arc::new(Semaphore::new(1)),
+        copies: Arc::new(Semaphore::new(1)),
+    };
+    let range = PartitionRange::new(0, 8).unwrap();
+    let shard = Shard::new(table.id, ShardId(0), range, [ports.node.clone()]);
+    // Nobody listens: inserts tell the agent nothing.
+    let agent = Context::<Deaf>::new().address().recipient();
+    let (view, table, database) = (View::default(), Arc::new(table), DATABASE.to_owned());
+    let job = Job { ports, view, agent, shard, table, database };
+    Stage { server, kafka, job, gate }
+}
+
+impl Stage {
+    async fn with_dead_letters(self) -> Self {
+        let name = names::dead_letter_topic(&self.job.table.source);
+        let topic = NewTopic { name, partitions: 1, replication: 1, settings: vec![] };
+        self.kafka.create_topics(&[topic]).await.unwrap();
+        self
+    }
+
+    async fn insert(&self, texts: &[String]) -> Outcome {
+        self.job.clone().insert(P, 1, self.gate, batch(texts), BTreeSet::new()).await
+    }
+
+    fn offsets(&self) -> Vec<i64> {
+        self.server.contents(DATABASE, P).into_iter().map(|(offset, _)| offset).collect()
+    }
+
+    fn inserts(&self) -> u64 {
+        self.job.ports.metrics.insert_seconds.get_sample_count()
+    }
+}
+
+fn batch(texts: &[String]) -> Batch {
+    let (mut payload, mut messages) = (Vec::new(), Vec::new());
+    for (offset, text) in (0..).zip(texts) {
+        let (start, len) = (u32::try_from(payload.len()).unwrap(), u32::try_from(text.len()).unwrap());
+        payload.extend_from_slice(text.as_bytes());
+        messages.push(Message { offset, timestamp_ms: 0, start, len, tombstone: false });
+    }
+    let source = TopicPartition { topic: "d.t.3".into(), partition: 0 };
+    Batch { messages: messages.len(), chunks: vec![Chunk { source, messages, payload: payload.into() }] }
+}
+
+fn texts(count: i64, bad: impl Fn(i64) -> bool) -> Vec<String> {
+    (0..count).map(|n| if bad(n) { format!("{{\"bad\":{n}}}") } else { format!("{{\"a\":{n}}}") }).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_messages_of_another_schema_cost_a_few_inserts() {
+    let stage = stage().await.with_dead_letters().await;
+    let bad = |n: i64| n % 3 != 0;
+    let Outcome::Done(done) = stage.insert(&texts(9_000, bad)).await else { panic!("not done") };
+    assert_eq!((done.rows, done.dead_letters), (3_000, 6_000));
+    assert_eq!((done.next, done.last_row_offset), (9_000, Some(8_997)));
+    assert_eq!(stage.offsets(), (0..9_000).filter(|n| !bad(*n)).collect::<Vec<_>>());
+    assert!(stage.inserts() < 25, "{}", stage.inserts());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_rows_do_not_stand_alone_the_bad_messages_are_found_by_halves() {
+    for odd in ["{\"a\":1}{\"a\":2}", "{\"a\":\n1}", "[{\"a\":1},{\"a\":2}]"] {
+        let stage = stage().await.with_dead_letters().await;
+        let mut texts = texts(64, |n| n == 17);
+        texts[40] = odd.into();
+        // One row of the message is bad: none of its rows may go in.
+        texts[50] = "{\"a\":1} {\"bad\":2}".into();
+        // No rows at all: as many rows as messages must not be taken for one row each.
+        texts[60] = "[]".into();
+        let Outcome::Done(done) = stage.insert(&texts).await else { panic!("not done") };
+        assert_eq!(done.dead_letters, 2);
+        let wanted: BTreeSet<i64> = (0..64).filter(|n| ![17, 50, 60].contains(n)).collect();
+        assert_eq!(stage.offsets().into_iter().collect::<BTreeSet<_>>(), wanted, "{odd:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_that_cannot_be_sent_double_no_row() {
+    let stage = stage().await;
+    let outcome = stage.insert(&texts(10, |n| n == 4)).await;
+    assert!(matches!(outcome, Outcome::Unknown(_)), "the rows are in: {outcome:?}");
+    let stage = self::stage().await;
+    let outcome = stage.insert(&texts(3, |_| true)).await;
+    assert!(matches!(outcome, Outcome::Again(..)), "no row is in: {outcome:?}");
+}

@@ -1,0 +1,48 @@
+//! Changes of shards and nodes that a case asks the cluster for, as an operator would.
+
+use super::cluster::Cluster;
+use super::event::full_name;
+use crate::adapters::peers::Daemon;
+use crate::model::control::{Asked, Operate};
+use crate::model::{NodeId, NodeState};
+use std::sync::Arc;
+
+impl Cluster {
+    /// Asks for a change of a table's shards. Refusals are told in a row: an operator may ask for what cannot be.
+    pub(super) fn operate_in_background(&self, table: &str, asked: Asked) {
+        let name = full_name(table);
+        self.row(&format!("script asks of {name}: {}", serde_json::to_string(&asked).unwrap_or_default()));
+        let request = Operate {
+            database: name.database.clone(),
+            table: name.table.clone(),
+            asked,
+            reason: "the case asks for it".into(),
+            dry_run: false,
+        };
+        let cluster = self.clone();
+        tokio::task::spawn_local(async move {
+            let operate = |daemon: Arc<dyn Daemon>| {
+                let request = request.clone();
+                async move { daemon.operate(request).await }
+            };
+            if let Err(failure) = cluster.ask("change its shards", operate).await {
+                cluster.row(&format!("script is refused: {}", failure.what));
+            }
+        });
+    }
+
+    /// Asks for a node to be drained, cordoned or used again.
+    pub(super) fn set_node_in_background(&self, node: NodeId, state: NodeState) {
+        self.row(&format!("script wants {node} {}", format!("{state:?}").to_lowercase()));
+        let cluster = self.clone();
+        tokio::task::spawn_local(async move {
+            let set = |daemon: Arc<dyn Daemon>| {
+                let node = node.clone();
+                async move { daemon.set_node_state(node, state).await }
+            };
+            if let Err(failure) = cluster.ask("set the node's state", set).await {
+                cluster.row(&format!("script is refused: {}", failure.what));
+            }
+        });
+    }
+}

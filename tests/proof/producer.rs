@@ -1,0 +1,57 @@
+//! The user's producer: one sender, at a steady rate, that goes on through everything.
+
+use super::support::cluster::{Cluster, event};
+use converthouse::adapters::kafka::{Kafka, KafkaClient};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+const EVERY: Duration = Duration::from_millis(50);
+/// A broker may be gone for so long: the idempotent producer sends again by itself, once.
+const PATIENCE_MS: u64 = 120_000;
+
+pub struct Producer {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Producer {
+    pub fn start(cluster: &Cluster, rows_per_s: u64) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut options = cluster.kafka.brokers.options();
+        options.deadline_ms = PATIENCE_MS;
+        let client = KafkaClient::new(options).unwrap();
+        let (stopped, counter) = (stop.clone(), sent.clone());
+        let some = (rows_per_s / 20).max(1);
+        let task = tokio::spawn(async move {
+            let mut due = Instant::now();
+            while !stopped.load(Ordering::Relaxed) {
+                let next = counter.load(Ordering::Relaxed);
+                client.produce((next..next + some).map(event).collect()).await.unwrap();
+                counter.store(next + some, Ordering::Relaxed);
+                // What a slow moment cost is not made up for.
+                due = (due + EVERY).max(Instant::now());
+                sleep_until(due).await;
+            }
+        });
+        Self { stop, sent, task }
+    }
+
+    /// Waits until so many more rows have been sent.
+    pub async fn flow(&self, rows: u64) {
+        let until = self.sent.load(Ordering::Relaxed) + rows;
+        while self.sent.load(Ordering::Relaxed) < until {
+            assert!(!self.task.is_finished(), "the producer failed");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Stops; returns how many rows were sent, all of them acknowledged.
+    pub async fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap();
+        self.sent.load(Ordering::Relaxed)
+    }
+}
