@@ -343,6 +343,21 @@ fn an_incomplete_copy_lets_no_other_go() {
     assert_eq!(actions(&world)[0], (ClusterAction::Add, third));
 }
 
+/// Once every kick of the only replica that may move was followed by a search that spent nothing, for ever.
+#[test]
+fn a_world_with_one_replica_that_may_move_is_solved() {
+    let nodes: Vec<NodeView> = (0..3).map(|n| node(n, n, 100_000, NodeState::Active, true)).collect();
+    let mut shards: Vec<ShardView> =
+        (0..4).map(|s| shard(s, 100 + u64::from(s), 1, std::slice::from_ref(&nodes[0].id))).collect();
+    shards[1..].iter_mut().for_each(|shard| shard.frozen = true);
+    let policy = Policy { hysteresis: 0.0, ..Policy::default() };
+    let verdict = propose(&Snapshot { nodes: nodes.clone(), shards: shards.clone() }, &policy);
+    for shard in &shards[1..] {
+        assert_eq!(verdict.placement[&(shard.table, shard.shard)], [nodes[0].id.clone()]);
+    }
+    assert_ne!(verdict.placement[&(shards[0].table, shards[0].shard)], [nodes[0].id.clone()]);
+}
+
 /// Odd worlds: each gives the best possible placement and says what could not be kept.
 #[test]
 fn odd_worlds_get_an_answer_with_reasons() {

@@ -182,6 +182,12 @@ impl Budget for Meter {
     fn work_left(&mut self) -> f64 {
         self.work.map_or(0.0, |limit| limit.saturating_sub(self.spent) as f64)
     }
+
+    fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send> {
+        let time_ms = (self.time_ms - self.clock.now_ms() as f64).max(0.0) * share;
+        let work = self.work.map(|_| (self.work_left() * share / threads.max(1) as f64) as u64);
+        Box::new(Self { clock: SystemClock::new(), time_ms, work, spent: 0, stop: self.stop.clone() })
+    }
 }
 
 /// Sets the flag at the first Ctrl-C; the second one ends the process as usual.

@@ -17,6 +17,10 @@ pub trait Budget {
     fn work_left(&mut self) -> f64 {
         0.0
     }
+
+    /// A budget for one of `threads` that work side by side: `share` of the time that is left, or that share of the
+    /// work divided among them. What it is spent on is told to this one by the caller, afterwards.
+    fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send>;
 }
 
 /// A limit on work alone: the same in every run.
@@ -43,6 +47,10 @@ impl Budget for WorkBudget {
 
     fn work_left(&mut self) -> f64 {
         self.limit.saturating_sub(self.spent) as f64
+    }
+
+    fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send> {
+        Box::new(Self::new((self.work_left() * share / threads.max(1) as f64) as u64))
     }
 }
 
@@ -86,5 +94,10 @@ impl Budget for Part<'_> {
 
     fn work_left(&mut self) -> f64 {
         self.left() * self.whole.work_left()
+    }
+
+    fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send> {
+        let left = self.left();
+        self.whole.for_thread(left * share, threads)
     }
 }

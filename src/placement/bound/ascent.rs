@@ -1,8 +1,9 @@
-//! The search for good prices: a volume-style subgradient ascent on the Lagrangian dual.
+//! The search for good prices: sweeps over batches of shards, then a bundle of tangents, on the Lagrangian dual.
 //!
 //! Steps are taken in relative units (a price times the node's fair share), where all three dimensions have
 //! the same scale. Deterministic; stops by count or when told to.
 
+use super::bundle::Bundle;
 use super::giants::{Forced, giant_floor, trade};
 use super::pricing::{Priced, Prices, Pricing};
 use super::row::{Case, Row};
@@ -19,20 +20,9 @@ pub struct AscentLimits {
     pub patience: u32,
     /// See `patience`.
     pub gain: f64,
-    /// What a step counts for in the mean over the steps, at the least.
-    pub share: f64,
-    /// How near the target is: a part of the way from the best bound to the score known to be reachable, or to
-    /// 1 % more than the best bound.
-    pub aim: f64,
 }
 
-impl Default for AscentLimits {
-    fn default() -> Self {
-        Self { steps: 400, patience: 60, gain: 1e-4, share: 0.05, aim: 1.0 }
-    }
-}
-
-/// The state of the ascent: the best prices so far, and the loads averaged over the steps.
+/// The state of the ascent: the best prices so far, and the bound that they prove.
 pub struct Ascent<'a> {
     pricing: Pricing<'a>,
     rows: [Row; 3],
@@ -43,22 +33,16 @@ pub struct Ascent<'a> {
     /// The best bound's prices, in units of the mean replica's move.
     pub best_prices: Prices,
     best: f64,
-    mean: [Vec<f64>; 3],
-    /// Steps taken.
-    pub steps: u32,
     /// Shards priced.
     pub work: u64,
-    factor: f64,
     /// A score known to be reachable.
     pub above: f64,
-    stale: u32,
-    history: Vec<f64>,
-    /// By row and node: how far the load was from what the row would have, averaged over the steps.
-    slopes: [Vec<f64>; 3],
 }
 
-/// Steps without a gain after which they get shorter.
-const STALE: u32 = 20;
+/// Which part of the way to a reachable score the first step takes, if the slope held.
+const FIRST: f64 = 0.3;
+/// Ends when the tangents promise less than this, relatively.
+const CLOSE: f64 = 1e-7;
 
 impl<'a> Ascent<'a> {
     /// Starts at no prices.
@@ -75,7 +59,6 @@ impl<'a> Ascent<'a> {
         ];
         let forced = rows[0].next().map_or(Vec::new(), |next| trade(problem, rows[0].floor, next));
         let none = Prices::zero(problem.nodes.len());
-        let mean = std::array::from_fn(|_| vec![0.0; problem.nodes.len()]);
         Self {
             pricing,
             rows,
@@ -84,14 +67,8 @@ impl<'a> Ascent<'a> {
             prices: none.clone(),
             best_prices: none,
             best: f64::NEG_INFINITY,
-            mean,
-            steps: 0,
             work: 0,
-            factor: 0.5,
             above: f64::INFINITY,
-            stale: 0,
-            history: Vec::new(),
-            slopes: std::array::from_fn(|_| vec![0.0; problem.nodes.len()]),
         }
     }
 
@@ -114,26 +91,70 @@ impl<'a> Ascent<'a> {
         [0, 1, 2].map(|row| self.rows[row].floor)
     }
 
-    /// Replicas, leaders and size on every node, averaged over the steps: a fractional placement.
-    pub fn loads(&self) -> &[Vec<f64>; 3] {
-        &self.mean
-    }
-
-    /// Ascends until `limits` or the budget ends.
+    /// Ascends by a bundle of tangents from the best prices until `limits` or the budget ends.
     pub fn run(&mut self, limits: AscentLimits, budget: &mut dyn Budget) {
         let mut priced = Priced::default();
-        self.history.clear();
-        (self.factor, self.stale, self.steps) = (0.5, 0, 0);
-        self.prices = self.best_prices.clone();
-        while self.history.len() < limits.steps as usize && budget.spend(0) < 1.0 {
-            self.step(limits, &mut priced);
+        let mut centre = self.best_prices.clone();
+        let (mut value, slope) = self.tangent(&centre, &mut priced);
+        if value > self.best {
+            (self.best, self.best_prices) = (value, centre.clone());
+        }
+        let steepness = slope.iter().map(|slope| slope * slope).sum::<f64>();
+        let aim = if self.above.is_finite() { self.above * self.scale - value } else { 0.0 };
+        let reach = FIRST * aim.max(1e-3 * value.abs()).max(1e-9 * self.scale) / steepness.max(1e-12);
+        let mut bundle = Bundle::new(slope, reach);
+        let mut history = vec![self.best];
+        while history.len() <= limits.steps as usize && budget.spend(0) < 1.0 {
+            let step = bundle.step();
+            let (there, by) = self.stepped(&centre, &step.by);
+            let (found, slope) = self.tangent(&there, &mut priced);
+            if bundle.seen(&by, step.promise, found - value, slope) {
+                (centre, value) = (there, found);
+            }
+            if value > self.best {
+                (self.best, self.best_prices) = (value, centre.clone());
+            }
             self.spend(self.pricing.shards(), budget);
-            let back = self.history.len().saturating_sub(limits.patience as usize + 1);
-            let gained = self.best - self.history[back];
-            if self.history.len() > limits.patience as usize && gained < limits.gain * self.best.abs() {
+            history.push(self.best);
+            let back = history.len().saturating_sub(limits.patience as usize + 1);
+            let stale = self.best - history[back] < limits.gain * self.best.abs();
+            if step.promise < CLOSE * self.best.abs() || (history.len() > limits.patience as usize && stale) {
                 break;
             }
         }
+    }
+
+    /// The dual's value at some prices, and its slope in relative units.
+    fn tangent(&mut self, prices: &Prices, priced: &mut Priced) -> (f64, Vec<f64>) {
+        self.pricing.price(prices, 0, 1, priced);
+        let cases = self.cases(prices);
+        let loads = [&priced.replicas, &priced.leaders, &priced.sizes];
+        let nodes = loads[0].len();
+        let mut slopes = vec![0.0; 3 * nodes];
+        for (row, case) in cases.iter().enumerate() {
+            let into = &mut slopes[row * nodes..(row + 1) * nodes];
+            self.rows[row].slopes(*case, prices.row(row), loads[row], into);
+        }
+        (priced.cost + cases.iter().map(|case| case.value).sum::<f64>(), slopes)
+    }
+
+    /// The prices after a step in relative units, and the step as far as prices may go.
+    fn stepped(&self, from: &Prices, by: &[f64]) -> (Prices, Vec<f64>) {
+        let mut prices = from.clone();
+        let nodes = from.replica.len();
+        let mut made = vec![0.0; by.len()];
+        for (row, of) in self.rows.iter().enumerate() {
+            let charges = prices.row_mut(row);
+            for (&node, &fair) in of.nodes.iter().zip(&of.fair) {
+                charges[node as usize] += by[row * nodes + node as usize] / fair;
+            }
+            of.project(charges);
+            for (&node, &fair) in of.nodes.iter().zip(&of.fair) {
+                let node = node as usize;
+                made[row * nodes + node] = (charges[node] - from.row(row)[node]) * fair;
+            }
+        }
+        (prices, made)
     }
 
     fn spend(&mut self, shards: usize, budget: &mut dyn Budget) -> f64 {
@@ -152,7 +173,7 @@ impl<'a> Ascent<'a> {
                 break;
             }
             let rate = rates.0 * (rates.1 / rates.0).powf(part);
-            let mut mean = Prices::zero(self.mean[0].len());
+            let mut mean = Prices::zero(self.prices.replica.len());
             for batch in 0..batches {
                 let first = (batch * 7919 + pass as usize * 31) % batches;
                 self.pricing.price(&self.prices, first, batches, &mut priced);
@@ -173,15 +194,6 @@ impl<'a> Ascent<'a> {
             }
         }
         self.prices = self.best_prices.clone();
-    }
-
-    /// What the next step aims at: the score known to be reachable, else a little above the best.
-    fn target(&self, aim: f64) -> f64 {
-        if self.above.is_finite() {
-            self.best.max(0.0) + aim * (self.above * self.scale - self.best.max(0.0))
-        } else {
-            self.best + aim * (0.01 * self.best.abs() + 1e-4 * self.scale)
-        }
     }
 
     /// A placement by the best prices, which on the way follow the loads that they bring about: near balance,
@@ -223,7 +235,7 @@ impl<'a> Ascent<'a> {
     fn follow(&mut self, rate: f64, times: f64, priced: &Priced) {
         let unit = self.scale / (self.rows[0].nodes.len() as f64).max(1.0);
         let loads = [&priced.replicas, &priced.leaders, &priced.sizes];
-        let mut slopes = vec![0.0; self.mean[0].len()];
+        let mut slopes = vec![0.0; self.prices.replica.len()];
         let cases = self.cases(&self.prices);
         for (row, load) in loads.into_iter().enumerate() {
             let prices = self.prices.row_mut(row);
@@ -235,55 +247,6 @@ impl<'a> Ascent<'a> {
             }
             self.rows[row].project(prices);
         }
-    }
-
-    fn step(&mut self, limits: AscentLimits, priced: &mut Priced) {
-        self.pricing.price(&self.prices, 0, 1, priced);
-        let cases = self.cases(&self.prices);
-        let value = priced.cost + cases.iter().map(|case| case.value).sum::<f64>();
-        let loads = [&priced.replicas, &priced.leaders, &priced.sizes];
-        let share = if self.steps == 0 { 1.0 } else { (2.0 / f64::from(self.steps + 2)).max(limits.share) };
-        for (mean, load) in self.mean.iter_mut().zip(loads) {
-            mean.iter_mut().zip(load).for_each(|(mean, load)| *mean += share * (load - *mean));
-        }
-        if value > self.best {
-            if value > self.best + 1e-4 * self.best.abs() {
-                self.factor = (self.factor * 1.05).min(1.5);
-                self.stale = 0;
-            }
-            self.best = value;
-            self.best_prices = self.prices.clone();
-        } else {
-            self.stale += 1;
-            if self.stale >= STALE {
-                self.stale = 0;
-                self.factor *= 0.7;
-                self.prices = self.best_prices.clone();
-            }
-        }
-        let mut slopes = vec![0.0; self.mean[0].len()];
-        let mut norm = 0.0;
-        for (row, case) in cases.iter().enumerate() {
-            slopes.fill(0.0);
-            let prices = [&self.prices.replica, &self.prices.leader, &self.prices.size][row];
-            // The mean over the steps, of what is wanted as of what is there: at a kink, where the row's case
-            // changes from step to step, the last step's wish alone would lead nowhere.
-            self.rows[row].slopes(*case, prices, loads[row], &mut slopes);
-            let mean = &mut self.slopes[row];
-            mean.iter_mut().zip(&slopes).for_each(|(mean, slope)| *mean += share * (slope - *mean));
-            norm += mean.iter().map(|slope| slope * slope).sum::<f64>();
-        }
-        let target = self.target(limits.aim);
-        let length = self.factor * (target - value).max(1e-3 * self.best.abs()) / norm.max(1e-12);
-        let prices = [&mut self.prices.replica, &mut self.prices.leader, &mut self.prices.size];
-        for (row, prices) in prices.into_iter().enumerate() {
-            for (&node, &fair) in self.rows[row].nodes.iter().zip(&self.rows[row].fair) {
-                prices[node as usize] += length * self.slopes[row][node as usize] / fair;
-            }
-            self.rows[row].project(prices);
-        }
-        self.steps += 1;
-        self.history.push(self.best);
     }
 }
 
@@ -329,7 +292,7 @@ mod tests {
             }
             (0..3).for_each(|row| ascent.rows[row].project(prices.row_mut(row)));
             ascent.above = above;
-            let limits = AscentLimits { steps: 50, patience: 50, gain: 0.0, ..AscentLimits::default() };
+            let limits = AscentLimits { steps: 50, patience: 50, gain: 0.0 };
             ascent.run(limits, &mut WorkBudget::new(1 << 20));
             let value = ascent.value(&prices, &mut Priced::default()) / ascent.scale;
             let value = value.max(ascent.bound());

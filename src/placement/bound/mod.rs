@@ -1,10 +1,11 @@
 //! A lower bound on the objective: the Lagrangian relaxation of the balance rows, priced shard by shard.
 //!
-//! Any prices give a valid bound, so the search for good prices (a volume-style subgradient ascent) may stop
+//! Any prices give a valid bound, so the search for good prices (sweeps, then a bundle of tangents) may stop
 //! at any moment. The prices are also what guides local search. Per-table, write and read terms are bounded
 //! by zero. The bound holds for solutions that break no hard rule.
 
 mod ascent;
+mod bundle;
 mod envelope;
 mod giants;
 mod pricing;
@@ -35,10 +36,8 @@ pub struct PricedStart {
 /// From this many nodes on, the ascent starts with sweeps in small batches.
 const SWEEP_NODES: usize = 60;
 
-/// The ascent's rounds, each from the best prices so far: least share of a step in the mean, and where it aims at.
-/// Long means settle kinks, near aims settle the rest.
-const ROUNDS: [(f64, f64); 6] =
-    [(0.05, 1.0), (0.02, 0.5), (0.05, 0.2), (0.02, 0.1), (0.05, 0.04), (0.02, 0.02)];
+/// Steps by tangents.
+const STEPS: AscentLimits = AscentLimits { steps: 3000, patience: 300, gain: 1e-5 };
 
 /// A lower bound without any search: what rounding and giant shards force. Takes one look at every shard.
 pub fn least_score(problem: &Problem) -> f64 {
@@ -64,9 +63,7 @@ pub fn prices_and_bound(problem: &Problem, above: f64, budget: &mut dyn Budget) 
         let mut part = Part::new(budget, 0.7);
         ascent.sweep(40, 200, (2.0, 0.02), &mut part);
     }
-    for (share, aim) in ROUNDS {
-        ascent.run(AscentLimits { steps: 1000, patience: 200, gain: 1e-5, share, aim }, budget);
-    }
+    ascent.run(STEPS, budget);
     let solution = ascent.round(200, 1.0);
     PricedStart { prices: ascent.best_prices.clone(), bound: ascent.bound(), solution, work: ascent.work }
 }

@@ -60,34 +60,63 @@ impl Engine for Hybrid {
         let mut start = priced.solution.clone();
         repair(problem, &mut start);
         progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
-        let small = problem.replicas() < SMALL;
-        let exact = self.exact && small && problem.balanced.len() > 1;
-        let mut whole = Part::new(budget, if exact { 0.75 } else { 1.0 });
-        // Giant shards may be rounded to where nothing else finds room: then the search starts from what is there.
-        let blocked = broken(problem, &start).len() > broken(problem, &present).len();
         let mut best = Best { rank: rank(problem, &present), solution: present.clone(), work: priced.work };
-        let starts: &[Solution] =
-            if small { &[start, present] } else { &[if blocked { present } else { start }] };
-        for (turn, from) in starts.iter().enumerate() {
-            let course = match (small, blocked) {
-                (true, _) => Course::SMALL,
-                (false, true) => Course::HOT,
-                (false, false) => Course::WARM,
-            };
-            let mut part = Part::new(&mut whole, if small { 0.12 } else { 0.97 });
-            let seed = seed.wrapping_add(turn as u64);
-            best.take(problem, search(problem, from.clone(), &priced.prices, (course, &[]), seed, &mut part));
+        if problem.replicas() < SMALL {
+            let exact = self.exact && problem.replicas() < TINY && problem.balanced.len() > 1;
+            let share = if exact { 0.75 } else { 1.0 };
+            for chain in chains(problem, &priced, [&start, &present], seed, share, budget) {
+                budget.spend(chain.work);
+                best.take_best(chain);
+            }
+            progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(best.rank.1) });
+            if exact && best.rank.0 == 0 {
+                best.work += improve(problem, &mut best.solution, priced.bound, seed, budget, progress);
+            }
+        } else {
+            // Giants may be rounded to where nothing else finds room: then the search starts from what is there.
+            let blocked = broken(problem, &start).len() > best.rank.0;
+            let (from, course) = if blocked { (present, Course::HOT) } else { (start, Course::WARM) };
+            let mut part = Part::new(budget, 0.97);
+            best.take(problem, search(problem, from, &priced.prices, (course, &[]), seed, &mut part));
             progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(best.rank.1) });
         }
-        if small {
-            best.kicked(problem, &priced, seed, &mut whole, progress);
-        }
-        let Best { solution: mut best, mut work, .. } = best;
-        if exact && broken(problem, &best).is_empty() {
-            work += improve(problem, &mut best, priced.bound, seed, budget, progress);
-        }
-        Outcome { solution: best, bound: priced.bound, work }
+        Outcome { solution: best.solution, bound: priced.bound, work: best.work }
     }
+}
+
+/// Several searches side by side, each with its own draws: the answer depends on no thread's speed under a budget
+/// of work.
+fn chains(
+    problem: &Problem,
+    priced: &PricedStart,
+    starts: [&Solution; 2],
+    seed: u64,
+    share: f64,
+    budget: &mut dyn Budget,
+) -> Vec<Best> {
+    let chain = |number: u64, mut budget: Box<dyn Budget + Send>| {
+        let seed = seed.wrapping_mul(CHAINS as u64).wrapping_add(number);
+        let [_, present] = starts;
+        let mut best = Best { rank: rank(problem, present), solution: present.clone(), work: 0 };
+        for (turn, from) in (0u64..).zip(starts) {
+            let mut part = Part::new(budget.as_mut(), FIRST);
+            let seed = seed.wrapping_add(turn * 1_000);
+            best.take(
+                problem,
+                search(problem, from.clone(), &priced.prices, (Course::SMALL, &[]), seed, &mut part),
+            );
+        }
+        best.kicked(problem, priced, seed, budget.as_mut());
+        best
+    };
+    let budgets: Vec<_> = (0..CHAINS).map(|_| budget.for_thread(share, CHAINS)).collect();
+    std::thread::scope(|scope| {
+        let numbered = budgets.into_iter().enumerate();
+        let threads: Vec<_> =
+            numbered.map(|(number, budget)| scope.spawn(move || chain(number as u64, budget))).collect();
+        // A search that panicked has no answer: the others' stand.
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    })
 }
 
 /// Broken rules first, then the score.
@@ -111,15 +140,15 @@ impl Best {
         }
     }
 
+    fn take_best(&mut self, other: Self) {
+        self.work += other.work;
+        if other.rank < self.rank {
+            (self.rank, self.solution) = (other.rank, other.solution);
+        }
+    }
+
     /// Puts one big replica elsewhere and lets the others make up for it, again and again until the budget ends.
-    fn kicked(
-        &mut self,
-        problem: &Problem,
-        priced: &PricedStart,
-        seed: u64,
-        budget: &mut dyn Budget,
-        progress: &mut dyn FnMut(&Progress),
-    ) {
+    fn kicked(&mut self, problem: &Problem, priced: &PricedStart, seed: u64, budget: &mut dyn Budget) {
         let kicks = Kicks::new(problem, &priced.prices);
         let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
         let mut walk = self.solution.clone();
@@ -136,18 +165,25 @@ impl Best {
             let seed = seed.wrapping_add(turn);
             let before = self.rank;
             let found = search(problem, from, &priced.prices, course, seed, &mut part);
+            if found.work == 0 {
+                // The replica that was put elsewhere is the only one that may move: nothing can make up for it.
+                return;
+            }
             let (broken, score) = rank(problem, &found.solution);
             if (broken, score) <= (before.0, before.1 * WORSE) {
                 walk.clone_from(&found.solution);
             }
             self.take(problem, found);
-            if self.rank < before {
-                progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(self.rank.1) });
-            }
         }
     }
 }
 
+/// Searches side by side on small worlds.
+const CHAINS: usize = 2;
+/// Which part of a chain's budget each of its first annealings takes.
+const FIRST: f64 = 0.12;
+/// Fewer replicas than this, and integer programs follow where they are wanted.
+const TINY: usize = 1_000;
 /// Fewer replicas than this, and big replicas are put elsewhere one by one.
 const SMALL: usize = 6_000;
 /// How much worse than the best a placement may be from which the next big replica is put elsewhere.
@@ -173,5 +209,9 @@ struct Both<'a> {
 impl Budget for Both<'_> {
     fn spend(&mut self, work: u64) -> f64 {
         self.part.spend(work).max(self.own.spend(work))
+    }
+
+    fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send> {
+        self.part.for_thread(share, threads)
     }
 }

@@ -64,7 +64,7 @@ impl Course {
     /// From anything; what works without prices too.
     pub const HOT: Self = Self { heat: (0.05, 0.001), size: (0.01, 10.0), count: (1.0, 10.0) };
     /// Small worlds: big replicas need much heat, and levels end the finer the fewer replicas there are.
-    pub const SMALL: Self = Self { heat: (0.2, 0.005), size: (0.01, 30.0), count: (1.0, 10.0) };
+    pub const SMALL: Self = Self { heat: (0.1, 0.005), size: (0.01, 30.0), count: (1.0, 10.0) };
     /// After one big replica was put elsewhere: only what makes up for it moves.
     pub const AGAIN: Self = Self { heat: (0.02, 0.005), size: (0.03, 30.0), count: (1.0, 10.0) };
 }
@@ -93,7 +93,9 @@ pub fn search(
     let cold = Schedule { heat: last, size: (size.1, size.1 * 2.0), count: (count.1, count.1) };
     // Never more than the annealing itself took: budgets are small where worlds are huge.
     let few = (problem.replicas() as u64 * 8).min(1 << 22).min(work);
-    work += anneal(&mut state, &all, cold, &mut dice, &mut WorkBudget::new(few));
+    if few > 0 {
+        work += anneal(&mut state, &all, cold, &mut dice, &mut WorkBudget::new(few));
+    }
     Outcome { solution: state.solution(), bound: 0.0, work }
 }
 
