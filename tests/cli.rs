@@ -5,6 +5,8 @@
 
 #[path = "edge/mod.rs"]
 mod edge;
+#[path = "edge/steer_cli.rs"]
+mod steer_cli;
 
 use converthouse::adapters::peers::Error;
 use converthouse::model::control::TableStatus;

@@ -10,6 +10,8 @@ mod edge;
 mod http;
 #[path = "edge/secure.rs"]
 mod secure;
+#[path = "edge/steer.rs"]
+mod steer;
 
 use converthouse::adapters::peers::grpc::{GrpcDaemon, GrpcPeers, INSERT_BYTES_MAX, Options};
 use converthouse::adapters::peers::local::LocalPeers;
@@ -168,12 +170,27 @@ async fn all(daemon: &dyn Daemon) -> Vec<(&'static str, Error)> {
         ("cancel_operation", daemon.cancel_operation(OperationId(1)).await.unwrap_err()),
         ("operations", daemon.operations().await.unwrap_err()),
         ("set_node_state", daemon.set_node_state(node("n1"), NodeState::Draining).await.unwrap_err()),
+        ("make_plan", daemon.make_plan().await.unwrap_err()),
+        ("apply_plan", daemon.apply_plan(steer::apply()).await.unwrap_err()),
+        ("cancel_plan", daemon.cancel_plan().await.unwrap_err()),
+        ("set_balance", daemon.set_balance(steer::set_balance(None)).await.unwrap_err()),
+        ("set_hold", daemon.set_hold(steer::set_hold(None, None)).await.unwrap_err()),
         ("heartbeat", daemon.heartbeat(heartbeat()).await.unwrap_err()),
     ]
 }
 
-const WRITES: [&str; 6] =
-    ["create_table", "drop_table", "insert", "operate", "cancel_operation", "set_node_state"];
+const WRITES: [&str; 10] = [
+    "create_table",
+    "drop_table",
+    "insert",
+    "operate",
+    "cancel_operation",
+    "set_node_state",
+    "apply_plan",
+    "cancel_plan",
+    "set_balance",
+    "set_hold",
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_error_comes_back_as_it_was_from_every_method() {
@@ -188,6 +205,8 @@ async fn every_error_comes_back_as_it_was_from_every_method() {
         Error::NoLeader(text()),
         Error::Unavailable(text()),
         Error::OutcomeUnknown(text()),
+        Error::Held(text()),
+        Error::Stale(text()),
         Error::Internal(String::new()),
     ] {
         edge.daemon.set(Mood::Fails(error.clone()));

@@ -1,5 +1,6 @@
 //! The daemon's own verbs, for gRPC, HTTP and the other daemons: answered here, or passed on to whoever leads.
 
+use super::leader::steer::{Apply, Balance, Brake, CancelPlan, PlanAsked};
 use super::leader::{
     Begin, Cancel, ClusterAsked, Create, Drop, OperationsAsked, SetNodeState, TableAsked, TakeHeartbeat,
     status,
@@ -8,12 +9,16 @@ use super::leadership::Seat;
 use super::mirror::View;
 use super::{Neighbours, insert};
 use crate::adapters::clickhouse::ClickHouse;
+use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
 use crate::adapters::peers::{Daemon, Error, HeartbeatReply};
+use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::ids::Epoch;
 use crate::model::observed::Heartbeat;
+use crate::model::plan::ClusterPlan;
 use crate::model::routes::{self, RouteGroup, TableRoutes};
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use actix::dev::ToEnvelope;
@@ -46,6 +51,8 @@ pub struct LocalDaemon {
     pub kafka: Arc<dyn Kafka>,
     /// Route groups.
     pub groups: Vec<RouteGroup>,
+    /// The wall clock, for what has an end.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Who answers a request for the leader.
@@ -120,7 +127,9 @@ impl Daemon for LocalDaemon {
             Ok(Leading::There(daemon)) => daemon.cluster_status().await,
             // Without a leader this daemon says what it knows by itself: an operator in trouble needs it most.
             Err(Error::NoLeader(_)) => {
-                Ok(status::cluster(&self.cluster, &self.view.read(), &Default::default()))
+                let (view, now_unix_ms) = (self.view.read(), self.clock.unix_ms());
+                let balance = status::balance(&view, None, &Default::default());
+                Ok(status::cluster(&self.cluster, &view, &Default::default(), balance, now_unix_ms))
             }
             Err(error) => Err(error),
         }
@@ -198,6 +207,41 @@ impl Daemon for LocalDaemon {
         match self.leading()? {
             Leading::Here(coordinator) => ask(&coordinator, SetNodeState(node, state)).await?,
             Leading::There(daemon) => daemon.set_node_state(node, state).await,
+        }
+    }
+
+    async fn make_plan(&self) -> Result<ClusterPlan, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, PlanAsked).await?,
+            Leading::There(daemon) => daemon.make_plan().await,
+        }
+    }
+
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Apply(request)).await?,
+            Leading::There(daemon) => daemon.apply_plan(request).await,
+        }
+    }
+
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, CancelPlan).await?,
+            Leading::There(daemon) => daemon.cancel_plan().await,
+        }
+    }
+
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Balance(request)).await?,
+            Leading::There(daemon) => daemon.set_balance(request).await,
+        }
+    }
+
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Brake(request)).await?,
+            Leading::There(daemon) => daemon.set_hold(request).await,
         }
     }
 

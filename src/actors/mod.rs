@@ -30,11 +30,12 @@ use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
 use crate::adapters::metadata::MetaStore;
 use crate::adapters::metadata::keys::Keys;
+use crate::adapters::offload::Offload;
 use crate::adapters::peers::{Daemon, Peers};
 use crate::adapters::routes::RoutesFile;
 use crate::error::Coded as _;
 use crate::model::Node;
-use crate::model::control::BalanceRules;
+use crate::model::balance::BalanceRules;
 use crate::model::routes::RouteGroup;
 use crate::model::table::BatchLimits;
 use crate::model::{ingest, names};
@@ -43,7 +44,7 @@ use actix::prelude::*;
 use agent::Agent;
 use agent::lanes::Lanes;
 use daemon::LocalDaemon;
-use leader::observed::Observed;
+use leader::observed::{Observed, Seen};
 use leader::{Coordinator, Lead};
 use leadership::{Candidate, Leadership, Resign, Seat};
 use mirror::{Mirror, Observe, View};
@@ -159,6 +160,8 @@ pub struct World {
     pub peers: Arc<dyn Peers>,
     /// Time and random numbers.
     pub clock: Arc<dyn Clock>,
+    /// Where long computations run.
+    pub solver: Arc<dyn Offload>,
     /// Counters.
     pub metrics: Metrics,
     /// Servers; one in cluster mode, several in standalone mode.
@@ -243,6 +246,7 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
         clickhouse: first.clickhouse.clone(),
         kafka: world.kafka.clone(),
         groups: world.groups.clone(),
+        clock: world.clock.clone(),
     });
     // Set once, here.
     let _ = neighbours.own.set(daemon.clone());
@@ -319,6 +323,8 @@ fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership
             topic_replication: world.options.topic_replication,
             rules: world.options.rules,
             balance: world.options.balance,
+            solver: world.solver.clone(),
+            seen: Seen::default(),
         };
         Coordinator::new(lead).start()
     })

@@ -227,6 +227,54 @@ impl Control for Service {
         Ok(Response::new(wire::SetNodeStateResponse { node: Some(convert::node_to_wire(node)) }))
     }
 
+    async fn make_plan(
+        &self,
+        _: Request<wire::MakePlanRequest>,
+    ) -> Result<Response<wire::MakePlanResponse>, Status> {
+        let daemon = self.daemon.clone();
+        let plan = run(async move { daemon.make_plan().await }).await?;
+        Ok(Response::new(wire::MakePlanResponse { plan: Some(convert::plan_to_wire(plan)) }))
+    }
+
+    async fn apply_plan(
+        &self,
+        request: Request<wire::ApplyPlanRequest>,
+    ) -> Result<Response<wire::ApplyPlanResponse>, Status> {
+        let request = convert::apply_from_wire(request.get_ref()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let begun = run(async move { daemon.apply_plan(request).await }).await?;
+        Ok(Response::new(wire::ApplyPlanResponse { run: Some(convert::run_to_wire(begun)) }))
+    }
+
+    async fn cancel_plan(
+        &self,
+        _: Request<wire::CancelPlanRequest>,
+    ) -> Result<Response<wire::CancelPlanResponse>, Status> {
+        let daemon = self.daemon.clone();
+        let ended = run(async move { daemon.cancel_plan().await }).await?;
+        Ok(Response::new(wire::CancelPlanResponse { run: Some(convert::run_to_wire(ended)) }))
+    }
+
+    async fn set_balance(
+        &self,
+        request: Request<wire::SetBalanceRequest>,
+    ) -> Result<Response<wire::SetBalanceResponse>, Status> {
+        let request = convert::set_balance_from_wire(request.into_inner()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let balance = run(async move { daemon.set_balance(request).await }).await?;
+        Ok(Response::new(wire::SetBalanceResponse { balance: Some(convert::balance_to_wire(balance)) }))
+    }
+
+    async fn set_hold(
+        &self,
+        request: Request<wire::SetHoldRequest>,
+    ) -> Result<Response<wire::SetHoldResponse>, Status> {
+        let request = convert::set_hold_from_wire(request.into_inner()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let holds = run(async move { daemon.set_hold(request).await }).await?;
+        Ok(Response::new(wire::SetHoldResponse { holds: convert::holds_to_wire(holds) }))
+    }
+
     async fn insert(
         &self,
         request: Request<wire::InsertRequest>,

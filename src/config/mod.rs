@@ -12,7 +12,7 @@ pub mod units;
 use crate::adapters::peers::Tls;
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::NodeId;
-use crate::model::control::BalanceRules;
+use crate::model::balance::BalanceRules;
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::routes::RouteGroup;
 use crate::telemetry::LogOptions;

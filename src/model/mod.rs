@@ -3,7 +3,9 @@
 //! Desired state ([`table`], [`node`]), observed state ([`observed`]) and in-flight work ([`operation`]) are
 //! three families of types with three owners; a decision sees all three, none is stored in another.
 
+pub mod balance;
 pub mod control;
+pub mod hold;
 pub mod ids;
 pub mod ingest;
 pub mod invariants;
@@ -11,6 +13,7 @@ pub mod names;
 pub mod node;
 pub mod observed;
 pub mod operation;
+pub mod plan;
 pub mod range;
 pub mod routes;
 pub mod table;

@@ -3,16 +3,21 @@
 // Each test binary uses its own half of this; clippy knows tests only by `#[test]`.
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
+pub mod samples;
+
 use async_trait::async_trait;
 use converthouse::adapters::peers::{Daemon, Error, HeartbeatReply, Tls};
 use converthouse::api;
+use converthouse::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, RunState, SetBalance};
 use converthouse::model::control::{
     ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, Operate, OperationStatus,
     ReplicaStatus, ShardStatus, TableStatus,
 };
+use converthouse::model::hold::{HoldStatus, SetHold};
 use converthouse::model::node::{ClickHouseEndpoint, Secret};
 use converthouse::model::observed::{Heartbeat, Stall};
 use converthouse::model::operation::{Kind, Operation, State};
+use converthouse::model::plan::ClusterPlan;
 use converthouse::model::routes::{RouteReplica, RouteShard, TableRoutes};
 use converthouse::model::table::{MessageFormat, ShardState};
 use converthouse::model::{
@@ -42,6 +47,11 @@ pub enum Asked {
     Cancel(OperationId),
     Operations,
     NodeState(NodeId, NodeState),
+    MakePlan,
+    ApplyPlan(Box<ApplyPlan>),
+    CancelPlan,
+    Balance(SetBalance),
+    Hold(SetHold),
 }
 
 /// How it answers.
@@ -162,6 +172,31 @@ impl Daemon for Fake {
         Ok(NodeStatus { id: node, state, ..first })
     }
 
+    async fn make_plan(&self) -> Result<ClusterPlan, Error> {
+        self.note(Asked::MakePlan).await?;
+        Ok(samples::plan())
+    }
+
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
+        self.note(Asked::ApplyPlan(Box::new(request))).await?;
+        Ok(samples::run(RunState::Running))
+    }
+
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error> {
+        self.note(Asked::CancelPlan).await?;
+        Ok(samples::run(RunState::Cancelled))
+    }
+
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error> {
+        self.note(Asked::Balance(request)).await?;
+        Ok(samples::balance())
+    }
+
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error> {
+        self.note(Asked::Hold(request)).await?;
+        Ok(samples::holds())
+    }
+
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         self.note(Asked::Heartbeat(heartbeat)).await?;
         Ok(HeartbeatReply { term: Term(42) })
@@ -258,6 +293,7 @@ pub fn table() -> TableStatus {
         usable: true,
         complete: false,
         waiting_for: vec!["s0 on n2: its node is gone".into()],
+        holds: samples::holds(),
     }
 }
 
@@ -288,6 +324,8 @@ pub fn cluster() -> ClusterStatus {
         tables: vec![table()],
         healthy: false,
         problems: vec!["n2 is gone".into()],
+        balance: samples::balance(),
+        holds: samples::holds(),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod observed;
 pub mod operations;
 pub mod remove;
 pub mod status;
+pub mod steer;
 
 use super::balance::Balancer;
 use super::mirror::{View, ViewChanged};
@@ -19,15 +20,17 @@ use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{self, Compare, MetaStore, Write};
+use crate::adapters::offload::Offload;
 use crate::adapters::peers::{Error, HeartbeatReply};
+use crate::model::balance::BalanceRules;
 use crate::model::control::{
-    BalanceRules, ClusterStatus, CreateTable, DropTable, NodeStatus, Operate, OperationStatus, TableStatus,
+    ClusterStatus, CreateTable, DropTable, NodeStatus, Operate, OperationStatus, TableStatus,
 };
 use crate::model::observed::Heartbeat;
 use crate::model::{NodeId, NodeState, OperationId, TableId, TableName, Term};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
-use observed::Observed;
+use observed::{Observed, Seen};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -62,6 +65,10 @@ pub struct Lead {
     pub rules: Rules,
     /// The balancer's.
     pub balance: BalanceRules,
+    /// Where plans are looked for.
+    pub solver: Arc<dyn Offload>,
+    /// How balancing stands.
+    pub seen: Seen,
 }
 
 impl Lead {
@@ -292,7 +299,7 @@ impl Handler<OperationsAsked> for Coordinator {
     type Result = MessageResult<OperationsAsked>;
     fn handle(&mut self, _: OperationsAsked, _: &mut Context<Self>) -> Self::Result {
         let (view, reports) = (self.lead.view.read(), self.lead.observed.read());
-        MessageResult(super::table::progress(&view, &reports, &self.lead.rules, self.lead.clock.now_ms()))
+        MessageResult(super::table::progress(&view, &reports, &self.lead.rules, self.lead.clock.as_ref()))
     }
 }
 
@@ -306,7 +313,7 @@ impl Handler<TableAsked> for Coordinator {
     fn handle(&mut self, TableAsked(name): TableAsked, _: &mut Context<Self>) -> Self::Result {
         let view = self.lead.view.read();
         let reports = self.lead.observed.read();
-        status::named(&view, &reports, &name)
+        status::named(&view, &reports, &name, self.lead.clock.unix_ms())
     }
 }
 
@@ -320,6 +327,8 @@ impl Handler<ClusterAsked> for Coordinator {
     fn handle(&mut self, _: ClusterAsked, _: &mut Context<Self>) -> Self::Result {
         let view = self.lead.view.read();
         let reports = self.lead.observed.read();
-        MessageResult(status::cluster(&self.lead.cluster, &view, &reports))
+        let balance = status::balance(&view, Some(self.lead.balance.mode), &self.lead.seen.get());
+        let now_unix_ms = self.lead.clock.unix_ms();
+        MessageResult(status::cluster(&self.lead.cluster, &view, &reports, balance, now_unix_ms))
     }
 }

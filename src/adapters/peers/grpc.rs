@@ -6,9 +6,12 @@
 
 use super::status::{Effect, from_status};
 use super::{Daemon, Error, HeartbeatReply, Peers, Tls, convert};
+use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
+use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
 use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use crate::wire;
@@ -174,6 +177,10 @@ fn operations(answer: Vec<wire::OperationStatus>) -> Result<Vec<OperationStatus>
     read.map_err(convert::Malformed::into_answer_error)
 }
 
+fn run(answer: Option<wire::PlanRunStatus>) -> Result<PlanRunStatus, Error> {
+    convert::run_from_wire(&present(answer, "run")?).map_err(convert::Malformed::into_answer_error)
+}
+
 fn routes(answer: Option<wire::Routes>) -> Result<TableRoutes, Error> {
     convert::routes_from_wire(&present(answer, "routes")?).map_err(convert::Malformed::into_answer_error)
 }
@@ -257,6 +264,35 @@ impl Daemon for GrpcDaemon {
         let request = wire::SetNodeStateRequest { node: node.into(), state };
         let answer = present(self.write(client.set_node_state(request)).await?.node, "node")?;
         convert::node_from_wire(&answer).map_err(convert::Malformed::into_answer_error)
+    }
+
+    async fn make_plan(&self) -> Result<ClusterPlan, Error> {
+        let mut client = self.control()?;
+        let plan = self.read(client.make_plan(wire::MakePlanRequest {})).await?.plan;
+        convert::plan_from_wire(&present(plan, "plan")?).map_err(convert::Malformed::into_answer_error)
+    }
+
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
+        let mut client = self.control()?;
+        run(self.write(client.apply_plan(convert::apply_to_wire(request))).await?.run)
+    }
+
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error> {
+        let mut client = self.control()?;
+        run(self.write(client.cancel_plan(wire::CancelPlanRequest {})).await?.run)
+    }
+
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error> {
+        let mut client = self.control()?;
+        let answer = self.write(client.set_balance(convert::set_balance_to_wire(request))).await?;
+        let balance = present(answer.balance, "balance")?;
+        convert::balance_from_wire(&balance).map_err(convert::Malformed::into_answer_error)
+    }
+
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error> {
+        let mut client = self.control()?;
+        let answer = self.write(client.set_hold(convert::set_hold_to_wire(request))).await?;
+        convert::holds_from_wire(&answer.holds).map_err(convert::Malformed::into_answer_error)
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {

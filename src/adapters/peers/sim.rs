@@ -5,9 +5,12 @@
 
 use super::{Daemon, Error, HeartbeatReply, Peers};
 use crate::adapters::faults::{Call, Line, Trouble};
+use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
+use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use async_trait::async_trait;
@@ -230,6 +233,41 @@ impl Daemon for SimPeer {
             Box::pin(async move { daemon.set_node_state(node, state).await })
         };
         self.call(changes("set_node_state"), work).await
+    }
+
+    async fn make_plan(&self) -> Result<ClusterPlan, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.make_plan().await })
+        };
+        self.call(asks("make_plan"), work).await
+    }
+
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.apply_plan(request).await })
+        };
+        self.call(changes("apply_plan"), work).await
+    }
+
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.cancel_plan().await })
+        };
+        self.call(changes("cancel_plan"), work).await
+    }
+
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.set_balance(request).await })
+        };
+        self.call(changes("set_balance"), work).await
+    }
+
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.set_hold(request).await })
+        };
+        self.call(changes("set_hold"), work).await
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
