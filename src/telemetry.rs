@@ -3,6 +3,10 @@
 //! The registry is made here and passed on; nothing is global but the process's one log subscriber, which
 //! `main` sets. Metric names are `converthouse_<part>_<noun>_<unit>[_total]`, listed in `docs/metrics.md`.
 
+mod elastic;
+
+pub use elastic::Elastic;
+
 use crate::model::invariants::Invariant;
 use prometheus::core::Collector;
 use prometheus::{
@@ -82,8 +86,8 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// Shards led by this daemon's nodes.
     pub shard_leaders: IntGauge,
-    /// Moves that the leader's newest plan still has.
-    pub planned_moves: IntGauge,
+    /// What the leader plans and carries out.
+    pub elastic: Elastic,
 }
 
 const INSERT_BUCKETS_S: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -170,10 +174,7 @@ impl Metrics {
             insert_seconds: Histogram::with_opts(insert_seconds).expect("the buckets rise"),
             leader: gauge("converthouse_leader", "1 on the daemon that leads the cluster"),
             shard_leaders: gauge("converthouse_shard_leaders", "Shards led by this daemon's nodes"),
-            planned_moves: gauge(
-                "converthouse_planned_moves",
-                "Moves that the leader's newest plan still has",
-            ),
+            elastic: Elastic::new(),
         };
         metrics.register();
         metrics
@@ -200,9 +201,8 @@ impl Metrics {
             Box::new(self.shard_leaders.clone()),
             Box::new(self.epoch_lag.clone()),
             Box::new(self.replication_spread_messages.clone()),
-            Box::new(self.planned_moves.clone()),
         ];
-        for collector in all {
+        for collector in all.into_iter().chain(self.elastic.collectors()) {
             self.registry.register(collector).expect("every name is there once");
         }
     }
@@ -320,6 +320,7 @@ impl Metrics {
     pub fn forget_heartbeats(&self) {
         self.heartbeat_age_seconds.reset();
         self.replication_spread_messages.reset();
+        self.elastic.forget();
     }
 }
 
@@ -332,6 +333,8 @@ impl Default for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ShardId;
+    use crate::model::operation::{Kind, State};
 
     fn text(metrics: &Metrics) -> String {
         prometheus::TextEncoder::new().encode_to_string(&metrics.registry().gather()).unwrap()
@@ -378,8 +381,11 @@ mod tests {
         metrics.heartbeat_age("n1", 250);
         metrics.metadata_errors(crate::error::Code(301));
         metrics.clickhouse_up("n1");
+        metrics.elastic.forget();
+        let lead = Kind::Lead { shard: ShardId(1), to: "n1".parse().unwrap() };
+        metrics.elastic.operation_ended(&lead, State::Done, 1_500);
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 18, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 29, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod create;
 mod demo;
+mod drain;
 mod failure;
 mod hold;
 mod insert;

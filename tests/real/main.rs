@@ -23,4 +23,5 @@ mod provisioned;
 mod refusals;
 mod seeding;
 mod stalls;
+mod steering;
 mod support;

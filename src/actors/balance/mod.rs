@@ -205,13 +205,19 @@ impl Balancer {
         let (rules, solver) = (self.lead.balance, self.lead.solver.clone());
         let (snapshot, purpose) = (task.snapshot.clone(), task.purpose.clone());
         let deadline = Duration::from_millis(rules.solve_deadline_ms.max(1));
+        let looked = self.lead.metrics.elastic.plan_seconds.clone();
+        let clock = self.lead.clock.clone();
         let work = async move {
+            let began_ms = clock.now_ms();
             let found = offload::answer(solver.as_ref(), move || match &purpose {
                 Purpose::Pursue(towards) => pursue::way(&snapshot, towards, &rules),
                 Purpose::Balance(towards) => Some(course::solve(&snapshot, towards, &rules)),
                 Purpose::Advise(_) => Some(course::solve(&snapshot, &Towards::new(), &rules)),
             });
-            tokio::time::timeout(deadline, found).await
+            let found = tokio::time::timeout(deadline, found).await;
+            #[expect(clippy::cast_precision_loss, reason = "the deadline comes first")]
+            looked.observe(clock.now_ms().saturating_sub(began_ms) as f64 / 1_000.0);
+            found
         };
         self.then(ctx, work, move |actor, found, ctx| match found {
             Ok(Ok(proposal)) => actor.found(&task, proposal, ctx),

@@ -4,6 +4,7 @@ use super::decide::{self, Sight, blind};
 use super::fixture::{Cluster, NOW, RULES, id, kinds};
 use super::forecast::{Ahead, Forecast};
 use super::pursue::{self, Next};
+use crate::actors::leader::gauges::{Counts, counts};
 use crate::model::balance::{BalanceRules, Cut, PlanRun, RunState, Target};
 use crate::model::hold::{Brake, Scope};
 use crate::model::ids::{NodeId, ShardId, TableId};
@@ -266,4 +267,19 @@ fn the_world_is_another_when_a_shard_or_node_changes_and_the_same_when_bytes_do(
         "the cluster is paused (audit)",
     ];
     assert_eq!(changes, expected);
+}
+
+#[test]
+fn what_is_lacking_and_left_is_counted() {
+    let mut cluster = Cluster::new(3).table(8, 4, 2, |_| 100);
+    let count = |cluster: &Cluster| counts(&cluster.view, &cluster.heartbeats(), NOW);
+    assert_eq!(count(&cluster), Counts::default());
+    cluster.operation(Kind::Move { shard: ShardId(0), from: id("n1"), to: id("n3") });
+    cluster.operation(Kind::Lead { shard: ShardId(1), to: id("n3") });
+    let table = cluster.of();
+    cluster.hold(Scope::Shard(table, ShardId(2)), Brake::Pause, NOW + 1);
+    // n2 holds s0, s1 and s3's copies and leads s1.
+    cluster.view.live.remove(&id("n2"));
+    let expected = Counts { under_replicated: 3, leaderless: 1, held: 1, moves_open: 2, bytes_open: 200 };
+    assert_eq!(count(&cluster), expected);
 }

@@ -4,6 +4,7 @@
 //! takes control requests. Decisions are in `table::decide` and `placement`; every write carries the term's fence.
 
 pub mod create;
+pub mod gauges;
 pub mod observed;
 pub mod operations;
 pub mod remove;
@@ -137,17 +138,6 @@ impl Coordinator {
         }
     }
 
-    /// How far replicas of each table are apart.
-    fn gauge(&self) {
-        let view = self.lead.view.read();
-        let reports = self.lead.observed.read();
-        for (id, table) in &view.tables {
-            let spread = view.shards_of(*id).filter_map(|shard| status::spread(&view, &reports, shard)).max();
-            let gauge = self.lead.metrics.replication_spread(&table.record.name.to_string());
-            gauge.set(spread.map_or(0, |spread| i64::try_from(spread).unwrap_or(i64::MAX)));
-        }
-    }
-
     /// What a daemon's former run reported says nothing of what its node holds now.
     fn forget_former_runs(&self) {
         let view = self.lead.view.read();
@@ -159,7 +149,7 @@ impl Coordinator {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.reconcile();
-        self.gauge();
+        gauges::show(&self.lead);
         self.tables.values().for_each(|table| table.do_send(Review));
         ctx.run_later(std::time::Duration::from_secs(1), |coordinator, ctx| coordinator.tick(ctx));
     }
