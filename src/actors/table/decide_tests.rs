@@ -281,8 +281,10 @@ fn a_shard_short_of_replicas_gets_one_when_a_node_is_there_for_it() {
     let table = table(TableState::Active, 3, 1);
     let now = shard(&[("n1", Ready)], Some("n1"));
     assert_eq!(step(&table, &[&now], &world(&[("n1", true, Some(0))]), 0), None);
-    let two = world(&[("n1", true, Some(0)), ("n2", true, None)]);
+    let mut two = world(&[("n1", true, Some(0)), ("n2", true, None)]);
     assert_eq!(step(&table, &[&now], &two, 0), Some(Step::AddReplicas(vec![ShardId(0)])));
+    two.frozen.insert(ShardId(0), "frozen: audit".into());
+    assert_eq!(step(&table, &[&now], &two, 0), None, "not while it is frozen");
 }
 
 #[test]
