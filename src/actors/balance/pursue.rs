@@ -8,7 +8,7 @@ use crate::model::balance::{BalanceRules, Cut, PlanRun, PlanRunStatus, RunState,
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::table::{Shard, ShardState};
 use crate::model::view::ClusterView;
-use crate::placement::{Policy, Proposal, Snapshot, toward};
+use crate::placement::{Move, Policy, Proposal, Snapshot, toward};
 use std::collections::BTreeMap;
 
 /// Splits begun in one round at most.
@@ -106,9 +106,24 @@ fn reached(shard: &Shard, target: &Target) -> bool {
     shard.state != ShardState::Serving || same && leads && shard.moving().is_none()
 }
 
-/// The way to the targets; `None` if it is barred: a rule would be broken.
+/// The way to the targets; `None` if it is barred: a rule would be broken, or has to be mended elsewhere first.
 pub fn way(snapshot: &Snapshot, towards: &Towards, rules: &BalanceRules) -> Option<Proposal> {
-    toward(snapshot, &Policy::default(), &decide::limits(snapshot, rules), towards)
+    let found = toward(snapshot, &Policy::default(), &decide::limits(snapshot, rules), towards);
+    found.filter(|proposal| keeps(proposal, towards))
+}
+
+/// Whether a proposal does what is aimed at and nothing else. Placement mends broken rules on the way: what it mends
+/// is not the plan.
+fn keeps(proposal: &Proposal, towards: &Towards) -> bool {
+    let verdict = &proposal.verdict;
+    let besides = |m: &Move| !m.add.is_empty() && !towards.contains_key(&(m.table, m.shard));
+    let leads_there = |(key, nodes): (&(TableId, ShardId), &Vec<NodeId>)| {
+        let placed = verdict.placement.get(key);
+        placed.is_none_or(|placed| {
+            placed.first() == nodes.first() && placed.iter().all(|node| nodes.contains(node))
+        })
+    };
+    !verdict.moves.iter().any(besides) && towards.iter().all(leads_there)
 }
 
 /// What a way that is barred means for the plan: what is under way or held may open it again, else it is given up.

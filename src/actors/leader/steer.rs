@@ -15,7 +15,7 @@ use crate::model::hold::{Hold, HoldStatus, Scope, SetHold};
 use crate::model::plan::{ClusterPlan, PlannedMove, VERSION, World};
 use crate::model::table::ShardState;
 use crate::model::view::ClusterView;
-use crate::placement::{Policy, Proposal, Snapshot, plan};
+use crate::placement::{Policy, Snapshot, plan};
 use actix::prelude::*;
 use pursue::Towards;
 use std::time::Duration;
@@ -199,23 +199,13 @@ fn targets(plan: &ClusterPlan, snapshot: &Snapshot) -> Result<Vec<Target>, Error
     plan.moves.iter().map(target).collect()
 }
 
-/// A rule that was repaired on the way: then what comes out is not the plan.
-fn strays(proposal: &Proposal, towards: &Towards) -> Option<String> {
-    towards.iter().find_map(|((table, shard), nodes)| {
-        let placed = proposal.verdict.placement.get(&(*table, *shard))?;
-        let same = placed.first() == nodes.first() && placed.iter().all(|node| nodes.contains(node));
-        (!same).then(|| format!("shard {shard} of {}", table.short()))
-    })
-}
-
 async fn apply(lead: Lead, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
     let Fitting { mut run, snapshot, towards } = fit(&lead, &request.plan)?;
     if !towards.is_empty() {
-        let (rules, aims) = (lead.balance, towards.clone());
-        let way = solve(&lead, move || pursue::way(&snapshot, &aims, &rules)).await?;
-        let stray = way.as_ref().map_or(Some("a shard".to_owned()), |proposal| strays(proposal, &towards));
-        if let Some(shard) = stray {
-            return Err(Error::Refused(format!("the plan would break a placement rule now, for {shard}")));
+        let rules = lead.balance;
+        let way = solve(&lead, move || pursue::way(&snapshot, &towards, &rules)).await?;
+        if way.is_none() {
+            return Err(Error::Refused("the plan would break a placement rule now".to_owned()));
         }
     }
     if request.plan.is_empty() {
