@@ -18,10 +18,10 @@ fn setup(mode: BalanceMode) -> Setup {
 }
 
 /// Three nodes with rows, and a fourth that has joined and reports.
-async fn joined(cluster: &Cluster) -> Result<NodeId, Failure> {
+async fn joined(cluster: &Cluster, shards: u32) -> Result<NodeId, Failure> {
     cluster.start().await?;
     cluster.start_readers(4);
-    let table = NewTable { shards: 4, partitions: 32, ..NewTable::named("t") };
+    let table = NewTable { shards, partitions: 32, ..NewTable::named("t") };
     let table = cluster.create_table(&table).await?;
     cluster.produce_everywhere(&table, 200);
     cluster.until_nothing_lacks(60_000).await?;
@@ -59,7 +59,7 @@ fn empty(cluster: &Cluster, node: &NodeId) -> bool {
 #[test]
 fn an_applied_plan_splits_and_moves_as_shown_though_its_leader_dies_and_balancing_is_off() {
     let run = simulation::run(&setup(BalanceMode::Off), async |cluster: &Cluster| {
-        let node = joined(cluster).await?;
+        let node = joined(cluster, 4).await?;
         cluster.advance(60_000).await?;
         assert!(empty(cluster, &node) && placed(cluster).len() == 4, "nothing happens by itself");
         let shown = plan(cluster).await?;
@@ -99,7 +99,7 @@ fn an_applied_plan_splits_and_moves_as_shown_though_its_leader_dies_and_balancin
 #[test]
 fn a_freeze_holds_everything_and_ends_by_itself() {
     let run = simulation::run(&setup(BalanceMode::Off), async |cluster: &Cluster| {
-        let node = joined(cluster).await?;
+        let node = joined(cluster, 4).await?;
         hold(cluster, Brake::Freeze, 200_000).await?;
         let on = |daemon: Arc<dyn Daemon>| async move {
             daemon.set_balance(SetBalance { mode: Some(BalanceMode::On), reason: "test".into() }).await
@@ -118,7 +118,7 @@ fn a_freeze_holds_everything_and_ends_by_itself() {
 #[test]
 fn advice_is_shown_and_not_followed() {
     let run = simulation::run(&setup(BalanceMode::Advisory), async |cluster: &Cluster| {
-        let node = joined(cluster).await?;
+        let node = joined(cluster, 4).await?;
         cluster.advance(60_000).await?;
         assert!(empty(cluster, &node), "nothing moves");
         let planned = cluster.status().await?.balance.planned.expect("there is advice");
@@ -135,11 +135,29 @@ fn advice_is_shown_and_not_followed() {
 }
 
 #[test]
+fn advice_is_followed_once_balancing_is_on() {
+    let run = simulation::run(&setup(BalanceMode::Advisory), async |cluster: &Cluster| {
+        // Shards enough: what is advised is moves alone.
+        let node = joined(cluster, 8).await?;
+        cluster.advance(60_000).await?;
+        let planned = cluster.status().await?.balance.planned.expect("there is advice");
+        assert!(planned.splits == 0 && planned.moves > 0 && empty(cluster, &node), "{planned:?}");
+        let on = |daemon: Arc<dyn Daemon>| async move {
+            daemon.set_balance(SetBalance { mode: Some(BalanceMode::On), reason: "test".into() }).await
+        };
+        cluster.ask("balance", on).await?;
+        cluster.until("shards to come", 120_000, |c| !empty(c, &node)).await?;
+        cluster.heal(300_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
 fn a_plan_whose_node_dies_is_given_up_with_the_reason() {
     let mut setup = setup(BalanceMode::Off);
     setup.options.rules.down_after_ms = 60_000;
     let run = simulation::run(&setup, async |cluster: &Cluster| {
-        let node = joined(cluster).await?;
+        let node = joined(cluster, 4).await?;
         let shown = plan(cluster).await?;
         let refused = cluster.ask("cancel", |daemon| async move {
             match daemon.cancel_plan().await {

@@ -35,8 +35,8 @@ use std::time::Duration;
 pub struct Balancer {
     lead: Lead,
     busy: bool,
-    /// What was planned on last, and there was nothing to begin.
-    even: Option<Snapshot>,
+    /// What was planned on last, and in which mode, if nothing was to be begun.
+    even: Option<(BalanceMode, Snapshot)>,
     /// Where the plan that is being carried out leads.
     course: Course,
 }
@@ -181,7 +181,9 @@ impl Balancer {
                 (ahead.snapshot(sight), Purpose::Advise(ahead.cuts.len()))
             }
         };
-        if self.even.as_ref() == Some(&decide::rough(&snapshot)) {
+        let even =
+            |(then, rough): &(BalanceMode, Snapshot)| *then == mode && *rough == decide::rough(&snapshot);
+        if self.even.as_ref().is_some_and(even) {
             return Look::Rest;
         }
         Look::Solve(Box::new(Task { snapshot, purpose }))
@@ -242,7 +244,7 @@ impl Balancer {
             self.show(forecast::size(splits, &proposal), matches!(task.purpose, Purpose::Advise(_)));
             let (who, wanted) = match task.purpose {
                 Purpose::Advise(_) => {
-                    self.even = Some(decide::rough(&task.snapshot));
+                    self.even = Some((BalanceMode::Advisory, decide::rough(&task.snapshot)));
                     return Look::Rest;
                 }
                 Purpose::Balance(_) => ("balance", !run && mode(&lead, sight.view) == BalanceMode::On),
@@ -256,7 +258,8 @@ impl Balancer {
             if balance {
                 self.course.keep(&task.snapshot, &proposal);
             }
-            self.even = (begun.is_empty() && balance).then(|| decide::rough(&task.snapshot));
+            let even = begun.is_empty() && balance;
+            self.even = even.then(|| (BalanceMode::On, decide::rough(&task.snapshot)));
             if begun.is_empty() { Look::Rest } else { Look::Begin(begun) }
         });
         self.act(next, ctx);
