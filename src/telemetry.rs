@@ -68,6 +68,7 @@ pub struct Metrics {
     ingest_lag_messages: IntGaugeVec,
     dead_letters_total: IntCounterVec,
     copied_rows_total: IntCounterVec,
+    copied_bytes_total: IntCounterVec,
     offset_gaps_total: IntCounterVec,
     replicas: IntGaugeVec,
     invariant_violations_total: IntCounterVec,
@@ -137,6 +138,11 @@ impl Metrics {
                 "converthouse_copied_rows_total",
                 "Rows copied to this daemon's nodes from other nodes",
             ),
+            copied_bytes_total: counters(
+                "converthouse_copied_bytes_total",
+                "Bytes copied to this daemon's nodes from other nodes, by parts or by a select",
+                "by",
+            ),
             invariant_violations_total: counters(
                 "converthouse_invariant_violations_total",
                 "Broken invariants; any is a bug",
@@ -189,6 +195,7 @@ impl Metrics {
             Box::new(self.ingest_lag_messages.clone()),
             Box::new(self.dead_letters_total.clone()),
             Box::new(self.copied_rows_total.clone()),
+            Box::new(self.copied_bytes_total.clone()),
             Box::new(self.offset_gaps_total.clone()),
             Box::new(self.replicas.clone()),
             Box::new(self.invariant_violations_total.clone()),
@@ -267,6 +274,11 @@ impl Metrics {
     /// Counter of a table's rows copied from other nodes.
     pub fn copied_rows(&self, table: &str) -> IntCounter {
         self.copied_rows_total.with_label_values(&[self.label(table)])
+    }
+
+    /// Bytes copied from other nodes, by `parts` or by `select`.
+    pub fn copied_bytes(&self, by: &str) -> IntCounter {
+        self.copied_bytes_total.with_label_values(&[by])
     }
 
     /// Counter of an invariant's violations.
@@ -371,6 +383,7 @@ mod tests {
         metrics.replication_spread("t");
         metrics.epoch_lag("n1");
         metrics.copied_rows("t");
+        metrics.copied_bytes("parts");
         metrics.dead_letters("t");
         metrics.offset_gaps("t");
         metrics.replicas("n1", "ready");

@@ -6,20 +6,24 @@ use super::leader::{
 };
 use super::leadership::Seat;
 use super::mirror::View;
+use super::throttle::Throttle;
 use super::{Neighbours, insert};
-use crate::adapters::clickhouse::ClickHouse;
+use crate::adapters::clickhouse::{self, ClickHouse};
 use crate::adapters::kafka::Kafka;
-use crate::adapters::peers::{Daemon, Error, HeartbeatReply};
+use crate::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream};
+use crate::error::Coded as _;
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::ids::Epoch;
 use crate::model::observed::Heartbeat;
+use crate::model::parts::{Piece, WantedParts};
 use crate::model::routes::{self, RouteGroup, TableRoutes};
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +50,16 @@ pub struct LocalDaemon {
     pub kafka: Arc<dyn Kafka>,
     /// Route groups.
     pub groups: Vec<RouteGroup>,
+    /// The nodes of this daemon.
+    pub nodes: BTreeMap<NodeId, Beside>,
+}
+
+/// A server beside the daemon, as other daemons may use it.
+pub struct Beside {
+    /// The server.
+    pub clickhouse: Arc<dyn ClickHouse>,
+    /// The pace of what is copied from it.
+    pub sends: Throttle,
 }
 
 /// Who answers a request for the leader.
@@ -205,5 +219,37 @@ impl Daemon for LocalDaemon {
         let coordinator =
             self.seat.get().ok_or_else(|| Error::NoLeader("this daemon does not lead".into()))?;
         ask(&coordinator, TakeHeartbeat(heartbeat)).await?
+    }
+
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
+        let here =
+            self.nodes.get(&node).ok_or_else(|| Error::NotFound(format!("node {node} at {}", self.url)))?;
+        let pieces = match here.clickhouse.send_partition(wanted).await {
+            Ok(pieces) => pieces,
+            Err(clickhouse::Error::NotByParts(reason)) => {
+                return Ok(stream::iter([Ok(Piece::Declined(reason))]).boxed());
+            }
+            Err(error) => return Err(of_server(&error)),
+        };
+        let sends = here.sends.clone();
+        let paced = move |piece: Result<Piece, clickhouse::Error>| {
+            let sends = sends.clone();
+            async move {
+                if let Ok(Piece::Data(content)) = &piece {
+                    sends.take(content.len() as u64).await;
+                }
+                piece.map_err(|error| of_server(&error))
+            }
+        };
+        Ok(pieces.then(paced).boxed())
+    }
+}
+
+/// An error of the server beside the daemon, as another daemon is told it.
+fn of_server(error: &clickhouse::Error) -> Error {
+    match error {
+        clickhouse::Error::Missing(name) => Error::NotFound(name.clone()),
+        clickhouse::Error::Mutating(_) => Error::Refused(error.told()),
+        _ => Error::Unavailable(error.told()),
     }
 }

@@ -11,6 +11,7 @@ pub mod names;
 pub mod node;
 pub mod observed;
 pub mod operation;
+pub mod parts;
 pub mod range;
 pub mod routes;
 pub mod table;

@@ -4,7 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use async_trait::async_trait;
-use converthouse::adapters::peers::{Daemon, Error, HeartbeatReply, Tls};
+use converthouse::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream, Tls};
 use converthouse::api;
 use converthouse::model::control::{
     ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, Operate, OperationStatus,
@@ -13,6 +13,7 @@ use converthouse::model::control::{
 use converthouse::model::node::{ClickHouseEndpoint, Secret};
 use converthouse::model::observed::{Heartbeat, Stall};
 use converthouse::model::operation::{Kind, Operation, State};
+use converthouse::model::parts::{FileSize, PartFiles, Piece, WantedParts};
 use converthouse::model::routes::{RouteReplica, RouteShard, TableRoutes};
 use converthouse::model::table::{MessageFormat, ShardState};
 use converthouse::model::{
@@ -42,6 +43,7 @@ pub enum Asked {
     Cancel(OperationId),
     Operations,
     NodeState(NodeId, NodeState),
+    Parts(NodeId, WantedParts),
 }
 
 /// How it answers.
@@ -96,6 +98,14 @@ impl Fake {
     pub fn last(&self) -> Asked {
         self.asked.lock().unwrap().last().cloned().expect("something was asked")
     }
+}
+
+/// What it sends of any partition.
+pub fn pieces() -> Vec<Piece> {
+    let files = vec![FileSize { name: "a.bin".into(), bytes: 3 }];
+    let part = PartFiles { name: "1_1_1_0".into(), rows: 1, files };
+    let content = bytes::Bytes::from_static(b"abc");
+    vec![Piece::Begin(vec![part]), Piece::Data(content), Piece::End { checksum: 7, held: false }]
 }
 
 #[async_trait]
@@ -160,6 +170,11 @@ impl Daemon for Fake {
         self.note(Asked::NodeState(node.clone(), state)).await?;
         let first = cluster().nodes.remove(0);
         Ok(NodeStatus { id: node, state, ..first })
+    }
+
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
+        self.note(Asked::Parts(node, wanted)).await?;
+        Ok(futures::stream::iter(pieces().into_iter().map(Ok)).boxed())
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {

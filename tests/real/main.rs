@@ -19,6 +19,7 @@ mod ingest;
 mod kafka;
 mod metadata;
 mod metadata_faults;
+mod parts;
 mod provisioned;
 mod refusals;
 mod seeding;

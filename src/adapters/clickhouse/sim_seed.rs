@@ -52,6 +52,20 @@ impl PartitionRows {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// As the text of a file.
+    pub fn encode(&self) -> String {
+        let months = self.months.iter().cloned().collect::<Vec<_>>().join(",");
+        format!("{} {months}\n{}", self.bytes, self.rows.encode())
+    }
+
+    /// Reads what [`PartitionRows::encode`] wrote.
+    pub fn decode(text: &str) -> Option<Self> {
+        let (head, rows) = text.split_once('\n')?;
+        let (bytes, months) = head.split_once(' ')?;
+        let months = months.split(',').map(str::to_owned).collect();
+        Some(Self { rows: HeldRows::decode(rows)?, months, bytes: bytes.parse().ok()? })
+    }
 }
 
 /// A server's error as the one that asked it tells it.
@@ -116,6 +130,7 @@ impl World {
             self.replicas.insert(database.to_owned(), seed.ok_or_else(missing)?);
         }
         self.seeds.retain(|(seeded, _), _| seeded != database);
+        self.taken.retain(|(seeded, _, _), _| seeded != database);
         Ok(())
     }
 

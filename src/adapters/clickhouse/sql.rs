@@ -114,12 +114,21 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
             quote_text(partition_id),
             quote_table(source)
         ),
+        Statement::FreezePartition { name, partition_id, frozen } => format!(
+            "ALTER TABLE {} FREEZE PARTITION ID {} WITH NAME {}",
+            quote_table(name),
+            quote_text(partition_id),
+            quote_text(frozen)
+        ),
+        Statement::AttachPart { name, part } => {
+            format!("ALTER TABLE {} ATTACH PART {}", quote_table(name), quote_text(part))
+        }
         Statement::CopyRows { into, columns, source, partition } => {
             let columns = quote_names(columns);
             format!(
                 "INSERT INTO {} ({columns}) SELECT {columns} FROM {} WHERE {} = {}",
                 quote_table(into),
-                remote(source),
+                remote(source, &source.database, LOCAL_TABLE),
                 quote_name(PARTITION_COLUMN),
                 partition.0
             )
@@ -134,12 +143,12 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
     }
 }
 
-/// The table function that reads a replica's local table on another server.
-fn remote(source: &RemoteReplica) -> String {
-    let RemoteReplica { host, port, user, password, secure, database } = source;
+/// The table function that reads a table on a replica's server.
+fn remote(source: &RemoteReplica, database: &str, table: &str) -> String {
+    let RemoteReplica { host, port, user, password, secure, .. } = source;
     let bare = host.contains(':') && !host.starts_with('[');
     let address = if bare { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let mut arguments = vec![address.as_str(), database, LOCAL_TABLE];
+    let mut arguments = vec![address.as_str(), database, table];
     if !(user.is_empty() && password.expose().is_empty()) {
         arguments.push(if user.is_empty() { DEFAULT_USER } else { user });
         arguments.push(password.expose());
@@ -150,7 +159,9 @@ fn remote(source: &RemoteReplica) -> String {
 
 /// A server's text about a statement, without the secrets of the statement: it may quote all or a piece of it.
 pub fn without_secrets(statement: &Statement<'_>, text: &str) -> String {
-    let Statement::CopyRows { source, .. } = statement else { return text.to_owned() };
+    let (Statement::CopyRows { source, .. } | Statement::RemoteSizes(source)) = statement else {
+        return text.to_owned();
+    };
     let quoted_from = ["remote(", "remoteSecure("].iter().filter_map(|call| text.find(call)).min();
     let mut text = quoted_from.map_or(text, |at| &text[..at]).to_owned();
     let password = source.password.expose();
@@ -184,6 +195,25 @@ fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
             "SELECT total_space, free_space FROM system.disks WHERE name = 'default'".to_owned()
         }
         Statement::Disk => "SELECT 0, 0".to_owned(),
+        Statement::DataRoots => data_roots(can),
+        Statement::DataPaths(name) => format!(
+            "SELECT {} FROM system.tables WHERE database = {} AND name = {}",
+            if can.disks { "arrayJoin(data_paths)" } else { "data_path" },
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
+        Statement::PendingMutations(name) => format!(
+            "SELECT count() FROM system.mutations WHERE database = {} AND table = {} AND NOT is_done",
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
+        Statement::RemoteSizes(source) => format!(
+            "SELECT partition, sum(bytes_on_disk), sum(rows), count() FROM {} WHERE active AND database = {} \
+             AND table = {} GROUP BY partition",
+            remote(source, "system", "parts"),
+            quote_text(&source.database),
+            quote_text(LOCAL_TABLE)
+        ),
         Statement::Databases => "SELECT name FROM system.databases ORDER BY name".to_owned(),
         Statement::Tables(database) => {
             format!("SELECT name FROM system.tables WHERE database = {} ORDER BY name", quote_text(database))
@@ -230,6 +260,16 @@ fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
         ),
         _ => scan(statement),
     }
+}
+
+/// Old servers have one disk, and tell where it begins by the folder of a database that each has.
+fn data_roots(can: &Capabilities) -> String {
+    if !can.disks {
+        let root = "replaceRegexpOne(data_path, 'data/system/$', '')";
+        return format!("SELECT {root}, 'local' FROM system.databases WHERE name = 'system'");
+    }
+    let kind = if can.encrypted_disks { "if(is_encrypted, 'encrypted', lower(type))" } else { "lower(type)" };
+    format!("SELECT path, {kind} FROM system.disks ORDER BY name != 'default', name")
 }
 
 /// Looks at rows.

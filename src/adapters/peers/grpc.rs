@@ -5,16 +5,18 @@
 //! Nothing is retried here: who calls knows whether it may.
 
 use super::status::{Effect, from_status};
-use super::{Daemon, Error, HeartbeatReply, Peers, Tls, convert};
+use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, Tls, convert};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::observed::Heartbeat;
+use crate::model::parts::WantedParts;
 use crate::model::routes::TableRoutes;
 use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use crate::wire;
 use crate::wire::agent_client::AgentClient;
 use crate::wire::control_client::ControlClient;
 use crate::wire::routing_client::RoutingClient;
+use crate::wire::transfer_client::TransferClient;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -264,5 +266,21 @@ impl Daemon for GrpcDaemon {
         let call = client.heartbeat(convert::heartbeat_to_wire(heartbeat));
         let answer = self.call(Effect::Read, self.options.heartbeat_timeout_ms, call).await?;
         Ok(HeartbeatReply { term: Term(answer.term) })
+    }
+
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
+        let client = TransferClient::new(self.channel()?);
+        let mut client =
+            client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+        // Freezing many parts takes its time, as a change does.
+        let request = convert::wanted_to_wire(&node, wanted);
+        let call = client.send_partition(request);
+        let stream = self.call(Effect::Read, self.options.write_timeout_ms, call).await?;
+        let url = self.url.clone();
+        let read = move |piece: Result<_, Status>| match piece {
+            Ok(piece) => convert::piece_from_wire(piece).map_err(convert::Malformed::into_answer_error),
+            Err(status) => Err(from_status(&status, &url, Effect::Read)),
+        };
+        Ok(stream.map(read).boxed())
     }
 }

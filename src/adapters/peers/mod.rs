@@ -12,6 +12,7 @@ use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::observed::Heartbeat;
+use crate::model::parts::{Piece, WantedParts};
 use crate::model::routes::TableRoutes;
 use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use async_trait::async_trait;
@@ -147,7 +148,14 @@ pub trait Daemon: Send + Sync + 'static {
     async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<NodeStatus, Error>;
     /// An agent's report. Refused with [`Error::NoLeader`] by a daemon that does not lead (never passed on).
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error>;
+    /// The parts of a replica on a node beside this daemon: see
+    /// [`ClickHouse::send_partition`](crate::adapters::clickhouse::ClickHouse::send_partition). What only has no such
+    /// way is [`Piece::Declined`]; [`Error::Refused`] is a replica that must not be copied now in any way.
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error>;
 }
+
+/// Parts on their way from another daemon.
+pub type PieceStream = BoxStream<'static, Result<Piece, Error>>;
 
 /// How daemons are reached.
 pub trait Peers: Send + Sync + 'static {

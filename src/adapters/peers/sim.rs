@@ -3,19 +3,22 @@
 //! A call runs in the callee's own process: if that dies in the middle, the caller is told that the outcome is
 //! unknown. Nothing is serialised; `convert` is tested by itself.
 
-use super::{Daemon, Error, HeartbeatReply, Peers};
+use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream};
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::observed::Heartbeat;
+use crate::model::parts::WantedParts;
 use crate::model::routes::TableRoutes;
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 
 /// How long a question may take.
 const READ_DEADLINE_MS: u64 = 10_000;
@@ -23,6 +26,8 @@ const READ_DEADLINE_MS: u64 = 10_000;
 const WRITE_DEADLINE_MS: u64 = 120_000;
 /// How long a heartbeat may take.
 const HEARTBEAT_DEADLINE_MS: u64 = 5_000;
+/// Pieces of parts that may be on their way.
+const PIECES_AHEAD: usize = 4;
 
 type Work = Box<dyn FnOnce(Arc<dyn Daemon>) -> BoxFuture<'static, ()> + Send>;
 
@@ -238,5 +243,26 @@ impl Daemon for SimPeer {
         };
         let call = Call::asks("heartbeat", HEARTBEAT_DEADLINE_MS);
         self.call(call, work).await
+    }
+
+    /// The pieces are handed over by a task of the callee's process: when that dies, they stop.
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
+        let (network, pair) = (self.peers.network.clone(), (self.peers.from.clone(), self.url.clone()));
+        let work = move |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, Result<PieceStream, Error>> {
+            Box::pin(async move {
+                let mut pieces = daemon.send_partition(node, wanted).await?;
+                let (hand, taken) = mpsc::channel(PIECES_AHEAD);
+                tokio::task::spawn_local(async move {
+                    while let Some(piece) = pieces.next().await {
+                        let parted = network.wires().parted.contains(&pair);
+                        if parted || hand.send(piece).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                Ok(ReceiverStream::new(taken).boxed())
+            })
+        };
+        self.call(asks("send_partition"), work).await
     }
 }

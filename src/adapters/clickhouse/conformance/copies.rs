@@ -2,12 +2,12 @@
 
 use super::*;
 
-const DEADLINE_MS: u64 = 60_000;
+const LIMITS: CopyLimits = CopyLimits { deadline_ms: 60_000, bytes_per_s: 0 };
 
 impl Subject {
     async fn copy(&self, nonce: u64, source: &RemoteReplica, partition: u32) -> Result<u64, Error> {
         let partition = PartitionId(partition);
-        self.server.copy_partition(&self.database, nonce, source, partition, DEADLINE_MS).await
+        self.server.copy_partition(&self.database, nonce, source, partition, LIMITS).await
     }
 }
 

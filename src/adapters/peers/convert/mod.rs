@@ -7,6 +7,7 @@ mod agent;
 mod control;
 mod operation;
 mod routing;
+mod transfer;
 
 pub use agent::{heartbeat_from_wire, heartbeat_to_wire};
 pub use control::{
@@ -16,6 +17,7 @@ pub use control::{
 };
 pub use operation::{operate_from_wire, operate_to_wire, operation_from_wire, operation_to_wire};
 pub use routing::{routes_from_wire, routes_to_wire};
+pub use transfer::{piece_from_wire, piece_to_wire, wanted_from_wire, wanted_to_wire};
 
 use super::Error;
 use crate::model::ids::InvalidId;
