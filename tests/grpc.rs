@@ -22,9 +22,10 @@ use converthouse::model::observed::{
 use converthouse::model::operation::State;
 use converthouse::model::parts::{HeldFile, WantedParts};
 use converthouse::model::table::{BatchLimits, MessageFormat, TopicLayout};
+use converthouse::model::verify::DigestAsked;
 use converthouse::model::{Epoch, NodeId, NodeState, OperationId, PartitionId, ShardId, TableName};
 use converthouse::wire;
-use edge::{Asked, Edge, Mood, cluster, id, name, operation, pieces, routes, table};
+use edge::{Asked, Edge, Mood, cluster, digest, id, name, operation, pieces, routes, table, verdicts};
 use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -138,6 +139,13 @@ async fn every_request_and_answer_survives_the_wire() {
     let sent = daemon.send_partition(node("n1"), wanted.clone()).await.unwrap();
     assert_eq!(sent.map(Result::unwrap).collect::<Vec<_>>().await, pieces());
     assert_eq!(edge.daemon.last(), Asked::Parts(node("n1"), wanted));
+    let (database, partition) = ("d".to_owned(), PartitionId(9));
+    let asked = DigestAsked { node: node("n1"), database, partition, from: i64::MIN, below: i64::MAX };
+    assert_eq!(daemon.digest(asked.clone()).await.unwrap(), digest());
+    assert_eq!(edge.daemon.last(), Asked::Digest(asked));
+    let found = daemon.verify(name(), 7).await.unwrap();
+    assert_eq!(found.map(Result::unwrap).collect::<Vec<_>>().await, verdicts());
+    assert_eq!(edge.daemon.last(), Asked::Verify(name(), 7));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

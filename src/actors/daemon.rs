@@ -7,10 +7,12 @@ use super::leader::{
 use super::leadership::Seat;
 use super::mirror::View;
 use super::throttle::Throttle;
+use super::verify::Verification;
 use super::{Neighbours, insert};
 use crate::adapters::clickhouse::{self, ClickHouse};
+use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
-use crate::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream};
+use crate::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream, VerdictStream};
 use crate::error::Coded as _;
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
@@ -18,6 +20,7 @@ use crate::model::ids::Epoch;
 use crate::model::observed::Heartbeat;
 use crate::model::parts::{Piece, WantedParts};
 use crate::model::routes::{self, RouteGroup, TableRoutes};
+use crate::model::verify::{Digest, DigestAsked};
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
@@ -50,6 +53,8 @@ pub struct LocalDaemon {
     pub kafka: Arc<dyn Kafka>,
     /// Route groups.
     pub groups: Vec<RouteGroup>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
     /// The nodes of this daemon.
     pub nodes: BTreeMap<NodeId, Beside>,
 }
@@ -82,6 +87,10 @@ impl LocalDaemon {
                 "an election is under way, or the metadata store cannot be reached".into(),
             )),
         }
+    }
+
+    fn beside(&self, node: &NodeId) -> Result<&Beside, Error> {
+        self.nodes.get(node).ok_or_else(|| Error::NotFound(format!("node {node} at {}", self.url)))
     }
 
     fn derive(&self, name: &TableName) -> Result<TableRoutes, Error> {
@@ -222,8 +231,7 @@ impl Daemon for LocalDaemon {
     }
 
     async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
-        let here =
-            self.nodes.get(&node).ok_or_else(|| Error::NotFound(format!("node {node} at {}", self.url)))?;
+        let here = self.beside(&node)?;
         let pieces = match here.clickhouse.send_partition(wanted).await {
             Ok(pieces) => pieces,
             Err(clickhouse::Error::NotByParts(reason)) => {
@@ -242,6 +250,25 @@ impl Daemon for LocalDaemon {
             }
         };
         Ok(pieces.then(paced).boxed())
+    }
+
+    async fn digest(&self, asked: DigestAsked) -> Result<Digest, Error> {
+        let DigestAsked { node, database, partition, from, below } = asked;
+        let here = self.beside(&node)?;
+        let digest = here.clickhouse.digest(&database, partition, from, below).await;
+        digest.map_err(|error| of_server(&error))
+    }
+
+    async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error> {
+        let verification = Verification {
+            view: self.view.clone(),
+            neighbours: self.neighbours.clone(),
+            kafka: self.kafka.clone(),
+            clock: self.clock.clone(),
+            cluster: self.cluster.clone(),
+            rows_per_s,
+        };
+        verification.run(&name)
     }
 }
 

@@ -25,6 +25,7 @@ pub mod replica;
 pub mod router;
 pub mod table;
 pub mod throttle;
+pub mod verify;
 
 use crate::adapters::clickhouse::ClickHouse;
 use crate::adapters::clock::Clock;
@@ -248,6 +249,7 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
         clickhouse: first.clickhouse.clone(),
         kafka: world.kafka.clone(),
         groups: world.groups.clone(),
+        clock: world.clock.clone(),
         nodes: world.nodes.iter().map(|local| (local.node.id.clone(), beside(&world, local))).collect(),
     });
     // Set once, here.

@@ -303,6 +303,7 @@ impl Agent for Service {
 
 #[tonic::async_trait]
 impl Transfer for Service {
+    type VerifyStream = BoxStream<'static, Result<wire::VerifyResponse, Status>>;
     type SendPartitionStream = BoxStream<'static, Result<wire::SendPartitionResponse, Status>>;
 
     async fn send_partition(
@@ -317,5 +318,29 @@ impl Transfer for Service {
             Err(error) => Err(to_status(&error)),
         };
         Ok(Response::new(pieces.map(answer).take_until(self.stop.clone()).boxed()))
+    }
+
+    async fn digest(
+        &self,
+        request: Request<wire::DigestRequest>,
+    ) -> Result<Response<wire::DigestResponse>, Status> {
+        let asked = convert::digest_asked_from_wire(request.into_inner()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let digest = run(async move { daemon.digest(asked).await }).await?;
+        Ok(Response::new(convert::digest_to_wire(digest)))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<wire::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let wire::VerifyRequest { database, table, rows_per_s } = request.into_inner();
+        let (daemon, name) = (self.daemon.clone(), name(database, table)?);
+        let verdicts = run(async move { daemon.verify(name, rows_per_s).await }).await?;
+        let answer = |verdict: Result<_, Error>| match verdict {
+            Ok(verdict) => Ok(convert::verdict_to_wire(verdict)),
+            Err(error) => Err(to_status(&error)),
+        };
+        Ok(Response::new(verdicts.map(answer).take_until(self.stop.clone()).boxed()))
     }
 }

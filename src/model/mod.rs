@@ -15,6 +15,7 @@ pub mod parts;
 pub mod range;
 pub mod routes;
 pub mod table;
+pub mod verify;
 pub mod view;
 
 pub use ids::{Epoch, NodeId, OperationId, PartitionId, ReplicaId, ShardId, TableId, Term};

@@ -218,7 +218,8 @@ async fn slow_cluster(bytes_per_s: u64, by_parts: bool) -> (Cluster, TableStatus
         node.start_daemon();
     }
     cluster.until("a leader and all nodes live", |status| {
-        status.leader.is_some() && status.nodes.iter().all(|node| node.live && node.clickhouse_up == Some(true))
+        status.leader.is_some()
+            && status.nodes.iter().all(|node| node.live && node.clickhouse_up == Some(true))
     });
     cluster.create_events(1);
     let table = cluster.table("shop.events").unwrap();

@@ -7,6 +7,7 @@ use super::{
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::parts::{HeldFile, WantedParts};
 use crate::model::table::{MessageFormat, Schema};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -211,6 +212,16 @@ impl ClickHouse for FaultyClickHouse {
 
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {
         self.ask("holdings", self.server.holdings(database, partition, from)).await
+    }
+
+    async fn digest(
+        &self,
+        database: &str,
+        partition: PartitionId,
+        from: i64,
+        below: i64,
+    ) -> Result<Digest, Error> {
+        self.ask("digest", self.server.digest(database, partition, from, below)).await
     }
 
     async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {

@@ -14,6 +14,7 @@
 
 pub mod conformance;
 mod ddl;
+mod digest;
 mod errcode;
 mod expressions;
 mod faulty;
@@ -54,6 +55,7 @@ use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::node::Secret;
 use crate::model::parts::{HeldFile, Piece, WantedParts};
 use crate::model::table::{MessageFormat, Schema};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -446,6 +448,16 @@ pub trait ClickHouse: Send + Sync + 'static {
 
     /// What one partition of a replica holds from `from` on.
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error>;
+
+    /// What a partition of a replica holds within a range of offsets, in numbers that are the same for the same rows
+    /// on any server; columns that each server computes by itself do not count. Slow rather than a burden.
+    async fn digest(
+        &self,
+        database: &str,
+        partition: PartitionId,
+        from: i64,
+        below: i64,
+    ) -> Result<Digest, Error>;
 
     /// Bytes, rows and parts by replica database.
     async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error>;

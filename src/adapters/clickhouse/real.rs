@@ -15,6 +15,7 @@ use crate::model::names::{self, LOCAL_TABLE, parse_replica_database};
 use crate::model::node::Secret;
 use crate::model::parts::{HeldFile, WantedParts};
 use crate::model::table::{MessageFormat, Schema};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,7 +27,7 @@ use std::time::Duration;
 /// For looks at system tables.
 const READ_DEADLINE: Duration = Duration::from_secs(15);
 /// For looks that read a whole partition of data.
-const SCAN_DEADLINE: Duration = Duration::from_secs(300);
+pub(super) const SCAN_DEADLINE: Duration = Duration::from_secs(300);
 /// For making and dropping; a drop waits for the queries that use the table.
 pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -331,6 +332,16 @@ impl ClickHouse for HttpClickHouse {
         let held = Statement::Holdings { database, partition, from };
         let body = self.scan(&held, database, "RowBinary").await?;
         Ok(Holdings { max_offset: max.parse().ok(), rows: offsets(&body) })
+    }
+
+    async fn digest(
+        &self,
+        database: &str,
+        partition: PartitionId,
+        from: i64,
+        below: i64,
+    ) -> Result<Digest, Error> {
+        self.digest_of(database, partition, (from, below)).await
     }
 
     async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {

@@ -14,6 +14,7 @@ use crate::adapters::routes::SimRoutes;
 use crate::model::names::gate;
 use crate::model::parts::{HeldFile, WantedParts};
 use crate::model::table::{MessageFormat, Schema};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -420,6 +421,16 @@ impl ClickHouse for SimClickHouse {
 
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {
         self.call(|world| Ok(world.replica(database)?.holdings(partition, from))).await
+    }
+
+    async fn digest(
+        &self,
+        database: &str,
+        partition: PartitionId,
+        from: i64,
+        below: i64,
+    ) -> Result<Digest, Error> {
+        self.call(|world| Ok(world.replica(database)?.digest(partition, from, below))).await
     }
 
     async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {

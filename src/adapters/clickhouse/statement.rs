@@ -2,7 +2,7 @@
 //! makes text of them; nothing else in the crate writes SQL.
 
 use super::RemoteReplica;
-use crate::model::table::{MessageFormat, Schema};
+use crate::model::table::{Column, MessageFormat, Schema};
 use crate::model::{PartitionId, TableName};
 
 /// One statement. Names and literals are unquoted here.
@@ -209,6 +209,19 @@ pub enum Statement<'a> {
         partition: PartitionId,
         /// First offset of interest.
         from: u64,
+    },
+    /// Rows, distinct rows, messages, lowest and highest offset and a hash of a range of a partition's offsets.
+    Digest {
+        /// Replica database.
+        database: &'a str,
+        /// Partition.
+        partition: PartitionId,
+        /// First offset.
+        from: u64,
+        /// One past the last.
+        below: u64,
+        /// The columns that count, in an order of their own.
+        columns: &'a [Column],
     },
     /// Bytes, rows and parts of every local table.
     Sizes,

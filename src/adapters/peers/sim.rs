@@ -3,13 +3,14 @@
 //! A call runs in the callee's own process: if that dies in the middle, the caller is told that the outcome is
 //! unknown. Nothing is serialised; `convert` is tested by itself.
 
-use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream};
+use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, VerdictStream};
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::observed::Heartbeat;
 use crate::model::parts::WantedParts;
 use crate::model::routes::TableRoutes;
+use crate::model::verify::{Digest, DigestAsked};
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -264,5 +265,19 @@ impl Daemon for SimPeer {
             })
         };
         self.call(asks("send_partition"), work).await
+    }
+
+    async fn digest(&self, asked: DigestAsked) -> Result<Digest, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.digest(asked).await })
+        };
+        self.call(asks("digest"), work).await
+    }
+
+    async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error> {
+        let work = move |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.verify(name, rows_per_s).await })
+        };
+        self.call(asks("verify"), work).await
     }
 }
