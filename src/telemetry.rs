@@ -89,6 +89,8 @@ pub struct Metrics {
 
 const INSERT_BUCKETS_S: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+const COPIED_BYTES: &str = "Bytes copied to this daemon's nodes from other nodes, by parts or by a select";
+
 fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), &[label]).expect("name and label are legal")
 }
@@ -138,11 +140,7 @@ impl Metrics {
                 "converthouse_copied_rows_total",
                 "Rows copied to this daemon's nodes from other nodes",
             ),
-            copied_bytes_total: counters(
-                "converthouse_copied_bytes_total",
-                "Bytes copied to this daemon's nodes from other nodes, by parts or by a select",
-                "by",
-            ),
+            copied_bytes_total: counters("converthouse_copied_bytes_total", COPIED_BYTES, "by"),
             invariant_violations_total: counters(
                 "converthouse_invariant_violations_total",
                 "Broken invariants; any is a bug",
@@ -392,7 +390,7 @@ mod tests {
         metrics.metadata_errors(crate::error::Code(301));
         metrics.clickhouse_up("n1");
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 18, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 19, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

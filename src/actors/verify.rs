@@ -8,6 +8,7 @@
 
 use super::Neighbours;
 use super::mirror::View;
+use super::replica::encode;
 use super::replica::position::Position;
 use crate::adapters::clock::Clock;
 use crate::adapters::kafka::{Fetched, Kafka};
@@ -283,13 +284,14 @@ impl State {
         Ok(())
     }
 
-    /// Length and checksum of a message's payload; `None` if there is nothing in it, or no message.
+    /// Length and checksum of a message's payload; `None` if it has no rows to give, or is not there.
     async fn payload_at(&self, topic: &TopicPartition, offset: i64) -> Result<Option<(u32, u32)>, Error> {
         let chunk = self.verification.kafka.peek(topic, offset).await.map_err(of_kafka)?;
         Ok(chunk.and_then(|chunk| {
             let message = chunk.messages.iter().find(|message| message.offset == offset)?;
             let payload = chunk.payload_of(message);
-            let blank = payload.iter().all(u8::is_ascii_whitespace);
+            let rows = encode::split(self.table.source.format, payload);
+            let blank = rows.is_ok_and(|rows| rows.is_empty());
             (!blank).then(|| (message.len, crc32fast::hash(payload)))
         }))
     }

@@ -25,3 +25,4 @@ mod refusals;
 mod seeding;
 mod stalls;
 mod support;
+mod verify;

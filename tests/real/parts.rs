@@ -195,7 +195,8 @@ async fn a_current_engine_takes_the_parts_of_an_old_server_and_not_the_other_way
     client.finish_seed(TARGET, 3).await.unwrap();
     let sql = |database: &str| {
         format!(
-            "SELECT count(), sum(cityHash64(_cvh_partition, _cvh_offset, _cvh_row, ts, `k'1`, v, odd)) FROM `{database}`.local"
+            "SELECT count(), sum(cityHash64(_cvh_partition, _cvh_offset, _cvh_row, ts, `k'1`, v, odd)) \
+             FROM `{database}`.local"
         )
     };
     assert_eq!(current.query(&sql(TARGET)).await.unwrap(), old.query(&sql(SOURCE)).await);

@@ -151,9 +151,9 @@ impl HttpClickHouse {
         limits: CopyLimits,
     ) -> Result<u64, Error> {
         check_host(&source.host)?;
-        let (staging, tables) = self.staging(database, nonce).await?;
+        let (_, tables) = self.staging(database, nonce).await?;
         let (target, prefix) = self.begin_copy(database, nonce, partition, tables).await;
-        let copied = self.copy_by(&target, &staging, source, partition, (&prefix, limits)).await;
+        let copied = self.copy_by(&target, nonce, source, partition, (&prefix, limits)).await;
         self.end_copy(database, nonce, partition, (&target, &prefix), copied).await
     }
 
@@ -196,12 +196,20 @@ impl HttpClickHouse {
     }
 
     /// Makes a copy's table, which parts can be linked from into the staging table.
-    pub(super) async fn make_copy_table(
-        &self,
-        target: &TableName,
-        staging: &TableName,
-    ) -> Result<Schema, Error> {
-        let schema = self.stored_schema(staging).await?;
+    pub(super) async fn make_copy_table(&self, target: &TableName, nonce: u64) -> Result<Schema, Error> {
+        let mut known = self.staging(&target.database, nonce).await?.0;
+        let schema = loop {
+            match self.stored_schema(&known).await {
+                // Another copy has just raised its generation.
+                Err(Error::Missing(name)) => {
+                    let now = self.staging(&target.database, nonce).await?.0;
+                    if std::mem::replace(&mut known, now.clone()) == now {
+                        return Err(Error::Missing(name));
+                    }
+                }
+                schema => break schema?,
+            }
+        };
         let made = Statement::CreatePlain { name: target, schema: &schema };
         self.change(&made, &target.to_string(), Settings::new()).await?;
         Ok(schema)
@@ -320,13 +328,13 @@ impl HttpClickHouse {
     async fn copy_by(
         &self,
         target: &TableName,
-        staging: &TableName,
+        nonce: u64,
         source: &RemoteReplica,
         partition: PartitionId,
         (id_prefix, limits): (&str, CopyLimits),
     ) -> Result<u64, Error> {
         let deadline = Duration::from_millis(limits.deadline_ms);
-        let schema = self.make_copy_table(target, staging).await?;
+        let schema = self.make_copy_table(target, nonce).await?;
         let columns: Vec<String> = schema.columns.into_iter().map(|column| column.name).collect();
         let can = self.capabilities().await?;
         let call = Call {

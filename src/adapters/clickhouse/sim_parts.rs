@@ -142,28 +142,27 @@ impl SimClickHouse {
         let (mut content, mut rows) = (BytesMut::new(), PartitionRows::default());
         while let Some((part, file)) = intake.current().map(|(part, file)| (part.clone(), file.clone())) {
             let piece = pieces.next().await.ok_or_else(|| broken("the other daemon broke off"))??;
+            let told = if let Piece::End { checksum, .. } = &piece { *checksum } else { 0 };
+            let name = HeldFile { part: part.name, file: file.name, bytes: file.bytes, checksum: told };
             let whole = match intake.take(piece).map_err(|what| broken(&what))? {
                 Arrived::Write(more) => {
                     content.extend_from_slice(&more);
                     continue;
                 }
                 Arrived::Whole => content.split().freeze(),
+                // Of its name there may be others, of another content.
                 Arrived::Held => {
-                    let world = self.world();
-                    let held = world.taken.get(&key).into_iter().flatten();
-                    let mut held = held.filter(|(held, _)| held.part == part.name && held.file == file.name);
-                    held.next().map(|(_, content)| content.clone()).unwrap_or_default()
+                    let held = self.world().taken.get(&key).and_then(|files| files.get(&name).cloned());
+                    held.ok_or_else(|| broken("what was held is gone"))?
                 }
             };
-            if !part.name.starts_with(&format!("{}_", partition.0)) {
+            if !name.part.starts_with(&format!("{}_", partition.0)) {
                 return Err(broken("of another partition"));
             }
-            if file.name == FILES[1] {
+            if name.file == FILES[1] {
                 let text = String::from_utf8_lossy(&whole);
                 rows = PartitionRows::decode(&text).ok_or_else(|| broken("not understood"))?;
             }
-            let checksum = crc32fast::hash(&whole);
-            let name = HeldFile { part: part.name, file: file.name, bytes: file.bytes, checksum };
             self.call(|world| Ok(world.taken.entry(key.clone()).or_default().insert(name, whole))).await?;
         }
         if rows.row_count() != rows_told {

@@ -105,6 +105,33 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
         Statement::Rename { from, to } => {
             format!("RENAME TABLE {} TO {}", quote_table(from), quote_table(to))
         }
+        Statement::DropPartition { .. }
+        | Statement::ReplacePartition { .. }
+        | Statement::FreezePartition { .. }
+        | Statement::AttachPart { .. } => alter(statement),
+        Statement::CopyRows { into, columns, source, partition } => {
+            let columns = quote_names(columns);
+            format!(
+                "INSERT INTO {} ({columns}) SELECT {columns} FROM {} WHERE {} = {}",
+                quote_table(into),
+                remote(source, &source.database, LOCAL_TABLE),
+                quote_name(PARTITION_COLUMN),
+                partition.0
+            )
+        }
+        Statement::KillQueries(prefix) => {
+            format!("KILL QUERY WHERE startsWith(query_id, {}) ASYNC", quote_text(prefix))
+        }
+        Statement::ReloadConfig => "SYSTEM RELOAD CONFIG".to_owned(),
+        Statement::Insert { name, columns, format } => insert(&quote_table(name), columns, *format),
+        Statement::InsertTemporary { table, columns, format } => insert(&quote_name(table), columns, *format),
+        _ => look(statement, can),
+    }
+}
+
+/// Changes of a table's partitions.
+fn alter(statement: &Statement<'_>) -> String {
+    match statement {
         Statement::DropPartition { name, partition_id } => {
             format!("ALTER TABLE {} DROP PARTITION ID {}", quote_table(name), quote_text(partition_id))
         }
@@ -123,23 +150,7 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
         Statement::AttachPart { name, part } => {
             format!("ALTER TABLE {} ATTACH PART {}", quote_table(name), quote_text(part))
         }
-        Statement::CopyRows { into, columns, source, partition } => {
-            let columns = quote_names(columns);
-            format!(
-                "INSERT INTO {} ({columns}) SELECT {columns} FROM {} WHERE {} = {}",
-                quote_table(into),
-                remote(source, &source.database, LOCAL_TABLE),
-                quote_name(PARTITION_COLUMN),
-                partition.0
-            )
-        }
-        Statement::KillQueries(prefix) => {
-            format!("KILL QUERY WHERE startsWith(query_id, {}) ASYNC", quote_text(prefix))
-        }
-        Statement::ReloadConfig => "SYSTEM RELOAD CONFIG".to_owned(),
-        Statement::Insert { name, columns, format } => insert(&quote_table(name), columns, *format),
-        Statement::InsertTemporary { table, columns, format } => insert(&quote_name(table), columns, *format),
-        _ => look(statement, can),
+        _ => unreachable!("render() sends only these here"),
     }
 }
 
@@ -202,18 +213,6 @@ fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
             quote_text(&name.database),
             quote_text(&name.table)
         ),
-        Statement::PendingMutations(name) => format!(
-            "SELECT count() FROM system.mutations WHERE database = {} AND table = {} AND NOT is_done",
-            quote_text(&name.database),
-            quote_text(&name.table)
-        ),
-        Statement::RemoteSizes(source) => format!(
-            "SELECT partition, sum(bytes_on_disk), sum(rows), count() FROM {} WHERE active AND database = {} \
-             AND table = {} GROUP BY partition",
-            remote(source, "system", "parts"),
-            quote_text(&source.database),
-            quote_text(LOCAL_TABLE)
-        ),
         Statement::Databases => "SELECT name FROM system.databases ORDER BY name".to_owned(),
         Statement::Tables(database) => {
             format!("SELECT name FROM system.tables WHERE database = {} ORDER BY name", quote_text(database))
@@ -272,9 +271,21 @@ fn data_roots(can: &Capabilities) -> String {
     format!("SELECT path, {kind} FROM system.disks ORDER BY name != 'default', name")
 }
 
-/// Looks at rows.
+/// Looks at rows, here or elsewhere.
 fn scan(statement: &Statement<'_>) -> String {
     match statement {
+        Statement::PendingMutations(name) => format!(
+            "SELECT count() FROM system.mutations WHERE database = {} AND table = {} AND NOT is_done",
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
+        Statement::RemoteSizes(source) => format!(
+            "SELECT partition, sum(bytes_on_disk), sum(rows), count() FROM {} WHERE active AND database = {} \
+             AND table = {} GROUP BY partition",
+            remote(source, "system", "parts"),
+            quote_text(&source.database),
+            quote_text(LOCAL_TABLE)
+        ),
         Statement::TypeOf { table, expression, beside } => format!(
             // The line breaks keep a comment in the expression from taking the rest with it.
             "SELECT (\n{expression}\n), {} FROM {} LIMIT 0",
@@ -318,7 +329,8 @@ fn scan(statement: &Statement<'_>) -> String {
     }
 }
 
-/// A column as `cityHash64` takes it on every version: a NULL would make the whole NULL, and some types it does not know.
+/// A column as `cityHash64` takes it on every version: a NULL would make the whole NULL, and some types are not known
+/// to it.
 fn hashable(column: &Column) -> String {
     let (name, kind) = (quote_name(&column.name), column.data_type.as_str());
     if kind.starts_with("Nullable(") || kind.starts_with("LowCardinality(Nullable(") {

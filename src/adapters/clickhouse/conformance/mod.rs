@@ -71,6 +71,7 @@ pub async fn run_all(server: Arc<dyn ClickHouse>, other: Other, run: u32) {
         what_is_not_there_cannot_be_seeded,
         a_copy_gives_one_partition_as_it_is_elsewhere,
         a_copy_that_fails_leaves_the_rest_alone,
+        digests_tell_equal_ranges_from_others,
         parts_give_one_partition_as_it_is_elsewhere,
         parts_that_break_off_are_not_sent_again,
         parts_that_are_not_as_told_change_nothing,

@@ -19,18 +19,38 @@ const PIECES_AHEAD: usize = 4;
 const KEPT_FREE: (u64, u64) = (20, 10 << 30);
 
 impl HttpClickHouse {
-    /// Where files for a replica's partition from one source gather.
+    /// Where files for a replica's partition from one source gather, and where the staging table is. Another copy may
+    /// be renaming it at the moment, which moves it.
     async fn spool(
         &self,
         database: &str,
-        table: &TableName,
+        nonce: u64,
         (from, partition): (&str, PartitionId),
     ) -> Result<(Spool, Located), Error> {
-        let at = self.folders_of(table).await?.swap_remove(0);
         let own = names::taken_folder(database).ok_or_else(|| Error::Missing(database.to_owned()))?;
-        let taken = at.root.join(names::TAKEN_FOLDER).join(own);
+        let mut known = self.staging(database, nonce).await?.0;
+        let at = loop {
+            let reached = self.reached(&known).await;
+            let now = self.staging(database, nonce).await?.0;
+            if std::mem::replace(&mut known, now.clone()) == now {
+                break reached?;
+            }
+        };
         let attempt = crate::adapters::clickhouse::spoilt::by_chance();
+        let taken = at.root.join(names::TAKEN_FOLDER).join(own);
         Ok((Spool::new(taken.join(partition.0.to_string()).join(hash_of(from)), attempt), at))
+    }
+
+    /// A table's folder, which must be there.
+    async fn reached(&self, table: &TableName) -> Result<Located, Error> {
+        let at = self.folders_of(table).await?.swap_remove(0);
+        let path = at.path();
+        match blocking(move || std::fs::metadata(path)).await {
+            Ok(_) => Ok(at),
+            Err(error) => Err(Error::NotByParts(format!(
+                "the folder of {table} is out of this daemon's reach: {error}"
+            ))),
+        }
     }
 
     /// See [`ClickHouse::files_held`](crate::adapters::clickhouse::ClickHouse::files_held).
@@ -41,16 +61,9 @@ impl HttpClickHouse {
         from: &str,
         partition: PartitionId,
     ) -> Result<Vec<HeldFile>, Error> {
-        let (staging, _) = self.staging(database, nonce).await?;
-        let (spool, at) = self.spool(database, &staging, (from, partition)).await?;
-        let looked = blocking(move || {
-            // Told before anything is sent: a folder that is not there means that all of it is elsewhere.
-            std::fs::metadata(at.path())?;
-            spool.held()
-        });
-        looked.await.map_err(|error| {
-            Error::NotByParts(format!("the folder of {staging} is out of this daemon's reach: {error}"))
-        })
+        let (spool, _) = self.spool(database, nonce, (from, partition)).await?;
+        let looked = blocking(move || spool.held()).await;
+        looked.map_err(|error| trouble("files from before cannot be read", &error))
     }
 
     /// See [`ClickHouse::take_partition`](crate::adapters::clickhouse::ClickHouse::take_partition).
@@ -62,8 +75,7 @@ impl HttpClickHouse {
         held: Vec<HeldFile>,
         mut pieces: Pieces,
     ) -> Result<u64, Error> {
-        let (staging, tables) = self.staging(database, nonce).await?;
-        let (spool, at) = self.spool(database, &staging, (from, partition)).await?;
+        let (spool, at) = self.spool(database, nonce, (from, partition)).await?;
         let announced = match pieces.next().await {
             Some(Ok(Piece::Begin(parts))) => parts,
             Some(Ok(Piece::Declined(reason))) => return Err(Error::NotByParts(reason)),
@@ -73,9 +85,10 @@ impl HttpClickHouse {
         check_room(&at, &announced, &held).await?;
         let intake = Intake::new(announced.clone(), held).map_err(|what| trouble("parts", &what))?;
         gather(&spool, intake, pieces).await?;
+        let (_, tables) = self.staging(database, nonce).await?;
         let (target, prefix) = self.begin_copy(database, nonce, partition, tables).await;
         let rows = announced.iter().map(|part| part.rows).sum();
-        let copied = match self.attach(&target, &staging, &spool, announced, &prefix).await {
+        let copied = match self.attach(&target, nonce, &spool, announced, &prefix).await {
             Ok(counts) => {
                 let checked = self.check_taken(&target, partition, counts.then_some(rows)).await;
                 if checked.is_err() {
@@ -94,12 +107,12 @@ impl HttpClickHouse {
     async fn attach(
         &self,
         target: &TableName,
-        staging: &TableName,
+        nonce: u64,
         spool: &Spool,
         parts: Vec<PartFiles>,
         prefix: &str,
     ) -> Result<bool, Error> {
-        let schema = self.make_copy_table(target, staging).await?;
+        let schema = self.make_copy_table(target, nonce).await?;
         let at = self.folders_of(target).await?.swap_remove(0);
         let (spool, names) = (spool.clone(), parts.iter().map(|part| part.name.clone()).collect::<Vec<_>>());
         let linked = blocking(move || spool.link(&parts, &at.path().join("detached"))).await;
