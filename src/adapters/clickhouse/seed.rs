@@ -32,6 +32,8 @@ const LINKS_AT_ONCE: usize = 8;
 
 /// How long to wait for a copy's table to go: it may be in use until its killed copy notices.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
+/// For a look at another server's parts.
+const SIZES_DEADLINE: Duration = Duration::from_secs(15);
 /// How often a copy that is waited for is looked after.
 const LOOK_AFTER_COPY: Duration = Duration::from_secs(10);
 /// Looks in a row that find no such copy, after which it is given up.
@@ -370,7 +372,17 @@ impl HttpClickHouse {
         source: &RemoteReplica,
     ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error> {
         check_host(&source.host)?;
-        let rows = self.look(&Statement::RemoteSizes(source), "sizes elsewhere", Doing::Read).await?;
+        let call = Call {
+            statement: &Statement::RemoteSizes(source),
+            doing: Doing::Read,
+            what: "sizes elsewhere",
+            // The statement holds a password; and a server that does not answer is not an empty one.
+            settings: [("log_queries", "0"), ("skip_unavailable_shards", "0")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            deadline: SIZES_DEADLINE,
+        };
+        let rows = self.transport().rows(call, &self.capabilities().await?).await?;
         staging::sizes(&rows).map_err(ddl::refused)
     }
 
