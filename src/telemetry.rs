@@ -72,6 +72,7 @@ pub struct Metrics {
     ingest_lag_messages: IntGaugeVec,
     dead_letters_total: IntCounterVec,
     copied_rows_total: IntCounterVec,
+    copied_bytes_total: IntCounterVec,
     offset_gaps_total: IntCounterVec,
     replicas: IntGaugeVec,
     invariant_violations_total: IntCounterVec,
@@ -91,6 +92,8 @@ pub struct Metrics {
 }
 
 const INSERT_BUCKETS_S: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+const COPIED_BYTES: &str = "Bytes copied to this daemon's nodes from other nodes, by parts or by a select";
 
 fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), &[label]).expect("name and label are legal")
@@ -141,6 +144,7 @@ impl Metrics {
                 "converthouse_copied_rows_total",
                 "Rows copied to this daemon's nodes from other nodes",
             ),
+            copied_bytes_total: counters("converthouse_copied_bytes_total", COPIED_BYTES, "by"),
             invariant_violations_total: counters(
                 "converthouse_invariant_violations_total",
                 "Broken invariants; any is a bug",
@@ -190,6 +194,7 @@ impl Metrics {
             Box::new(self.ingest_lag_messages.clone()),
             Box::new(self.dead_letters_total.clone()),
             Box::new(self.copied_rows_total.clone()),
+            Box::new(self.copied_bytes_total.clone()),
             Box::new(self.offset_gaps_total.clone()),
             Box::new(self.replicas.clone()),
             Box::new(self.invariant_violations_total.clone()),
@@ -267,6 +272,11 @@ impl Metrics {
     /// Counter of a table's rows copied from other nodes.
     pub fn copied_rows(&self, table: &str) -> IntCounter {
         self.copied_rows_total.with_label_values(&[self.label(table)])
+    }
+
+    /// Bytes copied from other nodes, by `parts` or by `select`.
+    pub fn copied_bytes(&self, by: &str) -> IntCounter {
+        self.copied_bytes_total.with_label_values(&[by])
     }
 
     /// Counter of an invariant's violations.
@@ -374,6 +384,7 @@ mod tests {
         metrics.replication_spread("t");
         metrics.epoch_lag("n1");
         metrics.copied_rows("t");
+        metrics.copied_bytes("parts");
         metrics.dead_letters("t");
         metrics.offset_gaps("t");
         metrics.replicas("n1", "ready");
@@ -385,7 +396,7 @@ mod tests {
         let lead = Kind::Lead { shard: ShardId(1), to: "n1".parse().unwrap() };
         metrics.elastic.operation_ended(&lead, State::Done, 1_500);
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 29, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 30, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

@@ -74,6 +74,19 @@ fn golden(edge: &Edge, arguments: &[&str], file: ExpectFile) {
 }
 
 #[test]
+fn verify_shows_what_differs_and_ends_with_1() {
+    let edge = Edge::start();
+    let ran = run(&edge, &["verify", NAME, "--rows-per-s", "7"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("1 of 2 partitions") && ran.err.contains("remedy"), "{}", ran.err);
+    expect_file!["golden/cli_verify.txt"].assert_eq(&ran.out);
+    assert!(matches!(edge.daemon.last(), Asked::Verify(_, 7)));
+    let json = run(&edge, &["verify", NAME, "--json"]);
+    assert_eq!(json.code, 1);
+    expect_file!["golden/cli_verify.json"].assert_eq(&json.out);
+}
+
+#[test]
 fn help_texts_are_as_agreed() {
     for (arguments, file) in [
         (&["--help"][..], expect_file!["golden/cli_help.txt"]),

@@ -26,6 +26,7 @@ mod shard;
 mod sim;
 mod status;
 mod table;
+mod verify;
 
 pub use failure::{Exit, Failure};
 pub use name::{parse as parse_name, quote as quote_name};
@@ -118,6 +119,8 @@ enum Command {
     Routes(routes::Routes),
     /// Show the cluster: leader, nodes, tables, problems
     Status(status::Status),
+    /// Compare a table's replicas with each other and with its topics
+    Verify(verify::Verify),
     /// Put rows into a table, by way of its topics
     Insert(insert::Insert),
     /// Solve, judge and explain placements on instance files
@@ -164,6 +167,7 @@ impl Context {
             Command::Hold(command) => command.run(self),
             Command::Routes(command) => command.run(self),
             Command::Status(command) => command.run(self),
+            Command::Verify(command) => command.run(self),
             Command::Insert(command) => command.run(self),
             Command::Placement(command) => command.run(self),
             Command::Sim(command) => command.run(self),

@@ -13,10 +13,12 @@ pub mod names;
 pub mod node;
 pub mod observed;
 pub mod operation;
+pub mod parts;
 pub mod plan;
 pub mod range;
 pub mod routes;
 pub mod table;
+pub mod verify;
 pub mod view;
 
 pub use ids::{Epoch, NodeId, OperationId, PartitionId, ReplicaId, ShardId, TableId, Term};

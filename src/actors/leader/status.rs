@@ -119,8 +119,8 @@ fn what_it_waits_for(seen: &ReplicaObservation) -> String {
         let (partition, stall) = seen.partitions.iter().find_map(|(id, p)| Some((id, p.stall.as_ref()?)))?;
         Some(format!("{partition} does not move on: {}", serde_json::to_string(stall).unwrap_or_default()))
     };
-    let moving = || match (seen.seeding, seen.serving) {
-        (Some(seeding), _) => format!("{} of {} partitions copied", seeding.done, seeding.of),
+    let moving = || match (&seen.seeding, seen.serving) {
+        (Some(seeding), _) => seeding.to_string(),
         (None, true) => format!("{} messages behind", seen.lag()),
         (None, false) => "it is looking where to begin".into(),
     };

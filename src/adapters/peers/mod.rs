@@ -14,8 +14,10 @@ use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, I
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
+use crate::model::parts::{Piece, WantedParts};
 use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
+use crate::model::verify::{Digest, DigestAsked, PartitionVerdict};
 use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -170,7 +172,22 @@ pub trait Daemon: Send + Sync + 'static {
     async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error>;
     /// An agent's report. Refused with [`Error::NoLeader`] by a daemon that does not lead (never passed on).
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error>;
+    /// The parts of a replica on a node beside this daemon: see
+    /// [`ClickHouse::send_partition`](crate::adapters::clickhouse::ClickHouse::send_partition). What only has no such
+    /// way is [`Piece::Declined`]; [`Error::Refused`] is a replica that must not be copied now in any way.
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error>;
+    /// What a replica on a node beside this daemon holds of a range.
+    async fn digest(&self, asked: DigestAsked) -> Result<Digest, Error>;
+    /// Compares a table's replicas with each other and with its topics, so many rows a second (0: no limit); answered
+    /// by any daemon. A verdict a partition, as they are found.
+    async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error>;
 }
+
+/// Verdicts as they are found.
+pub type VerdictStream = BoxStream<'static, Result<PartitionVerdict, Error>>;
+
+/// Parts on their way from another daemon.
+pub type PieceStream = BoxStream<'static, Result<Piece, Error>>;
 
 /// How daemons are reached.
 pub trait Peers: Send + Sync + 'static {

@@ -9,6 +9,8 @@ mod control;
 mod operation;
 mod plan;
 mod routing;
+mod transfer;
+mod verify;
 
 pub use agent::{heartbeat_from_wire, heartbeat_to_wire};
 pub use balance::{
@@ -23,6 +25,11 @@ pub use control::{
 pub use operation::{operate_from_wire, operate_to_wire, operation_from_wire, operation_to_wire};
 pub use plan::{apply_from_wire, apply_to_wire, plan_from_wire, plan_to_wire};
 pub use routing::{routes_from_wire, routes_to_wire};
+pub use transfer::{piece_from_wire, piece_to_wire, wanted_from_wire, wanted_to_wire};
+pub use verify::{
+    digest_asked_from_wire, digest_asked_to_wire, digest_from_wire, digest_to_wire, verdict_from_wire,
+    verdict_to_wire,
+};
 
 use super::Error;
 use crate::model::ids::InvalidId;
