@@ -85,6 +85,13 @@ bench-failover: ## time from kill -9 of a daemon to its duties moved, against th
 	@scripts/provision.sh
 	@scripts/bench.sh failover
 
+# Millions of rows a shard for `make bench-elastic`; `small` is a short try.
+SIZES ?= 1 10 50
+.PHONY: bench-elastic
+bench-elastic: ## splits, copies by parts beside cp and select, queries during a move: SIZES="1 10 50"
+	@scripts/provision.sh
+	@scripts/bench.sh elastic $(SIZES)
+
 .PHONY: bench-placement
 bench-placement: ## the placement engine beside other solvers
 	@scripts/provision.sh rust build

@@ -18,6 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .file_descriptor_set_path(descriptors)
         .btree_map(".")
+        // Files travel in it: shared, not copied.
+        .bytes(".converthouse.v1.SendPartitionResponse")
         .compile_protos(&files, &[PathBuf::from("proto")])?;
     Ok(())
 }

@@ -3,6 +3,10 @@
 //! The registry is made here and passed on; nothing is global but the process's one log subscriber, which
 //! `main` sets. Metric names are `converthouse_<part>_<noun>_<unit>[_total]`, listed in `docs/metrics.md`.
 
+mod elastic;
+
+pub use elastic::Elastic;
+
 use crate::model::invariants::Invariant;
 use prometheus::core::Collector;
 use prometheus::{
@@ -68,6 +72,7 @@ pub struct Metrics {
     ingest_lag_messages: IntGaugeVec,
     dead_letters_total: IntCounterVec,
     copied_rows_total: IntCounterVec,
+    copied_bytes_total: IntCounterVec,
     offset_gaps_total: IntCounterVec,
     replicas: IntGaugeVec,
     invariant_violations_total: IntCounterVec,
@@ -82,11 +87,13 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// Shards led by this daemon's nodes.
     pub shard_leaders: IntGauge,
-    /// Moves that the leader's newest plan still has.
-    pub planned_moves: IntGauge,
+    /// What the leader plans and carries out.
+    pub elastic: Elastic,
 }
 
 const INSERT_BUCKETS_S: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+const COPIED_BYTES: &str = "Bytes copied to this daemon's nodes from other nodes, by parts or by a select";
 
 fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), &[label]).expect("name and label are legal")
@@ -137,6 +144,7 @@ impl Metrics {
                 "converthouse_copied_rows_total",
                 "Rows copied to this daemon's nodes from other nodes",
             ),
+            copied_bytes_total: counters("converthouse_copied_bytes_total", COPIED_BYTES, "by"),
             invariant_violations_total: counters(
                 "converthouse_invariant_violations_total",
                 "Broken invariants; any is a bug",
@@ -170,10 +178,7 @@ impl Metrics {
             insert_seconds: Histogram::with_opts(insert_seconds).expect("the buckets rise"),
             leader: gauge("converthouse_leader", "1 on the daemon that leads the cluster"),
             shard_leaders: gauge("converthouse_shard_leaders", "Shards led by this daemon's nodes"),
-            planned_moves: gauge(
-                "converthouse_planned_moves",
-                "Moves that the leader's newest plan still has",
-            ),
+            elastic: Elastic::new(),
         };
         metrics.register();
         metrics
@@ -189,6 +194,7 @@ impl Metrics {
             Box::new(self.ingest_lag_messages.clone()),
             Box::new(self.dead_letters_total.clone()),
             Box::new(self.copied_rows_total.clone()),
+            Box::new(self.copied_bytes_total.clone()),
             Box::new(self.offset_gaps_total.clone()),
             Box::new(self.replicas.clone()),
             Box::new(self.invariant_violations_total.clone()),
@@ -200,9 +206,8 @@ impl Metrics {
             Box::new(self.shard_leaders.clone()),
             Box::new(self.epoch_lag.clone()),
             Box::new(self.replication_spread_messages.clone()),
-            Box::new(self.planned_moves.clone()),
         ];
-        for collector in all {
+        for collector in all.into_iter().chain(self.elastic.collectors()) {
             self.registry.register(collector).expect("every name is there once");
         }
     }
@@ -269,6 +274,11 @@ impl Metrics {
         self.copied_rows_total.with_label_values(&[self.label(table)])
     }
 
+    /// Bytes copied from other nodes, by `parts` or by `select`.
+    pub fn copied_bytes(&self, by: &str) -> IntCounter {
+        self.copied_bytes_total.with_label_values(&[by])
+    }
+
     /// Counter of an invariant's violations.
     pub fn invariant_violations(&self, id: Invariant) -> IntCounter {
         self.invariant_violations_total.with_label_values(&[id.as_str()])
@@ -320,6 +330,7 @@ impl Metrics {
     pub fn forget_heartbeats(&self) {
         self.heartbeat_age_seconds.reset();
         self.replication_spread_messages.reset();
+        self.elastic.forget();
     }
 }
 
@@ -332,6 +343,8 @@ impl Default for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ShardId;
+    use crate::model::operation::{Kind, State};
 
     fn text(metrics: &Metrics) -> String {
         prometheus::TextEncoder::new().encode_to_string(&metrics.registry().gather()).unwrap()
@@ -371,6 +384,7 @@ mod tests {
         metrics.replication_spread("t");
         metrics.epoch_lag("n1");
         metrics.copied_rows("t");
+        metrics.copied_bytes("parts");
         metrics.dead_letters("t");
         metrics.offset_gaps("t");
         metrics.replicas("n1", "ready");
@@ -378,8 +392,11 @@ mod tests {
         metrics.heartbeat_age("n1", 250);
         metrics.metadata_errors(crate::error::Code(301));
         metrics.clickhouse_up("n1");
+        metrics.elastic.forget();
+        let lead = Kind::Lead { shard: ShardId(1), to: "n1".parse().unwrap() };
+        metrics.elastic.operation_ended(&lead, State::Done, 1_500);
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 18, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 30, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

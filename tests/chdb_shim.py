@@ -19,6 +19,7 @@ INTERFACE = {
     "wait_end_of_query",
 }
 LOCK = threading.Lock()
+OWN_PARTS = re.compile(r"remote\('127\.0\.0\.1:1', 'system', 'parts'(?:, '(?:[^'\\]|\\.)*')*\)")
 # merge() takes database and table as literals too.
 OWN = re.compile(r"remote\('127\.0\.0\.1:1', ('(?:[^'\\]|\\.)*'), 'local'(?:, '(?:[^'\\]|\\.)*')*\)")
 
@@ -74,6 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             query = parameters.get("query", "")
             text = (query + "\n" if query else "") + body.decode()
             text = OWN.sub(r"merge(\1, '^local$')", text)
+            text = OWN_PARTS.sub("system.parts", text)
             with LOCK:
                 for name, value in parameters.items():
                     if name not in INTERFACE:

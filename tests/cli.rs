@@ -7,6 +7,8 @@
 mod edge;
 #[path = "cli/placement.rs"]
 mod placement;
+#[path = "edge/steer_cli.rs"]
+mod steer_cli;
 
 use converthouse::adapters::peers::Error;
 use converthouse::model::control::TableStatus;
@@ -71,6 +73,19 @@ fn golden(edge: &Edge, arguments: &[&str], file: ExpectFile) {
     let ran = run(edge, arguments);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{arguments:?}");
     file.assert_eq(&ran.out);
+}
+
+#[test]
+fn verify_shows_what_differs_and_ends_with_1() {
+    let edge = Edge::start();
+    let ran = run(&edge, &["verify", NAME, "--rows-per-s", "7"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("1 of 2 partitions") && ran.err.contains("remedy"), "{}", ran.err);
+    expect_file!["golden/cli_verify.txt"].assert_eq(&ran.out);
+    assert!(matches!(edge.daemon.last(), Asked::Verify(_, 7)));
+    let json = run(&edge, &["verify", NAME, "--json"]);
+    assert_eq!(json.code, 1);
+    expect_file!["golden/cli_verify.json"].assert_eq(&json.out);
 }
 
 #[test]

@@ -10,18 +10,24 @@ mod edge;
 mod http;
 #[path = "edge/secure.rs"]
 mod secure;
+#[path = "edge/steer.rs"]
+mod steer;
 
 use converthouse::adapters::peers::grpc::{GrpcDaemon, GrpcPeers, INSERT_BYTES_MAX, Options};
 use converthouse::adapters::peers::local::LocalPeers;
 use converthouse::adapters::peers::{Daemon, Error, Peers};
 use converthouse::error::{Coded, Retry};
 use converthouse::model::control::{Asked as Change, CreateTable, DropTable, InsertRows, Inserted, Operate};
-use converthouse::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall};
+use converthouse::model::observed::{
+    CopyWay, Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall,
+};
 use converthouse::model::operation::State;
+use converthouse::model::parts::{HeldFile, WantedParts};
 use converthouse::model::table::{BatchLimits, MessageFormat, TopicLayout};
+use converthouse::model::verify::DigestAsked;
 use converthouse::model::{Epoch, NodeId, NodeState, OperationId, PartitionId, ShardId, TableName};
 use converthouse::wire;
-use edge::{Asked, Edge, Mood, cluster, id, name, operation, routes, table};
+use edge::{Asked, Edge, Mood, cluster, digest, id, name, operation, pieces, routes, table, verdicts};
 use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,7 +92,15 @@ fn heartbeat() -> Heartbeat {
         dead_letters: 4,
         batch_age_ms: 3_200,
         problem: Some("slow".into()),
-        seeding: Some(Seeding { done: 2, of: 3 }),
+        seeding: Some(Seeding {
+            done: 2,
+            of: 3,
+            bytes_done: 4,
+            bytes_of: 5,
+            bytes_moved: 6,
+            elapsed_ms: 7,
+            way: CopyWay::Select { why: "no folder".into() },
+        }),
     };
     Heartbeat {
         node: node("n1"),
@@ -121,6 +135,19 @@ async fn every_request_and_answer_survives_the_wire() {
     assert_eq!(edge.daemon.last(), Asked::Insert(insert(b"1\n\xff\n")));
     assert_eq!(daemon.heartbeat(heartbeat()).await.unwrap().term.0, 42);
     assert_eq!(edge.daemon.last(), Asked::Heartbeat(heartbeat()));
+    let held = HeldFile { part: "1_1_1_0".into(), file: "a.bin".into(), bytes: 3, checksum: u32::MAX };
+    let (database, version) = ("d".to_owned(), "18.16.1".to_owned());
+    let wanted = WantedParts { database, partition: PartitionId(9), version, held: vec![held] };
+    let sent = daemon.send_partition(node("n1"), wanted.clone()).await.unwrap();
+    assert_eq!(sent.map(Result::unwrap).collect::<Vec<_>>().await, pieces());
+    assert_eq!(edge.daemon.last(), Asked::Parts(node("n1"), wanted));
+    let (database, partition) = ("d".to_owned(), PartitionId(9));
+    let asked = DigestAsked { node: node("n1"), database, partition, from: i64::MIN, below: i64::MAX };
+    assert_eq!(daemon.digest(asked.clone()).await.unwrap(), digest());
+    assert_eq!(edge.daemon.last(), Asked::Digest(asked));
+    let found = daemon.verify(name(), 7).await.unwrap();
+    assert_eq!(found.map(Result::unwrap).collect::<Vec<_>>().await, verdicts());
+    assert_eq!(edge.daemon.last(), Asked::Verify(name(), 7));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -168,12 +195,27 @@ async fn all(daemon: &dyn Daemon) -> Vec<(&'static str, Error)> {
         ("cancel_operation", daemon.cancel_operation(OperationId(1)).await.unwrap_err()),
         ("operations", daemon.operations().await.unwrap_err()),
         ("set_node_state", daemon.set_node_state(node("n1"), NodeState::Draining).await.unwrap_err()),
+        ("make_plan", daemon.make_plan().await.unwrap_err()),
+        ("apply_plan", daemon.apply_plan(steer::apply()).await.unwrap_err()),
+        ("cancel_plan", daemon.cancel_plan().await.unwrap_err()),
+        ("set_balance", daemon.set_balance(steer::set_balance(None)).await.unwrap_err()),
+        ("set_hold", daemon.set_hold(steer::set_hold(None, None)).await.unwrap_err()),
         ("heartbeat", daemon.heartbeat(heartbeat()).await.unwrap_err()),
     ]
 }
 
-const WRITES: [&str; 6] =
-    ["create_table", "drop_table", "insert", "operate", "cancel_operation", "set_node_state"];
+const WRITES: [&str; 10] = [
+    "create_table",
+    "drop_table",
+    "insert",
+    "operate",
+    "cancel_operation",
+    "set_node_state",
+    "apply_plan",
+    "cancel_plan",
+    "set_balance",
+    "set_hold",
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_error_comes_back_as_it_was_from_every_method() {
@@ -188,6 +230,8 @@ async fn every_error_comes_back_as_it_was_from_every_method() {
         Error::NoLeader(text()),
         Error::Unavailable(text()),
         Error::OutcomeUnknown(text()),
+        Error::Held(text()),
+        Error::Stale(text()),
         Error::Internal(String::new()),
     ] {
         edge.daemon.set(Mood::Fails(error.clone()));

@@ -2,6 +2,8 @@
 
 #[path = "simulation/elastic.rs"]
 mod elastic;
+#[path = "simulation/steering.rs"]
+mod steering;
 
 use converthouse::simulation::{
     self, Cluster, Crash, Failure, NewTable, Port, Sabotage, Setup, case_file, sweep,

@@ -1,25 +1,36 @@
 //! The daemon's own verbs, for gRPC, HTTP and the other daemons: answered here, or passed on to whoever leads.
 
+use super::leader::steer::{Apply, Balance, Brake, CancelPlan, PlanAsked};
 use super::leader::{
     Begin, Cancel, ClusterAsked, Create, Drop, OperationsAsked, SetNodeState, TableAsked, TakeHeartbeat,
     status,
 };
 use super::leadership::Seat;
 use super::mirror::View;
+use super::throttle::Throttle;
+use super::verify::Verification;
 use super::{Neighbours, insert};
-use crate::adapters::clickhouse::ClickHouse;
+use crate::adapters::clickhouse::{self, ClickHouse};
+use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
-use crate::adapters::peers::{Daemon, Error, HeartbeatReply};
+use crate::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream, VerdictStream};
+use crate::error::Coded as _;
+use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::ids::Epoch;
 use crate::model::observed::Heartbeat;
+use crate::model::parts::{Piece, WantedParts};
+use crate::model::plan::ClusterPlan;
 use crate::model::routes::{self, RouteGroup, TableRoutes};
+use crate::model::verify::{Digest, DigestAsked};
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +57,18 @@ pub struct LocalDaemon {
     pub kafka: Arc<dyn Kafka>,
     /// Route groups.
     pub groups: Vec<RouteGroup>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The nodes of this daemon.
+    pub nodes: BTreeMap<NodeId, Beside>,
+}
+
+/// A server beside the daemon, as other daemons may use it.
+pub struct Beside {
+    /// The server.
+    pub clickhouse: Arc<dyn ClickHouse>,
+    /// The pace of what is copied from it.
+    pub sends: Throttle,
 }
 
 /// Who answers a request for the leader.
@@ -68,6 +91,10 @@ impl LocalDaemon {
                 "an election is under way, or the metadata store cannot be reached".into(),
             )),
         }
+    }
+
+    fn beside(&self, node: &NodeId) -> Result<&Beside, Error> {
+        self.nodes.get(node).ok_or_else(|| Error::NotFound(format!("node {node} at {}", self.url)))
     }
 
     fn derive(&self, name: &TableName) -> Result<TableRoutes, Error> {
@@ -120,7 +147,9 @@ impl Daemon for LocalDaemon {
             Ok(Leading::There(daemon)) => daemon.cluster_status().await,
             // Without a leader this daemon says what it knows by itself: an operator in trouble needs it most.
             Err(Error::NoLeader(_)) => {
-                Ok(status::cluster(&self.cluster, &self.view.read(), &Default::default()))
+                let (view, now_unix_ms) = (self.view.read(), self.clock.unix_ms());
+                let balance = status::balance(&view, None, &Default::default());
+                Ok(status::cluster(&self.cluster, &view, &Default::default(), balance, now_unix_ms))
             }
             Err(error) => Err(error),
         }
@@ -201,9 +230,94 @@ impl Daemon for LocalDaemon {
         }
     }
 
+    async fn make_plan(&self) -> Result<ClusterPlan, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, PlanAsked).await?,
+            Leading::There(daemon) => daemon.make_plan().await,
+        }
+    }
+
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Apply(request)).await?,
+            Leading::There(daemon) => daemon.apply_plan(request).await,
+        }
+    }
+
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, CancelPlan).await?,
+            Leading::There(daemon) => daemon.cancel_plan().await,
+        }
+    }
+
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Balance(request)).await?,
+            Leading::There(daemon) => daemon.set_balance(request).await,
+        }
+    }
+
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, Brake(request)).await?,
+            Leading::There(daemon) => daemon.set_hold(request).await,
+        }
+    }
+
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         let coordinator =
             self.seat.get().ok_or_else(|| Error::NoLeader("this daemon does not lead".into()))?;
         ask(&coordinator, TakeHeartbeat(heartbeat)).await?
+    }
+
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
+        let here = self.beside(&node)?;
+        let pieces = match here.clickhouse.send_partition(wanted).await {
+            Ok(pieces) => pieces,
+            Err(clickhouse::Error::NotByParts(reason)) => {
+                return Ok(stream::iter([Ok(Piece::Declined(reason))]).boxed());
+            }
+            Err(error) => return Err(of_server(&error)),
+        };
+        let sends = here.sends.clone();
+        let paced = move |piece: Result<Piece, clickhouse::Error>| {
+            let sends = sends.clone();
+            async move {
+                if let Ok(Piece::Data(content)) = &piece {
+                    sends.take(content.len() as u64).await;
+                }
+                piece.map_err(|error| of_server(&error))
+            }
+        };
+        Ok(pieces.then(paced).boxed())
+    }
+
+    async fn digest(&self, asked: DigestAsked) -> Result<Digest, Error> {
+        let DigestAsked { node, database, partition, from, below } = asked;
+        let here = self.beside(&node)?;
+        let digest = here.clickhouse.digest(&database, partition, from, below).await;
+        digest.map_err(|error| of_server(&error))
+    }
+
+    async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error> {
+        let verification = Verification {
+            view: self.view.clone(),
+            neighbours: self.neighbours.clone(),
+            kafka: self.kafka.clone(),
+            clock: self.clock.clone(),
+            cluster: self.cluster.clone(),
+            rows_per_s,
+        };
+        verification.run(&name)
+    }
+}
+
+/// An error of the server beside the daemon, as another daemon is told it.
+fn of_server(error: &clickhouse::Error) -> Error {
+    match error {
+        clickhouse::Error::Missing(name) => Error::NotFound(name.clone()),
+        clickhouse::Error::Mutating(_) => Error::Refused(error.told()),
+        _ => Error::Unavailable(error.told()),
     }
 }

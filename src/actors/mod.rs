@@ -24,17 +24,20 @@ pub mod placement;
 pub mod replica;
 pub mod router;
 pub mod table;
+pub mod throttle;
+pub mod verify;
 
 use crate::adapters::clickhouse::ClickHouse;
 use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
 use crate::adapters::metadata::MetaStore;
 use crate::adapters::metadata::keys::Keys;
+use crate::adapters::offload::Offload;
 use crate::adapters::peers::{Daemon, Peers};
 use crate::adapters::routes::RoutesFile;
 use crate::error::Coded as _;
 use crate::model::Node;
-use crate::model::control::BalanceRules;
+use crate::model::balance::BalanceRules;
 use crate::model::routes::RouteGroup;
 use crate::model::table::BatchLimits;
 use crate::model::{ingest, names};
@@ -42,8 +45,8 @@ use crate::telemetry::Metrics;
 use actix::prelude::*;
 use agent::Agent;
 use agent::lanes::Lanes;
-use daemon::LocalDaemon;
-use leader::observed::Observed;
+use daemon::{Beside, LocalDaemon};
+use leader::observed::{Observed, Seen};
 use leader::{Coordinator, Lead};
 use leadership::{Candidate, Leadership, Resign, Seat};
 use mirror::{Mirror, Observe, View};
@@ -51,6 +54,7 @@ use node_ports::{InsertRoom, NodePorts};
 use router::{Introduce, Router};
 use std::sync::{Arc, OnceLock};
 use table::decide::Rules;
+use throttle::Throttle;
 use tokio::sync::Semaphore;
 
 /// Numbers that an operator may set; defaults suit a cluster of ordinary machines.
@@ -70,6 +74,8 @@ pub struct Options {
     pub insert_deadline_ms: u64,
     /// Replicas that may be copied to a node at once.
     pub copies_at_once: u32,
+    /// Bytes a second that copies may bring to a node, and as many that they may take from it; 0 is no limit.
+    pub transfer_bytes_per_s: u64,
     /// Inserts a second that a node's server should have to take; batches grow older to keep to it.
     pub inserts_per_s: u32,
     /// How old batches grow for that at most.
@@ -95,6 +101,7 @@ impl Default for Options {
             inserts_at_once: 4,
             insert_deadline_ms: 60_000,
             copies_at_once: 2,
+            transfer_bytes_per_s: 0,
             inserts_per_s: 50,
             batch_age_max_ms: 10_000,
             buffer_bytes: 384 << 20,
@@ -159,6 +166,8 @@ pub struct World {
     pub peers: Arc<dyn Peers>,
     /// Time and random numbers.
     pub clock: Arc<dyn Clock>,
+    /// Where long computations run.
+    pub solver: Arc<dyn Offload>,
     /// Counters.
     pub metrics: Metrics,
     /// Servers; one in cluster mode, several in standalone mode.
@@ -243,6 +252,8 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
         clickhouse: first.clickhouse.clone(),
         kafka: world.kafka.clone(),
         groups: world.groups.clone(),
+        clock: world.clock.clone(),
+        nodes: world.nodes.iter().map(|local| (local.node.id.clone(), beside(&world, local))).collect(),
     });
     // Set once, here.
     let _ = neighbours.own.set(daemon.clone());
@@ -263,6 +274,11 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
     let leadership = Leadership::new(candidate, seat, crown(&world, &first, keys, view.clone())).start();
     mirror.do_send(Observe(leadership.clone().recipient()));
     Ok(Running { daemon, view, leadership, mirror, agents })
+}
+
+fn beside(world: &World, local: &LocalNode) -> Beside {
+    let sends = Throttle::new(world.clock.clone(), world.options.transfer_bytes_per_s);
+    Beside { clickhouse: local.clickhouse.clone(), sends }
 }
 
 fn spawn_node(
@@ -288,13 +304,16 @@ fn spawn_node(
         inserts: InsertRoom::new(options.inserts_at_once, options.buffer_bytes / 4),
         recoveries: Arc::new(Semaphore::new(8)),
         copies: Arc::new(Semaphore::new(options.copies_at_once.max(1) as usize)),
+        copies_max: u64::from(options.copies_at_once.max(1)),
+        takes: Throttle::new(world.clock.clone(), options.transfer_bytes_per_s),
+        neighbours: neighbours.clone(),
     };
     // The first lane is made here, so that settings which Kafka's client refuses end the start, with the reason.
     let mut lanes = Lanes::new(world.kafka.clone(), &id);
     lanes.widen(1).map_err(|error| SpawnError(error.told()))?;
     let (groups, insert_url) = (world.groups.clone(), world.insert_base_url.clone());
     let router = Router::new(ports.clone(), view.clone(), groups, insert_url).start();
-    let agent = Agent::new(ports, options.clone(), view.clone(), neighbours.clone(), lanes, router.clone());
+    let agent = Agent::new(ports, options.clone(), view.clone(), lanes, router.clone());
     let agent = agent.start();
     router.do_send(Introduce(agent.clone()));
     mirror.do_send(Observe(agent.clone().recipient()));
@@ -319,6 +338,8 @@ fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership
             topic_replication: world.options.topic_replication,
             rules: world.options.rules,
             balance: world.options.balance,
+            solver: world.solver.clone(),
+            seen: Seen::default(),
         };
         Coordinator::new(lead).start()
     })

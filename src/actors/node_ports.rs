@@ -1,5 +1,7 @@
 //! What every actor of one node shares: the node's ports, limits and counters. Cheap to clone.
 
+use super::Neighbours;
+use super::throttle::Throttle;
 use crate::adapters::clickhouse::ClickHouse;
 use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
@@ -38,6 +40,12 @@ pub struct NodePorts {
     pub recoveries: Arc<Semaphore>,
     /// Replicas that may be copied to the node at once.
     pub copies: Arc<Semaphore>,
+    /// How many those are.
+    pub copies_max: u64,
+    /// The pace of what is copied to the node.
+    pub takes: Throttle,
+    /// The other daemons.
+    pub neighbours: Neighbours,
 }
 
 /// Room for inserts: so many at once, so many bytes of rows on their way. An insert too big for all of it goes alone.

@@ -49,7 +49,8 @@ impl PlacementActor {
     fn snapshot(&self) -> Snapshot {
         let (view, reports) = (self.view.read(), self.observed.read());
         // New replicas go to nodes that live; how long others have been gone makes no difference here.
-        decide::snapshot(&Sight { view: &view, heartbeats: &reports.heartbeats, lost: &|_| false })
+        let heartbeats = &reports.heartbeats;
+        decide::snapshot(&Sight { view: &view, heartbeats, lost: &|_| false, now_unix_ms: 0 })
     }
 }
 

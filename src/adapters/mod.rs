@@ -4,12 +4,14 @@
 //! Only here may code look at the wall clock, start threads or do I/O: clippy.toml's bans are lifted.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
 
+mod balance_wire;
 pub mod clickhouse;
 pub mod clock;
 pub mod compute;
 pub mod faults;
 pub mod kafka;
 pub mod metadata;
+pub mod offload;
 mod operation_wire;
 pub mod peers;
 pub mod routes;

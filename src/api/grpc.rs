@@ -1,4 +1,4 @@
-//! The gRPC server: `Control`, `Routing` and `Agent` over a [`Daemon`], with health and reflection.
+//! The gRPC server: `Control`, `Routing`, `Agent` and `Transfer` over a [`Daemon`], with health and reflection.
 //!
 //! Each call runs as a task of its own: a caller that goes away does not stop half of a change, and a panic is
 //! that call's error, not the connection's end.
@@ -12,6 +12,7 @@ use crate::model::{OperationId, TableName};
 use crate::wire::agent_server::{Agent, AgentServer};
 use crate::wire::control_server::{Control, ControlServer};
 use crate::wire::routing_server::{Routing, RoutingServer};
+use crate::wire::transfer_server::{Transfer, TransferServer};
 use crate::wire::{self, DESCRIPTORS};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -57,6 +58,7 @@ pub async fn serve(
     health.set_serving::<ControlServer<Service>>().await;
     health.set_serving::<RoutingServer<Service>>().await;
     health.set_serving::<AgentServer<Service>>().await;
+    health.set_serving::<TransferServer<Service>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .build_v1()
@@ -65,13 +67,17 @@ pub async fn serve(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let routing = RoutingServer::new(service.clone()).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let agent = AgentServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let agent = AgentServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let transfer = TransferServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let running = server
         .add_service(health_service)
         .add_service(reflection)
         .add_service(control)
         .add_service(routing)
         .add_service(agent)
+        .add_service(transfer)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.clone());
     until_stopped(running, stop).await.map_err(|e| failed(&e))
 }
@@ -227,6 +233,54 @@ impl Control for Service {
         Ok(Response::new(wire::SetNodeStateResponse { node: Some(convert::node_to_wire(node)) }))
     }
 
+    async fn make_plan(
+        &self,
+        _: Request<wire::MakePlanRequest>,
+    ) -> Result<Response<wire::MakePlanResponse>, Status> {
+        let daemon = self.daemon.clone();
+        let plan = run(async move { daemon.make_plan().await }).await?;
+        Ok(Response::new(wire::MakePlanResponse { plan: Some(convert::plan_to_wire(plan)) }))
+    }
+
+    async fn apply_plan(
+        &self,
+        request: Request<wire::ApplyPlanRequest>,
+    ) -> Result<Response<wire::ApplyPlanResponse>, Status> {
+        let request = convert::apply_from_wire(request.get_ref()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let begun = run(async move { daemon.apply_plan(request).await }).await?;
+        Ok(Response::new(wire::ApplyPlanResponse { run: Some(convert::run_to_wire(begun)) }))
+    }
+
+    async fn cancel_plan(
+        &self,
+        _: Request<wire::CancelPlanRequest>,
+    ) -> Result<Response<wire::CancelPlanResponse>, Status> {
+        let daemon = self.daemon.clone();
+        let ended = run(async move { daemon.cancel_plan().await }).await?;
+        Ok(Response::new(wire::CancelPlanResponse { run: Some(convert::run_to_wire(ended)) }))
+    }
+
+    async fn set_balance(
+        &self,
+        request: Request<wire::SetBalanceRequest>,
+    ) -> Result<Response<wire::SetBalanceResponse>, Status> {
+        let request = convert::set_balance_from_wire(request.into_inner()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let balance = run(async move { daemon.set_balance(request).await }).await?;
+        Ok(Response::new(wire::SetBalanceResponse { balance: Some(convert::balance_to_wire(balance)) }))
+    }
+
+    async fn set_hold(
+        &self,
+        request: Request<wire::SetHoldRequest>,
+    ) -> Result<Response<wire::SetHoldResponse>, Status> {
+        let request = convert::set_hold_from_wire(request.into_inner()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let holds = run(async move { daemon.set_hold(request).await }).await?;
+        Ok(Response::new(wire::SetHoldResponse { holds: convert::holds_to_wire(holds) }))
+    }
+
     async fn insert(
         &self,
         request: Request<wire::InsertRequest>,
@@ -292,5 +346,49 @@ impl Agent for Service {
         let daemon = self.daemon.clone();
         let reply = run(async move { daemon.heartbeat(heartbeat).await }).await?;
         Ok(Response::new(wire::HeartbeatResponse { term: reply.term.0 }))
+    }
+}
+
+#[tonic::async_trait]
+impl Transfer for Service {
+    type VerifyStream = BoxStream<'static, Result<wire::VerifyResponse, Status>>;
+    type SendPartitionStream = BoxStream<'static, Result<wire::SendPartitionResponse, Status>>;
+
+    async fn send_partition(
+        &self,
+        request: Request<wire::SendPartitionRequest>,
+    ) -> Result<Response<Self::SendPartitionStream>, Status> {
+        let (node, wanted) = convert::wanted_from_wire(request.into_inner()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let pieces = run(async move { daemon.send_partition(node, wanted).await }).await?;
+        let answer = |piece: Result<_, Error>| match piece {
+            Ok(piece) => Ok(convert::piece_to_wire(piece)),
+            Err(error) => Err(to_status(&error)),
+        };
+        Ok(Response::new(pieces.map(answer).take_until(self.stop.clone()).boxed()))
+    }
+
+    async fn digest(
+        &self,
+        request: Request<wire::DigestRequest>,
+    ) -> Result<Response<wire::DigestResponse>, Status> {
+        let asked = convert::digest_asked_from_wire(request.into_inner()).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        let digest = run(async move { daemon.digest(asked).await }).await?;
+        Ok(Response::new(convert::digest_to_wire(digest)))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<wire::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let wire::VerifyRequest { database, table, rows_per_s } = request.into_inner();
+        let (daemon, name) = (self.daemon.clone(), name(database, table)?);
+        let verdicts = run(async move { daemon.verify(name, rows_per_s).await }).await?;
+        let answer = |verdict: Result<_, Error>| match verdict {
+            Ok(verdict) => Ok(convert::verdict_to_wire(verdict)),
+            Err(error) => Err(to_status(&error)),
+        };
+        Ok(Response::new(verdicts.map(answer).take_until(self.stop.clone()).boxed()))
     }
 }

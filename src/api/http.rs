@@ -193,7 +193,7 @@ fn status_of(error: &Error) -> StatusCode {
     match error {
         Error::Invalid(_) => StatusCode::BAD_REQUEST,
         Error::NotFound(_) => StatusCode::NOT_FOUND,
-        Error::Exists(_) | Error::Refused(_) => StatusCode::CONFLICT,
+        Error::Exists(_) | Error::Refused(_) | Error::Held(_) | Error::Stale(_) => StatusCode::CONFLICT,
         Error::NoLeader(_) | Error::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         Error::OutcomeUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
         Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

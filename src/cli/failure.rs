@@ -113,7 +113,8 @@ impl From<peers::Error> for Failure {
         use peers::Error as E;
         let exit = match &error {
             E::NoLeader(_) | E::Unavailable(_) | E::OutcomeUnknown(_) => Exit::Unavailable,
-            E::Invalid(_) | E::NotFound(_) | E::Exists(_) | E::Refused(_) | E::Internal(_) => Exit::Failed,
+            E::Invalid(_) | E::NotFound(_) | E::Exists(_) | E::Refused(_) => Exit::Failed,
+            E::Held(_) | E::Stale(_) | E::Internal(_) => Exit::Failed,
         };
         Self::coded(&error, exit)
     }

@@ -4,17 +4,21 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or failed,
 //! 2 wrong usage, 3 unavailable or too late. `docs/cli.md` has the shapes of `--json`.
 
+mod balance;
 mod completions;
 mod config;
 mod create;
 mod demo;
+mod drain;
 mod failure;
+mod hold;
 mod insert;
 mod name;
 mod node;
 mod operation;
 mod output;
 mod placement;
+mod plan;
 mod routes;
 mod rows;
 mod server;
@@ -22,6 +26,7 @@ mod shard;
 mod sim;
 mod status;
 mod table;
+mod verify;
 
 pub use failure::{Exit, Failure};
 pub use name::{parse as parse_name, quote as quote_name};
@@ -102,10 +107,20 @@ enum Command {
     /// Show and cancel operations: splits, moves and the like
     #[command(subcommand)]
     Op(operation::OperationCommand),
+    /// Show what would bring the cluster into balance, save it, have it carried out
+    Plan(plan::Plan),
+    /// Say what the cluster may do by itself to stay in balance
+    #[command(subcommand)]
+    Balance(balance::BalanceCommand),
+    /// Pause or freeze the cluster, a table or a shard for a time
+    #[command(subcommand)]
+    Hold(hold::HoldCommand),
     /// Show where a table's rows are read
     Routes(routes::Routes),
     /// Show the cluster: leader, nodes, tables, problems
     Status(status::Status),
+    /// Compare a table's replicas with each other and with its topics
+    Verify(verify::Verify),
     /// Put rows into a table, by way of its topics
     Insert(insert::Insert),
     /// Solve, judge and explain placements on instance files
@@ -147,8 +162,12 @@ impl Context {
             Command::Node(command) => command.run(self),
             Command::Shard(command) => command.run(self),
             Command::Op(command) => command.run(self),
+            Command::Plan(command) => command.run(self),
+            Command::Balance(command) => command.run(self),
+            Command::Hold(command) => command.run(self),
             Command::Routes(command) => command.run(self),
             Command::Status(command) => command.run(self),
+            Command::Verify(command) => command.run(self),
             Command::Insert(command) => command.run(self),
             Command::Placement(command) => command.run(self),
             Command::Sim(command) => command.run(self),

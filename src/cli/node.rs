@@ -1,13 +1,10 @@
 //! `converthouse node list|drain|cordon|activate`.
 
 use super::output::{Align, Table, bytes, or_dash};
-use super::{Context, Failure};
-use crate::adapters::peers::Daemon;
+use super::{Context, Failure, drain};
 use crate::model::control::NodeStatus;
 use crate::model::{NodeId, NodeState};
 use clap::Subcommand;
-use std::io::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Subcommands of `node`.
@@ -56,34 +53,9 @@ impl NodeCommand {
             }
             let late = format!("node {node} is not empty after {timeout:?}; it goes on");
             let late = Failure::unavailable(late, "look with `converthouse op list`");
-            tokio::time::timeout(timeout, emptied(daemon, node, progress)).await.map_err(|_| late)
+            tokio::time::timeout(timeout, drain::emptied(daemon, node, progress)).await.map_err(|_| late)
         })?;
         context.print(&status, || nodes(std::slice::from_ref(&status), 0, context.colour()))
-    }
-}
-
-/// Waits until a node holds no replica.
-async fn emptied(daemon: Arc<dyn Daemon>, node: NodeId, progress: bool) -> NodeStatus {
-    let mut shown = String::new();
-    loop {
-        // A leader that changes meanwhile is no reason to give up.
-        if let Ok(status) = daemon.cluster_status().await
-            && let Some(found) = status.nodes.into_iter().find(|found| found.id == node)
-        {
-            if found.replicas == 0 {
-                return found;
-            }
-            let operations = daemon.operations().await.unwrap_or_default();
-            let waits = operations.iter().filter(|status| status.operation.state.is_open());
-            let what = waits.filter_map(|status| status.waiting_for.clone()).next().unwrap_or_default();
-            let line = format!("{} replicas left on {node}; {what}", found.replicas);
-            if progress && line != shown {
-                // Nobody is left to tell if this fails.
-                let _ = writeln!(std::io::stderr(), "{line}");
-                shown = line;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 

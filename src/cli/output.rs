@@ -81,6 +81,12 @@ pub fn bytes(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
+/// `1 split`, `2 splits`.
+pub fn counted(count: impl Into<u64>, one: &str, many: &str) -> String {
+    let count = count.into();
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// `yes` or `no`.
 pub fn yes_no(truth: bool) -> String {
     if truth { "yes".into() } else { "no".into() }

@@ -3,7 +3,7 @@
 use super::node::nodes;
 use super::output::{or_dash, printable};
 use super::table::tables;
-use super::{Context, Failure};
+use super::{Context, Failure, balance, hold};
 use crate::model::control::ClusterStatus;
 use clap::Args;
 
@@ -34,18 +34,24 @@ fn text(status: &ClusterStatus, colour: bool) -> String {
         if status.healthy { format!("{good}healthy{plain}") } else { format!("{bad}not healthy{plain}") };
     let up = status.nodes.iter().filter(|node| node.live && node.clickhouse_up == Some(true)).count();
     let mut text = format!(
-        "cluster {}: {health}\nleader  {} (term {}), {up} of {} nodes up\n\n",
+        "cluster {}: {health}\nleader  {} (term {}), {up} of {} nodes up\n",
         printable(&status.cluster),
         or_dash(status.leader.as_ref()),
         status.term,
         status.nodes.len(),
     );
+    text.push_str(&balance::text(&status.balance));
+    text.push('\n');
     text.push_str(&nodes(&status.nodes, 0, colour));
     text.push('\n');
     if status.tables.is_empty() {
         text.push_str("no tables\n");
     } else {
         text.push_str(&tables(&status.tables, 0, colour));
+    }
+    if !status.holds.is_empty() {
+        text.push_str("\nheld\n");
+        text.push_str(&hold::text(&status.holds, colour));
     }
     if !status.problems.is_empty() {
         text.push_str("\nproblems\n");

@@ -2,7 +2,7 @@
 
 use super::create::Create;
 use super::output::{Align, Table, bytes, or_dash, printable, yes_no};
-use super::{Context, Failure, parse_name, quote_name, shard};
+use super::{Context, Failure, hold, parse_name, quote_name, shard};
 use crate::model::control::{DropTable, TableStatus};
 use crate::model::{TableName, TableState};
 use clap::{Args, Subcommand};
@@ -159,6 +159,10 @@ pub(super) fn details(table: &TableStatus, colour: bool) -> String {
     let behind: Vec<String> = behind.map(|(node, epoch)| format!("{node} ({epoch})")).collect();
     if !behind.is_empty() {
         text.push_str(&format!("\nnot at {} yet: {}\n", table.epoch, behind.join(", ")));
+    }
+    if !table.holds.is_empty() {
+        text.push('\n');
+        text.push_str(&hold::text(&table.holds, colour));
     }
     if !table.waiting_for.is_empty() {
         text.push_str("\nwaiting for\n");

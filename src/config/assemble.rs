@@ -3,11 +3,11 @@
 use super::reader::{Part, Reader};
 use super::{
     Config, DaemonOptions, EtcdAccess, EtcdMember, FailoverOptions, IngestOptions, KafkaOptions,
-    MetadataOptions, NodeOptions, StoreOptions, units,
+    MetadataOptions, NodeOptions, StoreOptions, TransferOptions, units,
 };
 use crate::adapters::peers::{Tls, TlsIdentity};
 use crate::model::NodeId;
-use crate::model::control::{BalanceMode, BalanceRules};
+use crate::model::balance::{BalanceMode, BalanceRules};
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::routes::RouteGroup;
 use crate::telemetry::{self, LogFormat, LogOptions};
@@ -17,6 +17,8 @@ use toml::de::DeTable;
 
 /// With less, batches are too small for either side.
 const BUFFER_MIN_BYTES: u64 = 32_000_000;
+/// With less, the pieces of one copy would be minutes apart.
+const PACE_MIN_BYTES_PER_S: u64 = 1_000_000;
 
 /// `None` only with a problem on the list.
 pub(super) fn config<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Option<Config> {
@@ -31,7 +33,7 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Opti
     let config = (cluster(reader, root), kafka(reader, root, standalone), log(reader, root));
     let (ingest, failover, route_groups) =
         (ingest(reader, root), failover(reader, root), groups(reader, root));
-    let balance = balance(reader, root);
+    let (balance, transfer) = (balance(reader, root), transfer(reader, root));
     Some(Config {
         cluster: config.0?,
         daemon: daemon?,
@@ -41,6 +43,7 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Opti
         ingest,
         failover,
         balance,
+        transfer,
         route_groups,
         log: config.2?,
     })
@@ -349,7 +352,8 @@ fn node<'a>(reader: &mut Reader<'a>, part: &Part<'a>, standalone: Option<bool>) 
     let labels = reader.map(part, "labels");
     let (capacity_bytes, weight_milli) =
         (reader.bytes(part, "capacity_bytes"), reader.weight_milli(part, "weight"));
-    let routes_file = reader.path(part, "routes_file");
+    let (routes_file, clickhouse_data) =
+        (reader.path(part, "routes_file"), reader.path(part, "clickhouse_data"));
     Some(NodeOptions {
         id: id?,
         labels,
@@ -366,6 +370,7 @@ fn node<'a>(reader: &mut Reader<'a>, part: &Part<'a>, standalone: Option<bool>) 
         },
         clickhouse_password: password,
         routes_file: routes_file?,
+        clickhouse_data,
     })
 }
 
@@ -379,6 +384,16 @@ fn ingest<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> IngestOptions {
         batch_age_max_ms: reader.number(&part, "batch_age_max_ms"),
         buffer_bytes: reader.bytes_at_least(&part, "buffer_bytes", BUFFER_MIN_BYTES),
     }
+}
+
+fn transfer<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> TransferOptions {
+    let part = reader.part(root, "transfer");
+    let bytes_per_s = if part.has("bytes_per_s") {
+        reader.bytes_at_least(&part, "bytes_per_s", PACE_MIN_BYTES_PER_S)
+    } else {
+        reader.bytes(&part, "bytes_per_s")
+    };
+    TransferOptions { by_parts: reader.bool(&part, "by_parts"), bytes_per_s }
 }
 
 fn failover<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> FailoverOptions {
@@ -403,6 +418,7 @@ fn balance<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> BalanceRules {
         copies_per_node_max: reader.number(&part, "copies_per_node_max"),
         replicas_per_node_min: reader.number(&part, "replicas_per_node_min"),
         split_above_bytes: reader.bytes(&part, "split_above_bytes"),
+        solve_deadline_ms: reader.number(&part, "solve_deadline_ms"),
     }
 }
 

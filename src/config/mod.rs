@@ -12,7 +12,7 @@ pub mod units;
 use crate::adapters::peers::Tls;
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::NodeId;
-use crate::model::control::BalanceRules;
+use crate::model::balance::BalanceRules;
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::routes::RouteGroup;
 use crate::telemetry::LogOptions;
@@ -39,6 +39,8 @@ pub struct Config {
     pub failover: FailoverOptions,
     /// The balancer's rules.
     pub balance: BalanceRules,
+    /// How replicas are copied.
+    pub transfer: TransferOptions,
     /// Further clusters per table.
     pub route_groups: Vec<RouteGroup>,
     /// Logs.
@@ -159,6 +161,8 @@ pub struct NodeOptions {
     pub endpoint: ClickHouseEndpoint,
     /// Cluster file to write.
     pub routes_file: PathBuf,
+    /// The server's data folder, where it is not as the server says.
+    pub clickhouse_data: Option<PathBuf>,
 }
 
 /// From Kafka into ClickHouse.
@@ -176,6 +180,15 @@ pub struct IngestOptions {
     pub batch_age_max_ms: u64,
     /// Memory for what is between Kafka and ClickHouse, of all nodes of this daemon.
     pub buffer_bytes: u64,
+}
+
+/// How replicas are copied from node to node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransferOptions {
+    /// As files of parts, where that works.
+    pub by_parts: bool,
+    /// Bytes a second to, and from, each node; 0 is no limit.
+    pub bytes_per_s: u64,
 }
 
 /// When nodes go and come.

@@ -2,8 +2,12 @@
 //! from here, and the reference page and the example are made from here, so that the three cannot differ.
 
 mod balance;
+mod ingest;
+mod transfer;
 
 use balance::BALANCE;
+use ingest::INGEST;
+use transfer::TRANSFER;
 
 /// What values a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,56 +315,19 @@ const NODE: &[Key] = &[
         "File that holds that password; a line end at its end is dropped.",
     ),
     key(
+        "clickhouse_data",
+        Path,
+        Otherwise("where the server says that it is"),
+        "\"/mnt/clickhouse\"",
+        "Where this daemon finds the folder that the server calls its `path`, if that is another place for it, as in a \
+         container. For copies by parts: see `[transfer]`.",
+    ),
+    key(
         "routes_file",
         Path,
         Default("\"/etc/clickhouse-server/config.d/converthouse_routes.xml\""),
         "\"/etc/clickhouse-server/config.d/converthouse_routes.xml\"",
         "The cluster file that the daemon writes for this ClickHouse; in a folder that the server reads.",
-    ),
-];
-
-const INGEST: &[Key] = &[
-    key("lanes_max", Integer(1, 256), Default("4"), "4", "Kafka consumers (threads) of a node at most."),
-    key(
-        "daily_bytes_per_partition",
-        Bytes,
-        Default("\"36GB\""),
-        "\"36GB\"",
-        "Volume of one partition a day; by it and by what the node holds consumers are counted, each taking 360 GB a \
-         day, never more than the node has shards.",
-    ),
-    key(
-        "insert_deadline_ms",
-        Integer(1_000, 3_600_000),
-        Default("60000"),
-        "60000",
-        "An insert without an answer for so long counts as in doubt: the daemon closes the way that it took, looks at \
-         what the table holds, and inserts the rest.",
-    ),
-    key(
-        "inserts_per_s",
-        Integer(1, 10_000),
-        Default("20"),
-        "20",
-        "Inserts a second that one ClickHouse should have to take, all tables together. Each partition is an insert \
-         of its own: where a node holds many, batches grow older instead, up to `batch_age_max_ms`.",
-    ),
-    key(
-        "batch_age_max_ms",
-        Integer(100, 600_000),
-        Default("10000"),
-        "10000",
-        "How old batches grow for `inserts_per_s` at most; above that there are more inserts a second instead. What \
-         it comes to is shown by `converthouse table show`.",
-    ),
-    key(
-        "buffer_bytes",
-        Bytes,
-        Default("\"384MB\""),
-        "\"384MB\"",
-        "Memory for what is between Kafka and ClickHouse, whatever the number of partitions: half for messages that \
-         wait or are being inserted, a quarter for rows being sent, a quarter for what the consumers have fetched. At \
-         least 32 MB. The daemon itself and librdkafka's own queues, 8 MB of payload a consumer, come on top.",
     ),
 ];
 
@@ -465,6 +432,13 @@ pub const SECTIONS: &[Section] = &[
         in_example: true,
         doc: "From Kafka into ClickHouse.",
         keys: INGEST,
+    },
+    Section {
+        path: "transfer",
+        repeated: false,
+        in_example: true,
+        doc: "How replicas are copied from node to node.",
+        keys: TRANSFER,
     },
     Section {
         path: "failover",

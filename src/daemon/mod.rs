@@ -7,6 +7,7 @@ mod parts;
 use crate::actors::{self, Running, World};
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::adapters::compute::etcd_member::ManagedEtcd;
+use crate::adapters::offload::Threads;
 use crate::adapters::peers::Daemon;
 use crate::adapters::peers::grpc::{GrpcPeers, Options as PeerOptions};
 use crate::api;
@@ -168,6 +169,7 @@ async fn start(mut config: Config) -> Result<Started, Error> {
         kafka,
         peers: Arc::new(GrpcPeers::new(peers)),
         clock,
+        solver: Arc::new(Threads::new()),
         metrics: metrics.clone(),
         nodes: parts::nodes(&config),
         groups: config.route_groups.clone(),

@@ -3,7 +3,7 @@
 use super::Error;
 use crate::actors::table::decide::Rules;
 use crate::actors::{LocalNode, Options};
-use crate::adapters::clickhouse::HttpClickHouse;
+use crate::adapters::clickhouse::{ByParts, HttpClickHouse};
 use crate::adapters::compute::etcd_member::{EtcdMember, ManagedEtcd, Peer};
 use crate::adapters::kafka::embedded::EmbeddedKafka;
 use crate::adapters::kafka::{self, Kafka, KafkaClient};
@@ -117,17 +117,19 @@ pub fn nodes(config: &Config) -> Vec<LocalNode> {
             clickhouse: node.endpoint.clone(),
             daemon_url: config.daemon.grpc_advertise.clone(),
         },
-        clickhouse: Arc::new(HttpClickHouse::new(
-            &node.clickhouse_url,
-            &node.clickhouse_user,
-            &node.clickhouse_password,
-        )),
+        clickhouse: Arc::new(server(config, node)),
         routes: Arc::new(FileRoutes::new(&node.routes_file)),
     };
     // The daemon's own node first: it is the daemon's name in the election, and parses users' DDL.
     let mut nodes: Vec<&NodeOptions> = config.nodes.iter().collect();
     nodes.sort_by_key(|node| node.id != config.daemon.node);
     nodes.into_iter().map(local).collect()
+}
+
+fn server(config: &Config, node: &NodeOptions) -> HttpClickHouse {
+    let by_parts = ByParts { off: !config.transfer.by_parts, data_folder: node.clickhouse_data.clone() };
+    HttpClickHouse::new(&node.clickhouse_url, &node.clickhouse_user, &node.clickhouse_password)
+        .with_parts(by_parts)
 }
 
 /// The actors' numbers.
@@ -141,6 +143,7 @@ pub fn options(config: &Config) -> Options {
         inserts_per_s: config.ingest.inserts_per_s,
         batch_age_max_ms: config.ingest.batch_age_max_ms,
         buffer_bytes: config.ingest.buffer_bytes / config.nodes.len().max(1) as u64,
+        transfer_bytes_per_s: config.transfer.bytes_per_s,
         topic_replication: config.kafka.replication,
         rules: Rules {
             caught_up_lag_max: config.failover.preferred_leader_lag_max,

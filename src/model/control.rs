@@ -1,5 +1,7 @@
 //! What is asked of a daemon and what it answers: the control requests, before any wire format.
 
+use super::balance::BalanceStatus;
+use super::hold::HoldStatus;
 use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use super::node::NodeState;
 use super::observed::Stall;
@@ -136,6 +138,8 @@ pub struct TableStatus {
     pub complete: bool,
     /// What keeps it from being complete, one line each.
     pub waiting_for: Vec<String>,
+    /// Pauses and freezes that concern it.
+    pub holds: Vec<HoldStatus>,
 }
 
 /// One node.
@@ -186,6 +190,10 @@ pub struct ClusterStatus {
     pub healthy: bool,
     /// One line each.
     pub problems: Vec<String>,
+    /// How balancing stands.
+    pub balance: BalanceStatus,
+    /// Pauses and freezes in force.
+    pub holds: Vec<HoldStatus>,
 }
 
 /// Rows for a table, by way of the daemon (C5).
@@ -271,46 +279,4 @@ pub struct OperationStatus {
     pub table_name: Option<String>,
     /// What an open operation waits for; `None` if it is at work, over, or nothing is known yet.
     pub waiting_for: Option<String>,
-}
-
-/// What the balancer may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BalanceMode {
-    /// Nothing.
-    Off,
-    /// Plan, and show the plan.
-    Advisory,
-    /// Carry it out.
-    On,
-}
-
-/// The balancer's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BalanceRules {
-    /// What it may do.
-    pub mode: BalanceMode,
-    /// Between two looks.
-    pub every_ms: u64,
-    /// Copies under way in the whole cluster at most.
-    pub copies_max: u32,
-    /// Copies under way to one node at most.
-    pub copies_per_node_max: u32,
-    /// A table with fewer replicas than this a node has its shards split, if its partitions allow it.
-    pub replicas_per_node_min: u32,
-    /// A shard with more bytes than this is split; 0: however big.
-    pub split_above_bytes: u64,
-}
-
-impl Default for BalanceRules {
-    fn default() -> Self {
-        Self {
-            mode: BalanceMode::On,
-            every_ms: 5_000,
-            copies_max: 8,
-            copies_per_node_max: 2,
-            replicas_per_node_min: 1,
-            split_above_bytes: 0,
-        }
-    }
 }

@@ -3,7 +3,9 @@
 //! Desired state ([`table`], [`node`]), observed state ([`observed`]) and in-flight work ([`operation`]) are
 //! three families of types with three owners; a decision sees all three, none is stored in another.
 
+pub mod balance;
 pub mod control;
+pub mod hold;
 pub mod ids;
 pub mod ingest;
 pub mod invariants;
@@ -11,9 +13,12 @@ pub mod names;
 pub mod node;
 pub mod observed;
 pub mod operation;
+pub mod parts;
+pub mod plan;
 pub mod range;
 pub mod routes;
 pub mod table;
+pub mod verify;
 pub mod view;
 
 pub use ids::{Epoch, NodeId, OperationId, PartitionId, ReplicaId, ShardId, TableId, Term};

@@ -134,6 +134,26 @@ pub fn parse_copy(table: &str) -> Option<u64> {
     table.strip_prefix("copy_")?.split_once('_')?.0.parse().ok()
 }
 
+/// Folder, at the root of a server's disk, in which parts gather that come from another server.
+pub const TAKEN_FOLDER: &str = "cvh_taken";
+/// What the names of all our freezes begin with.
+const FROZEN_PREFIX: &str = "cvh_send_";
+
+/// The name under which parts are frozen to be sent; `nonce` makes it a fresh one.
+pub fn frozen(nonce: &str) -> String {
+    format!("{FROZEN_PREFIX}{nonce}")
+}
+
+/// Whether something frozen is ours.
+pub fn is_frozen(name: &str) -> bool {
+    name.starts_with(FROZEN_PREFIX)
+}
+
+/// What a replica's own folder within [`TAKEN_FOLDER`] is called; `None` for a database that is none of ours.
+pub fn taken_folder(database: &str) -> Option<String> {
+    parse_replica_database(database).map(|(table, shard)| format!("{table}_{shard}"))
+}
+
 /// The table through which a client inserts by plain ClickHouse: `<table>__insert`.
 pub fn insert_table(name: &TableName) -> TableName {
     TableName { database: name.database.clone(), table: format!("{}__insert", name.table) }

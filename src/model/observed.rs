@@ -3,6 +3,7 @@
 use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Why a partition of a replica does not move on. Shown to the operator with its code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,12 +77,63 @@ pub struct ReplicaObservation {
 }
 
 /// Progress of a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Seeding {
     /// Partitions copied.
     pub done: u32,
     /// Of so many.
     pub of: u32,
+    /// Bytes that are there.
+    pub bytes_done: u64,
+    /// Of so many; 0 if that is not known.
+    pub bytes_of: u64,
+    /// Bytes that were moved for it in this attempt: what an earlier one had brought is not.
+    pub bytes_moved: u64,
+    /// How long this attempt has taken.
+    pub elapsed_ms: u64,
+    /// How it is copied.
+    pub way: CopyWay,
+}
+
+/// How rows come from another server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum CopyWay {
+    /// As the files of parts.
+    #[default]
+    Parts,
+    /// As the answer to a select.
+    Select {
+        /// Why not by parts.
+        why: String,
+    },
+}
+
+impl Seeding {
+    /// How long the rest will take if it goes on like this; `None` while that cannot be told.
+    pub fn left_ms(&self) -> Option<u64> {
+        let moved = u128::from(self.bytes_moved);
+        let left = u128::from(self.bytes_of.saturating_sub(self.bytes_done));
+        let known = self.bytes_of > 0 && moved > 0 && self.elapsed_ms >= 1_000;
+        known.then(|| u64::try_from(left * u128::from(self.elapsed_ms) / moved).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for Seeding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        write!(f, "{} of {} partitions copied", self.done, self.of)?;
+        if self.bytes_of > 0 {
+            write!(f, ", {} of {} MiB", self.bytes_done / MIB, self.bytes_of / MIB)?;
+        }
+        if let Some(left_ms) = self.left_ms() {
+            write!(f, ", about {} s to go", left_ms.div_ceil(1_000))?;
+        }
+        match &self.way {
+            CopyWay::Parts => Ok(()),
+            CopyWay::Select { why } => write!(f, ", by a select (not by parts: {why})"),
+        }
+    }
 }
 
 impl ReplicaObservation {
@@ -150,4 +202,24 @@ pub struct Heartbeat {
     pub settled: BTreeMap<TableId, Epoch>,
     /// Tables whose every trace is gone from the node.
     pub dropped: Vec<TableId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_tells_how_far_it_is_and_how() {
+        let mut seeding = Seeding { done: 1, of: 4, ..Seeding::default() };
+        assert_eq!(seeding.to_string(), "1 of 4 partitions copied");
+        (seeding.bytes_done, seeding.bytes_of) = (100 << 20, 400 << 20);
+        (seeding.bytes_moved, seeding.elapsed_ms) = (50 << 20, 10_000);
+        assert_eq!(seeding.to_string(), "1 of 4 partitions copied, 100 of 400 MiB, about 60 s to go");
+        seeding.way = CopyWay::Select { why: "no folder".into() };
+        seeding.bytes_moved = 0;
+        assert_eq!(
+            seeding.to_string(),
+            "1 of 4 partitions copied, 100 of 400 MiB, by a select (not by parts: no folder)"
+        );
+    }
 }

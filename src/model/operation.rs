@@ -64,6 +64,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every [`Kind::name`].
+    pub const NAMES: [&'static str; 6] = ["split", "merge", "move", "add", "remove", "lead"];
+
+    /// Its one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Split { .. } => "split",
+            Self::Merge { .. } => "merge",
+            Self::Move { .. } => "move",
+            Self::Add { .. } => "add",
+            Self::Remove { .. } => "remove",
+            Self::Lead { .. } => "lead",
+        }
+    }
+
     /// The shards that it changes and that are there before it begins.
     pub fn shards(&self) -> Vec<ShardId> {
         match self {

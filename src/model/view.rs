@@ -3,6 +3,8 @@
 //! Pure. Batches of the store's changes are applied whole, so a view is always one revision of the store and a
 //! table's epoch and shards in it belong together (ONE-EPOCH).
 
+use super::balance::{BalanceSetting, PlanRun};
+use super::hold::{Hold, Scope};
 use super::ids::{NodeId, OperationId, ShardId, TableId};
 use super::node::Node;
 use super::operation::Operation;
@@ -53,6 +55,12 @@ pub enum Record {
     Shard(TableId, ShardId, Option<Versioned<Shard>>),
     /// `ops/<id>`.
     Operation(OperationId, Option<Box<Versioned<Operation>>>),
+    /// `holds/…`.
+    Hold(Scope, Option<Versioned<Hold>>),
+    /// `balance`.
+    Balance(Option<Versioned<BalanceSetting>>),
+    /// `plan`.
+    PlanRun(Option<Box<Versioned<PlanRun>>>),
 }
 
 impl Record {
@@ -61,7 +69,9 @@ impl Record {
         match self {
             Self::Table(id, _) | Self::Shard(id, ..) => Some(*id),
             Self::Operation(_, operation) => operation.as_ref().map(|operation| operation.record.table),
+            Self::Hold(Scope::Table(id) | Scope::Shard(id, _), _) => Some(*id),
             Self::Leader(_) | Self::Node(..) | Self::Live(..) => None,
+            Self::Hold(Scope::Cluster, _) | Self::Balance(_) | Self::PlanRun(_) => None,
         }
     }
 }
@@ -96,6 +106,12 @@ pub struct ClusterView {
     pub shards: BTreeMap<TableId, BTreeMap<ShardId, Versioned<Shard>>>,
     /// Operations, open and ended.
     pub operations: BTreeMap<OperationId, Versioned<Operation>>,
+    /// Pauses and freezes, those that are over among them.
+    pub holds: BTreeMap<Scope, Versioned<Hold>>,
+    /// What was said of balancing at run time.
+    pub balance: Option<Versioned<BalanceSetting>>,
+    /// The plan that was applied last.
+    pub run: Option<Versioned<PlanRun>>,
 }
 
 impl ClusterView {
@@ -133,6 +149,15 @@ impl ClusterView {
                     touched.tables.extend(operation.as_ref().map(|operation| operation.record.table));
                     put(&mut self.operations, id, operation.map(|operation| *operation));
                 }
+                Record::Hold(scope, hold) => {
+                    match scope {
+                        Scope::Cluster => touched.tables.extend(self.tables.keys()),
+                        Scope::Table(id) | Scope::Shard(id, _) => touched.tables.extend([id]),
+                    }
+                    put(&mut self.holds, scope, hold);
+                }
+                Record::Balance(setting) => self.balance = setting,
+                Record::PlanRun(run) => self.run = run.map(|run| *run),
             }
         }
         self.revision = self.revision.max(revision);
@@ -150,7 +175,7 @@ impl ClusterView {
         touched
     }
 
-    /// The same view with these tables only.
+    /// The same view with these tables only, without what brakes or balances them.
     pub fn of_tables(&self, tables: &BTreeSet<TableId>) -> Self {
         let some = |id: &TableId| tables.contains(id);
         Self {
@@ -161,6 +186,9 @@ impl ClusterView {
             leader: self.leader.clone(),
             nodes: self.nodes.clone(),
             live: self.live.clone(),
+            holds: BTreeMap::new(),
+            balance: None,
+            run: None,
             operations: self
                 .operations
                 .iter()

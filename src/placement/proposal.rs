@@ -29,7 +29,7 @@ use super::problem::Problem;
 use super::sequence::{WaveLimits, sequence};
 use super::snapshot::Snapshot;
 use super::solution::Solution;
-use super::verdict::{Verdict, pursue, settle, verdict};
+use super::verdict::{Decision, Verdict, pursue, settle, verdict};
 use crate::model::{NodeId, ShardId, TableId};
 use std::collections::BTreeMap;
 
@@ -135,14 +135,30 @@ pub fn resume(
         let committed = committed(&problem);
         settle(committed.as_ref().unwrap_or(&problem), &Hybrid::HEURISTIC, limits.seed, limits.work)
     });
-    let dense = sequence(&problem, &decision.solution, &limits.waves);
+    proposal(&problem, &ids, &decision, limits)
+}
+
+/// The way to `towards` and nothing else; `None` if it is reached or breaks more rules than what is there.
+pub fn toward(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    limits: &Limits,
+    towards: &BTreeMap<(TableId, ShardId), Vec<NodeId>>,
+) -> Option<Proposal> {
+    let (problem, ids) = Ids::of(snapshot, policy);
+    let decision = pursue(&problem, target(&problem, &ids, towards)?)?;
+    Some(proposal(&problem, &ids, &decision, limits))
+}
+
+fn proposal(problem: &Problem, ids: &Ids, decision: &Decision, limits: &Limits) -> Proposal {
+    let dense = sequence(problem, &decision.solution, &limits.waves);
     Proposal {
-        steps: steps(&ids, &dense),
+        steps: steps(ids, &dense),
         waves: dense.waves,
         seconds: dense.seconds,
         peak_bytes: ids.nodes.iter().cloned().zip(dense.peak_bytes).collect(),
         left: dense.left.iter().map(|&shard| ids.shards[shard as usize]).collect(),
-        verdict: verdict(&problem, &ids, &decision),
+        verdict: verdict(problem, ids, decision),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::adapters::faults::{Lifeline, Line, Weather};
 use crate::adapters::kafka::{FaultyKafka, SimKafka};
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{FaultyStore, MemoryStore};
+use crate::adapters::offload::Inline;
 use crate::adapters::peers::sim::SimNetwork;
 use crate::adapters::routes::{FaultyRoutes, SimRoutes};
 use crate::model::node::{ClickHouseEndpoint, NodeState, Secret};
@@ -160,6 +161,7 @@ impl SimNode {
             kafka: Arc::new(FaultyKafka::new(shared.kafka.clone(), line(Port::Kafka))),
             peers: Arc::new(shared.network.peers(&self.record.daemon_url, line(Port::Peers))),
             clock: Arc::new(SimClock::new(1_700_000_000_000, seed).drifting(self.drift_ppm)),
+            solver: Arc::new(Inline),
             metrics: Metrics::new(),
             nodes: vec![LocalNode {
                 node: self.record.clone(),

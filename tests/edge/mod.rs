@@ -3,18 +3,25 @@
 // Each test binary uses its own half of this; clippy knows tests only by `#[test]`.
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
+pub mod samples;
+
 use async_trait::async_trait;
-use converthouse::adapters::peers::{Daemon, Error, HeartbeatReply, Tls};
+use converthouse::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream, Tls, VerdictStream};
 use converthouse::api;
+use converthouse::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, RunState, SetBalance};
 use converthouse::model::control::{
     ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, Operate, OperationStatus,
     ReplicaStatus, ShardStatus, TableStatus,
 };
+use converthouse::model::hold::{HoldStatus, SetHold};
 use converthouse::model::node::{ClickHouseEndpoint, Secret};
 use converthouse::model::observed::{Heartbeat, Stall};
 use converthouse::model::operation::{Kind, Operation, State};
+use converthouse::model::parts::{FileSize, PartFiles, Piece, WantedParts};
+use converthouse::model::plan::ClusterPlan;
 use converthouse::model::routes::{RouteReplica, RouteShard, TableRoutes};
 use converthouse::model::table::{MessageFormat, ShardState};
+use converthouse::model::verify::{Difference, Digest, DigestAsked, PartitionVerdict};
 use converthouse::model::{
     Epoch, NodeId, NodeState, OperationId, PartitionId, PartitionRange, ShardId, TableId, TableName,
     TableState, Term,
@@ -42,6 +49,14 @@ pub enum Asked {
     Cancel(OperationId),
     Operations,
     NodeState(NodeId, NodeState),
+    MakePlan,
+    ApplyPlan(Box<ApplyPlan>),
+    CancelPlan,
+    Balance(SetBalance),
+    Hold(SetHold),
+    Parts(NodeId, WantedParts),
+    Digest(DigestAsked),
+    Verify(TableName, u64),
 }
 
 /// How it answers.
@@ -96,6 +111,48 @@ impl Fake {
     pub fn last(&self) -> Asked {
         self.asked.lock().unwrap().last().cloned().expect("something was asked")
     }
+}
+
+/// What it sends of any partition.
+pub fn pieces() -> Vec<Piece> {
+    let files = vec![FileSize { name: "a.bin".into(), bytes: 3 }];
+    let part = PartFiles { name: "1_1_1_0".into(), rows: 1, files };
+    let content = bytes::Bytes::from_static(b"abc");
+    vec![Piece::Begin(vec![part]), Piece::Data(content), Piece::End { checksum: 7, held: false }]
+}
+
+pub fn digest() -> Digest {
+    Digest { rows: 7, distinct: 6, messages: 5, min_offset: Some(1), max_offset: Some(9), hash: u64::MAX }
+}
+
+/// One partition as it should be, and one with everything wrong.
+pub fn verdicts() -> Vec<PartitionVerdict> {
+    let node = |id: &str| -> NodeId { id.parse().unwrap() };
+    let (n1, n2) = (node("n1"), node("n2"));
+    let good = PartitionVerdict {
+        shard: ShardId(3),
+        partition: PartitionId(0),
+        topic_from: 2,
+        below: 10,
+        replicas: BTreeMap::from([(n1.clone(), Digest::default()), (n2.clone(), Digest::default())]),
+        differences: Vec::new(),
+        dead_letters: 1,
+        empty: 2,
+        unchecked: Vec::new(),
+    };
+    let differences = vec![
+        Difference::Doubled { node: n1.clone(), rows: 1 },
+        Difference::Differing { node: n2.clone(), other: n1.clone(), offsets: vec![4, 8] },
+        Difference::Missing { node: n1.clone(), offsets: vec![3] },
+    ];
+    let bad = PartitionVerdict {
+        partition: PartitionId(1),
+        replicas: BTreeMap::from([(n1, digest()), (n2, Digest::default())]),
+        differences,
+        unchecked: vec!["n3 has recorded no position".into()],
+        ..good.clone()
+    };
+    vec![good, bad]
 }
 
 #[async_trait]
@@ -160,6 +217,46 @@ impl Daemon for Fake {
         self.note(Asked::NodeState(node.clone(), state)).await?;
         let first = cluster().nodes.remove(0);
         Ok(NodeStatus { id: node, state, ..first })
+    }
+
+    async fn make_plan(&self) -> Result<ClusterPlan, Error> {
+        self.note(Asked::MakePlan).await?;
+        Ok(samples::plan())
+    }
+
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
+        self.note(Asked::ApplyPlan(Box::new(request))).await?;
+        Ok(samples::run(RunState::Running))
+    }
+
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error> {
+        self.note(Asked::CancelPlan).await?;
+        Ok(samples::run(RunState::Cancelled))
+    }
+
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error> {
+        self.note(Asked::Balance(request)).await?;
+        Ok(samples::balance())
+    }
+
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error> {
+        self.note(Asked::Hold(request)).await?;
+        Ok(samples::holds())
+    }
+
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
+        self.note(Asked::Parts(node, wanted)).await?;
+        Ok(futures::stream::iter(pieces().into_iter().map(Ok)).boxed())
+    }
+
+    async fn digest(&self, asked: DigestAsked) -> Result<Digest, Error> {
+        self.note(Asked::Digest(asked)).await?;
+        Ok(digest())
+    }
+
+    async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error> {
+        self.note(Asked::Verify(name, rows_per_s)).await?;
+        Ok(futures::stream::iter(verdicts().into_iter().map(Ok)).boxed())
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
@@ -258,6 +355,7 @@ pub fn table() -> TableStatus {
         usable: true,
         complete: false,
         waiting_for: vec!["s0 on n2: its node is gone".into()],
+        holds: samples::holds(),
     }
 }
 
@@ -288,6 +386,8 @@ pub fn cluster() -> ClusterStatus {
         tables: vec![table()],
         healthy: false,
         problems: vec!["n2 is gone".into()],
+        balance: samples::balance(),
+        holds: samples::holds(),
     }
 }
 

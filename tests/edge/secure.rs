@@ -3,7 +3,9 @@
 use super::edge::{Edge, cluster};
 use converthouse::adapters::peers::grpc::{GrpcDaemon, Options};
 use converthouse::adapters::peers::{Daemon, Error, Tls, TlsIdentity};
+use converthouse::model::PartitionId;
 use converthouse::model::control::DropTable;
+use converthouse::model::parts::WantedParts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -19,6 +21,10 @@ fn daemon() -> Option<TlsIdentity> {
 
 fn stranger() -> Option<TlsIdentity> {
     identity(include_str!("tls/stranger.pem"), include_str!("tls/stranger.key"))
+}
+
+fn wanted() -> WantedParts {
+    WantedParts { database: "d".into(), partition: PartitionId(1), version: "1.1".into(), held: Vec::new() }
 }
 
 fn client(edge: &Edge, ca: &str, identity: Option<TlsIdentity>) -> GrpcDaemon {
@@ -39,6 +45,8 @@ async fn both_sides_show_a_certificate_that_the_other_trusts() {
     ] {
         let error = outsider.cluster_status().await.unwrap_err();
         assert!(matches!(error, Error::Unavailable(_)), "{what}: {error}");
+        let parts = outsider.send_partition("n1".parse().unwrap(), wanted()).await.err();
+        assert!(matches!(parts, Some(Error::Unavailable(_))), "{what}: {parts:?}");
     }
     assert_eq!(edge.daemon.asked.lock().unwrap().len(), 1, "no outsider was heard");
 }

@@ -1,8 +1,8 @@
 //! The product's sentence, proven on real servers: ingest, readers that judge every answer, and a nemesis that joins,
-//! splits, moves, drains, kills, stops and cuts off, by a seed. No row lost, none twice, no answer wrong.
+//! splits, moves, drains, kills, stops, cuts off and fills a disk, by a seed. No row lost, none twice, no answer wrong.
 //!
-//! `make proof MINUTES=10 SEED=3` runs it for longer; `make test` for two minutes. What is not tried here: a full disk
-//! (`tests/real/ingest.rs`).
+//! `make proof MINUTES=10 SEED=3` runs it for longer; `make test` for two minutes. A disk is filled where a small file
+//! system can be mounted (by root); elsewhere the list of what was done says that it was not.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -12,22 +12,24 @@
 )]
 
 mod nemesis;
-mod producer;
-mod readers;
 #[path = "../real/support/mod.rs"]
 mod support;
 mod watcher;
 
 use nemesis::Nemesis;
-use producer::Producer;
-use readers::{Outages, Readers};
 use std::time::Duration;
 use support::cluster::{Cluster, PARTITIONS};
+use support::disk::SmallDisk;
+use support::producer::Producer;
+use support::readers::{Outages, Readers};
 use watcher::Watcher;
 
 /// One month, so that every batch is one ClickHouse partition: each is there whole or not at all, at any moment.
 const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, note String) \
                    ENGINE = MergeTree ORDER BY (user, at)";
+
+/// The first node's disk while it is not full; memory is taken only as far as it is used.
+pub const DISK_MEBIBYTES: u32 = 4_096;
 
 fn number(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).unwrap_or_default();
@@ -40,7 +42,11 @@ async fn every_query_counts_every_row_once_whatever_happens() {
     let seed = number("CONVERTHOUSE_PROOF_SEED", 1);
     let rate = number("CONVERTHOUSE_PROOF_ROWS_PER_S", 20_000);
     println!("proof: {minutes} minutes, seed {seed}, at most {rate} rows/s");
-    let mut cluster = Cluster::start_linked(4).await;
+    // Taken away after the cluster.
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), DISK_MEBIBYTES);
+    let data = disk.as_ref().map(|disk| disk.path().join("data"));
+    let mut cluster = Cluster::start_linked(4, data).await;
     let partitions = PARTITIONS.to_string();
     let numbers = ["--partitions", &partitions, "--shards", "2", "--replicas", "2", "--partition-by", "user"];
     cluster
@@ -59,7 +65,7 @@ async fn every_query_counts_every_row_once_whatever_happens() {
         readers.add(node, &name).await;
     }
     let watcher = Watcher::start(&cluster);
-    let mut nemesis = Nemesis::new(seed, outages, name);
+    let mut nemesis = Nemesis::new(seed, outages, name, disk.as_ref());
     nemesis.rage(&mut cluster, &readers, Duration::from_secs(60 * minutes)).await;
     nemesis.heal(&mut cluster).await;
     let rows = producer.end().await;

@@ -1,9 +1,13 @@
 //! What befalls the cluster, drawn from a seed: one thing at a time, each undone before the next, so that no shard
 //! loses all its replicas at once and a query has nothing to fail for.
 
-use super::readers::{Outages, Readers};
+use super::DISK_MEBIBYTES;
 use super::support::cluster::{Cluster, LEASE_TTL_MS};
+use super::support::disk::SmallDisk;
 use super::support::link::Weather;
+use super::support::readers::{Outages, Readers};
+use converthouse::model::control::ClusterStatus;
+use converthouse::model::observed::Stall;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::collections::BTreeMap;
@@ -13,16 +17,19 @@ use tokio::time::sleep;
 const NODES_MAX: usize = 6;
 const SHARDS_MAX: usize = 8;
 
-pub struct Nemesis {
+pub struct Nemesis<'a> {
     dice: Xoshiro256PlusPlus,
     outages: Outages,
     cluster_name: String,
+    /// The first node's, where one can be had.
+    disk: Option<&'a SmallDisk>,
     pub done: BTreeMap<String, u64>,
 }
 
-impl Nemesis {
-    pub fn new(seed: u64, outages: Outages, cluster_name: String) -> Self {
-        Self { dice: Xoshiro256PlusPlus::seed_from_u64(seed), outages, cluster_name, done: BTreeMap::new() }
+impl<'a> Nemesis<'a> {
+    pub fn new(seed: u64, outages: Outages, cluster_name: String, disk: Option<&'a SmallDisk>) -> Self {
+        let dice = Xoshiro256PlusPlus::seed_from_u64(seed);
+        Self { dice, outages, cluster_name, disk, done: BTreeMap::new() }
     }
 
     fn below(&mut self, limit: usize) -> usize {
@@ -39,7 +46,7 @@ impl Nemesis {
         self.split(cluster);
         self.join(cluster, readers).await;
         while Instant::now() < until {
-            match self.below(12) {
+            match self.below(13) {
                 0 => self.kill_daemon(cluster, false).await,
                 1 => self.kill_daemon(cluster, true).await,
                 2 => self.kill_clickhouse(cluster).await,
@@ -51,6 +58,7 @@ impl Nemesis {
                 8 => self.drain(cluster),
                 9 => self.move_one(cluster),
                 10 => self.restart_everything(cluster).await,
+                11 => self.fill_disk(cluster).await,
                 _ if self.below(2) == 0 => self.join(cluster, readers).await,
                 _ => self.split(cluster),
             }
@@ -147,20 +155,33 @@ impl Nemesis {
         self.count("everything killed and started again");
         // From the first to the last: in between, one that still runs finds all replicas of a shard dead.
         cluster.nodes.iter().for_each(|node| self.outages.begin(&node.id));
-        for node in &mut cluster.nodes {
-            node.kill_daemon();
-            node.server.kill().unwrap();
-        }
-        cluster.kafka.brokers.kill(0).unwrap();
-        (0..3).for_each(|member| cluster.kill_etcd(member));
-        cluster.nodes.iter_mut().for_each(super::support::cluster::Node::start_daemon);
-        (0..3).for_each(|member| cluster.start_etcd(member));
-        cluster.kafka.brokers.restart(0).await.unwrap();
-        for node in &mut cluster.nodes {
-            node.server.start().await.unwrap();
-        }
+        cluster.kill_everything();
+        cluster.start_daemons();
+        cluster.start_store();
+        cluster.start_queue().await;
+        cluster.start_servers().await;
         // Those that are up already ask those that are not.
         cluster.nodes.iter().for_each(|node| self.outages.end(&node.id));
+    }
+
+    /// The first node's disk is full until that is told, or for a while; then there is room again.
+    async fn fill_disk(&mut self, cluster: &Cluster) {
+        let Some(disk) = self.disk else {
+            self.count("disk NOT filled: no small file system can be mounted here");
+            return;
+        };
+        disk.fill();
+        let mut told = false;
+        for _ in 0..40 {
+            sleep(Duration::from_millis(500)).await;
+            told = cluster.status().is_ok_and(|status| full_disk_told(&status));
+            if told {
+                break;
+            }
+        }
+        sleep(Duration::from_secs(2)).await;
+        disk.grow(DISK_MEBIBYTES);
+        self.count(if told { "disk full, and told" } else { "disk full for 20 s, nothing refused" });
     }
 
     /// Only the first node's daemon reaches everything over links.
@@ -225,6 +246,14 @@ impl Nemesis {
         node.until_routed(&self.cluster_name, "shop", "events").await;
         readers.add(node, &self.cluster_name).await;
     }
+}
+
+/// Whether a replica says that its server refuses rows for want of room.
+fn full_disk_told(status: &ClusterStatus) -> bool {
+    let replicas = status.tables.iter().flat_map(|table| &table.shards).flat_map(|shard| &shard.replicas);
+    let mut stalls = replicas.flat_map(|replica| replica.stalls.values());
+    stalls.any(|stall| matches!(stall, Stall::ServerRefuses { .. }))
+        || status.problems.iter().any(|problem| problem.contains("space"))
 }
 
 fn operations(cluster: &Cluster) -> Vec<serde_json::Value> {

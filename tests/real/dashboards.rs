@@ -4,7 +4,9 @@
 use super::support::cluster::Cluster;
 use converthouse::adapters::compute::process::{Launch, Process, free_port};
 use converthouse::error::Code;
+use converthouse::model::ShardId;
 use converthouse::model::invariants::Invariant;
+use converthouse::model::operation::{Kind, State};
 use converthouse::telemetry::Metrics;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -75,7 +77,15 @@ fn every_metric() -> Metrics {
     metrics.clickhouse_up("n1").set(1);
     metrics.insert_seconds.observe(0.02);
     metrics.leader.set(1);
+    metrics.elastic.forget();
+    metrics.elastic.plan_seconds.observe(0.2);
+    operation_ended(&metrics);
     metrics
+}
+
+fn operation_ended(metrics: &Metrics) {
+    let lead = Kind::Lead { shard: ShardId(1), to: "n1".parse().unwrap() };
+    metrics.elastic.operation_ended(&lead, State::Done, 1_500);
 }
 
 fn exposition(metrics: &Metrics) -> String {
@@ -93,6 +103,7 @@ fn serve(metrics: Metrics) -> u16 {
             // Counters must move, or rates find nothing.
             metrics.ingest_rows("shop.events").inc_by(10);
             metrics.insert_seconds.observe(0.02);
+            operation_ended(&metrics);
             let body = exposition(&metrics);
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n";
             let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());

@@ -1,7 +1,7 @@
 //! Splits, moves, drains and joins on real servers, under ingest, with readers that judge every answer.
 
-use super::faults::Stream;
 use super::support::cluster::{Cluster, PARTITIONS};
+use super::support::producer::Producer;
 use super::support::readers::{Readers, Verdict, prepare};
 use converthouse::model::control::{OperationStatus, TableStatus};
 use converthouse::model::operation::State;
@@ -35,7 +35,7 @@ fn operate(cluster: &Cluster, arguments: &[&str]) -> Vec<OperationStatus> {
 
 fn all_right(verdict: &Verdict) {
     assert_eq!(verdict.wrong, Vec::<String>::new(), "of {} answers", verdict.answered);
-    assert_eq!(verdict.failed, Vec::<String>::new(), "of {} answers", verdict.answered);
+    assert_eq!(verdict.unexplained, Vec::<String>::new(), "of {} answers", verdict.answered);
     println!("{} queries answered, 0 wrong, 0 failed", verdict.answered);
 }
 
@@ -43,13 +43,15 @@ fn all_right(verdict: &Verdict) {
 async fn shards_split_merge_and_move_under_ingest_and_every_query_counts_every_row_once() {
     let cluster = Cluster::start(3, 1).await;
     let table = create(&cluster, 2).await;
-    let stream = Stream::start(&cluster);
+    // What is moved here is moved by hand.
+    cluster.cli(&["balance", "off"]).unwrap_or_else(|error| panic!("{error}"));
+    let stream = Producer::start(&cluster, 20_000);
     stream.flow(20_000).await;
     cluster.until("rows in every shard", |status| {
         let shards = status.tables.iter().flat_map(|table| &table.shards);
         shards.flat_map(|shard| &shard.replicas).all(|replica| replica.rows > 0)
     });
-    let readers = Readers::start(&cluster, 3);
+    let readers = Readers::of(&cluster, 3).await;
     readers.flow(20).await;
     for status in operate(&cluster, &["shard", "split", "shop.events"]) {
         let operation = &status.operation;
@@ -74,7 +76,7 @@ async fn shards_split_merge_and_move_under_ingest_and_every_query_counts_every_r
 async fn a_node_joins_one_is_drained_and_one_dies_under_ingest() {
     let mut cluster = Cluster::start(3, 1).await;
     let table = create(&cluster, 4).await;
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     stream.flow(20_000).await;
     cluster.until("rows in every shard", |status| {
         let shards = status.tables.iter().flat_map(|table| &table.shards);
@@ -83,7 +85,7 @@ async fn a_node_joins_one_is_drained_and_one_dies_under_ingest() {
     cluster.add_node().await;
     cluster.nodes[3].until_routed(&table.cluster, "shop", "events").await;
     prepare(&cluster.nodes[3], &table.cluster).await;
-    let readers = Readers::start(&cluster, 3);
+    let readers = Readers::of(&cluster, 3).await;
     cluster.until("the new node to hold its share", |status| {
         let held: Vec<u32> = status.nodes.iter().map(|node| node.replicas).collect();
         held.len() == 4 && held.iter().max().unwrap() - held.iter().min().unwrap() <= 1

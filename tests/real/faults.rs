@@ -2,55 +2,14 @@
 //! and replicas are equal.
 
 use super::support::cluster::Cluster;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::support::producer::Producer;
 use std::time::Duration;
-
-/// Rows sent until told to stop; a send that fails while brokers are down is repeated by the producer itself.
-pub struct Stream {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Stream {
-    pub fn start(cluster: &Cluster) -> Self {
-        use converthouse::adapters::kafka::Kafka;
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, counter, client) = (stop.clone(), sent.clone(), cluster.client.clone());
-        let task = tokio::spawn(async move {
-            while !stopped.load(Ordering::Relaxed) {
-                let next = counter.load(Ordering::Relaxed);
-                let messages = (next..next + 1_000).map(super::support::cluster::event).collect();
-                client.produce(messages).await.unwrap();
-                counter.store(next + 1_000, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        });
-        Self { stop, sent, task }
-    }
-
-    /// Waits until so many more rows have been sent.
-    pub async fn flow(&self, rows: u64) {
-        let until = self.sent.load(Ordering::Relaxed) + rows;
-        while self.sent.load(Ordering::Relaxed) < until {
-            assert!(!self.task.is_finished(), "the producer failed");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    pub async fn end(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap();
-        self.sent.load(Ordering::Relaxed)
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_killed_during_ingest_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start(3, 1).await;
     cluster.create_events(4);
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     for round in 0..3 {
         stream.flow(5_000).await;
         let victim = (cluster.leader() + round) % 3;
@@ -97,7 +56,7 @@ async fn the_leader_killed_during_create_leaves_the_table_to_the_next() {
 async fn a_clickhouse_killed_during_inserts_over_two_months_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start(3, 1).await;
     cluster.create_events(4);
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     for round in 0..4 {
         stream.flow(3_000).await;
         cluster.nodes[round % 3].server.kill().unwrap();
@@ -112,7 +71,7 @@ async fn a_clickhouse_killed_during_inserts_over_two_months_loses_and_doubles_no
 async fn an_etcd_member_killed_stops_neither_ingest_nor_control() {
     let mut cluster = Cluster::start(3, 1).await;
     cluster.create_events(4);
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     for member in 0..3 {
         stream.flow(3_000).await;
         cluster.kill_etcd(member);
@@ -129,7 +88,7 @@ async fn an_etcd_member_killed_stops_neither_ingest_nor_control() {
 async fn a_kafka_broker_killed_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start(3, 3).await;
     cluster.create_events(4);
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     for broker in 0..2 {
         stream.flow(3_000).await;
         cluster.kafka.brokers.kill(broker).unwrap();
@@ -145,13 +104,8 @@ async fn everything_killed_and_daemons_started_first_wait_for_the_rest_and_go_on
     let mut cluster = Cluster::start(2, 1).await;
     cluster.create_events(2);
     cluster.produce(0..5_000).await;
-    for node in &mut cluster.nodes {
-        node.kill_daemon();
-        node.server.kill().unwrap();
-    }
-    cluster.kafka.brokers.kill(0).unwrap();
-    (0..3).for_each(|member| cluster.kill_etcd(member));
-    cluster.nodes.iter_mut().for_each(super::support::cluster::Node::start_daemon);
+    cluster.kill_everything();
+    cluster.start_daemons();
     // Without its store a daemon still answers, and says what is missing.
     let began = std::time::Instant::now();
     let told = loop {
@@ -162,14 +116,12 @@ async fn everything_killed_and_daemons_started_first_wait_for_the_rest_and_go_on
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     assert!(told.contains("no daemon leads"), "{told}");
-    (0..3).for_each(|member| cluster.start_etcd(member));
+    cluster.start_store();
     cluster.until("servers that are down to be told", |status| {
         status.problems.iter().filter(|problem| problem.contains("CVH-0401")).count() >= 2
     });
-    for node in &mut cluster.nodes {
-        node.server.start().await.unwrap();
-    }
-    cluster.kafka.brokers.restart(0).await.unwrap();
+    cluster.start_servers().await;
+    cluster.start_queue().await;
     cluster.produce(5_000..8_000).await;
     cluster.prove_events(8_000, 0).await;
 }

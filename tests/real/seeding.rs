@@ -2,7 +2,9 @@
 
 use crate::clickhouse::{batch, parsed};
 use crate::support::clickhouse::Running;
-use converthouse::adapters::clickhouse::{ClickHouse, Error, HttpClickHouse, RemoteReplica, ReplicaTables};
+use converthouse::adapters::clickhouse::{
+    ClickHouse, CopyLimits, Error, HttpClickHouse, RemoteReplica, ReplicaTables,
+};
 use converthouse::model::node::Secret;
 use converthouse::model::table::Schema;
 use converthouse::model::{PartitionId, PartitionRange};
@@ -12,25 +14,29 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-const SOURCE: &str = "d__t__cvh00000007_s1";
-const TARGET: &str = "d__t__cvh00000007_s2";
+pub const SOURCE: &str = "d__t__cvh00000007_s1";
+pub const TARGET: &str = "d__t__cvh00000007_s2";
 /// A column that nobody could compute again, one of another engine's sort, and a partition key that is hashed.
-const DDL: &str = "CREATE TABLE d.t (ts DateTime, `k'1` String, v String DEFAULT 'none', odd UInt64 MATERIALIZED \
+pub const DDL: &str = "CREATE TABLE d.t (ts DateTime, `k'1` String, v String DEFAULT 'none', odd UInt64 MATERIALIZED \
                    rand64(), al UInt64 ALIAS odd + 1) ENGINE = MergeTree PARTITION BY (toYYYYMM(ts), `k'1`) \
                    PRIMARY KEY ts ORDER BY (ts, `k'1`) SAMPLE BY ts SETTINGS index_granularity = 1024";
 const EVERYTHING: &str =
     "count(), sum(cityHash64(_cvh_partition, _cvh_offset, _cvh_row, ts, `k'1`, v, odd, al))";
 
+fn limits(deadline_ms: u64) -> CopyLimits {
+    CopyLimits { deadline_ms, bytes_per_s: 0 }
+}
+
 fn range(lo: u32, hi: u32) -> PartitionRange {
     PartitionRange::new(lo, hi).unwrap()
 }
 
-fn tables(database: &str, schema: &Schema) -> ReplicaTables {
+pub fn tables(database: &str, schema: &Schema) -> ReplicaTables {
     ReplicaTables { database: database.into(), schema: schema.clone() }
 }
 
 /// The source replica with its first gate.
-async fn source(running: &Running, engine: &str) -> (HttpClickHouse, Schema, u64) {
+pub async fn source(running: &Running, engine: &str) -> (HttpClickHouse, Schema, u64) {
     let client = running.client();
     let (_, mut schema) = parsed(&client, DDL).await;
     engine.clone_into(&mut schema.engine);
@@ -40,7 +46,7 @@ async fn source(running: &Running, engine: &str) -> (HttpClickHouse, Schema, u64
 }
 
 /// Puts rows into four partitions, six months and two keys.
-async fn fill(client: &HttpClickHouse, gate: u64, schema: &Schema, offsets: std::ops::Range<i64>) {
+pub async fn fill(client: &HttpClickHouse, gate: u64, schema: &Schema, offsets: std::ops::Range<i64>) {
     let row = |o: i64| {
         let (partition, month, key) = (o % 4, 1 + o / 4 % 6, o % 2);
         format!("{partition},{o},0,\"2026-0{month}-02 00:00:0{}\",\"k'{key}\",\"v{o}\"\n", o % 10)
@@ -49,7 +55,7 @@ async fn fill(client: &HttpClickHouse, gate: u64, schema: &Schema, offsets: std:
     client.insert(batch(SOURCE, gate, schema, &body)).await.unwrap();
 }
 
-async fn everything(running: &Running, database: &str, condition: &str) -> String {
+pub async fn everything(running: &Running, database: &str, condition: &str) -> String {
     running.query(&format!("SELECT {EVERYTHING} FROM `{database}`.local WHERE {condition}")).await
 }
 
@@ -188,15 +194,16 @@ async fn copies_take_every_column_over_as_it_is() {
     client.begin_seed(&tables(TARGET, &schema), 3).await.unwrap();
     let from = remote(&there, there.server.tcp_port(), &there.password);
     for partition in [1, 2, 1] {
-        let copied = client.copy_partition(TARGET, 3, &from, PartitionId(partition), 60_000).await.unwrap();
+        let copied =
+            client.copy_partition(TARGET, 3, &from, PartitionId(partition), limits(60_000)).await.unwrap();
         assert_eq!(copied, 5_000);
     }
     // Whatever the profile of the user says, a server that cannot be asked is no empty one.
     let wrong = remote(&there, there.server.tcp_port(), &Secret::new("it's wr\\ong"));
-    let refused = client.copy_partition(TARGET, 3, &wrong, PartitionId(3), 60_000).await;
+    let refused = client.copy_partition(TARGET, 3, &wrong, PartitionId(3), limits(60_000)).await;
     assert!(matches!(refused, Err(Error::Denied(_))), "{refused:?}");
     let secure = RemoteReplica { secure: true, ..wrong };
-    let unknown = client.copy_partition(TARGET, 3, &secure, PartitionId(3), 60_000).await;
+    let unknown = client.copy_partition(TARGET, 3, &secure, PartitionId(3), limits(60_000)).await;
     assert!(matches!(unknown, Err(Error::Refused { .. })), "18.16 has no remoteSecure: {unknown:?}");
     for told in [refused, unknown] {
         assert!(!format!("{told:?}").contains("wr"), "the password is told nowhere: {told:?}");
@@ -239,10 +246,10 @@ async fn a_copy_that_was_given_up_lands_nowhere() {
     let pass = Arc::new(Semaphore::new(0));
     let port = holding_proxy(there.server.tcp_port(), 200_000, pass.clone()).await;
     let held = remote(&there, port, &there.password);
-    let late = client.copy_partition(TARGET, 3, &held, PartitionId(1), 3_000).await;
+    let late = client.copy_partition(TARGET, 3, &held, PartitionId(1), limits(3_000)).await;
     assert!(matches!(late, Err(Error::Overloaded { code: 159, .. })), "{late:?}");
     let direct = remote(&there, there.server.tcp_port(), &there.password);
-    let copied = client.copy_partition(TARGET, 3, &direct, PartitionId(2), 60_000).await.unwrap();
+    let copied = client.copy_partition(TARGET, 3, &direct, PartitionId(2), limits(60_000)).await.unwrap();
     assert_eq!(copied, 50_000, "another goes on meanwhile");
     client.finish_seed(TARGET, 3).await.unwrap();
     // Now the rest arrives.

@@ -1,9 +1,9 @@
 //! Parts that neither answer nor die: stopped processes, networks that swallow or cut. Afterwards each replica holds
 //! each row once, without a gap, replicas are equal, and no daemon saw an invariant broken.
 
-use super::faults::Stream;
 use super::support::cluster::{Cluster, Node};
 use super::support::link::{Link, Weather};
+use super::support::producer::Producer;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ async fn says(node: &Node, what: &str, before: usize) {
     }
 }
 
-async fn prove(cluster: &Cluster, stream: Stream) {
+async fn prove(cluster: &Cluster, stream: Producer) {
     let rows = stream.end().await;
     cluster.prove_events(rows, 0).await;
     for node in &cluster.nodes {
@@ -34,7 +34,7 @@ const IN_DOUBT: &str = "outcome is unknown";
 async fn a_clickhouse_stopped_past_its_deadlines_during_inserts_loses_and_doubles_nothing() {
     let cluster = Cluster::start(3, 1).await;
     cluster.create_events(4);
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     let victim = &cluster.nodes[1];
     for _ in 0..2 {
         stream.flow(3_000).await;
@@ -56,7 +56,7 @@ async fn a_clickhouse_stopped_past_its_deadlines_during_inserts_loses_and_double
 async fn a_leader_stopped_past_its_lease_changes_nothing_when_it_goes_on() {
     let mut cluster = Cluster::start(3, 1).await;
     cluster.create_events(4);
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     for _ in 0..2 {
         stream.flow(3_000).await;
         let zombie = cluster.leader();
@@ -85,11 +85,11 @@ async fn a_leader_stopped_past_its_lease_changes_nothing_when_it_goes_on() {
 /// Twice: once nothing passes and nobody is told, once every connection is reset.
 async fn through_bad_weather(
     which: impl Fn(&super::support::cluster::Links) -> &Vec<Link>,
-    noticed: impl AsyncFn(&Cluster, &Stream, Weather),
+    noticed: impl AsyncFn(&Cluster, &Producer, Weather),
 ) {
-    let mut cluster = Cluster::start_linked(3).await;
+    let mut cluster = Cluster::start_linked(3, None).await;
     cluster.create_events(4);
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     for weather in [Weather::Silent, Weather::Cut] {
         let set = |cluster: &Cluster, weather| {
             let links = cluster.links.as_ref().unwrap();
@@ -115,7 +115,7 @@ async fn through_bad_weather(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_cut_off_from_its_clickhouse_loses_and_doubles_nothing() {
-    let noticed = async |cluster: &Cluster, _: &Stream, weather| {
+    let noticed = async |cluster: &Cluster, _: &Producer, weather| {
         // An insert that is cut off may end at once, with a certain answer; in silence it ends in doubt.
         if weather == Weather::Silent {
             says(&cluster.nodes[0], IN_DOUBT, cluster.nodes[0].said(IN_DOUBT)).await;
@@ -127,7 +127,7 @@ async fn a_daemon_cut_off_from_its_clickhouse_loses_and_doubles_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_cut_off_from_kafka_loses_and_doubles_nothing() {
-    let noticed = async |cluster: &Cluster, stream: &Stream, _| {
+    let noticed = async |cluster: &Cluster, stream: &Producer, _| {
         // Its replicas fall behind the others', which is seen on the leader as lag or as spread between copies.
         stream.flow(5_000).await;
         cluster.until("the copies to be apart", |status| {
@@ -140,7 +140,7 @@ async fn a_daemon_cut_off_from_kafka_loses_and_doubles_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_cut_off_from_etcd_is_replaced_and_comes_back() {
-    let noticed = async |cluster: &Cluster, _: &Stream, _| {
+    let noticed = async |cluster: &Cluster, _: &Producer, _| {
         cluster.until("its duties to be others'", |status| {
             let shards = status.tables.iter().flat_map(|table| &table.shards);
             let led = shards.filter_map(|shard| shard.leader.as_ref()).any(|led| led.as_str() == "n1");
@@ -155,7 +155,7 @@ async fn a_daemon_cut_off_from_etcd_is_replaced_and_comes_back() {
 async fn three_daemons_form_their_own_store_and_go_on_when_one_is_killed_with_its_member() {
     let mut cluster = Cluster::start_managed(3).await;
     cluster.create_events(4);
-    let stream = Stream::start(&cluster);
+    let stream = Producer::start(&cluster, 20_000);
     stream.flow(3_000).await;
     let victim = cluster.leader();
     let id = cluster.nodes[victim].id.clone();

@@ -2,7 +2,7 @@
 
 use converthouse::adapters::peers::Daemon;
 use converthouse::model::control::{Asked, Operate, OperationStatus};
-use converthouse::model::operation::State;
+use converthouse::model::operation::{Kind, State};
 use converthouse::model::{NodeState, OperationId};
 use converthouse::simulation::{self, Cluster, Failure, NewTable, Setup};
 use std::collections::BTreeMap;
@@ -181,6 +181,53 @@ fn a_node_that_stays_down_has_its_replicas_rebuilt_and_lets_go_of_them_when_it_r
         cluster.produce_everywhere(&table, 100);
         cluster.start_daemon("n2")?;
         cluster.heal(300_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+/// C10 in figures: from three nodes to four, each holds a quarter of the bytes within 5 %, no more than 1.1 times the
+/// least is copied (what the new node holds in the end has to come to it), and then there is nothing left to do.
+#[test]
+fn four_nodes_hold_equal_bytes_and_little_more_is_copied_than_must_be() {
+    let mut setup = balancing(3);
+    setup.options.balance.replicas_per_node_min = 5;
+    let run = simulation::run(&setup, async |cluster: &Cluster| {
+        cluster.start().await?;
+        cluster.start_readers(4);
+        let table = NewTable { shards: 8, partitions: 32, ..NewTable::named("t") };
+        let table = cluster.create_table(&table).await?;
+        cluster.produce_everywhere(&table, 500);
+        cluster.until_nothing_lacks(60_000).await?;
+        let node = cluster.add_node()?;
+        cluster.until("the node's record", 30_000, |c| c.view().nodes.contains_key(&node)).await?;
+        cluster.advance(10_000).await?;
+        cluster.until("nothing under way", 600_000, at_rest).await?;
+        // Reports of what was dropped are gone, and so is whatever could still begin.
+        cluster.advance(120_000).await?;
+        assert!(at_rest(cluster), "it settles");
+        let status = cluster.status().await?;
+        assert_eq!(status.tables[0].shards.len(), 16, "all shards have split");
+        let held: BTreeMap<String, u64> =
+            status.nodes.iter().map(|node| (node.id.to_string(), node.bytes)).collect();
+        let mean = held.values().sum::<u64>() / 4;
+        for (node, bytes) in &held {
+            assert!(bytes.abs_diff(mean) * 100 <= 5 * mean, "{node} holds {bytes} of {mean}: {held:?}");
+        }
+        let bytes = |id| {
+            let shard = status.tables[0].shards.iter().find(|shard| shard.id == id).expect("it serves");
+            shard.replicas[0].bytes
+        };
+        let all = cluster.ask("list", |daemon| async move { daemon.operations().await }).await?;
+        let copies = all.iter().filter_map(|status| match status.operation.kind {
+            Kind::Move { shard, .. } | Kind::Add { shard, .. } => Some(bytes(shard)),
+            _ => None,
+        });
+        let (copied, least) = (copies.sum::<u64>(), held[node.as_str()]);
+        assert!(copied * 10 <= least * 11, "{copied} bytes were copied, {least} had to be");
+        let plan = cluster.ask("plan", |daemon| async move { daemon.make_plan().await }).await?;
+        assert!(plan.is_empty(), "a second plan is empty: {plan:?}");
+        cluster.produce_everywhere(&table, 10);
+        cluster.heal(120_000).await
     });
     assert!(run.passed(), "{run}");
 }

@@ -37,7 +37,7 @@ impl Agent {
         }
         self.ports.metrics.epoch_lag(&node).set(number(self.epochs_missing(&view)));
         let own = |node: &crate::model::NodeId| {
-            view.nodes.get(node).is_some_and(|node| node.record.daemon_url == self.neighbours.own_url())
+            view.nodes.get(node).is_some_and(|node| node.record.daemon_url == self.ports.neighbours.own_url())
         };
         let shards = view.shards.values().flat_map(BTreeMap::values);
         let led = shards.filter(|shard| shard.record.leader.as_ref().is_some_and(own)).count();

@@ -20,7 +20,7 @@ impl Agent {
             if seen.problem.is_none() {
                 seen.problem = self.routes.problems.get(table).cloned();
             }
-            seen.seeding = self.seeding.get(&(*table, *shard)).copied();
+            seen.seeding = self.seeding.get(&(*table, *shard)).cloned();
             seen.serving &= self.server_up;
             replicas.entry(*table).or_default().insert(*shard, seen);
         }
@@ -53,7 +53,7 @@ impl Agent {
         if std::mem::replace(&mut self.beating, true) {
             return;
         }
-        let daemon = self.neighbours.daemon(&leader.daemon_url);
+        let daemon = self.ports.neighbours.daemon(&leader.daemon_url);
         let heartbeat = self.heartbeat();
         self.then(ctx, async move { daemon.heartbeat(heartbeat).await }, |agent, result, _| {
             agent.beating = false;

@@ -10,11 +10,11 @@ pub mod lineage;
 pub mod reconcile;
 mod refresh;
 
+use super::Options;
 use super::mirror::{View, ViewChanged};
 use super::node_ports::NodePorts;
 use super::replica::{Adjust, LookAgain, ReplicaActor, StopReplica};
 use super::router::{Router, ServerSeen};
-use super::{Neighbours, Options};
 use crate::adapters::clickhouse::{self, ClickHouse, ReplicaSizes, ServerInfo};
 use crate::adapters::kafka::Committed;
 use crate::error::Coded;
@@ -97,7 +97,6 @@ pub struct Agent {
     ports: NodePorts,
     options: Options,
     view: View,
-    neighbours: Neighbours,
     lanes: Lanes,
     partitions: u32,
     router: Addr<Router>,
@@ -122,19 +121,11 @@ pub struct Agent {
 
 impl Agent {
     /// The agent of the node of these ports.
-    pub fn new(
-        ports: NodePorts,
-        options: Options,
-        view: View,
-        neighbours: Neighbours,
-        lanes: Lanes,
-        router: Addr<Router>,
-    ) -> Self {
+    pub fn new(ports: NodePorts, options: Options, view: View, lanes: Lanes, router: Addr<Router>) -> Self {
         Self {
             ports,
             options,
             view,
-            neighbours,
             lanes,
             partitions: 0,
             router,
@@ -269,6 +260,7 @@ impl Agent {
                     self.running.values().for_each(|running| running.address.do_send(LookAgain));
                 }
                 if restarted || !was_up {
+                    self.sweep(ctx);
                     self.router.do_send(ServerSeen { restarted });
                 }
                 self.clean_up(ctx);
@@ -278,6 +270,16 @@ impl Agent {
             }
             Err(_) => {}
         }
+    }
+
+    /// Clears away what copies by parts of an earlier run, of this daemon or of the server, have left on its disks.
+    fn sweep(&self, ctx: &mut Context<Self>) {
+        let server = self.ports.clickhouse.clone();
+        self.then(ctx, async move { server.sweep_parts().await }, |agent, swept, _| {
+            if let Err(error) = swept {
+                tracing::info!(node = %agent.ports.node, %error, "leftovers of copies are not looked for");
+            }
+        });
     }
 
     /// Removes replica databases that are assigned elsewhere or whose table is being dropped, one at a time.

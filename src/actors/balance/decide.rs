@@ -4,7 +4,7 @@
 //! flight counts once; what placement proposes becomes operations, as many at once as the limits allow. C9: when
 //! nodes have joined and a table has too few shards to go round, its shards are split first.
 
-use crate::model::control::BalanceRules;
+use crate::model::balance::BalanceRules;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::observed::Heartbeat;
@@ -12,7 +12,8 @@ use crate::model::operation::{Kind, Operation};
 use crate::model::table::{ReplicaState, Shard, ShardState, Table, TableState};
 use crate::model::view::ClusterView;
 use crate::placement::{
-    ClusterAction, ClusterStep, Load, NodeView, Proposal, ReplicaView, ShardView, Snapshot,
+    ClusterAction, ClusterStep, Limits, Load, NodeView, Proposal, ReplicaView, ShardView, Snapshot,
+    WaveLimits,
 };
 use std::collections::BTreeMap;
 
@@ -30,6 +31,15 @@ pub struct Sight<'a> {
     pub heartbeats: &'a BTreeMap<NodeId, Heartbeat>,
     /// Nodes that have been down for so long that their replicas are rebuilt elsewhere.
     pub lost: &'a dyn Fn(&NodeId) -> bool,
+    /// The wall clock, for pauses and freezes.
+    pub now_unix_ms: u64,
+}
+
+impl Sight<'_> {
+    /// Whether a shard is paused or frozen: nothing is begun by itself there.
+    fn held(&self, shard: &Shard) -> bool {
+        self.view.held(shard.table, shard.id, self.now_unix_ms).is_some()
+    }
 }
 
 /// Why nothing may be decided yet; `None` if all that live have reported.
@@ -60,7 +70,8 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
         let grown =
             |shard: &&&Shard| rules.split_above_bytes > 0 && bytes(sight, shard) > rules.split_above_bytes;
         let busy = |shard: &&&Shard| {
-            touched(view, *id, shard.id) || shard.moving().is_some() || shard.range.width() < 2
+            let moves = touched(view, *id, shard.id) || shard.moving().is_some();
+            moves || shard.range.width() < 2 || sight.held(shard)
         };
         let few = shards.len() < wanted;
         // A round of splits is of all shards of the widest kind, so that halves stay equal.
@@ -81,7 +92,7 @@ fn wanted_shards(table: &Table, nodes: usize, rules: &BalanceRules) -> usize {
     replicas.div_ceil(table.replicas.max(1) as usize).min(table.partitions as usize)
 }
 
-fn touched(view: &ClusterView, table: TableId, shard: ShardId) -> bool {
+pub(super) fn touched(view: &ClusterView, table: TableId, shard: ShardId) -> bool {
     view.open_operations().any(|operation| operation.table == table && operation.kind.touches(shard))
 }
 
@@ -127,7 +138,7 @@ fn shard(sight: &Sight<'_>, shard: &Shard) -> Option<ShardView> {
         leaving: false,
     };
     let mut replicas: Vec<ReplicaView> = shard.staying().map(replica).collect();
-    let mut frozen = false;
+    let mut frozen = sight.held(shard);
     let operations = sight.view.open_operations().filter(|operation| operation.table == shard.table);
     for operation in operations.filter(|operation| operation.kind.touches(shard.id)) {
         in_flight(operation, &mut replicas, &mut frozen);
@@ -177,7 +188,7 @@ const WORK_PER_REPLICA: u64 = 500;
 const BYTE_SHARES: u64 = 200;
 
 /// Work for one plan, by the cluster's size.
-pub fn work(snapshot: &Snapshot) -> u64 {
+fn work(snapshot: &Snapshot) -> u64 {
     let replicas: usize = snapshot.shards.iter().map(|shard| shard.replicas.len()).sum();
     (replicas as u64 * WORK_PER_REPLICA).clamp(2_000, 1_000_000)
 }
@@ -192,12 +203,28 @@ pub fn rough(snapshot: &Snapshot) -> Snapshot {
     rough
 }
 
-/// The operations to be begun now, of those that placement proposes: by table, with the reason.
-pub fn begin(
-    sight: &Sight<'_>,
-    proposal: &Proposal,
-    rules: &BalanceRules,
-) -> BTreeMap<TableId, Vec<(Kind, String)>> {
+/// What is wanted: operations by table, each with its reason.
+pub type Wanted = BTreeMap<TableId, Vec<(Kind, String)>>;
+
+/// What a plan may take and what its waves may do, by the cluster's size and rules.
+pub fn limits(snapshot: &Snapshot, rules: &BalanceRules) -> Limits {
+    let copies = rules.copies_per_node_max.max(1);
+    let waves = WaveLimits { copies_in_max: copies, copies_out_max: copies, ..WaveLimits::default() };
+    Limits { work: work(snapshot), waves, ..Limits::default() }
+}
+
+/// Whether two snapshots differ by nothing but loads: a plan made on one is a plan of the other.
+pub fn same_shape(one: &Snapshot, other: &Snapshot) -> bool {
+    let bare = |snapshot: &Snapshot| {
+        let mut bare = snapshot.clone();
+        bare.shards.iter_mut().for_each(|shard| shard.load = Load::default());
+        bare
+    };
+    bare(one) == bare(other)
+}
+
+/// The operations to be begun now, of those that placement proposes; `who` says on whose behalf.
+pub fn begin(sight: &Sight<'_>, proposal: &Proposal, rules: &BalanceRules, who: &str) -> Wanted {
     let view = sight.view;
     let mut copies: Copies<'_> = Copies { rules, all: 0, nodes: BTreeMap::new() };
     for operation in view.open_operations() {
@@ -205,7 +232,7 @@ pub fn begin(
             copies.count(target);
         }
     }
-    let mut begun: BTreeMap<TableId, Vec<(Kind, String)>> = BTreeMap::new();
+    let mut begun = Wanted::new();
     let mut leads = 0;
     for step in proposal.ready() {
         if touched(view, step.table, step.shard) {
@@ -222,7 +249,7 @@ pub fn begin(
             None => leads += 1,
         }
         let why = proposal.verdict.reasons.get(&(step.table, step.shard));
-        let why = why.map_or_else(|| "balance".to_owned(), |why| format!("balance: {}", why.code()));
+        let why = why.map_or_else(|| who.to_owned(), |why| format!("{who}: {}", why.code()));
         begun.entry(step.table).or_default().push((kind, why));
     }
     begun

@@ -51,10 +51,10 @@ pub async fn create_table(lead: Lead, request: CreateTable) -> Result<TableStatu
     shown(&lead, table.id).await;
     let view = lead.view.read();
     let reports = lead.observed.read();
-    Ok(view
-        .tables
-        .get(&table.id)
-        .map_or_else(|| status::of_new(&table), |record| status::table(&view, &reports, &record.record)))
+    Ok(view.tables.get(&table.id).map_or_else(
+        || status::of_new(&table),
+        |record| status::table(&view, &reports, &record.record, lead.clock.unix_ms()),
+    ))
 }
 
 fn check_numbers(lead: &Lead, request: &CreateTable) -> Result<(), Error> {
@@ -115,7 +115,7 @@ fn existing(
         && table.replicas == request.replicas
         && table.partition_by == request.partition_by;
     match (request.if_not_exists, same) {
-        (true, true) => Ok(Some(status::table(&view, &lead.observed.read(), table))),
+        (true, true) => Ok(Some(status::table(&view, &lead.observed.read(), table, lead.clock.unix_ms()))),
         (true, false) => Err(Error::Exists(format!("table {name} with another definition"))),
         (false, _) => Err(Error::Exists(format!("table {name}"))),
     }

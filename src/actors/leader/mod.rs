@@ -4,10 +4,12 @@
 //! takes control requests. Decisions are in `table::decide` and `placement`; every write carries the term's fence.
 
 pub mod create;
+pub mod gauges;
 pub mod observed;
 pub mod operations;
 pub mod remove;
 pub mod status;
+pub mod steer;
 
 use super::balance::Balancer;
 use super::mirror::{View, ViewChanged};
@@ -19,15 +21,17 @@ use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{self, Compare, MetaStore, Write};
+use crate::adapters::offload::Offload;
 use crate::adapters::peers::{Error, HeartbeatReply};
+use crate::model::balance::BalanceRules;
 use crate::model::control::{
-    BalanceRules, ClusterStatus, CreateTable, DropTable, NodeStatus, Operate, OperationStatus, TableStatus,
+    ClusterStatus, CreateTable, DropTable, NodeStatus, Operate, OperationStatus, TableStatus,
 };
 use crate::model::observed::Heartbeat;
 use crate::model::{NodeId, NodeState, OperationId, TableId, TableName, Term};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
-use observed::Observed;
+use observed::{Observed, Seen};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -62,6 +66,10 @@ pub struct Lead {
     pub rules: Rules,
     /// The balancer's.
     pub balance: BalanceRules,
+    /// Where plans are looked for.
+    pub solver: Arc<dyn Offload>,
+    /// How balancing stands.
+    pub seen: Seen,
 }
 
 impl Lead {
@@ -130,17 +138,6 @@ impl Coordinator {
         }
     }
 
-    /// How far replicas of each table are apart.
-    fn gauge(&self) {
-        let view = self.lead.view.read();
-        let reports = self.lead.observed.read();
-        for (id, table) in &view.tables {
-            let spread = view.shards_of(*id).filter_map(|shard| status::spread(&view, &reports, shard)).max();
-            let gauge = self.lead.metrics.replication_spread(&table.record.name.to_string());
-            gauge.set(spread.map_or(0, |spread| i64::try_from(spread).unwrap_or(i64::MAX)));
-        }
-    }
-
     /// What a daemon's former run reported says nothing of what its node holds now.
     fn forget_former_runs(&self) {
         let view = self.lead.view.read();
@@ -152,7 +149,7 @@ impl Coordinator {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.reconcile();
-        self.gauge();
+        gauges::show(&self.lead);
         self.tables.values().for_each(|table| table.do_send(Review));
         ctx.run_later(std::time::Duration::from_secs(1), |coordinator, ctx| coordinator.tick(ctx));
     }
@@ -292,7 +289,7 @@ impl Handler<OperationsAsked> for Coordinator {
     type Result = MessageResult<OperationsAsked>;
     fn handle(&mut self, _: OperationsAsked, _: &mut Context<Self>) -> Self::Result {
         let (view, reports) = (self.lead.view.read(), self.lead.observed.read());
-        MessageResult(super::table::progress(&view, &reports, &self.lead.rules, self.lead.clock.now_ms()))
+        MessageResult(super::table::progress(&view, &reports, &self.lead.rules, self.lead.clock.as_ref()))
     }
 }
 
@@ -306,7 +303,7 @@ impl Handler<TableAsked> for Coordinator {
     fn handle(&mut self, TableAsked(name): TableAsked, _: &mut Context<Self>) -> Self::Result {
         let view = self.lead.view.read();
         let reports = self.lead.observed.read();
-        status::named(&view, &reports, &name)
+        status::named(&view, &reports, &name, self.lead.clock.unix_ms())
     }
 }
 
@@ -320,6 +317,8 @@ impl Handler<ClusterAsked> for Coordinator {
     fn handle(&mut self, _: ClusterAsked, _: &mut Context<Self>) -> Self::Result {
         let view = self.lead.view.read();
         let reports = self.lead.observed.read();
-        MessageResult(status::cluster(&self.lead.cluster, &view, &reports))
+        let balance = status::balance(&view, Some(self.lead.balance.mode), &self.lead.seen.get());
+        let now_unix_ms = self.lead.clock.unix_ms();
+        MessageResult(status::cluster(&self.lead.cluster, &view, &reports, balance, now_unix_ms))
     }
 }

@@ -1,9 +1,10 @@
 //! What the leader knows from heartbeats. Starts empty with each term; nothing of it is stored.
 
 use crate::model::NodeId;
+use crate::model::balance::PlannedSize;
 use crate::model::observed::Heartbeat;
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The newest reports.
 #[derive(Debug, Default)]
@@ -31,5 +32,30 @@ impl Observed {
     /// The same.
     pub fn write(&self) -> RwLockWriteGuard<'_, Reports> {
         self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// How balancing stands, as far as this term has looked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Balancing {
+    /// The newest plan.
+    pub planned: Option<PlannedSize>,
+    /// Why nothing can be planned.
+    pub waits_for: Option<String>,
+}
+
+/// The balancer's word for those who ask. A lock of its own: it is written while reports are read.
+#[derive(Debug, Clone, Default)]
+pub struct Seen(Arc<Mutex<Balancing>>);
+
+impl Seen {
+    /// As it stands.
+    pub fn get(&self) -> Balancing {
+        self.lock().clone()
+    }
+
+    /// Held for a moment only, never over an await.
+    pub fn lock(&self) -> MutexGuard<'_, Balancing> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -31,6 +31,7 @@ pub async fn operate(lead: Lead, request: Operate) -> Result<Vec<OperationStatus
             let found = record.and_then(|id| view.tables.get(&id).cloned());
             let table = found.ok_or_else(|| Error::NotFound(format!("table {name}")))?;
             let kinds = kinds(&view, &table.record, &request.asked)?;
+            refuse_frozen(&view, &table.record, &kinds, lead.clock.unix_ms())?;
             (table, kinds)
         };
         let reason = if request.reason.is_empty() { "asked for" } else { request.reason.as_str() };
@@ -45,6 +46,15 @@ pub async fn operate(lead: Lead, request: Operate) -> Result<Vec<OperationStatus
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     Err(Error::Unavailable(format!("table {name} keeps changing: try again")))
+}
+
+/// Nothing is begun where an operator has said that nothing is to move.
+fn refuse_frozen(view: &ClusterView, table: &Table, kinds: &[Kind], now_unix_ms: u64) -> Result<(), Error> {
+    let frozen = |id: &ShardId| Some((*id, view.frozen(table.id, *id, now_unix_ms)?));
+    match kinds.iter().flat_map(Kind::shards).find_map(|id| frozen(&id)) {
+        Some((id, hold)) => Err(Error::Held(format!("shard {id} of {} is {hold}", table.name))),
+        None => Ok(()),
+    }
 }
 
 fn said(name: &TableName, operation: Operation) -> OperationStatus {

@@ -1,7 +1,9 @@
 //! How tables, nodes and the cluster stand, for people and programs. Pure.
 
-use super::observed::Reports;
+use super::observed::{Balancing, Reports};
+use crate::actors::balance::pursue;
 use crate::adapters::peers::Error;
+use crate::model::balance::{BalanceMode, BalanceStatus};
 use crate::model::control::{ClusterStatus, NodeStatus, ReplicaStatus, ShardStatus, TableStatus};
 use crate::model::ids::NodeId;
 use crate::model::names;
@@ -11,18 +13,23 @@ use crate::model::view::ClusterView;
 use std::collections::BTreeMap;
 
 /// The table of that name.
-pub fn named(view: &ClusterView, reports: &Reports, name: &TableName) -> Result<TableStatus, Error> {
+pub fn named(
+    view: &ClusterView,
+    reports: &Reports,
+    name: &TableName,
+    now_unix_ms: u64,
+) -> Result<TableStatus, Error> {
     let table = view.table_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))?;
-    Ok(self::table(view, reports, table))
+    Ok(self::table(view, reports, table, now_unix_ms))
 }
 
 /// A table of which nothing but the definition is known.
 pub fn of_new(table: &Table) -> TableStatus {
-    self::table(&ClusterView::default(), &Reports::default(), table)
+    self::table(&ClusterView::default(), &Reports::default(), table, 0)
 }
 
 /// One table.
-pub fn table(view: &ClusterView, reports: &Reports, table: &Table) -> TableStatus {
+pub fn table(view: &ClusterView, reports: &Reports, table: &Table, now_unix_ms: u64) -> TableStatus {
     let mut shards: Vec<&Shard> = view.shards_of(table.id).collect();
     shards.sort_by_key(|shard| shard.range);
     let acknowledged: BTreeMap<NodeId, _> = reports
@@ -61,6 +68,7 @@ pub fn table(view: &ClusterView, reports: &Reports, table: &Table) -> TableStatu
         usable,
         complete: usable && waiting_for.is_empty(),
         waiting_for,
+        holds: view.holds_in_force(Some(table), now_unix_ms),
     }
 }
 
@@ -111,8 +119,8 @@ fn what_it_waits_for(seen: &ReplicaObservation) -> String {
         let (partition, stall) = seen.partitions.iter().find_map(|(id, p)| Some((id, p.stall.as_ref()?)))?;
         Some(format!("{partition} does not move on: {}", serde_json::to_string(stall).unwrap_or_default()))
     };
-    let moving = || match (seen.seeding, seen.serving) {
-        (Some(seeding), _) => format!("{} of {} partitions copied", seeding.done, seeding.of),
+    let moving = || match (&seen.seeding, seen.serving) {
+        (Some(seeding), _) => seeding.to_string(),
         (None, true) => format!("{} messages behind", seen.lag()),
         (None, false) => "it is looking where to begin".into(),
     };
@@ -185,9 +193,16 @@ fn replica_status(view: &ClusterView, reports: &Reports, shard: &Shard, replica:
 }
 
 /// Everything.
-pub fn cluster(name: &str, view: &ClusterView, reports: &Reports) -> ClusterStatus {
+pub fn cluster(
+    name: &str,
+    view: &ClusterView,
+    reports: &Reports,
+    balance: BalanceStatus,
+    now_unix_ms: u64,
+) -> ClusterStatus {
     let nodes: Vec<NodeStatus> = view.nodes.keys().map(|id| node(view, reports, id)).collect();
-    let tables: Vec<TableStatus> = view.tables.values().map(|t| table(view, reports, &t.record)).collect();
+    let tables = view.tables.values().map(|t| table(view, reports, &t.record, now_unix_ms));
+    let tables: Vec<TableStatus> = tables.collect();
     let mut problems = Vec::new();
     if view.leader.is_none() {
         problems.push("no daemon leads the cluster".to_owned());
@@ -223,6 +238,21 @@ pub fn cluster(name: &str, view: &ClusterView, reports: &Reports) -> ClusterStat
         tables,
         healthy: problems.is_empty(),
         problems,
+        balance,
+        holds: view.holds_in_force(None, now_unix_ms),
+    }
+}
+
+/// How balancing stands; `configured` is the leader's configuration.
+pub fn balance(view: &ClusterView, configured: Option<BalanceMode>, seen: &Balancing) -> BalanceStatus {
+    let setting = view.balance.as_ref().map(|setting| &setting.record);
+    BalanceStatus {
+        mode: setting.map(|setting| setting.mode).or(configured),
+        configured,
+        reason: setting.map_or_else(String::new, |setting| setting.reason.clone()),
+        planned: seen.planned,
+        waits_for: seen.waits_for.clone(),
+        run: view.run.as_ref().map(|run| pursue::status(view, &run.record)),
     }
 }
 

@@ -3,6 +3,8 @@
 use crate::adapters::metadata::Change;
 use crate::adapters::metadata::keys::{Key, Keys};
 use crate::adapters::metadata::records::{self, Record as _};
+use crate::model::balance::{BalanceSetting, PlanRun};
+use crate::model::hold::Hold;
 use crate::model::view::{Leader, Live, Record, Versioned};
 use crate::model::{Node, Operation, Shard, Table, Term};
 
@@ -46,7 +48,22 @@ pub fn read(keys: &Keys, change: &Change) -> Result<Option<Record>, String> {
             let record = Operation::decode(key, &pair.value).map_err(told)?;
             Record::Operation(id, Some(Box::new(Versioned { record, revision: pair.mod_revision })))
         }
-        _ => return Ok(None),
+        (Key::Hold(scope), None) => Record::Hold(scope, None),
+        (Key::Hold(scope), Some(pair)) => {
+            let record = Hold::decode(key, &pair.value).map_err(told)?;
+            Record::Hold(scope, Some(Versioned { record, revision: pair.mod_revision }))
+        }
+        (Key::Balance, None) => Record::Balance(None),
+        (Key::Balance, Some(pair)) => {
+            let record = BalanceSetting::decode(key, &pair.value).map_err(told)?;
+            Record::Balance(Some(Versioned { record, revision: pair.mod_revision }))
+        }
+        (Key::Plan, None) => Record::PlanRun(None),
+        (Key::Plan, Some(pair)) => {
+            let record = PlanRun::decode(key, &pair.value).map_err(told)?;
+            Record::PlanRun(Some(Box::new(Versioned { record, revision: pair.mod_revision })))
+        }
+        (Key::Name(_), _) => return Ok(None),
     };
     Ok(Some(record))
 }

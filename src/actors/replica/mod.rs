@@ -4,6 +4,7 @@
 //! moves are not its business; it holds one range of partitions from birth to stop.
 
 pub mod buffer;
+mod copy;
 pub mod encode;
 mod partition;
 pub mod position;

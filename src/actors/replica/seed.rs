@@ -1,5 +1,5 @@
 //! Where a new replica's history comes from, and how it gets here: linked from the parents of a split on the same
-//! node, copied from another node's replica, or none (all of it is in the topics).
+//! node, copied from another node's replica (see `copy`), or none (all of it is in the topics).
 //!
 //! A replica is filled in a staging table that becomes the local table in one step, so one that stands is whole and
 //! is never seeded again. Everything here may be done over after any failure.
@@ -12,17 +12,11 @@ use crate::adapters::kafka::Committed;
 use crate::error::Coded;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::names::{self, TopicPartition};
-use crate::model::observed::Seeding;
 use crate::model::range::PartitionRange;
 use crate::model::table::{Shard, ShardState};
 use crate::model::view::ClusterView;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
-
-/// How long one partition's copy may take.
-const COPY_DEADLINE_MS: u64 = 30 * 60_000;
-/// How many sources are tried for one partition before the whole is tried again later (H8).
-const SOURCES_MAX: usize = 5;
 
 /// Where a replica's history is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +40,8 @@ pub struct Source {
     pub range: PartitionRange,
     /// How it is reached.
     pub replica: RemoteReplica,
+    /// The daemon beside it.
+    pub daemon_url: String,
 }
 
 /// Where the history of `shard`'s replica on `node` is, given the replica databases that are whole on that node.
@@ -76,7 +72,8 @@ pub fn plan(
             from.ready_nodes().filter(|other| *other != node && view.is_live(other)).cloned().collect();
         nodes.sort_by_key(|other| (Some(other) != preferred.as_ref(), Some(other) != from.leader.as_ref()));
         let source = |other: NodeId| {
-            let endpoint = view.nodes.get(&other)?.record.clickhouse.clone();
+            let record = &view.nodes.get(&other)?.record;
+            let (endpoint, daemon_url) = (record.clickhouse.clone(), record.daemon_url.clone());
             Some(Source {
                 node: other,
                 range: from.range,
@@ -88,6 +85,7 @@ pub fn plan(
                     secure: endpoint.secure,
                     database: database(from.id),
                 },
+                daemon_url,
             })
         };
         nodes.into_iter().filter_map(source).collect::<Vec<_>>()
@@ -156,45 +154,8 @@ impl Job {
         server.finish_seed(database, nonce).await.map_err(|e| e.told())
     }
 
-    async fn copy(&self, tables: &ReplicaTables, sources: &[Source]) -> Result<(), String> {
-        let _permit = self.ports.copies.acquire().await;
-        let (server, database) = (&self.ports.clickhouse, &self.database);
-        let nonce = self.ports.clock.random();
-        server.begin_seed(tables, nonce).await.map_err(|e| e.told())?;
-        let (range, mut positions) = (self.shard.range, Vec::new());
-        for (done, partition) in (0u32..).zip(range.partitions()) {
-            self.tell(ReplicaNews::Seeding(Seeding { done, of: range.width() }));
-            let topic = names::topic_partition(&self.table.source, partition);
-            let having = sources.iter().filter(|source| source.range.contains(partition)).take(SOURCES_MAX);
-            let mut last = "no source".to_owned();
-            let mut copied = false;
-            for source in having {
-                // Read before the copy: the copy then holds every row below it.
-                let position = self.position_of(&source.node, &topic).await;
-                let copy =
-                    server.copy_partition(database, nonce, &source.replica, partition, COPY_DEADLINE_MS);
-                match copy.await {
-                    Ok(rows) => {
-                        let metric = &self.ports.metrics;
-                        metric.copied_rows(&self.table.name.to_string()).inc_by(rows);
-                        positions.extend(position.map(|committed| (topic.clone(), committed)));
-                        copied = true;
-                        break;
-                    }
-                    Err(error) => last = format!("from {}: {}", source.node, error.told()),
-                }
-            }
-            if !copied {
-                return Err(format!("{partition} cannot be copied {last}"));
-            }
-        }
-        // What the source had done is done here too: the topics are read from there on.
-        self.ports.kafka.commit(&self.ports.group, &positions).await.map_err(|e| e.told())?;
-        server.finish_seed(database, nonce).await.map_err(|e| e.told())
-    }
-
     /// How far another node's replica has come, as it recorded it, to be recorded as ours.
-    async fn position_of(&self, node: &NodeId, topic: &TopicPartition) -> Option<Committed> {
+    pub(super) async fn position_of(&self, node: &NodeId, topic: &TopicPartition) -> Option<Committed> {
         let group = names::consumer_group(&self.ports.cluster, node);
         let recorded = self.ports.kafka.committed(&group, std::slice::from_ref(topic)).await.ok()?;
         let committed = recorded.into_iter().next().flatten()?;
@@ -203,7 +164,7 @@ impl Job {
         Some(Committed { next: committed.next, metadata: ours.encode() })
     }
 
-    fn tell(&self, news: ReplicaNews) {
+    pub(super) fn tell(&self, news: ReplicaNews) {
         self.agent.do_send(FromReplica { table: self.table.id, shard: self.shard.id, news });
     }
 }

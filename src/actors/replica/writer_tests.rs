@@ -3,13 +3,16 @@
 use super::buffer::Batch;
 use super::state::Outcome;
 use super::work::Job;
+use crate::actors::Neighbours;
 use crate::actors::agent::FromReplica;
 use crate::actors::mirror::View;
 use crate::actors::node_ports::{InsertRoom, NodePorts};
+use crate::actors::throttle::Throttle;
 use crate::adapters::clickhouse::{ClickHouse, ReplicaTables, SimClickHouse};
 use crate::adapters::clock::SimClock;
 use crate::adapters::kafka::sim::SimKafka;
 use crate::adapters::kafka::{Chunk, Kafka, Message, NewTopic};
+use crate::adapters::peers::grpc::GrpcPeers;
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::{self, TopicPartition};
 use crate::model::range::PartitionRange;
@@ -91,6 +94,13 @@ async fn stage() -> Stage {
         insert_deadline_ms: 60_000,
         recoveries: Arc::new(Semaphore::new(1)),
         copies: Arc::new(Semaphore::new(1)),
+        copies_max: 1,
+        takes: Throttle::new(Arc::new(SimClock::new(0, 1)), 0),
+        neighbours: Neighbours {
+            peers: Arc::new(GrpcPeers::new(Default::default())),
+            own_url: String::new(),
+            own: Arc::default(),
+        },
     };
     let range = PartitionRange::new(0, 8).unwrap();
     let shard = Shard::new(table.id, ShardId(0), range, [ports.node.clone()]);

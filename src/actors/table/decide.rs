@@ -61,6 +61,8 @@ pub struct Knowledge<'a> {
     pub unfit_since_ms: &'a BTreeMap<NodeId, u64>,
     /// The leader's clock.
     pub now_ms: u64,
+    /// The table's frozen shards, and in which words: nothing moves nor splits there.
+    pub frozen: &'a BTreeMap<ShardId, String>,
 }
 
 impl Knowledge<'_> {
@@ -148,9 +150,10 @@ fn forget(table: &Table, shards: &[&Shard], known: &Knowledge<'_>) -> Option<Ste
     all.then(|| Step::Forget(shards.iter().map(|shard| shard.id).take(RECORDS_MAX).collect()))
 }
 
-/// Shards in the topology that no operation is busy with.
-fn idle<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a Shard> {
-    let busy = |id: ShardId| scene.open.iter().any(|operation| operation.kind.touches(id));
+/// Shards in the topology that no operation is busy with, and that are not frozen.
+fn idle<'a>(scene: &'a Scene<'a>) -> impl Iterator<Item = &'a Shard> {
+    let at_work = |id: ShardId| scene.open.iter().any(|operation| operation.kind.touches(id));
+    let busy = move |id: ShardId| at_work(id) || scene.known.frozen.contains_key(&id);
     scene.shards.iter().copied().filter(move |s| s.state == ShardState::Serving && !busy(s.id))
 }
 

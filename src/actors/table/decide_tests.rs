@@ -21,7 +21,7 @@ fn id(name: &str) -> NodeId {
 }
 
 /// A table of 8 partitions and 2 replicas a shard.
-pub(super) fn table(state: TableState, epoch: u64, shards: u32) -> Table {
+pub(in crate::actors) fn table(state: TableState, epoch: u64, shards: u32) -> Table {
     let schema = Schema {
         columns: vec![],
         engine: "MergeTree".into(),
@@ -78,6 +78,7 @@ struct World {
     registered: BTreeSet<NodeId>,
     heartbeats: BTreeMap<NodeId, Heartbeat>,
     fit_since_ms: BTreeMap<NodeId, u64>,
+    frozen: BTreeMap<ShardId, String>,
 }
 
 fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
@@ -108,6 +109,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
         registered: nodes.iter().map(|n| id(n.0)).collect(),
         heartbeats: nodes.iter().map(|n| (id(n.0), heartbeat(n.0, n.2))).collect(),
         fit_since_ms: nodes.iter().filter(|n| n.1).map(|n| (id(n.0), 0)).collect(),
+        frozen: BTreeMap::new(),
     }
 }
 
@@ -120,6 +122,7 @@ fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<
         fit_since_ms: &world.fit_since_ms,
         unfit_since_ms: &BTreeMap::new(),
         now_ms,
+        frozen: &world.frozen,
     };
     decide(table, shards, &[], &known, &RULES)
 }
@@ -278,8 +281,10 @@ fn a_shard_short_of_replicas_gets_one_when_a_node_is_there_for_it() {
     let table = table(TableState::Active, 3, 1);
     let now = shard(&[("n1", Ready)], Some("n1"));
     assert_eq!(step(&table, &[&now], &world(&[("n1", true, Some(0))]), 0), None);
-    let two = world(&[("n1", true, Some(0)), ("n2", true, None)]);
+    let mut two = world(&[("n1", true, Some(0)), ("n2", true, None)]);
     assert_eq!(step(&table, &[&now], &two, 0), Some(Step::AddReplicas(vec![ShardId(0)])));
+    two.frozen.insert(ShardId(0), "frozen: audit".into());
+    assert_eq!(step(&table, &[&now], &two, 0), None, "not while it is frozen");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 pub mod decide;
 #[cfg(test)]
-mod decide_tests;
+pub(super) mod decide_tests;
 pub mod operate;
 pub mod write;
 
@@ -13,6 +13,7 @@ use super::leader::Lead;
 use super::leader::observed::Reports;
 use super::placement::PlacementActor;
 use super::replica::state::backoff_ms;
+use crate::adapters::clock::Clock;
 use crate::adapters::metadata::Revision;
 use crate::model::control::OperationStatus;
 use crate::model::ids::{NodeId, ShardId, TableId};
@@ -91,7 +92,8 @@ impl TableActor {
         let shards = view.shards.get(&self.id).cloned().unwrap_or_default();
         let reports = self.lead.observed.read();
         let nodes = Nodes::of(&view, &reports);
-        let known = nodes.knowledge(&reports, self.lead.clock.now_ms());
+        let frozen = view.frozen_shards(self.id, self.lead.clock.unix_ms());
+        let known = nodes.knowledge(&reports, self.lead.clock.now_ms(), &frozen);
         let list: Vec<&Shard> = shards.values().map(|shard| &shard.record).collect();
         let step = decide::decide(&table.record, &list, &open(&view, self.id), &known, &self.lead.rules)?;
         Some((Basis { table, shards }, step))
@@ -121,7 +123,12 @@ impl Nodes {
         Self { registered: view.nodes.keys().cloned().collect(), live, open }
     }
 
-    fn knowledge<'a>(&'a self, reports: &'a Reports, now_ms: u64) -> Knowledge<'a> {
+    fn knowledge<'a>(
+        &'a self,
+        reports: &'a Reports,
+        now_ms: u64,
+        frozen: &'a BTreeMap<ShardId, String>,
+    ) -> Knowledge<'a> {
         Knowledge {
             registered: &self.registered,
             live: &self.live,
@@ -130,24 +137,27 @@ impl Nodes {
             fit_since_ms: &reports.fit_since_ms,
             unfit_since_ms: &reports.unfit_since_ms,
             now_ms,
+            frozen,
         }
     }
 }
 
-/// Every operation, and what the open ones wait for. Pure.
+/// Every operation, and what the open ones wait for.
 pub fn progress(
     view: &ClusterView,
     reports: &Reports,
     rules: &decide::Rules,
-    now_ms: u64,
+    clock: &dyn Clock,
 ) -> Vec<OperationStatus> {
     let nodes = Nodes::of(view, reports);
-    let known = nodes.knowledge(reports, now_ms);
+    let (now_ms, now_unix_ms) = (clock.now_ms(), clock.unix_ms());
     let said = |operation: &Operation| {
         let table = view.tables.get(&operation.table).map(|table| &table.record);
         let waiting = table.filter(|_| operation.state.is_open()).and_then(|table| {
             let shards: Vec<&Shard> = view.shards_of(table.id).collect();
             let open = open(view, table.id);
+            let frozen = view.frozen_shards(table.id, now_unix_ms);
+            let known = nodes.knowledge(reports, now_ms, &frozen);
             let scene = operate::Scene { table, shards: &shards, open: &open, known: &known, rules };
             match operate::advance(operation, &scene) {
                 operate::Progress::Waiting(what) => Some(what),

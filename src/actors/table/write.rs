@@ -116,6 +116,7 @@ async fn end(lead: &Lead, mut operation: Operation) -> Result<Revision, String> 
     let (what, state, why) = (operation.kind.to_string(), operation.state, operation.outcome.clone());
     let writes = vec![Write::Put { key, value: operation.encode(), lease: None }];
     let revision = committed(lead.write(compares, writes).await)?;
+    lead.metrics.elastic.operation_ended(&operation.kind, state, took_ms);
     tracing::info!(id = %operation.id, what, ?state, why, took_ms, "operation ends");
     Ok(revision)
 }

@@ -1,11 +1,13 @@
 //! A simulated server at the far end of a [`Line`]: what the daemon beside it sees of it.
 
 use super::{
-    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, InsertFault, RemoteReplica,
-    ReplicaSizes, ReplicaTables, ServerInfo, SimClickHouse,
+    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, InsertFault, Pieces,
+    RemoteReplica, ReplicaSizes, ReplicaTables, ServerInfo, SimClickHouse,
 };
 use crate::adapters::faults::{Call, Line, Trouble};
+use crate::model::parts::{HeldFile, WantedParts};
 use crate::model::table::{MessageFormat, Schema};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +18,8 @@ use std::future::Future;
 const DEADLINE_MS: u64 = 30_000;
 /// When a daemon sees that no copy runs that it waits for.
 const LOST_COPY_MS: u64 = 30_000;
+/// How long a partition's parts may take to come; who sends them tells of what is slower.
+const TAKE_DEADLINE_MS: u64 = 24 * 3_600_000;
 
 /// See the module.
 pub struct FaultyClickHouse {
@@ -131,15 +135,55 @@ impl ClickHouse for FaultyClickHouse {
         nonce: u64,
         source: &RemoteReplica,
         partition: PartitionId,
-        deadline_ms: u64,
+        limits: CopyLimits,
     ) -> Result<u64, Error> {
-        let work = self.server.copy_partition(database, nonce, source, partition, deadline_ms);
+        let work = self.server.copy_partition(database, nonce, source, partition, limits);
         // Longer than the copy may take, which tells of its own lateness; whether it runs at all is looked after.
         let call = Call {
             lost_after_ms: LOST_COPY_MS,
-            ..Call::changes("copy_partition", deadline_ms.saturating_add(DEADLINE_MS))
+            ..Call::changes("copy_partition", limits.deadline_ms.saturating_add(DEADLINE_MS))
         };
         self.carry(call, work).await
+    }
+
+    async fn remote_sizes(
+        &self,
+        source: &RemoteReplica,
+    ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error> {
+        self.ask("remote_sizes", self.server.remote_sizes(source)).await
+    }
+
+    async fn send_partition(&self, wanted: WantedParts) -> Result<Pieces, Error> {
+        self.ask("send_partition", self.server.send_partition(wanted)).await
+    }
+
+    async fn files_held(
+        &self,
+        database: &str,
+        nonce: u64,
+        from: &str,
+        partition: PartitionId,
+    ) -> Result<Vec<HeldFile>, Error> {
+        self.ask("files_held", self.server.files_held(database, nonce, from, partition)).await
+    }
+
+    async fn take_partition(
+        &self,
+        database: &str,
+        nonce: u64,
+        from: &str,
+        partition: PartitionId,
+        held: Vec<HeldFile>,
+        pieces: Pieces,
+    ) -> Result<u64, Error> {
+        let work = self.server.take_partition(database, nonce, from, partition, held, pieces);
+        let call = Call { lost_after_ms: LOST_COPY_MS, ..Call::changes("take_partition", TAKE_DEADLINE_MS) };
+        self.carry(call, work).await
+    }
+
+    /// Housekeeping that nothing waits for or depends on: it draws no weather.
+    async fn sweep_parts(&self) -> Result<(), Error> {
+        self.server.sweep_parts().await
     }
 
     async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
@@ -169,6 +213,16 @@ impl ClickHouse for FaultyClickHouse {
 
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {
         self.ask("holdings", self.server.holdings(database, partition, from)).await
+    }
+
+    async fn digest(
+        &self,
+        database: &str,
+        partition: PartitionId,
+        from: i64,
+        below: i64,
+    ) -> Result<Digest, Error> {
+        self.ask("digest", self.server.digest(database, partition, from, below)).await
     }
 
     async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {

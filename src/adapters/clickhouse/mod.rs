@@ -14,6 +14,7 @@
 
 pub mod conformance;
 mod ddl;
+mod digest;
 mod errcode;
 mod expressions;
 mod faulty;
@@ -21,12 +22,15 @@ mod frame;
 mod gates;
 mod guard;
 mod http;
+mod parts;
 mod real;
 mod renames;
 mod scratch;
 mod seed;
 mod sim;
 mod sim_ddl;
+mod sim_judge;
+mod sim_parts;
 mod sim_rows;
 mod sim_seed;
 mod sim_world;
@@ -40,6 +44,7 @@ mod versions;
 
 pub use ddl::engine_allowed;
 pub use faulty::FaultyClickHouse;
+pub use parts::ByParts;
 pub use real::HttpClickHouse;
 pub use sim::{InsertFault, SimClickHouse};
 pub use sim_rows::HeldRows;
@@ -48,10 +53,13 @@ pub use versions::Capabilities;
 
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::node::Secret;
+use crate::model::parts::{HeldFile, Piece, WantedParts};
 use crate::model::table::{MessageFormat, Schema};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -172,6 +180,18 @@ pub struct RemoteReplica {
     pub database: String,
 }
 
+/// What a copy by a select may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyLimits {
+    /// After this it has failed.
+    pub deadline_ms: u64,
+    /// Bytes a second; 0 is no limit.
+    pub bytes_per_s: u64,
+}
+
+/// A partition's parts on their way.
+pub type Pieces = BoxStream<'static, Result<Piece, Error>>;
+
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -227,6 +247,12 @@ pub enum Error {
     /// A file that a failed `CREATE` of that name has left on the server is in the way of another.
     #[error("{0} cannot be made: a file that an earlier, failed CREATE has left on the server is in the way")]
     Spoilt(String),
+    /// Parts cannot be sent or taken as files here: see [`parts`](self::parts). Rows can be copied all the same.
+    #[error("no copy by parts: {0}")]
+    NotByParts(String),
+    /// A table has mutations that are not done: a copy of it would be without them.
+    #[error("{0} has mutations that are not done, which a copy would lack")]
+    Mutating(String),
 }
 
 impl Coded for Error {
@@ -243,20 +269,23 @@ impl Coded for Error {
                     Self::Missing(_) => 7,
                     Self::Conflict(_) => 8,
                     Self::Spoilt(_) => 9,
+                    Self::NotByParts(_) => 10,
+                    Self::Mutating(_) => 11,
                 },
         )
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Unreachable { .. } | Self::Overloaded { .. } => Retry::Safe,
+            Self::Unreachable { .. } | Self::Overloaded { .. } | Self::Mutating(_) => Retry::Safe,
             Self::OutcomeUnknown { .. } => Retry::OutcomeUnknown,
             Self::Denied(_)
             | Self::BadRows { .. }
             | Self::Refused { .. }
             | Self::Missing(_)
             | Self::Conflict(_)
-            | Self::Spoilt(_) => Retry::Never,
+            | Self::Spoilt(_)
+            | Self::NotByParts(_) => Retry::Never,
         }
     }
 
@@ -273,6 +302,12 @@ impl Coded for Error {
             Self::Missing(_) => "nothing to do: the daemon makes it again",
             Self::Conflict(_) => {
                 "move the table of that name away; the daemon does not overwrite what is not its own"
+            }
+            Self::NotByParts(_) => {
+                "nothing to do: rows are copied by a SELECT; see [transfer] for what files need"
+            }
+            Self::Mutating(_) => {
+                "let the mutation end, or KILL MUTATION: see system.mutations; the copy goes on by itself"
             }
             Self::Spoilt(_) => "restart clickhouse-server: it removes such files when it starts",
         }
@@ -341,7 +376,7 @@ pub trait ClickHouse: Send + Sync + 'static {
     ) -> Result<u64, Error>;
 
     /// Makes the staging table hold exactly the rows that a replica on another server has of one partition at one
-    /// moment during the call. Returns how many. What fails, or is not copied within `deadline_ms`, may be tried
+    /// moment during the call. Returns how many. What fails, or is not copied by its deadline, may be tried
     /// again; nothing that it left on its way takes effect later. Missing if the staging table is not there; a
     /// source that cannot be read, or has no such table, is [`Error::Overloaded`].
     async fn copy_partition(
@@ -350,8 +385,45 @@ pub trait ClickHouse: Send + Sync + 'static {
         nonce: u64,
         source: &RemoteReplica,
         partition: PartitionId,
-        deadline_ms: u64,
+        limits: CopyLimits,
     ) -> Result<u64, Error>;
+
+    /// What a replica on another server holds by partition: its active parts.
+    async fn remote_sizes(
+        &self,
+        source: &RemoteReplica,
+    ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error>;
+
+    /// The parts that a replica here has of one partition, as files, for the daemon of another server: every row that
+    /// was there at the call, and maybe some that came since. Nothing of the replica changes; what is made on the way
+    /// goes with the stream. [`Error::NotByParts`] says why there is no such way, [`Error::Mutating`] why not now.
+    async fn send_partition(&self, wanted: WantedParts) -> Result<Pieces, Error>;
+
+    /// The files that earlier calls of [`ClickHouse::take_partition`] got whole of that source (`from` names it, the
+    /// same at each call) and partition, under whatever nonce. [`Error::NotByParts`] if none can be taken here.
+    async fn files_held(
+        &self,
+        database: &str,
+        nonce: u64,
+        from: &str,
+        partition: PartitionId,
+    ) -> Result<Vec<HeldFile>, Error>;
+
+    /// Makes the staging table hold exactly the rows of what another server sends of one partition; `held` is what
+    /// was said to it to be here. Returns how many. What fails may be tried again, and does not send again what came
+    /// whole. Given up in the middle, it stops taking and changes nothing.
+    async fn take_partition(
+        &self,
+        database: &str,
+        nonce: u64,
+        from: &str,
+        partition: PartitionId,
+        held: Vec<HeldFile>,
+        pieces: Pieces,
+    ) -> Result<u64, Error>;
+
+    /// Removes what copies by parts that do not run any more have left on the server's disks, and nothing else.
+    async fn sweep_parts(&self) -> Result<(), Error>;
 
     /// The staging table becomes the local table. If there is one already, all staging tables are removed and it
     /// is no error: somebody else finished. Missing if there is neither.
@@ -376,6 +448,16 @@ pub trait ClickHouse: Send + Sync + 'static {
 
     /// What one partition of a replica holds from `from` on.
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error>;
+
+    /// What a partition of a replica holds within a range of offsets, in numbers that are the same for the same rows
+    /// on any server; columns that each server computes by itself do not count. Slow rather than a burden.
+    async fn digest(
+        &self,
+        database: &str,
+        partition: PartitionId,
+        from: i64,
+        below: i64,
+    ) -> Result<Digest, Error>;
 
     /// Bytes, rows and parts by replica database.
     async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error>;

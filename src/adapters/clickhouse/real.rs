@@ -2,17 +2,20 @@
 
 use super::errcode::Doing;
 use super::http::{Call, Settings, Transport};
+use super::parts::{Access, ByParts};
 use super::seed::Memory;
 use super::statement::Statement;
 use super::versions::Capabilities;
 use super::{
-    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, RemoteReplica, ReplicaSizes,
-    ReplicaTables, ServerInfo, ddl,
+    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, Pieces, RemoteReplica,
+    ReplicaSizes, ReplicaTables, ServerInfo, ddl,
 };
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::model::names::{self, LOCAL_TABLE, parse_replica_database};
 use crate::model::node::Secret;
+use crate::model::parts::{HeldFile, WantedParts};
 use crate::model::table::{MessageFormat, Schema};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,7 +27,7 @@ use std::time::Duration;
 /// For looks at system tables.
 const READ_DEADLINE: Duration = Duration::from_secs(15);
 /// For looks that read a whole partition of data.
-const SCAN_DEADLINE: Duration = Duration::from_secs(300);
+pub(super) const SCAN_DEADLINE: Duration = Duration::from_secs(300);
 /// For making and dropping; a drop waits for the queries that use the table.
 pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -36,6 +39,7 @@ pub struct HttpClickHouse {
     capabilities: Mutex<Option<Capabilities>>,
     /// Held while a staging table changes.
     seeding: tokio::sync::Mutex<Memory>,
+    parts: Access,
 }
 
 impl HttpClickHouse {
@@ -46,7 +50,19 @@ impl HttpClickHouse {
             clock: SystemClock::new(),
             capabilities: Mutex::new(None),
             seeding: tokio::sync::Mutex::default(),
+            parts: Access::default(),
         }
+    }
+
+    /// The same, with another way to its files than that they are where the server says.
+    #[must_use]
+    pub fn with_parts(mut self, options: ByParts) -> Self {
+        self.parts.options = options;
+        self
+    }
+
+    pub(super) fn parts(&self) -> &Access {
+        &self.parts
     }
 
     pub(super) fn seeding(&self) -> &tokio::sync::Mutex<Memory> {
@@ -68,6 +84,11 @@ impl HttpClickHouse {
             Some(known) => Ok(known),
             None => self.version().await.map(|(_, _, can)| can),
         }
+    }
+
+    /// The server's version, as it tells it.
+    pub(super) async fn release(&self) -> Result<String, Error> {
+        self.version().await.map(|(version, _, _)| version)
     }
 
     async fn version(&self) -> Result<(String, u64, Capabilities), Error> {
@@ -215,9 +236,46 @@ impl ClickHouse for HttpClickHouse {
         nonce: u64,
         source: &RemoteReplica,
         partition: PartitionId,
-        deadline_ms: u64,
+        limits: CopyLimits,
     ) -> Result<u64, Error> {
-        self.copy(database, nonce, source, partition, Duration::from_millis(deadline_ms)).await
+        self.copy(database, nonce, source, partition, limits).await
+    }
+
+    async fn remote_sizes(
+        &self,
+        source: &RemoteReplica,
+    ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error> {
+        self.sizes_elsewhere(source).await
+    }
+
+    async fn send_partition(&self, wanted: WantedParts) -> Result<Pieces, Error> {
+        self.send(wanted).await
+    }
+
+    async fn files_held(
+        &self,
+        database: &str,
+        nonce: u64,
+        from: &str,
+        partition: PartitionId,
+    ) -> Result<Vec<HeldFile>, Error> {
+        self.held(database, nonce, from, partition).await
+    }
+
+    async fn take_partition(
+        &self,
+        database: &str,
+        nonce: u64,
+        from: &str,
+        partition: PartitionId,
+        held: Vec<HeldFile>,
+        pieces: Pieces,
+    ) -> Result<u64, Error> {
+        self.take(database, nonce, (from, partition), held, pieces).await
+    }
+
+    async fn sweep_parts(&self) -> Result<(), Error> {
+        self.sweep().await
     }
 
     async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
@@ -226,7 +284,11 @@ impl ClickHouse for HttpClickHouse {
 
     async fn drop_replica(&self, database: &str) -> Result<(), Error> {
         ddl::check_replica_database(database)?;
-        self.remove_database(database).await
+        // A copy that is not wanted any more would hold its table until it ended by itself.
+        self.kill(&super::seed::id_prefix_of_all(database)).await?;
+        self.remove_database(database).await?;
+        self.forget_taken(database).await;
+        Ok(())
     }
 
     async fn replica_databases(&self) -> Result<Vec<String>, Error> {
@@ -270,6 +332,16 @@ impl ClickHouse for HttpClickHouse {
         let held = Statement::Holdings { database, partition, from };
         let body = self.scan(&held, database, "RowBinary").await?;
         Ok(Holdings { max_offset: max.parse().ok(), rows: offsets(&body) })
+    }
+
+    async fn digest(
+        &self,
+        database: &str,
+        partition: PartitionId,
+        from: i64,
+        below: i64,
+    ) -> Result<Digest, Error> {
+        self.digest_of(database, partition, (from, below)).await
     }
 
     async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {

@@ -17,7 +17,7 @@ use super::http::{Call, Settings};
 use super::real::{CHANGE_DEADLINE, HttpClickHouse};
 use super::staging::{self, Change, Contents, Linked, Links};
 use super::statement::Statement;
-use super::{Error, RemoteReplica, ReplicaTables, copy_is_late, ddl};
+use super::{CopyLimits, Error, RemoteReplica, ReplicaSizes, ReplicaTables, copy_is_late, ddl};
 use crate::model::names;
 use crate::model::table::Schema;
 use crate::model::{PartitionId, PartitionRange, TableName};
@@ -32,6 +32,8 @@ const LINKS_AT_ONCE: usize = 8;
 
 /// How long to wait for a copy's table to go: it may be in use until its killed copy notices.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
+/// For a look at another server's parts.
+const SIZES_DEADLINE: Duration = Duration::from_secs(15);
 /// How often a copy that is waited for is looked after.
 const LOOK_AFTER_COPY: Duration = Duration::from_secs(10);
 /// Looks in a row that find no such copy, after which it is given up.
@@ -44,7 +46,12 @@ pub(super) type Memory = BTreeMap<(String, u64), Links>;
 
 /// What the ids of all statements begin with that change staging or copy tables of a nonce.
 fn id_prefix(database: &str, nonce: u64) -> String {
-    format!("cvh-seed-{}-{nonce}-", hash_of(database))
+    format!("{}{nonce}-", id_prefix_of_all(database))
+}
+
+/// What those of all nonces begin with.
+pub(super) fn id_prefix_of_all(database: &str) -> String {
+    format!("cvh-seed-{}-", hash_of(database))
 }
 
 /// Of those that link.
@@ -57,7 +64,7 @@ fn copy_prefix(database: &str, nonce: u64, partition: PartitionId) -> String {
     format!("{}copy-{}-", id_prefix(database, nonce), partition.0)
 }
 
-fn with_id(prefix: &str) -> Settings {
+pub(super) fn with_id(prefix: &str) -> Settings {
     vec![("query_id".to_owned(), format!("{prefix}{}", Uuid::new_v4()))]
 }
 
@@ -71,7 +78,7 @@ fn check_host(host: &str) -> Result<(), Error> {
 }
 
 /// Settings of a copy: all rows or an error, whatever the user's profile says.
-fn copy_settings(id_prefix: &str, deadline: Duration, unlimited_partitions: bool) -> Settings {
+fn copy_settings(id_prefix: &str, limits: CopyLimits, unlimited_partitions: bool) -> Settings {
     let mut settings = with_id(id_prefix);
     let mut set = |name: &str, value: &str| settings.push((name.to_owned(), value.to_owned()));
     set("skip_unavailable_shards", "0");
@@ -82,7 +89,10 @@ fn copy_settings(id_prefix: &str, deadline: Duration, unlimited_partitions: bool
     set("send_timeout", SILENCE_S);
     // The statement holds a password.
     set("log_queries", "0");
-    set("max_execution_time", &(deadline.as_secs() + 1).to_string());
+    set("max_execution_time", &(limits.deadline_ms / 1_000 + 1).to_string());
+    if limits.bytes_per_s > 0 {
+        set("max_network_bandwidth", &limits.bytes_per_s.to_string());
+    }
     if unlimited_partitions {
         set("max_partitions_per_insert_block", "0");
     }
@@ -140,27 +150,71 @@ impl HttpClickHouse {
         nonce: u64,
         source: &RemoteReplica,
         partition: PartitionId,
-        deadline: Duration,
+        limits: CopyLimits,
     ) -> Result<u64, Error> {
         check_host(&source.host)?;
-        let (staging, tables) = self.staging(database, nonce).await?;
+        let (_, tables) = self.staging(database, nonce).await?;
+        let (target, prefix) = self.begin_copy(database, nonce, partition, tables).await;
+        let copied = self.copy_by(&target, nonce, source, partition, (&prefix, limits)).await;
+        self.end_copy(database, nonce, partition, (&target, &prefix), copied).await
+    }
+
+    /// Clears away what earlier copies of the partition left among these tables. Returns the name of the new one's
+    /// table, and what the ids of its statements begin with.
+    pub(super) async fn begin_copy(
+        &self,
+        database: &str,
+        nonce: u64,
+        partition: PartitionId,
+        tables: Vec<String>,
+    ) -> (TableName, String) {
         let prefix = copy_prefix(database, nonce, partition);
         let own = names::copy_prefix(nonce, partition);
         for table in tables.into_iter().filter(|table| table.starts_with(&own)) {
             self.discard(&TableName { database: database.to_owned(), table }, &prefix).await;
         }
-        let target =
-            TableName { database: database.to_owned(), table: own + &Uuid::new_v4().simple().to_string() };
-        let copied = self.copy_by(&target, &staging, source, partition, (&prefix, deadline)).await;
+        let table = own + &Uuid::new_v4().simple().to_string();
+        (TableName { database: database.to_owned(), table }, prefix)
+    }
+
+    /// Links what was copied into the staging table, if it went well, and removes the copy's table.
+    pub(super) async fn end_copy(
+        &self,
+        database: &str,
+        nonce: u64,
+        partition: PartitionId,
+        (target, prefix): (&TableName, &str),
+        copied: Result<u64, Error>,
+    ) -> Result<u64, Error> {
         let linked = match copied {
             Ok(rows) => {
                 let one = PartitionRange::new(partition.0, partition.0 + 1).expect("not empty");
-                self.link_from(database, nonce, &target, one).await.map(|_| rows)
+                self.link_from(database, nonce, target, one).await.map(|_| rows)
             }
             Err(error) => Err(error),
         };
-        self.discard(&target, &prefix).await;
+        self.discard(target, prefix).await;
         linked
+    }
+
+    /// Makes a copy's table, which parts can be linked from into the staging table.
+    pub(super) async fn make_copy_table(&self, target: &TableName, nonce: u64) -> Result<Schema, Error> {
+        let mut known = self.staging(&target.database, nonce).await?.0;
+        let schema = loop {
+            match self.stored_schema(&known).await {
+                // Another copy has just raised its generation.
+                Err(Error::Missing(name)) => {
+                    let now = self.staging(&target.database, nonce).await?.0;
+                    if std::mem::replace(&mut known, now.clone()) == now {
+                        return Err(Error::Missing(name));
+                    }
+                }
+                schema => break schema?,
+            }
+        };
+        let made = Statement::CreatePlain { name: target, schema: &schema };
+        self.change(&made, &target.to_string(), Settings::new()).await?;
+        Ok(schema)
     }
 
     pub(super) async fn finish(&self, database: &str, nonce: u64) -> Result<(), Error> {
@@ -180,7 +234,9 @@ impl HttpClickHouse {
             Err(error) => return Err(error),
         }
         memory.retain(|(seeded, _), _| seeded != database);
-        self.remove_staging(database, None).await
+        self.remove_staging(database, None).await?;
+        self.forget_taken(database).await;
+        Ok(())
     }
 
     /// The staging table of a nonce, and the names of all tables of the database.
@@ -274,21 +330,20 @@ impl HttpClickHouse {
     async fn copy_by(
         &self,
         target: &TableName,
-        staging: &TableName,
+        nonce: u64,
         source: &RemoteReplica,
         partition: PartitionId,
-        (id_prefix, deadline): (&str, Duration),
+        (id_prefix, limits): (&str, CopyLimits),
     ) -> Result<u64, Error> {
-        let schema = self.stored_schema(staging).await?;
-        let made = Statement::CreatePlain { name: target, schema: &schema };
-        self.change(&made, &target.to_string(), Settings::new()).await?;
+        let deadline = Duration::from_millis(limits.deadline_ms);
+        let schema = self.make_copy_table(target, nonce).await?;
         let columns: Vec<String> = schema.columns.into_iter().map(|column| column.name).collect();
         let can = self.capabilities().await?;
         let call = Call {
             statement: &Statement::CopyRows { into: target, columns: &columns, source, partition },
             doing: Doing::Read,
             what: "copy of a partition",
-            settings: copy_settings(id_prefix, deadline, can.partitions_per_insert),
+            settings: copy_settings(id_prefix, limits, can.partitions_per_insert),
             deadline: deadline + CHANGE_DEADLINE,
         };
         let copy = async {
@@ -309,6 +364,26 @@ impl HttpClickHouse {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(copy_is_late(source, partition, deadline)),
         }
+    }
+
+    /// See [`ClickHouse::remote_sizes`](super::ClickHouse::remote_sizes).
+    pub(super) async fn sizes_elsewhere(
+        &self,
+        source: &RemoteReplica,
+    ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error> {
+        check_host(&source.host)?;
+        let call = Call {
+            statement: &Statement::RemoteSizes(source),
+            doing: Doing::Read,
+            what: "sizes elsewhere",
+            // The statement holds a password; and a server that does not answer is not an empty one.
+            settings: [("log_queries", "0"), ("skip_unavailable_shards", "0")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            deadline: SIZES_DEADLINE,
+        };
+        let rows = self.transport().rows(call, &self.capabilities().await?).await?;
+        staging::sizes(&rows).map_err(ddl::refused)
     }
 
     /// Ends when a copy is being waited for that does not run: its request or its answer was lost on the way, or the

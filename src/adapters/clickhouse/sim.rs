@@ -4,16 +4,17 @@
 //! the hidden columns and, for time parts, the first `YYYY-MM`. An insert goes on when its sender gives up, as on a
 //! real server. It evaluates no SQL: see `sim_ddl` for how far it reads a `CREATE TABLE`.
 
-use super::sim_rows::HeldRows;
 use super::sim_seed::{SimServers, told_by};
 use super::sim_world::{Replica, World};
 use super::{
-    ClickHouse, ClusterReplica, DistributedTable, Error, Holdings, Insert, RemoteReplica, ReplicaSizes,
-    ReplicaTables, ServerInfo, ddl, sim_ddl,
+    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, Pieces, RemoteReplica,
+    ReplicaSizes, ReplicaTables, ServerInfo, ddl, sim_ddl,
 };
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::gate;
+use crate::model::parts::{HeldFile, WantedParts};
 use crate::model::table::{MessageFormat, Schema};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -87,7 +88,7 @@ impl SimClickHouse {
         self.world().queries.remove(id)
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().expect("no panic while held")
     }
 
@@ -146,54 +147,11 @@ impl SimClickHouse {
         self.world().distributed.clone()
     }
 
-    /// Rows of a replica, and how many of them it holds more than once.
-    pub fn rows(&self, database: &str) -> (u64, u64) {
-        self.world().replicas.get(database).map_or((0, 0), |replica| (replica.row_count(), replica.doubled()))
-    }
-
-    /// Everything that a partition of a replica holds, for judging; the port's own verb takes time and may fail.
-    pub fn contents(&self, database: &str, partition: PartitionId) -> Vec<(i64, u32)> {
-        let world = self.world();
-        let rows = world.replicas.get(database).and_then(|replica| replica.rows.get(&partition.0));
-        rows.map(|rows| rows.from(i64::MIN)).unwrap_or_default()
-    }
-
-    /// Bytes of all replicas, also while the server is down: for judging.
-    pub fn bytes(&self) -> u64 {
-        self.world().replicas.values().map(|replica| replica.bytes).sum()
-    }
-
-    /// Whether it answers.
-    pub fn is_up(&self) -> bool {
-        self.world().up
-    }
-
-    /// A cluster as queries begun now would use it; `None` while the server is down or knows none of that name.
-    pub fn topology(&self, cluster: &str) -> Option<Vec<ClusterReplica>> {
-        let world = self.world();
-        world.clusters.get(cluster).filter(|_| world.up).cloned()
-    }
-
-    /// What stands in a replica's local table, also while the server is down: for judging.
-    pub fn peek(&self, database: &str) -> Option<BTreeMap<PartitionId, HeldRows>> {
-        let world = self.world();
-        let rows = world.replicas.get(database)?.rows.iter();
-        Some(rows.map(|(partition, rows)| (PartitionId(*partition), rows.clone())).collect())
-    }
-
-    /// What a query finds in a replica's local table at this moment, by partition.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] while the server is down, [`Error::Missing`] if the database is not there.
-    pub fn read(&self, database: &str) -> Result<BTreeMap<PartitionId, HeldRows>, Error> {
-        let mut world = self.world();
-        world.check_up()?;
-        let rows = world.replica(database)?.rows.iter();
-        Ok(rows.map(|(partition, rows)| (PartitionId(*partition), rows.clone())).collect())
-    }
-
     /// Waits as long as a call takes, then looks at the server if it is up.
-    async fn call<T>(&self, then: impl FnOnce(&mut World) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) async fn call<T>(
+        &self,
+        then: impl FnOnce(&mut World) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let latency_ms = self.world().latency_ms;
         if latency_ms > 0 {
             sleep(Duration::from_millis(latency_ms)).await;
@@ -331,6 +289,7 @@ impl ClickHouse for SimClickHouse {
         self.call(|world| {
             world.replicas.remove(database);
             world.seeds.retain(|(seeded, _), _| seeded != database);
+            world.taken.retain(|(seeded, _, _), _| seeded != database);
             Ok(())
         })
         .await
@@ -361,12 +320,49 @@ impl ClickHouse for SimClickHouse {
         nonce: u64,
         source: &RemoteReplica,
         partition: PartitionId,
-        deadline_ms: u64,
+        limits: CopyLimits,
     ) -> Result<u64, Error> {
         let copying = self.copied(database, nonce, source, partition);
-        let deadline = Duration::from_millis(deadline_ms);
+        let deadline = Duration::from_millis(limits.deadline_ms);
         let late = || super::copy_is_late(source, partition, deadline);
         timeout(deadline, copying).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn remote_sizes(
+        &self,
+        source: &RemoteReplica,
+    ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error> {
+        self.sizes_elsewhere(source).await
+    }
+
+    async fn send_partition(&self, wanted: WantedParts) -> Result<Pieces, Error> {
+        self.send(wanted).await
+    }
+
+    async fn files_held(
+        &self,
+        database: &str,
+        nonce: u64,
+        from: &str,
+        partition: PartitionId,
+    ) -> Result<Vec<HeldFile>, Error> {
+        self.held_files(database, nonce, (from, partition)).await
+    }
+
+    async fn take_partition(
+        &self,
+        database: &str,
+        nonce: u64,
+        from: &str,
+        partition: PartitionId,
+        held: Vec<HeldFile>,
+        pieces: Pieces,
+    ) -> Result<u64, Error> {
+        self.take_parts((database, nonce), (from, partition), held, pieces).await
+    }
+
+    async fn sweep_parts(&self) -> Result<(), Error> {
+        self.sweep().await
     }
 
     async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
@@ -425,6 +421,16 @@ impl ClickHouse for SimClickHouse {
 
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {
         self.call(|world| Ok(world.replica(database)?.holdings(partition, from))).await
+    }
+
+    async fn digest(
+        &self,
+        database: &str,
+        partition: PartitionId,
+        from: i64,
+        below: i64,
+    ) -> Result<Digest, Error> {
+        self.call(|world| Ok(world.replica(database)?.digest(partition, from, below))).await
     }
 
     async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {

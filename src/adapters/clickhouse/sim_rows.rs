@@ -57,6 +57,33 @@ impl HeldRows {
         self.doubled
     }
 
+    /// As text, for [`HeldRows::decode`].
+    pub(super) fn encode(&self) -> String {
+        let runs = self.runs.iter().map(|(first, end)| format!("run {first} {end}\n"));
+        let others = self.others.iter().map(|(offset, row)| format!("row {offset} {row}\n"));
+        runs.chain(others).chain([format!("doubled {} 0\n", self.doubled)]).collect()
+    }
+
+    /// Reads what [`HeldRows::encode`] wrote.
+    pub(super) fn decode(text: &str) -> Option<Self> {
+        let mut held = Self::default();
+        for line in text.lines() {
+            let [kind, one, two] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
+            let one: i64 = one.parse().ok()?;
+            match kind {
+                "run" => {
+                    let end: i64 = two.parse().ok()?;
+                    held.firsts += u64::try_from(end - one).ok()?;
+                    held.runs.insert(one, end);
+                }
+                "row" => drop(held.others.insert((one, two.parse().ok()?))),
+                "doubled" => held.doubled = u64::try_from(one).ok()?,
+                _ => return None,
+            }
+        }
+        Some(held)
+    }
+
     /// The highest offset.
     pub fn max_offset(&self) -> Option<i64> {
         let first = self.runs.values().next_back().map(|end| end - 1);
@@ -102,6 +129,7 @@ mod tests {
             prop_assert_eq!(held.doubled(), doubled);
             prop_assert_eq!(held.max_offset(), plain.last().map(|(offset, _)| *offset));
             prop_assert_eq!(held.from(from), plain.range((from, 0)..).copied().collect::<Vec<_>>());
+            prop_assert_eq!(HeldRows::decode(&held.encode()), Some(held.clone()));
             let ends: Vec<_> = held.runs().collect();
             prop_assert!(ends.windows(2).all(|two| two[0].1 < two[1].0), "runs touch: {:?}", ends);
         }

@@ -6,6 +6,7 @@ use super::sim::SimClickHouse;
 use super::sim_rows::HeldRows;
 use super::sim_world::{Replica, World};
 use super::{Error, RemoteReplica, ReplicaTables};
+use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};
@@ -51,6 +52,20 @@ impl PartitionRows {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// As the text of a file.
+    pub fn encode(&self) -> String {
+        let months = self.months.iter().cloned().collect::<Vec<_>>().join(",");
+        format!("{} {months}\n{}", self.bytes, self.rows.encode())
+    }
+
+    /// Reads what [`PartitionRows::encode`] wrote.
+    pub fn decode(text: &str) -> Option<Self> {
+        let (head, rows) = text.split_once('\n')?;
+        let (bytes, months) = head.split_once(' ')?;
+        let months = months.split(',').map(str::to_owned).collect();
+        Some(Self { rows: HeldRows::decode(rows)?, months, bytes: bytes.parse().ok()? })
     }
 }
 
@@ -116,6 +131,7 @@ impl World {
             self.replicas.insert(database.to_owned(), seed.ok_or_else(missing)?);
         }
         self.seeds.retain(|(seeded, _), _| seeded != database);
+        self.taken.retain(|(seeded, _, _), _| seeded != database);
         Ok(())
     }
 
@@ -127,6 +143,26 @@ impl World {
 }
 
 impl Replica {
+    /// What a partition holds within a range. Doubled rows are counted with the whole: it is not known which they are.
+    pub fn digest(&self, partition: PartitionId, from: i64, below: i64) -> Digest {
+        let Some(held) = self.rows.get(&partition.0) else { return Digest::default() };
+        let mut rows = held.from(from);
+        rows.retain(|(offset, _)| *offset < below);
+        let messages: BTreeSet<i64> = rows.iter().map(|(offset, _)| *offset).collect();
+        let distinct = rows.len() as u64;
+        let whole = distinct == held.distinct();
+        let of =
+            |(offset, row): &(i64, u32)| u64::from(crc32fast::hash(format!("{offset} {row}").as_bytes()));
+        Digest {
+            rows: distinct + if whole { held.doubled() } else { 0 },
+            distinct,
+            messages: messages.len() as u64,
+            min_offset: messages.first().copied(),
+            max_offset: messages.last().copied(),
+            hash: rows.iter().map(of).fold(0, u64::wrapping_add),
+        }
+    }
+
     /// All that it holds of a partition.
     pub fn taken(&self, partition: PartitionId) -> PartitionRows {
         let rows = self.rows.get(&partition.0).cloned().unwrap_or_default();

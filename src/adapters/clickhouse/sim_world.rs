@@ -6,8 +6,10 @@ use super::sim_seed::SimServers;
 use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes};
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN, gate};
+use crate::model::parts::HeldFile;
 use crate::model::table::{MessageFormat, Schema};
 use crate::model::{PartitionId, TableName};
+use bytes::Bytes;
 use quick_xml::events::Event;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -36,6 +38,12 @@ pub(super) struct World {
     pub network: Option<SimServers>,
     /// What a copy of a partition takes beside the calls.
     pub copy_ms: u64,
+    /// Why its daemon cannot copy by parts.
+    pub no_parts: Option<String>,
+    /// Files of parts that came whole, by replica database, source and partition.
+    pub taken: BTreeMap<(String, String, u32), BTreeMap<HeldFile, Bytes>>,
+    /// Whether its tables have mutations that are not done.
+    pub mutating: bool,
     /// Queries of users that run.
     pub queries: BTreeSet<String>,
     pub distributed: BTreeMap<TableName, DistributedTable>,
@@ -59,6 +67,9 @@ impl World {
             seeds: BTreeMap::new(),
             network: None,
             copy_ms: 0,
+            no_parts: None,
+            taken: BTreeMap::new(),
+            mutating: false,
             queries: BTreeSet::new(),
             distributed: BTreeMap::new(),
             foreign: BTreeSet::new(),

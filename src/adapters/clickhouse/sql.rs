@@ -105,21 +105,16 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
         Statement::Rename { from, to } => {
             format!("RENAME TABLE {} TO {}", quote_table(from), quote_table(to))
         }
-        Statement::DropPartition { name, partition_id } => {
-            format!("ALTER TABLE {} DROP PARTITION ID {}", quote_table(name), quote_text(partition_id))
-        }
-        Statement::ReplacePartition { name, partition_id, source } => format!(
-            "ALTER TABLE {} REPLACE PARTITION ID {} FROM {}",
-            quote_table(name),
-            quote_text(partition_id),
-            quote_table(source)
-        ),
+        Statement::DropPartition { .. }
+        | Statement::ReplacePartition { .. }
+        | Statement::FreezePartition { .. }
+        | Statement::AttachPart { .. } => alter(statement),
         Statement::CopyRows { into, columns, source, partition } => {
             let columns = quote_names(columns);
             format!(
                 "INSERT INTO {} ({columns}) SELECT {columns} FROM {} WHERE {} = {}",
                 quote_table(into),
-                remote(source),
+                remote(source, &source.database, LOCAL_TABLE),
                 quote_name(PARTITION_COLUMN),
                 partition.0
             )
@@ -134,12 +129,37 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
     }
 }
 
-/// The table function that reads a replica's local table on another server.
-fn remote(source: &RemoteReplica) -> String {
-    let RemoteReplica { host, port, user, password, secure, database } = source;
+/// Changes of a table's partitions.
+fn alter(statement: &Statement<'_>) -> String {
+    match statement {
+        Statement::DropPartition { name, partition_id } => {
+            format!("ALTER TABLE {} DROP PARTITION ID {}", quote_table(name), quote_text(partition_id))
+        }
+        Statement::ReplacePartition { name, partition_id, source } => format!(
+            "ALTER TABLE {} REPLACE PARTITION ID {} FROM {}",
+            quote_table(name),
+            quote_text(partition_id),
+            quote_table(source)
+        ),
+        Statement::FreezePartition { name, partition_id, frozen } => format!(
+            "ALTER TABLE {} FREEZE PARTITION ID {} WITH NAME {}",
+            quote_table(name),
+            quote_text(partition_id),
+            quote_text(frozen)
+        ),
+        Statement::AttachPart { name, part } => {
+            format!("ALTER TABLE {} ATTACH PART {}", quote_table(name), quote_text(part))
+        }
+        _ => unreachable!("render() sends only these here"),
+    }
+}
+
+/// The table function that reads a table on a replica's server.
+fn remote(source: &RemoteReplica, database: &str, table: &str) -> String {
+    let RemoteReplica { host, port, user, password, secure, .. } = source;
     let bare = host.contains(':') && !host.starts_with('[');
     let address = if bare { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let mut arguments = vec![address.as_str(), database, LOCAL_TABLE];
+    let mut arguments = vec![address.as_str(), database, table];
     if !(user.is_empty() && password.expose().is_empty()) {
         arguments.push(if user.is_empty() { DEFAULT_USER } else { user });
         arguments.push(password.expose());
@@ -150,7 +170,9 @@ fn remote(source: &RemoteReplica) -> String {
 
 /// A server's text about a statement, without the secrets of the statement: it may quote all or a piece of it.
 pub fn without_secrets(statement: &Statement<'_>, text: &str) -> String {
-    let Statement::CopyRows { source, .. } = statement else { return text.to_owned() };
+    let (Statement::CopyRows { source, .. } | Statement::RemoteSizes(source)) = statement else {
+        return text.to_owned();
+    };
     let quoted_from = ["remote(", "remoteSecure("].iter().filter_map(|call| text.find(call)).min();
     let mut text = quoted_from.map_or(text, |at| &text[..at]).to_owned();
     let password = source.password.expose();
@@ -184,6 +206,13 @@ fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
             "SELECT total_space, free_space FROM system.disks WHERE name = 'default'".to_owned()
         }
         Statement::Disk => "SELECT 0, 0".to_owned(),
+        Statement::DataRoots => data_roots(can),
+        Statement::DataPaths(name) => format!(
+            "SELECT {} FROM system.tables WHERE database = {} AND name = {}",
+            if can.disks { "arrayJoin(data_paths)" } else { "data_path" },
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
         Statement::Databases => "SELECT name FROM system.databases ORDER BY name".to_owned(),
         Statement::Tables(database) => {
             format!("SELECT name FROM system.tables WHERE database = {} ORDER BY name", quote_text(database))
@@ -232,9 +261,31 @@ fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
     }
 }
 
-/// Looks at rows.
+/// Old servers have one disk, and tell where it begins by the folder of a database that each has.
+fn data_roots(can: &Capabilities) -> String {
+    if !can.disks {
+        let root = "replaceRegexpOne(data_path, 'data/system/$', '')";
+        return format!("SELECT {root}, 'local' FROM system.databases WHERE name = 'system'");
+    }
+    let kind = if can.encrypted_disks { "if(is_encrypted, 'encrypted', lower(type))" } else { "lower(type)" };
+    format!("SELECT path, {kind} FROM system.disks ORDER BY name != 'default', name")
+}
+
+/// Looks at rows, here or elsewhere.
 fn scan(statement: &Statement<'_>) -> String {
     match statement {
+        Statement::PendingMutations(name) => format!(
+            "SELECT count() FROM system.mutations WHERE database = {} AND table = {} AND NOT is_done",
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
+        Statement::RemoteSizes(source) => format!(
+            "SELECT partition, sum(bytes_on_disk), sum(rows), count() FROM {} WHERE active AND database = {} \
+             AND table = {} GROUP BY partition",
+            remote(source, "system", "parts"),
+            quote_text(&source.database),
+            quote_text(LOCAL_TABLE)
+        ),
         Statement::TypeOf { table, expression, beside } => format!(
             // The line breaks keep a comment in the expression from taking the rest with it.
             "SELECT (\n{expression}\n), {} FROM {} LIMIT 0",
@@ -262,8 +313,31 @@ fn scan(statement: &Statement<'_>) -> String {
             offset = quote_name(OFFSET_COLUMN),
             row = quote_name(ROW_COLUMN),
         ),
+        Statement::Digest { database, partition, from, below, columns } => {
+            let (offset, row) = (quote_name(OFFSET_COLUMN), quote_name(ROW_COLUMN));
+            let names = [offset.clone(), row.clone()].into_iter();
+            let hashed = join(names.chain(columns.iter().map(hashable)));
+            format!(
+                "SELECT count(), uniqExact({offset}, {row}), uniqExact({offset}), min({offset}), max({offset}), \
+                 sum(cityHash64({hashed})) FROM {} WHERE {} = {} AND {offset} >= {from} AND {offset} < {below}",
+                within(database, LOCAL_TABLE),
+                quote_name(PARTITION_COLUMN),
+                partition.0,
+            )
+        }
         _ => unreachable!("render() sends only reads here"),
     }
+}
+
+/// A column as `cityHash64` takes it on every version: a NULL would make the whole NULL, and some types are not known
+/// to it.
+fn hashable(column: &Column) -> String {
+    let (name, kind) = (quote_name(&column.name), column.data_type.as_str());
+    if kind.starts_with("Nullable(") || kind.starts_with("LowCardinality(Nullable(") {
+        return format!("ifNull(toString({name}), ''), isNull({name})");
+    }
+    let odd = ["Nullable(", "Map(", "JSON", "Object(", "Variant(", "Dynamic"];
+    if odd.iter().any(|word| kind.contains(word)) { format!("toString({name})") } else { name }
 }
 
 fn create(statement: &Statement<'_>, can: &Capabilities) -> String {

@@ -292,6 +292,60 @@ fn seeds() {
 }
 
 #[test]
+fn parts() {
+    let (local, copy) = (table("d`", "local"), table("d`", "copy_7_3_x"));
+    let source = RemoteReplica {
+        host: "h".into(),
+        port: 9000,
+        user: "u".into(),
+        password: Secret::new("p'"),
+        secure: false,
+        database: "d'1".into(),
+    };
+    let columns = [
+        column("k", "String", ("", ""), ""),
+        column("n`", "Nullable(Int8)", ("", ""), ""),
+        column("m", "Map(String, Int8)", ("", ""), ""),
+    ];
+    check(
+        &[
+            Statement::FreezePartition { name: &local, partition_id: "7-202601", frozen: "cvh_send_x" },
+            Statement::AttachPart { name: &copy, part: "7-202601_1_5_1" },
+            Statement::DataRoots,
+            Statement::DataPaths(&local),
+            Statement::PendingMutations(&local),
+            Statement::RemoteSizes(&source),
+            Statement::Digest {
+                database: "d",
+                partition: PartitionId(3),
+                from: 4,
+                below: 9,
+                columns: &columns,
+            },
+        ],
+        expect![[r#"
+            ALTER TABLE `d\``.`local` FREEZE PARTITION ID '7-202601' WITH NAME 'cvh_send_x'
+            ALTER TABLE `d\``.`copy_7_3_x` ATTACH PART '7-202601_1_5_1'
+            18.16: SELECT replaceRegexpOne(data_path, 'data/system/$', ''), 'local' FROM
+                  system.databases WHERE name = 'system'
+            26.9:  SELECT path, if(is_encrypted, 'encrypted', lower(type)) FROM system.disks ORDER BY
+                  name != 'default', name
+            18.16: SELECT data_path FROM system.tables WHERE database = 'd`' AND name = 'local'
+            26.9:  SELECT arrayJoin(data_paths) FROM system.tables WHERE database = 'd`' AND name =
+                  'local'
+            SELECT count() FROM system.mutations WHERE database = 'd`' AND table = 'local' AND NOT
+                  is_done
+            SELECT partition, sum(bytes_on_disk), sum(rows), count() FROM remote('h:9000', 'system',
+                  'parts', 'u', 'p\'') WHERE active AND database = 'd\'1' AND table = 'local' GROUP BY
+                  partition
+            SELECT count(), uniqExact(`_cvh_offset`, `_cvh_row`), uniqExact(`_cvh_offset`),
+                  min(`_cvh_offset`), max(`_cvh_offset`), sum(cityHash64(`_cvh_offset`, `_cvh_row`,
+                  `k`, ifNull(toString(`n\``), ''), isNull(`n\``), toString(`m`))) FROM `d`.`local`
+                  WHERE `_cvh_partition` = 3 AND `_cvh_offset` >= 4 AND `_cvh_offset` < 9"#]],
+    );
+}
+
+#[test]
 fn a_password_is_in_no_error() {
     let into = table("d", "t");
     let told = |password: &str, text: &str| {
@@ -305,6 +359,9 @@ fn a_password_is_in_no_error() {
         };
         let statement =
             Statement::CopyRows { into: &into, columns: &[], source: &source, partition: PartitionId(1) };
+        let sizes = Statement::RemoteSizes(&source);
+        let quoted = render(&sizes, &Capabilities::of(""));
+        assert!(quoted.contains("'u'") && !without_secrets(&sizes, &quoted).contains("'u'"), "{quoted}");
         let rendered = render(&statement, &Capabilities::of(""));
         without_secrets(&statement, &text.replace("STATEMENT", &rendered).replace("CUT", &rendered[..70]))
     };

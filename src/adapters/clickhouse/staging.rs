@@ -4,6 +4,7 @@
 //! remembered is the source's part names at the last link: part names are not used twice, so the same names mean
 //! the same rows. Nothing remembered (the daemon was started anew) only means to link again.
 
+use super::ReplicaSizes;
 use crate::model::{PartitionId, PartitionRange, TableName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,6 +61,25 @@ pub fn contents(rows: Vec<Vec<String>>) -> Result<Contents, String> {
         content.rows += rows;
     }
     Ok(contents)
+}
+
+/// Reads rows of `Statement::RemoteSizes`: partition, bytes, rows, parts.
+pub fn sizes(rows: &[Vec<String>]) -> Result<BTreeMap<PartitionId, ReplicaSizes>, String> {
+    let mut sizes = BTreeMap::new();
+    for row in rows {
+        let read = || {
+            let [partition, bytes, rows, parts] = row.first_chunk::<4>()?;
+            Some((
+                first_number(partition)?,
+                [bytes.parse::<u64>().ok()?, rows.parse().ok()?, parts.parse().ok()?],
+            ))
+        };
+        let (partition, [bytes, rows, parts]) =
+            read().ok_or_else(|| format!("sizes not understood: {row:?}"))?;
+        let sum: &mut ReplicaSizes = sizes.entry(partition).or_default();
+        (sum.bytes, sum.rows, sum.parts) = (sum.bytes + bytes, sum.rows + rows, sum.parts + parts);
+    }
+    Ok(sizes)
 }
 
 /// `7` and `(7,202611)` are of partition 7.

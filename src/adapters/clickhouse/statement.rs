@@ -2,7 +2,7 @@
 //! makes text of them; nothing else in the crate writes SQL.
 
 use super::RemoteReplica;
-use crate::model::table::{MessageFormat, Schema};
+use crate::model::table::{Column, MessageFormat, Schema};
 use crate::model::{PartitionId, TableName};
 
 /// One statement. Names and literals are unquoted here.
@@ -117,6 +117,30 @@ pub enum Statement<'a> {
         /// Which partition.
         partition: PartitionId,
     },
+    /// Bytes, rows and parts of a replica on another server by ClickHouse partition. Holds a password.
+    RemoteSizes(&'a RemoteReplica),
+    /// Where the server's disks begin and of what kind each is, that of the configured `path` first.
+    DataRoots,
+    /// A table's folders.
+    DataPaths(&'a TableName),
+    /// How many mutations of a table are not done.
+    PendingMutations(&'a TableName),
+    /// Hard links of a ClickHouse partition's parts, under a name.
+    FreezePartition {
+        /// Table.
+        name: &'a TableName,
+        /// As in `system.parts`.
+        partition_id: &'a str,
+        /// The name.
+        frozen: &'a str,
+    },
+    /// Takes up a part that lies in the table's folder for detached ones.
+    AttachPart {
+        /// Table.
+        name: &'a TableName,
+        /// The part.
+        part: &'a str,
+    },
     /// Ids of the queries that users started and that run.
     UserQueries,
     /// `DROP TABLE IF EXISTS`, waiting until it is out of use.
@@ -185,6 +209,19 @@ pub enum Statement<'a> {
         partition: PartitionId,
         /// First offset of interest.
         from: u64,
+    },
+    /// Rows, distinct rows, messages, lowest and highest offset and a hash of a range of a partition's offsets.
+    Digest {
+        /// Replica database.
+        database: &'a str,
+        /// Partition.
+        partition: PartitionId,
+        /// First offset.
+        from: u64,
+        /// One past the last.
+        below: u64,
+        /// The columns that count, in an order of their own.
+        columns: &'a [Column],
     },
     /// Bytes, rows and parts of every local table.
     Sizes,

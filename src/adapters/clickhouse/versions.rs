@@ -24,20 +24,33 @@ pub struct Capabilities {
     pub drop_sync: bool,
     /// `EXCHANGE TABLES`.
     pub exchange: bool,
-    /// `system.disks`.
+    /// `system.disks`, and that tables tell `data_paths`.
     pub disks: bool,
+    /// That `system.disks` tells which are encrypted.
+    pub encrypted_disks: bool,
     /// `queryID()`.
     pub query_id: bool,
     /// `insert_deduplication_token` with `non_replicated_deduplication_window`.
     pub deduplication_token: bool,
 }
 
+/// A release: year and number. What one wrote, it and later ones read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release(u32, u32);
+
+impl Release {
+    /// By `SELECT version()`.
+    pub fn of(version: &str) -> Self {
+        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        Self(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    }
+}
+
 impl Capabilities {
     /// Decides by `SELECT version()`, such as `18.16.1` or `26.9.2.1`.
     pub fn of(version: &str) -> Self {
-        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        let at = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        let since = |year, release| at >= (year, release);
+        let at = Release::of(version);
+        let since = |year, release| at >= Release(year, release);
         Self {
             codecs: since(20, 1),
             throw_message: since(20, 1),
@@ -48,6 +61,7 @@ impl Capabilities {
             drop_sync: since(21, 1),
             exchange: since(21, 1),
             disks: since(20, 1),
+            encrypted_disks: since(21, 10),
             query_id: since(21, 10),
             deduplication_token: since(22, 3),
         }

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds on `tokio`'s clock since this clock was made: for deadlines, ages, ordering.
     fn now_ms(&self) -> u64;
-    /// Milliseconds since 1970. May jump; never used for ordering or deadlines.
+    /// Milliseconds since 1970. May jump; never used for ordering, nor for deadlines but those that people set in hours
+    /// and days.
     fn unix_ms(&self) -> u64;
     /// A random number.
     fn random(&self) -> u64;

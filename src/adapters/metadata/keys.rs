@@ -8,11 +8,16 @@
 //!                            names/<database>/<name>         the one table of that name
 //!                            shards/<table>/<shard>          a shard and its replicas
 //!                            ops/<operation>                 work in flight
+//!                            holds/cluster                   a pause or freeze of everything
+//!                            holds/<table>[/<shard>]         the same of a table or a shard
+//!                            balance                         what was said of balancing at run time
+//!                            plan                            the plan that is being carried out
 //! ```
 //! Names that users choose are escaped: letters, digits, `_` and `-` stand for themselves, every other byte is `%xx`.
 //! So no name holds a slash, and a prefix that ends in a slash never takes in a neighbour (`a/` is not a part
 //! of `ab/`).
 
+use crate::model::hold::Scope;
 use crate::model::{NodeId, OperationId, ShardId, TableId, TableName};
 use std::fmt::{self, Write as _};
 
@@ -33,6 +38,12 @@ pub enum Key {
     Shard(TableId, ShardId),
     /// Work in flight.
     Operation(OperationId),
+    /// A pause or freeze.
+    Hold(Scope),
+    /// What was said of balancing.
+    Balance,
+    /// The plan that is being carried out.
+    Plan,
 }
 
 /// A key that is not one of ours.
@@ -132,6 +143,25 @@ impl Keys {
         self.key(format_args!("ops/{id}"))
     }
 
+    /// A pause or freeze.
+    pub fn hold(&self, scope: Scope) -> String {
+        match scope {
+            Scope::Cluster => self.key("holds/cluster"),
+            Scope::Table(table) => self.key(format_args!("holds/{table}")),
+            Scope::Shard(table, shard) => self.key(format_args!("holds/{table}/{shard}")),
+        }
+    }
+
+    /// What was said of balancing.
+    pub fn balance(&self) -> String {
+        self.key("balance")
+    }
+
+    /// The plan that is being carried out.
+    pub fn plan(&self) -> String {
+        self.key("plan")
+    }
+
     /// The key that stands for this.
     pub fn of(&self, key: &Key) -> String {
         match key {
@@ -142,6 +172,9 @@ impl Keys {
             Key::Name(name) => self.name(name),
             Key::Shard(table, shard) => self.shard(*table, *shard),
             Key::Operation(id) => self.operation(*id),
+            Key::Hold(scope) => self.hold(*scope),
+            Key::Balance => self.balance(),
+            Key::Plan => self.plan(),
         }
     }
 
@@ -178,6 +211,11 @@ fn parse_path(path: &str) -> Result<Key, String> {
         }
         ["shards", table, shard] => Key::Shard(id(table)?, id(shard)?),
         ["ops", operation] => Key::Operation(id(operation)?),
+        ["holds", "cluster"] => Key::Hold(Scope::Cluster),
+        ["holds", table] => Key::Hold(Scope::Table(id(table)?)),
+        ["holds", table, shard] => Key::Hold(Scope::Shard(id(table)?, id(shard)?)),
+        ["balance"] => Key::Balance,
+        ["plan"] => Key::Plan,
         _ => return Err("unknown kind of key".to_owned()),
     })
 }
@@ -239,6 +277,11 @@ mod tests {
             (Key::Name(name), format!("{root}/names/shop/a%2eb%2fc")),
             (Key::Shard(table, shard), format!("{root}/shards/{id}/s7")),
             (Key::Operation(OperationId(3)), format!("{root}/ops/o3")),
+            (Key::Hold(Scope::Cluster), format!("{root}/holds/cluster")),
+            (Key::Hold(Scope::Table(table)), format!("{root}/holds/{id}")),
+            (Key::Hold(Scope::Shard(table, shard)), format!("{root}/holds/{id}/s7")),
+            (Key::Balance, format!("{root}/balance")),
+            (Key::Plan, format!("{root}/plan")),
         ] {
             assert_eq!(keys().of(&key), text);
             assert_eq!(keys().parse(&text), Ok(key));

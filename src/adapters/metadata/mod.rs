@@ -8,6 +8,7 @@
 //!   compacted it says so ([`Error::Compacted`]) and the caller ranges again. [`follow`] does that for callers.
 //! - A deadline that passes during a write is [`Retry::OutcomeUnknown`].
 
+mod balance_records;
 pub mod conformance;
 pub mod embedded;
 pub mod etcd;

@@ -203,11 +203,14 @@ fn format_from(field: &'static str, number: i32) -> Result<MessageFormat, Proble
     }
 }
 
-fn invalid(field: &'static str, reason: impl fmt::Display) -> Problem {
+pub(super) fn invalid(field: &'static str, reason: impl fmt::Display) -> Problem {
     Problem::Invalid { field, reason: reason.to_string() }
 }
 
-fn id<T: std::str::FromStr<Err: fmt::Display>>(field: &'static str, text: &str) -> Result<T, Problem> {
+pub(super) fn id<T: std::str::FromStr<Err: fmt::Display>>(
+    field: &'static str,
+    text: &str,
+) -> Result<T, Problem> {
     if text.is_empty() {
         return Err(Problem::Missing(field));
     }

@@ -5,16 +5,22 @@
 //! Nothing is retried here: who calls knows whether it may.
 
 use super::status::{Effect, from_status};
-use super::{Daemon, Error, HeartbeatReply, Peers, Tls, convert};
+use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, Tls, VerdictStream, convert};
+use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
+use crate::model::parts::WantedParts;
+use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
+use crate::model::verify::{Digest, DigestAsked};
 use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use crate::wire;
 use crate::wire::agent_client::AgentClient;
 use crate::wire::control_client::ControlClient;
 use crate::wire::routing_client::RoutingClient;
+use crate::wire::transfer_client::TransferClient;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -28,6 +34,9 @@ use tonic::{Response, Status};
 pub const INSERT_BYTES_MAX: usize = 64 << 20;
 /// Largest message either way: an insert's body and its names.
 pub const MESSAGE_BYTES_MAX: usize = INSERT_BYTES_MAX + (1 << 20);
+
+/// For one slice of a comparison.
+const DIGEST_TIMEOUT_MS: u64 = 330_000;
 
 /// How daemons are called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +113,11 @@ impl GrpcDaemon {
         Ok(RoutingClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
+    fn transfer(&self) -> Result<TransferClient<Channel>, Error> {
+        let client = TransferClient::new(self.channel()?);
+        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
     async fn call<T>(
         &self,
         effect: Effect,
@@ -172,6 +186,10 @@ fn table(answer: Option<wire::TableStatus>) -> Result<TableStatus, Error> {
 fn operations(answer: Vec<wire::OperationStatus>) -> Result<Vec<OperationStatus>, Error> {
     let read = answer.into_iter().map(convert::operation_from_wire).collect::<Result<_, _>>();
     read.map_err(convert::Malformed::into_answer_error)
+}
+
+fn run(answer: Option<wire::PlanRunStatus>) -> Result<PlanRunStatus, Error> {
+    convert::run_from_wire(&present(answer, "run")?).map_err(convert::Malformed::into_answer_error)
 }
 
 fn routes(answer: Option<wire::Routes>) -> Result<TableRoutes, Error> {
@@ -259,10 +277,73 @@ impl Daemon for GrpcDaemon {
         convert::node_from_wire(&answer).map_err(convert::Malformed::into_answer_error)
     }
 
+    async fn make_plan(&self) -> Result<ClusterPlan, Error> {
+        let mut client = self.control()?;
+        let plan = self.read(client.make_plan(wire::MakePlanRequest {})).await?.plan;
+        convert::plan_from_wire(&present(plan, "plan")?).map_err(convert::Malformed::into_answer_error)
+    }
+
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
+        let mut client = self.control()?;
+        run(self.write(client.apply_plan(convert::apply_to_wire(request))).await?.run)
+    }
+
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error> {
+        let mut client = self.control()?;
+        run(self.write(client.cancel_plan(wire::CancelPlanRequest {})).await?.run)
+    }
+
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error> {
+        let mut client = self.control()?;
+        let answer = self.write(client.set_balance(convert::set_balance_to_wire(request))).await?;
+        let balance = present(answer.balance, "balance")?;
+        convert::balance_from_wire(&balance).map_err(convert::Malformed::into_answer_error)
+    }
+
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error> {
+        let mut client = self.control()?;
+        let answer = self.write(client.set_hold(convert::set_hold_to_wire(request))).await?;
+        convert::holds_from_wire(&answer.holds).map_err(convert::Malformed::into_answer_error)
+    }
+
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         let mut client = AgentClient::new(self.channel()?).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let call = client.heartbeat(convert::heartbeat_to_wire(heartbeat));
         let answer = self.call(Effect::Read, self.options.heartbeat_timeout_ms, call).await?;
         Ok(HeartbeatReply { term: Term(answer.term) })
+    }
+
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
+        let mut client = self.transfer()?;
+        // Freezing many parts takes its time, as a change does.
+        let request = convert::wanted_to_wire(&node, wanted);
+        let call = client.send_partition(request);
+        let stream = self.call(Effect::Read, self.options.write_timeout_ms, call).await?;
+        let url = self.url.clone();
+        let read = move |piece: Result<_, Status>| match piece {
+            Ok(piece) => convert::piece_from_wire(piece).map_err(convert::Malformed::into_answer_error),
+            Err(status) => Err(from_status(&status, &url, Effect::Read)),
+        };
+        Ok(stream.map(read).boxed())
+    }
+
+    async fn digest(&self, asked: DigestAsked) -> Result<Digest, Error> {
+        let mut client = self.transfer()?;
+        // It reads millions of rows, slowly.
+        let call = client.digest(convert::digest_asked_to_wire(asked));
+        let answer = self.call(Effect::Read, DIGEST_TIMEOUT_MS, call).await?;
+        Ok(convert::digest_from_wire(&answer))
+    }
+
+    async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error> {
+        let mut client = self.transfer()?;
+        let request = wire::VerifyRequest { database: name.database, table: name.table, rows_per_s };
+        let stream = self.read(client.verify(request)).await?;
+        let url = self.url.clone();
+        let read = move |verdict: Result<_, Status>| match verdict {
+            Ok(verdict) => convert::verdict_from_wire(verdict).map_err(convert::Malformed::into_answer_error),
+            Err(status) => Err(from_status(&status, &url, Effect::Read)),
+        };
+        Ok(stream.map(read).boxed())
     }
 }

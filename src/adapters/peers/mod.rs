@@ -9,10 +9,15 @@ pub mod sim;
 pub mod status;
 
 use crate::error::{Code, Coded, Retry, ranges};
+use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
+use crate::model::parts::{Piece, WantedParts};
+use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
+use crate::model::verify::{Digest, DigestAsked, PartitionVerdict};
 use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -42,6 +47,12 @@ pub enum Error {
     /// Sent, and no answer in time.
     #[error("no answer in time, it may still be carried out: {0}")]
     OutcomeUnknown(String),
+    /// What was asked for is paused or frozen.
+    #[error("{0}")]
+    Held(String),
+    /// The world that the request speaks of is no more; says what has changed.
+    #[error("{0}")]
+    Stale(String),
     /// A bug: an actor died or an answer made no sense.
     #[error("internal error: {0}")]
     Internal(String),
@@ -60,6 +71,8 @@ impl Coded for Error {
                     Self::Unavailable(_) => 6,
                     Self::OutcomeUnknown(_) => 7,
                     Self::Internal(_) => 8,
+                    Self::Held(_) => 9,
+                    Self::Stale(_) => 10,
                 },
         )
     }
@@ -81,6 +94,8 @@ impl Coded for Error {
             Self::NoLeader(_) => "try again in a few seconds; see `converthouse status`",
             Self::Unavailable(_) => "bring the named part back and try again",
             Self::OutcomeUnknown(_) => "look with `converthouse table show` before trying again",
+            Self::Held(_) => "wait for its end, or release it with `converthouse hold release`",
+            Self::Stale(_) => "make a new plan with `converthouse plan`",
             Self::Internal(_) => "report this as a bug, with the daemon's log",
         }
     }
@@ -145,9 +160,34 @@ pub trait Daemon: Send + Sync + 'static {
     async fn operations(&self) -> Result<Vec<OperationStatus>, Error>;
     /// Says what is wanted of a node.
     async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<NodeStatus, Error>;
+    /// Makes a plan for the whole cluster; changes nothing.
+    async fn make_plan(&self) -> Result<ClusterPlan, Error>;
+    /// Has exactly that plan carried out; [`Error::Stale`] if its world is no more.
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error>;
+    /// Begins no further step of the plan that is being carried out.
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error>;
+    /// Says what the cluster may do by itself, until said otherwise.
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error>;
+    /// Pauses, freezes or releases; answers what holds now.
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error>;
     /// An agent's report. Refused with [`Error::NoLeader`] by a daemon that does not lead (never passed on).
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error>;
+    /// The parts of a replica on a node beside this daemon: see
+    /// [`ClickHouse::send_partition`](crate::adapters::clickhouse::ClickHouse::send_partition). What only has no such
+    /// way is [`Piece::Declined`]; [`Error::Refused`] is a replica that must not be copied now in any way.
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error>;
+    /// What a replica on a node beside this daemon holds of a range.
+    async fn digest(&self, asked: DigestAsked) -> Result<Digest, Error>;
+    /// Compares a table's replicas with each other and with its topics, so many rows a second (0: no limit); answered
+    /// by any daemon. A verdict a partition, as they are found.
+    async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error>;
 }
+
+/// Verdicts as they are found.
+pub type VerdictStream = BoxStream<'static, Result<PartitionVerdict, Error>>;
+
+/// Parts on their way from another daemon.
+pub type PieceStream = BoxStream<'static, Result<Piece, Error>>;
 
 /// How daemons are reached.
 pub trait Peers: Send + Sync + 'static {

@@ -3,19 +3,26 @@
 //! A call runs in the callee's own process: if that dies in the middle, the caller is told that the outcome is
 //! unknown. Nothing is serialised; `convert` is tested by itself.
 
-use super::{Daemon, Error, HeartbeatReply, Peers};
+use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, VerdictStream};
 use crate::adapters::faults::{Call, Line, Trouble};
+use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
 use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
+use crate::model::parts::WantedParts;
+use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
+use crate::model::verify::{Digest, DigestAsked};
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 
 /// How long a question may take.
 const READ_DEADLINE_MS: u64 = 10_000;
@@ -23,6 +30,8 @@ const READ_DEADLINE_MS: u64 = 10_000;
 const WRITE_DEADLINE_MS: u64 = 120_000;
 /// How long a heartbeat may take.
 const HEARTBEAT_DEADLINE_MS: u64 = 5_000;
+/// Pieces of parts that may be on their way.
+const PIECES_AHEAD: usize = 4;
 
 type Work = Box<dyn FnOnce(Arc<dyn Daemon>) -> BoxFuture<'static, ()> + Send>;
 
@@ -232,11 +241,81 @@ impl Daemon for SimPeer {
         self.call(changes("set_node_state"), work).await
     }
 
+    async fn make_plan(&self) -> Result<ClusterPlan, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.make_plan().await })
+        };
+        self.call(asks("make_plan"), work).await
+    }
+
+    async fn apply_plan(&self, request: ApplyPlan) -> Result<PlanRunStatus, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.apply_plan(request).await })
+        };
+        self.call(changes("apply_plan"), work).await
+    }
+
+    async fn cancel_plan(&self) -> Result<PlanRunStatus, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.cancel_plan().await })
+        };
+        self.call(changes("cancel_plan"), work).await
+    }
+
+    async fn set_balance(&self, request: SetBalance) -> Result<BalanceStatus, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.set_balance(request).await })
+        };
+        self.call(changes("set_balance"), work).await
+    }
+
+    async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.set_hold(request).await })
+        };
+        self.call(changes("set_hold"), work).await
+    }
+
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
         let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
             Box::pin(async move { daemon.heartbeat(heartbeat).await })
         };
         let call = Call::asks("heartbeat", HEARTBEAT_DEADLINE_MS);
         self.call(call, work).await
+    }
+
+    /// The pieces are handed over by a task of the callee's process: when that dies, they stop.
+    async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {
+        let (network, pair) = (self.peers.network.clone(), (self.peers.from.clone(), self.url.clone()));
+        let work = move |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, Result<PieceStream, Error>> {
+            Box::pin(async move {
+                let mut pieces = daemon.send_partition(node, wanted).await?;
+                let (hand, taken) = mpsc::channel(PIECES_AHEAD);
+                tokio::task::spawn_local(async move {
+                    while let Some(piece) = pieces.next().await {
+                        let parted = network.wires().parted.contains(&pair);
+                        if parted || hand.send(piece).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                Ok(ReceiverStream::new(taken).boxed())
+            })
+        };
+        self.call(asks("send_partition"), work).await
+    }
+
+    async fn digest(&self, asked: DigestAsked) -> Result<Digest, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.digest(asked).await })
+        };
+        self.call(asks("digest"), work).await
+    }
+
+    async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error> {
+        let work = move |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.verify(name, rows_per_s).await })
+        };
+        self.call(asks("verify"), work).await
     }
 }

@@ -78,6 +78,8 @@ fn parts(error: &Error) -> (&'static str, Code, &str) {
         Error::NoLeader(text) => ("no_leader", Code::Unavailable, text),
         Error::Unavailable(text) => ("unavailable", Code::Unavailable, text),
         Error::OutcomeUnknown(text) => ("outcome_unknown", Code::DeadlineExceeded, text),
+        Error::Held(text) => ("held", Code::FailedPrecondition, text),
+        Error::Stale(text) => ("stale", Code::Aborted, text),
         Error::Internal(text) => ("internal", Code::Internal, text),
     }
 }
@@ -91,6 +93,8 @@ fn by_kind(kind: &str, text: String) -> Option<Error> {
         "no_leader" => Error::NoLeader(text),
         "unavailable" => Error::Unavailable(text),
         "outcome_unknown" => Error::OutcomeUnknown(text),
+        "held" => Error::Held(text),
+        "stale" => Error::Stale(text),
         "internal" => Error::Internal(text),
         _ => return None,
     })

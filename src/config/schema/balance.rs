@@ -10,8 +10,9 @@ pub(super) const BALANCE: &[Key] = &[
         Choice(&["off", "advisory", "on"]),
         Default("\"on\""),
         "\"on\"",
-        "`on`: shards split and move by themselves; `advisory`: the plan is made and its size shown as a metric; \
-         `off`: only what an operator asks for, and what nodes that are lost make necessary.",
+        "`on`: shards split and move by themselves; `advisory`: the plan is made and its size shown (status, log, \
+         metrics), not carried out; `off`: only what an operator asks for, and what nodes that are lost make \
+         necessary. `converthouse balance` says otherwise at run time.",
     ),
     key("every_ms", Integer(500, MS_MAX), Default("5000"), "5000", "Between two looks at the whole cluster."),
     key(
@@ -42,5 +43,12 @@ pub(super) const BALANCE: &[Key] = &[
         Otherwise("shards are not split for their size"),
         "\"200GiB\"",
         "A shard with more bytes than this in a replica is split.",
+    ),
+    key(
+        "solve_deadline_ms",
+        Integer(100, MS_MAX),
+        Default("60000"),
+        "60000",
+        "How long one plan may be looked for; what is found later is not used.",
     ),
 ];

@@ -87,8 +87,9 @@ impl Cluster {
         cluster
     }
 
-    /// The same, with one broker, and all that the first node's daemon says and hears going over links.
-    pub async fn start_linked(nodes: usize) -> Self {
+    /// The same, with one broker, and all that the first node's daemon says and hears going over links; that node's
+    /// data elsewhere.
+    pub async fn start_linked(nodes: usize, data: Option<PathBuf>) -> Self {
         let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
         let etcd = start_etcd(folder.path());
         let mut links = Links { clickhouse: Vec::new(), etcd: Vec::new(), kafka: Vec::new() };
@@ -118,7 +119,7 @@ impl Cluster {
         let client = kafka.client();
         let (started, members) = (Vec::new(), Vec::new());
         let mut cluster = Self { nodes: started, links: Some(links), members, etcd, kafka, client, folder };
-        cluster.start_nodes(nodes, None).await;
+        cluster.start_nodes(nodes, data).await;
         cluster
     }
 

@@ -1,5 +1,6 @@
-//! Start-up code that themes share: one module a server.
+//! Start-up code that themes share, one module a server; and what the proof does with whole clusters.
 
+pub mod blackout;
 pub mod certificates;
 pub mod clickhouse;
 pub mod cluster;
@@ -7,4 +8,5 @@ pub mod disk;
 pub mod etcd;
 pub mod kafka;
 pub mod link;
+pub mod producer;
 pub mod readers;

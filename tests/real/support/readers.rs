@@ -1,29 +1,77 @@
-//! Readers that ask random nodes all the time, as a user's client would, and judge every answer by ONE-EPOCH: of each
-//! partition a gap-free prefix of offsets, no row twice.
+//! Readers that ask random nodes all the time, as a user's client would, and judge every answer: of each partition a
+//! gap-free prefix of offsets, no row twice. A query that failed is looked at beside the servers' outages.
 
-use super::cluster::{Cluster, Node, PARTITIONS};
-use std::sync::Arc;
+use super::cluster::{Cluster, Node, PARTITIONS, event};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// Hidden columns of the usual table, over all shards.
-const ALL: &str = "SELECT _cvh_partition, count(), uniqExact(_cvh_offset), min(_cvh_offset), max(_cvh_offset) \
-                   FROM check.all GROUP BY _cvh_partition ORDER BY _cvh_partition";
-/// The same rows as users see them.
-const USERS: &str = "SELECT count(), uniqExact(id) FROM shop.events";
+/// Ids that the queries which count distinct ones look at: they must not get slower with the table.
+const SOME: u64 = 100_000;
 
-/// What became of the queries.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    pub answered: u64,
-    /// Answers that broke ONE-EPOCH, as they were.
-    pub wrong: Vec<String>,
-    /// Queries that ended with an error.
-    pub failed: Vec<String>,
+/// A server, when it was taken down, and when it was back.
+type Outage = (String, Instant, Option<Instant>);
+
+/// When which server was taken down, and when it was back.
+#[derive(Clone, Default)]
+pub struct Outages(Arc<Mutex<Vec<Outage>>>);
+
+#[allow(dead_code)] // for the proof, which shares this file
+impl Outages {
+    pub fn begin(&self, node: &str) {
+        self.0.lock().unwrap().push((node.to_owned(), Instant::now(), None));
+    }
+
+    pub fn end(&self, node: &str) {
+        let mut all = self.0.lock().unwrap();
+        let open = all.iter_mut().rev().find(|outage| outage.0 == node && outage.2.is_none());
+        open.unwrap().2 = Some(Instant::now());
+    }
+
+    /// Why a query failed, if a server's outage says so.
+    fn explain(&self, initiator: &str, began: Instant) -> Option<&'static str> {
+        let all = self.0.lock().unwrap();
+        let overlaps = |until: Option<Instant>| until.is_none_or(|until| until >= began);
+        if all.iter().any(|(node, _, until)| node == initiator && overlaps(*until)) {
+            return Some("the server that was asked was down");
+        }
+        // ClickHouse asks another replica if one cannot be reached, not if one goes away while it answers.
+        let during = |from: Instant, until: Option<Instant>| from >= began && overlaps(until);
+        let torn = all.iter().any(|(_, from, until)| during(*from, *until));
+        torn.then_some("a server was killed while it answered")
+    }
 }
 
+/// What became of the queries.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub answered: u64,
+    /// Answers that are not true, as they were.
+    pub wrong: Vec<String>,
+    /// Queries that failed without a server being down.
+    pub unexplained: Vec<String>,
+    pub explained: BTreeMap<&'static str, u64>,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { answered, wrong, unexplained, explained } = self;
+        let failed = unexplained.len() as u64 + explained.values().sum::<u64>();
+        writeln!(f, "{answered} queries answered, {} wrong, {failed} failed", wrong.len())?;
+        for (why, times) in explained {
+            writeln!(f, "  {times:>4}  {why}")?;
+        }
+        writeln!(f, "  {:>4}  without a reason", unexplained.len())
+    }
+}
+
+type Asked = Arc<Mutex<Vec<(String, clickhouse::Client)>>>;
+
 pub struct Readers {
+    nodes: Asked,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<Verdict>>,
@@ -40,16 +88,25 @@ pub async fn prepare(node: &Node, cluster: &str) {
 }
 
 impl Readers {
-    /// So many readers of all nodes that the cluster has now. Every partition must hold rows already.
-    pub fn start(cluster: &Cluster, readers: usize) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let clients: Vec<clickhouse::Client> = cluster.nodes.iter().map(Node::client).collect();
-        let read = |reader: usize| {
-            let (clients, stop, answered) = (clients.clone(), stop.clone(), answered.clone());
-            tokio::spawn(async move { read(reader, &clients, &stop, &answered).await })
-        };
+    /// So many readers, of no node yet.
+    pub fn start(readers: u64, outages: Outages) -> Self {
+        let (nodes, stop) = (Asked::default(), Arc::new(AtomicBool::new(false)));
+        let (turn, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let shared = || (stop.clone(), turn.clone(), answered.clone());
+        let read = |_| tokio::spawn(read(nodes.clone(), outages.clone(), shared()));
         let tasks = (0..readers).map(read).collect();
-        Self { stop, answered, tasks }
+        Self { nodes, stop, answered, tasks }
+    }
+
+    /// So many readers of all nodes that there are now, of which none goes down. Every partition must hold rows
+    /// already.
+    pub async fn of(cluster: &Cluster, readers: u64) -> Self {
+        let name = cluster.table("shop.events").unwrap().cluster;
+        let all = Self::start(readers, Outages::default());
+        for node in &cluster.nodes {
+            all.add(node, &name).await;
+        }
+        all
     }
 
     /// Waits until so many more queries have been answered.
@@ -60,6 +117,12 @@ impl Readers {
         }
     }
 
+    /// A further node is asked from now on; it must have its routes and the table that users see.
+    pub async fn add(&self, node: &Node, cluster: &str) {
+        prepare(node, cluster).await;
+        self.nodes.lock().unwrap().push((node.id.clone(), node.client()));
+    }
+
     pub async fn end(self) -> Verdict {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Verdict::default();
@@ -67,56 +130,93 @@ impl Readers {
             let one = task.await.unwrap();
             all.answered += one.answered;
             all.wrong.extend(one.wrong);
-            all.failed.extend(one.failed);
+            all.unexplained.extend(one.unexplained);
+            for (why, times) in one.explained {
+                *all.explained.entry(why).or_default() += times;
+            }
         }
         all
     }
 }
 
-async fn read(
-    reader: usize,
-    clients: &[clickhouse::Client],
-    stop: &AtomicBool,
-    answered: &AtomicU64,
-) -> Verdict {
+/// A query, and what its answer is judged by.
+fn question(turn: u64) -> (String, fn(&str) -> Option<String>) {
+    match turn % 5 {
+        0 | 1 => (
+            "SELECT _cvh_partition, count(), min(_cvh_offset), max(_cvh_offset), sum(_cvh_offset) FROM check.all \
+             GROUP BY _cvh_partition ORDER BY _cvh_partition"
+                .to_owned(),
+            torn,
+        ),
+        2 => (format!("SELECT 0, count(), uniqExact(id) FROM shop.events WHERE id < {SOME}"), twice),
+        3 => {
+            let keys = format!("FROM shop.events WHERE id < {SOME} GROUP BY k");
+            (format!("SELECT user % 100 AS k, count(), uniqExact(id) {keys}"), twice)
+        }
+        _ => {
+            let id = turn.wrapping_mul(7919) % SOME;
+            let text = String::from_utf8(event(id).payload.unwrap().to_vec()).unwrap();
+            let row: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let point = format!("WHERE user = {} GROUP BY id", row["user"]);
+            (format!("SELECT id, count(), uniqExact(id) FROM shop.events {point}"), twice)
+        }
+    }
+}
+
+/// Whether to stop, queries begun, queries answered.
+type Shared = (Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>);
+
+async fn read(nodes: Asked, outages: Outages, (stop, turn, answered): Shared) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut turn = reader;
     while !stop.load(Ordering::Relaxed) {
-        turn += 1;
-        let sql = if turn.is_multiple_of(3) { USERS } else { ALL };
-        let client = clients[turn % clients.len()].clone().with_setting("load_balancing", "random");
-        let answer = async { client.query_raw(sql).fetch_bytes("TabSeparatedRaw")?.collect().await };
+        let turn = turn.fetch_add(1, Ordering::Relaxed);
+        let asked = {
+            let nodes = nodes.lock().unwrap();
+            (!nodes.is_empty()).then(|| nodes[turn as usize % nodes.len()].clone())
+        };
+        let Some((node, client)) = asked else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let ((sql, judge), began) = (question(turn), Instant::now());
+        let client = client.with_setting("load_balancing", "random");
+        let answer = async { client.query_raw(&sql).fetch_bytes("TabSeparatedRaw")?.collect().await };
         match answer.await {
-            Err(error) => verdict.failed.push(error.to_string()),
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-                let wrong = if sql == USERS { twice(&text) } else { torn(&text) };
-                verdict.wrong.extend(wrong.map(|why| format!("{why}:\n{text}")));
+                verdict.wrong.extend(judge(&text).map(|why| format!("{node}: {sql}: {why}:\n{text}")));
                 verdict.answered += 1;
                 answered.fetch_add(1, Ordering::Relaxed);
             }
+            Err(error) => match outages.explain(&node, began) {
+                Some(why) => *verdict.explained.entry(why).or_default() += 1,
+                None => verdict.unexplained.push(format!("{node}: {sql}: {error}")),
+            },
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     verdict
 }
 
-fn numbers(line: &str) -> Vec<u64> {
-    line.split('\t').map(|word| word.parse().unwrap()).collect()
+fn lines(text: &str) -> Vec<Vec<u64>> {
+    text.lines().map(|line| line.split('\t').map(|word| word.parse().unwrap()).collect()).collect()
 }
 
-/// Whether users see a row twice.
+/// Whether a row is seen twice.
 fn twice(text: &str) -> Option<String> {
-    let seen = numbers(text);
-    (seen[0] != seen[1]).then(|| "a row is seen twice".to_owned())
+    let double = lines(text).into_iter().find(|line| line[1] != line[2]);
+    double.map(|line| format!("{line:?}: a row is seen twice"))
 }
 
-/// Whether a partition is not a gap-free prefix of its offsets, or not there at all.
+/// Whether a partition is not a gap-free prefix of its offsets, each once, or not there at all.
 fn torn(text: &str) -> Option<String> {
-    let partitions: Vec<Vec<u64>> = text.lines().map(numbers).collect();
+    let partitions = lines(text);
     if partitions.len() as u64 != PARTITIONS {
         return Some("a partition is not there".to_owned());
     }
-    let torn = partitions.iter().find(|p| p[1] != p[2] || p[3] != 0 || p[4] + 1 != p[1]);
+    let torn = partitions.into_iter().find(|p| {
+        let (count, first, last, sum) = (p[1], p[2], p[3], p[4]);
+        first != 0 || last + 1 != count || sum != last * count / 2
+    });
     torn.map(|partition| format!("partition {partition:?} is no prefix"))
 }

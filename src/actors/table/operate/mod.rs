@@ -65,6 +65,9 @@ pub fn advance(operation: &Operation, scene: &Scene<'_>) -> Progress {
             _ => Progress::Waiting(format!("{} ({}) to end", other.id, other.kind)),
         };
     }
+    if let Some(why) = scene.frozen(operation) {
+        return Progress::Waiting(why);
+    }
     let cancel = operation.state == State::Cancelling;
     match &operation.kind {
         Kind::Split { shard, cut, left, right } => {
@@ -81,6 +84,22 @@ pub fn advance(operation: &Operation, scene: &Scene<'_>) -> Progress {
 impl<'a> Scene<'a> {
     fn shard(&self, id: ShardId) -> Option<&'a Shard> {
         self.shards.iter().copied().find(|shard| shard.id == id)
+    }
+
+    /// Why an operation stands still: one of its shards is frozen. What is being undone goes on, and so does a split
+    /// or merge whose children have been made: messages go to them already, and readers would see ever older rows.
+    fn frozen(&self, operation: &Operation) -> Option<String> {
+        let made = match operation.kind {
+            Kind::Split { left, .. } => self.shard(left).is_some(),
+            Kind::Merge { into, .. } => self.shard(into).is_some(),
+            _ => false,
+        };
+        if made || operation.state == State::Cancelling {
+            return None;
+        }
+        let shards = operation.kind.shards();
+        let frozen = shards.iter().find_map(|id| Some((id, self.known.frozen.get(id)?)));
+        frozen.map(|(id, why)| format!("the freeze of {id} to end ({why})"))
     }
 
     /// A node that certainly cannot serve.

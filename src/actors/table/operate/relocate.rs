@@ -101,8 +101,8 @@ fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> String {
     let seen = scene.known.heartbeats.get(to).and_then(|h| h.replicas.get(&shard.table)?.get(&shard.id));
     let how = match seen {
         Some(seen) if seen.problem.is_some() => seen.problem.clone().unwrap_or_default(),
-        Some(seen) => match seen.seeding {
-            Some(seeding) => format!("{} of {} partitions copied", seeding.done, seeding.of),
+        Some(seen) => match &seen.seeding {
+            Some(seeding) => seeding.to_string(),
             None => match decide::lag(scene.table, shard, to, scene.known) {
                 Some(lag) => format!("{lag} messages behind"),
                 None => "looking where to begin".to_owned(),

@@ -22,6 +22,7 @@ struct World {
     nodes: BTreeSet<NodeId>,
     down: BTreeMap<NodeId, u64>,
     heartbeats: BTreeMap<NodeId, Heartbeat>,
+    frozen: BTreeMap<ShardId, String>,
 }
 
 impl World {
@@ -43,8 +44,8 @@ impl World {
             ended_unix_ms: 0,
         };
         let heartbeats = nodes.iter().map(|node| (node.clone(), heartbeat(node))).collect();
-        let down = BTreeMap::new();
-        Self { table, shards: vec![shard], operations: vec![operation], nodes, down, heartbeats }
+        let (down, frozen) = (BTreeMap::new(), BTreeMap::new());
+        Self { table, shards: vec![shard], operations: vec![operation], nodes, down, heartbeats, frozen }
     }
 
     fn next(&self) -> Progress {
@@ -58,6 +59,7 @@ impl World {
             fit_since_ms: &BTreeMap::new(),
             unfit_since_ms: &self.down,
             now_ms: 100_000,
+            frozen: &self.frozen,
         };
         let shards: Vec<&Shard> = self.shards.iter().collect();
         let open: Vec<&Operation> = self.operations.iter().collect();
@@ -320,4 +322,37 @@ fn a_shard_that_is_gone_ends_the_operation() {
     let mut world = to_n3();
     world.shards.clear();
     assert_eq!(world.ended(), State::Failed);
+}
+
+#[test]
+fn frozen_shards_neither_move_nor_split() {
+    let mut world = to_n3();
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    assert_eq!(world.waits_for(), "the freeze of s0 to end (frozen: audit)");
+    world.frozen.clear();
+    world.step();
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    world.ready(0, "n3");
+    assert_eq!(
+        world.waits_for(),
+        "the freeze of s0 to end (frozen: audit)",
+        "not even the last step is made"
+    );
+    world.cancel();
+    assert!(matches!(world.next(), Progress::Step(_)), "what an operator cancels is undone all the same");
+    let mut world = split();
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    assert_eq!(world.waits_for(), "the freeze of s0 to end (frozen: audit)");
+}
+
+#[test]
+fn a_split_that_has_begun_is_finished_in_spite_of_a_freeze() {
+    let mut world = split();
+    world.step();
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    for child in [1, 2] {
+        world.ready(child, "n1");
+        world.ready(child, "n2");
+    }
+    assert!(world.step().publish, "messages go to the children already: readers must follow");
 }

@@ -2,12 +2,12 @@
 
 use super::*;
 
-const DEADLINE_MS: u64 = 60_000;
+const LIMITS: CopyLimits = CopyLimits { deadline_ms: 60_000, bytes_per_s: 0 };
 
 impl Subject {
     async fn copy(&self, nonce: u64, source: &RemoteReplica, partition: u32) -> Result<u64, Error> {
         let partition = PartitionId(partition);
-        self.server.copy_partition(&self.database, nonce, source, partition, DEADLINE_MS).await
+        self.server.copy_partition(&self.database, nonce, source, partition, LIMITS).await
     }
 }
 
@@ -36,6 +36,30 @@ pub(super) async fn a_copy_gives_one_partition_as_it_is_elsewhere(subject: Subje
     assert!(matches!(late, Err(Error::Missing(_))), "a replica that stands is not copied into: {late:?}");
     assert_eq!(subject.all().await, expected);
     assert_eq!(source.held(3, 0).await.len(), 60);
+    source.end().await;
+    subject.end().await;
+}
+
+pub(super) async fn digests_tell_equal_ranges_from_others(subject: Subject) {
+    let source = subject.elsewhere(2_004);
+    for each in [&subject, &source] {
+        let gate = each.with_gate().await;
+        each.fill(gate, 3, 0..20).await;
+        each.fill(gate, 4, 0..3).await;
+    }
+    let digest = async |of: &Subject, from: i64, below: i64| {
+        of.server.digest(&of.database, PartitionId(3), from, below).await.expect("told")
+    };
+    let whole = digest(&subject, 0, 1_000).await;
+    let told = (whole.rows, whole.distinct, whole.messages, whole.min_offset, whole.max_offset);
+    assert_eq!(told, (20, 20, 20, Some(0), Some(19)));
+    assert_eq!(whole, digest(&source, -5, 20).await, "the same on another server");
+    let halves = digest(&subject, 0, 7).await.with(digest(&subject, 7, 20).await);
+    assert_eq!(whole, halves);
+    assert_ne!(digest(&subject, 0, 1).await.hash, digest(&subject, 1, 2).await.hash);
+    assert_eq!(digest(&subject, 500, 600).await, Default::default());
+    let missing = subject.server.digest(&subject.beside(2_005).database, PartitionId(3), 0, 1).await;
+    assert!(matches!(missing, Err(Error::Missing(_))), "{missing:?}");
     source.end().await;
     subject.end().await;
 }

@@ -6,10 +6,11 @@
 mod copies;
 mod gates;
 mod inserts;
+mod parts;
 mod seeding;
 mod tables;
 
-use super::{ClickHouse, Error, Insert, RemoteReplica, ReplicaTables};
+use super::{ClickHouse, CopyLimits, Error, Insert, RemoteReplica, ReplicaTables};
 use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN, replica_database};
 use crate::model::node::ClickHouseEndpoint;
 use crate::model::table::{Column, MessageFormat, Schema};
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use copies::*;
 use gates::*;
 use inserts::*;
+use parts::*;
 use seeding::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,6 +71,11 @@ pub async fn run_all(server: Arc<dyn ClickHouse>, other: Other, run: u32) {
         what_is_not_there_cannot_be_seeded,
         a_copy_gives_one_partition_as_it_is_elsewhere,
         a_copy_that_fails_leaves_the_rest_alone,
+        digests_tell_equal_ranges_from_others,
+        parts_give_one_partition_as_it_is_elsewhere,
+        parts_that_break_off_are_not_sent_again,
+        parts_that_are_not_as_told_change_nothing,
+        a_newer_server_sends_no_parts,
         sizes_count_what_is_there,
         other_databases_are_not_touched,
     );

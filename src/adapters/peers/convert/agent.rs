@@ -1,7 +1,7 @@
 //! Heartbeats of the `Agent` service.
 
 use super::{Malformed, each, node, table_id};
-use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall};
+use crate::model::observed::{CopyWay, Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall};
 use crate::model::{Epoch, PartitionId, ShardId, TableId};
 use crate::wire;
 use std::collections::BTreeMap;
@@ -77,9 +77,35 @@ fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malf
         dead_letters: w.dead_letters,
         batch_age_ms: w.batch_age_ms,
         problem: w.problem.clone(),
-        seeding: (w.seed_partitions > 0)
-            .then_some(Seeding { done: w.seeded_partitions, of: w.seed_partitions }),
+        seeding: w.seeding.as_ref().map(seeding_from_wire),
     })
+}
+
+fn seeding_from_wire(w: &wire::SeedingReport) -> Seeding {
+    Seeding {
+        done: w.partitions_done,
+        of: w.partitions_of,
+        bytes_done: w.bytes_done,
+        bytes_of: w.bytes_of,
+        bytes_moved: w.bytes_moved,
+        elapsed_ms: w.elapsed_ms,
+        way: w.by_select.clone().map_or(CopyWay::Parts, |why| CopyWay::Select { why }),
+    }
+}
+
+fn seeding_to_wire(m: Seeding) -> wire::SeedingReport {
+    wire::SeedingReport {
+        partitions_done: m.done,
+        partitions_of: m.of,
+        bytes_done: m.bytes_done,
+        bytes_of: m.bytes_of,
+        bytes_moved: m.bytes_moved,
+        elapsed_ms: m.elapsed_ms,
+        by_select: match m.way {
+            CopyWay::Parts => None,
+            CopyWay::Select { why } => Some(why),
+        },
+    }
 }
 
 fn replica_to_wire(table: TableId, shard: ShardId, m: ReplicaObservation) -> wire::ReplicaReport {
@@ -100,8 +126,7 @@ fn replica_to_wire(table: TableId, shard: ShardId, m: ReplicaObservation) -> wir
         dead_letters: m.dead_letters,
         batch_age_ms: m.batch_age_ms,
         problem: m.problem,
-        seeded_partitions: m.seeding.map_or(0, |seeding| seeding.done),
-        seed_partitions: m.seeding.map_or(0, |seeding| seeding.of),
+        seeding: m.seeding.map(seeding_to_wire),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests and statuses of the `Control` service.
 
 use super::agent::{stall_from_wire, stall_to_wire};
+use super::balance::{balance_from_wire, balance_to_wire, holds_from_wire, holds_to_wire};
 use super::{
     Malformed, each, format_from_wire, format_to_wire, layout_from_wire, layout_to_wire, node, optional_node,
     range, table_id,
@@ -97,6 +98,9 @@ pub fn cluster_from_wire(w: &wire::ClusterStatusResponse) -> Result<ClusterStatu
         tables: each("tables", &w.tables, table_from_wire)?,
         healthy: w.healthy,
         problems: w.problems.clone(),
+        balance: balance_from_wire(w.balance.as_ref().unwrap_or(&wire::BalanceStatus::default()))
+            .map_err(|error| error.within("balance"))?,
+        holds: holds_from_wire(&w.holds)?,
     })
 }
 
@@ -110,6 +114,8 @@ pub fn cluster_to_wire(m: ClusterStatus) -> wire::ClusterStatusResponse {
         tables: m.tables.into_iter().map(table_to_wire).collect(),
         healthy: m.healthy,
         problems: m.problems,
+        balance: Some(balance_to_wire(m.balance)),
+        holds: holds_to_wire(m.holds),
     }
 }
 
@@ -205,6 +211,7 @@ pub fn table_from_wire(w: &wire::TableStatus) -> Result<TableStatus, Malformed> 
         usable: w.usable,
         complete: w.complete,
         waiting_for: w.waiting_for.clone(),
+        holds: holds_from_wire(&w.holds)?,
     })
 }
 
@@ -235,6 +242,7 @@ pub fn table_to_wire(m: TableStatus) -> wire::TableStatus {
         usable: m.usable,
         complete: m.complete,
         waiting_for: m.waiting_for,
+        holds: holds_to_wire(m.holds),
     }
 }
 

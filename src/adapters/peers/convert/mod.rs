@@ -4,18 +4,32 @@
 //! field. The server answers it as an invalid request, the client as an answer that makes no sense.
 
 mod agent;
+mod balance;
 mod control;
 mod operation;
+mod plan;
 mod routing;
+mod transfer;
+mod verify;
 
 pub use agent::{heartbeat_from_wire, heartbeat_to_wire};
+pub use balance::{
+    balance_from_wire, balance_to_wire, holds_from_wire, holds_to_wire, run_from_wire, run_to_wire,
+    set_balance_from_wire, set_balance_to_wire, set_hold_from_wire, set_hold_to_wire,
+};
 pub use control::{
     cluster_from_wire, cluster_to_wire, create_from_wire, create_to_wire, drop_from_wire, drop_to_wire,
     insert_from_wire, insert_to_wire, node_from_wire, node_state_from_wire, node_state_to_wire, node_to_wire,
     table_from_wire, table_to_wire,
 };
 pub use operation::{operate_from_wire, operate_to_wire, operation_from_wire, operation_to_wire};
+pub use plan::{apply_from_wire, apply_to_wire, plan_from_wire, plan_to_wire};
 pub use routing::{routes_from_wire, routes_to_wire};
+pub use transfer::{piece_from_wire, piece_to_wire, wanted_from_wire, wanted_to_wire};
+pub use verify::{
+    digest_asked_from_wire, digest_asked_to_wire, digest_from_wire, digest_to_wire, verdict_from_wire,
+    verdict_to_wire,
+};
 
 use super::Error;
 use crate::model::ids::InvalidId;

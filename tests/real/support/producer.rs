@@ -1,6 +1,6 @@
 //! The user's producer: one sender, at a steady rate, that goes on through everything.
 
-use super::support::cluster::{Cluster, event};
+use super::cluster::{Cluster, event};
 use converthouse::adapters::kafka::{Kafka, KafkaClient};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

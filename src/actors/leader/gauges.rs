@@ -1,0 +1,103 @@
+//! What the leader shows in metrics: how far copies and leaderships are from what is wanted, and what is left to do.
+//!
+//! Counted anew each second from records and reports; nothing is kept.
+
+use super::{Lead, status};
+use crate::actors::balance;
+use crate::model::balance::{BalanceMode, PlannedSize};
+use crate::model::ids::NodeId;
+use crate::model::observed::Heartbeat;
+use crate::model::operation::Kind;
+use crate::model::table::{Shard, ShardState, TableState};
+use crate::model::view::ClusterView;
+use std::collections::BTreeMap;
+
+/// Counts over all shards in the topologies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Shards with fewer readable copies on live nodes than wanted.
+    pub under_replicated: u64,
+    /// Shards that no live node leads.
+    pub leaderless: u64,
+    /// Shards that are paused or frozen.
+    pub held: u64,
+    /// Moves, additions, removals and leaderships under way.
+    pub moves_open: u64,
+    /// Bytes that copies under way still lack.
+    pub bytes_open: u64,
+}
+
+fn number(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+/// Counts. Pure.
+pub fn counts(view: &ClusterView, heartbeats: &BTreeMap<NodeId, Heartbeat>, now_unix_ms: u64) -> Counts {
+    let mut counts = Counts::default();
+    let up = |node: &NodeId| view.is_live(node) && heartbeats.get(node).is_none_or(|seen| seen.clickhouse_up);
+    let active = view.tables.values().map(|table| &table.record).filter(|t| t.state == TableState::Active);
+    for table in active {
+        for shard in view.shards_of(table.id).filter(|shard| shard.state == ShardState::Serving) {
+            let readable = shard.ready_nodes().filter(|node| up(node)).count();
+            counts.under_replicated += u64::from(readable < table.replicas as usize);
+            counts.leaderless += u64::from(!shard.leader.as_ref().is_some_and(up));
+            counts.held += u64::from(view.held(table.id, shard.id, now_unix_ms).is_some());
+        }
+    }
+    for operation in view.open_operations() {
+        let (Kind::Move { shard, .. }
+        | Kind::Add { shard, .. }
+        | Kind::Remove { shard, .. }
+        | Kind::Lead { shard, .. }) = &operation.kind
+        else {
+            continue;
+        };
+        counts.moves_open += 1;
+        let shard = view.shards_of(operation.table).find(|known| known.id == *shard);
+        if let (Some(target), Some(shard)) = (operation.kind.target(), shard) {
+            counts.bytes_open += lacking(shard, target, heartbeats);
+        }
+    }
+    counts
+}
+
+/// What a copy that is being made lacks, against the largest that is whole.
+fn lacking(shard: &Shard, target: &NodeId, heartbeats: &BTreeMap<NodeId, Heartbeat>) -> u64 {
+    let bytes = |node: &NodeId| {
+        let seen =
+            heartbeats.get(node).and_then(|heartbeat| heartbeat.replicas.get(&shard.table)?.get(&shard.id));
+        seen.map_or(0, |seen| seen.bytes)
+    };
+    let whole = shard.ready_nodes().filter(|node| *node != target).map(bytes).max().unwrap_or(0);
+    whole.saturating_sub(bytes(target))
+}
+
+/// Sets the leader's gauges.
+pub fn show(lead: &Lead) {
+    let (view, reports) = (lead.view.read(), lead.observed.read());
+    for (id, table) in &view.tables {
+        let spread = view.shards_of(*id).filter_map(|shard| status::spread(&view, &reports, shard)).max();
+        let gauge = lead.metrics.replication_spread(&table.record.name.to_string());
+        gauge.set(spread.map_or(0, number));
+    }
+    let counts = counts(&view, &reports.heartbeats, lead.clock.unix_ms());
+    let PlannedSize { splits, moves, bytes } = lead.seen.get().planned.unwrap_or_default();
+    let shown = &lead.metrics.elastic;
+    shown.under_replicated_shards.set(number(counts.under_replicated));
+    shown.leaderless_shards.set(number(counts.leaderless));
+    shown.held_shards.set(number(counts.held));
+    shown.planned_splits.set(number(splits));
+    shown.planned_moves.set(number(moves));
+    shown.planned_bytes.set(number(bytes));
+    shown.moves_left.set(number(counts.moves_open + u64::from(moves)));
+    shown.bytes_left.set(number(counts.bytes_open.saturating_add(bytes)));
+    shown.balance_mode.set(match balance::mode(lead, &view) {
+        BalanceMode::Off => 0,
+        BalanceMode::Advisory => 1,
+        BalanceMode::On => 2,
+    });
+    for name in Kind::NAMES {
+        let open = view.open_operations().filter(|operation| operation.kind.name() == name).count();
+        shown.operations_open(name).set(number(open));
+    }
+}
