@@ -68,6 +68,7 @@ fn every_metric() -> Metrics {
     metrics.epoch_lag("n1").set(0);
     metrics.dead_letters("shop.events").inc();
     metrics.copied_rows("shop.events").inc_by(9);
+    metrics.copied_bytes("parts").inc_by(9_000);
     metrics.offset_gaps("shop.events").inc();
     metrics.replicas("n1", "ready").set(4);
     metrics.replicas("n1", "creating").set(1);
