@@ -251,8 +251,13 @@ impl Cluster {
 
     /// Number of the node whose daemon leads.
     pub fn leader(&self) -> usize {
-        self.until("a leader", |status| status.leader.is_some());
-        let leader = self.status().unwrap().leader.unwrap();
+        // Of one look: by the next one that leader may be gone.
+        let seen = std::cell::RefCell::new(None);
+        self.until("a leader", |status| {
+            seen.replace(status.leader.clone());
+            status.leader.is_some()
+        });
+        let leader = seen.into_inner().unwrap();
         self.nodes.iter().position(|node| node.id == leader.as_str()).unwrap()
     }
 
