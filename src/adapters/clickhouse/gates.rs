@@ -125,7 +125,9 @@ impl HttpClickHouse {
             return Err(Error::Missing(format!("{database}.{}", sql::GATE_SOURCE)));
         }
         // The new gate is made before the old ones go: a crash in between leaves a higher number, never none.
-        let highest = tables.iter().filter_map(|table| gate_number(table)).max().unwrap_or(0);
+        let highest = tables.iter().filter_map(|table| gate_number(table)).max();
+        // A replica that was dropped and is made again begins where the one before certainly did not.
+        let highest = highest.unwrap_or_else(|| u64::from(spoilt::by_chance()));
         let number = self.open_gate(database, highest + 1).await?;
         self.close_below(database, number).await?;
         Ok(number)

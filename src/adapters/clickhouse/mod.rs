@@ -436,7 +436,8 @@ pub trait ClickHouse: Send + Sync + 'static {
     async fn replica_databases(&self) -> Result<Vec<String>, Error>;
 
     /// Closes every gate of the replica, waits for the inserts inside (killing them first), and opens a new one.
-    /// Returns its number, greater than any before.
+    /// Returns its number, greater than any before; also another than any that a replica of that name had which was
+    /// dropped since: an insert that is late may be later than the drop.
     async fn renew_gate(&self, database: &str) -> Result<u64, Error>;
 
     /// Closes every gate of the replica and waits for the inserts inside; opens none. A later

@@ -382,7 +382,7 @@ impl ClickHouse for SimClickHouse {
         let (number, left) = self
             .call(|world| {
                 world.check_disk()?;
-                Ok(world.replica(database)?.open_gate())
+                world.open_gate(database)
             })
             .await?;
         self.wait_for_inserts(database, &left).await?;

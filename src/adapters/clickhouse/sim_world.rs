@@ -51,6 +51,8 @@ pub(super) struct World {
     pub clusters: BTreeMap<String, Vec<ClusterReplica>>,
     pub faults: VecDeque<InsertFault>,
     pub bad: Option<Judge>,
+    /// Gates made so far: no number comes again.
+    gates: u64,
     routes: SimRoutes,
 }
 
@@ -76,6 +78,7 @@ impl World {
             clusters: BTreeMap::new(),
             faults: VecDeque::new(),
             bad: None,
+            gates: 0,
             routes,
         }
     }
@@ -93,6 +96,13 @@ impl World {
 
     pub fn replica(&mut self, database: &str) -> Result<&mut Replica, Error> {
         self.replicas.get_mut(database).ok_or_else(|| Error::Missing(database.to_owned()))
+    }
+
+    /// Opens a replica's next gate.
+    pub fn open_gate(&mut self, database: &str) -> Result<(u64, Arc<Notify>), Error> {
+        self.gates += 1;
+        let number = self.gates;
+        Ok(self.replica(database)?.open_gate(number))
     }
 
     /// An insert begins: its gate must be open. Tells since when the server runs: an insert dies with it.
@@ -192,9 +202,9 @@ impl Replica {
         }
     }
 
-    /// Closes the gate, opens the next; tells its number and who tells of inserts that end.
-    pub fn open_gate(&mut self) -> (u64, Arc<Notify>) {
-        self.gate += 1;
+    /// Closes the gate, opens the one of that number; tells it, and who tells of inserts that end.
+    fn open_gate(&mut self, number: u64) -> (u64, Arc<Notify>) {
+        self.gate = number;
         self.open = true;
         (self.gate, self.left.clone())
     }

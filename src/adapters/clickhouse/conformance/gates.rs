@@ -90,3 +90,15 @@ pub(super) async fn closed_gates_stay_closed_and_their_numbers_never_come_again(
     assert_eq!(subject.held(0, 0).await, [0, 1, 2]);
     subject.end().await;
 }
+
+/// Seen by the simulator: a replica moved away and back, and an insert of its first life landed in its second.
+pub(super) async fn a_replica_made_again_does_not_take_what_was_sent_to_the_one_before(subject: Subject) {
+    let before = subject.with_gate().await;
+    subject.server.drop_replica(&subject.database).await.expect("dropped");
+    let after = subject.with_gate().await;
+    assert_ne!(before, after);
+    let outcome = subject.put(before, 0, 0..1).await;
+    assert!(matches!(outcome, Err(Error::Missing(_))), "{outcome:?}");
+    assert!(subject.held(0, 0).await.is_empty());
+    subject.end().await;
+}

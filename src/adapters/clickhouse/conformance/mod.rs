@@ -63,6 +63,7 @@ pub async fn run_all(server: Arc<dyn ClickHouse>, other: Other, run: u32) {
         a_renewed_gate_has_a_higher_number_and_the_old_one_is_closed,
         an_insert_during_a_renewal_is_wholly_in_or_never,
         closed_gates_stay_closed_and_their_numbers_never_come_again,
+        a_replica_made_again_does_not_take_what_was_sent_to_the_one_before,
         links_give_the_sources_rows_once,
         links_made_during_inserts_are_exact_after_the_gates_closed,
         a_replica_splits_in_two_that_go_on_by_themselves,
