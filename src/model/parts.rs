@@ -215,6 +215,11 @@ impl Intake {
     }
 }
 
+/// Bytes of a disk of `disk_bytes` that copies leave free: a twentieth, and 10 GiB at the most.
+pub fn kept_free_bytes(disk_bytes: u64) -> u64 {
+    (disk_bytes / 20).min(10 << 30)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

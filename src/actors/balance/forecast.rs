@@ -17,7 +17,7 @@ use crate::model::view::{ClusterView, Versioned};
 use crate::placement::explain::Why;
 use crate::placement::objective::Score;
 use crate::placement::{ClusterAction, ClusterStep, Move, Proposal, Snapshot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The cluster as it will be once shards have been split.
 pub struct Ahead {
@@ -138,8 +138,8 @@ impl Forecast {
     /// The plan, with the moves that were found.
     pub fn plan(&self, proposal: &Proposal, now_unix_ms: u64) -> ClusterPlan {
         let verdict = &proposal.verdict;
-        let moved: BTreeMap<_, _> = verdict.moves.iter().map(|m| ((m.table, m.shard), ())).collect();
-        let staying = verdict.reasons.iter().filter(|(key, _)| !moved.contains_key(key));
+        let moved: BTreeSet<_> = verdict.moves.iter().map(|m| (m.table, m.shard)).collect();
+        let staying = verdict.reasons.iter().filter(|(key, _)| !moved.contains(key));
         let mut stays: Vec<PlannedStay> = staying.map(|(key, why)| self.stay(*key, *why)).collect();
         let left = proposal.left.iter().map(|key| self.left(*key));
         stays.extend(left);

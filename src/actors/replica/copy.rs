@@ -12,7 +12,7 @@ use crate::adapters::peers::{self, PieceStream};
 use crate::error::Coded;
 use crate::model::names;
 use crate::model::observed::{CopyWay, Seeding};
-use crate::model::parts::{Piece, WantedParts};
+use crate::model::parts::{Piece, WantedParts, kept_free_bytes};
 use crate::model::{NodeId, PartitionId};
 use futures::StreamExt;
 use std::collections::BTreeMap;
@@ -34,8 +34,6 @@ const SELECT_BYTES_PER_S_MIN: u64 = 1 << 20;
 const SELECT_DEADLINE_UNKNOWN_MS: u64 = 60 * 60_000;
 /// Between two reports of a copy that goes on.
 const REPORT_EVERY_MS: u64 = 1_000;
-/// What stays free of a disk, in parts of all, but no more than so much.
-const KEPT_FREE: (u64, u64) = (20, 10 << 30);
 
 /// Why a partition did not come by parts.
 enum NoParts {
@@ -144,7 +142,7 @@ impl Job {
     /// Refuses to fill the disk, as far as the server tells what is free.
     async fn check_room(&self, bytes: u64) -> Result<(), String> {
         let info = self.ports.clickhouse.server_info().await.map_err(|e| e.told())?;
-        let kept = (info.disk_total_bytes / KEPT_FREE.0).min(KEPT_FREE.1);
+        let kept = kept_free_bytes(info.disk_total_bytes);
         if info.disk_total_bytes == 0 || info.disk_free_bytes >= bytes.saturating_add(kept) {
             return Ok(());
         }

@@ -114,8 +114,11 @@ fn chains(
         let numbered = budgets.into_iter().enumerate();
         let threads: Vec<_> =
             numbered.map(|(number, budget)| scope.spawn(move || chain(number as u64, budget))).collect();
-        // A search that panicked has no answer: the others' stand.
-        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        // A panic in a search is a defect: it goes on here and is not hidden behind the other's answer.
+        let joined = |thread: std::thread::ScopedJoinHandle<'_, Best>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(joined).collect()
     })
 }
 

@@ -15,8 +15,6 @@ use tokio::sync::mpsc;
 
 /// Pieces that wait to be written.
 const PIECES_AHEAD: usize = 4;
-/// What stays free of a disk: so much of it, in parts of all, but no more than that.
-const KEPT_FREE: (u64, u64) = (20, 10 << 30);
 
 impl HttpClickHouse {
     /// Where files for a replica's partition from one source gather, and where the staging table is. Another copy may
@@ -158,7 +156,7 @@ async fn check_room(at: &Located, parts: &[PartFiles], held: &[HeldFile]) -> Res
     let root = at.root.clone();
     let (free, all) =
         blocking(move || folder::space(&root)).await.map_err(|error| trouble("disk", &error))?;
-    let kept = (all / KEPT_FREE.0).min(KEPT_FREE.1);
+    let kept = parts::kept_free_bytes(all);
     if free >= needed.saturating_add(kept) {
         return Ok(());
     }
