@@ -93,9 +93,9 @@ bench-elastic: ## splits, copies by parts beside cp and select, queries during a
 	@scripts/bench.sh elastic $(SIZES)
 
 .PHONY: bench-placement
-bench-placement: ## the placement engine beside other solvers
+bench-placement: ## the placement engine beside other solvers: BENCH_ARGS='--only 30x1000 --seeds 1,2,3'
 	@scripts/provision.sh rust build
-	@scripts/bench.sh placement
+	@scripts/bench.sh placement $(BENCH_ARGS)
 
 .PHONY: bench-simulation
 bench-simulation: ## virtual seconds a second of a cluster of 100 nodes and 10 000 replicas in the simulator

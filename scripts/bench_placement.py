@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
 """Placement benchmark: converthouse beside other solvers, on generated instances, in one run.
 
-usage: bench_placement.py [--binary FILE] [--sizes small|large|all] [--seeds 1,2] [--time-factor F] [--peers 0|1]
+usage: bench_placement.py [--binary FILE] [--sizes small|large|all] [--only TEXT] [--seeds 1,2] [--time-factor F]
+                          [--peers 0|1] [--dir FOLDER]
+
+--only takes the instances whose line begins with that text, such as `30x1000` or `100x5000 R2 lognormal`: the whole
+table takes most of an hour with peers.
 
 The binary is $CONVERTHOUSE_BINARY by default (`make bench-placement` sets it). The first run makes a Python
 environment with numpy and the peers in $CONVERTHOUSE_PROVISION_DIR/placement (.provision/placement).
@@ -120,6 +124,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=os.environ.get("CONVERTHOUSE_BINARY", "target/release/converthouse"))
     parser.add_argument("--sizes", choices=["small", "large", "all"], default="all")
+    parser.add_argument("--only", default="")
     parser.add_argument("--seeds", default="1,2")
     parser.add_argument("--time-factor", type=float, default=1.0)
     parser.add_argument("--peers", type=int, default=1)
@@ -142,6 +147,8 @@ def main():
         # The biggest instance once: it takes minutes with every engine.
         for seed in options.seeds.split(",")[: 1 if nodes > 1000 else None]:
             name = f"{nodes}x{shards} R{replicas} {law} #{seed}"
+            if not name.startswith(options.only):
+                continue
             instance = os.path.join(folder, f"{nodes}-{shards}-{replicas}-{law.replace(':', '')}-{seed}.txt")
             solution = instance + ".solution"
             shape = map(str, (nodes, shards, replicas, zones, seed, instance, "1.0", law))
