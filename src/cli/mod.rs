@@ -26,6 +26,7 @@ mod shard;
 mod sim;
 mod status;
 mod table;
+mod trace;
 mod verify;
 
 pub use failure::{Exit, Failure};
@@ -129,6 +130,9 @@ enum Command {
     /// Play cases and random faults in virtual time, without servers
     #[command(subcommand)]
     Sim(sim::SimCommand),
+    /// Show traces of clusters, or make one up
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Check a daemon's configuration, or print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -171,6 +175,7 @@ impl Context {
             Command::Insert(command) => command.run(self),
             Command::Placement(command) => command.run(self),
             Command::Sim(command) => command.run(self),
+            Command::Trace(command) => command.run(self),
             Command::Config(command) => command.run(self),
             Command::Completions(command) => command.run(self),
         }

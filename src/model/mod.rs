@@ -18,6 +18,7 @@ pub mod plan;
 pub mod range;
 pub mod routes;
 pub mod table;
+pub mod trace;
 pub mod verify;
 pub mod view;
 

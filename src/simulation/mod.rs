@@ -53,6 +53,7 @@ pub mod rows;
 mod samples;
 mod setup;
 pub mod sweep;
+pub mod trace;
 
 pub use crate::adapters::faults::{Crash, Weather};
 pub use cluster::Cluster;
