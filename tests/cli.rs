@@ -147,7 +147,7 @@ fn wrong_usage_is_code_2_and_says_what_is_right() {
         [&["table", "create", "CREATE …", "--partition-by", "a"], more].concat()
     }
     for (arguments, text) in [
-        (vec!["tabel", "list"], "similar subcommand exists: 'table'"),
+        (vec!["tabel", "list"], "similar subcommands exist: 'trace', 'table'"),
         (vec!["table", "show", "events"], "has no database; write db.table"),
         (vec!["table", "show", "a.b.c"], "has more than two parts"),
         (vec!["table", "show", "`a.b"], "the ` is not closed"),
