@@ -73,35 +73,45 @@ fn shown(case: &Case, run: &Run) -> Value {
         "case": case.name, "seed": run.seed, "passed": run.passed(), "failure": run.failure,
         "violations": run.violations, "virtual_ms": run.virtual_ms, "events": run.events,
         "digest": format!("{:016x}", run.digest), "measures": run.measures, "queries": run.tally, "rows": run.rows,
+        "moves_bound": run.measures.moves_bound(), "redundant_moves": run.measures.redundant_moves(),
+        "thrash_percent": run.thrash_percent(), "settle_ms": run.settle_ms, "checks": run.checks,
     })
+}
+
+/// Thousandths as a number with two digits after the point.
+fn hundredths(milli: u64) -> String {
+    format!("{}.{:02}", milli / 1_000, milli % 1_000 / 10)
 }
 
 fn table(runs: &[(Case, Run)], colour: bool) -> String {
     let columns = [
         ("CASE", Align::Left),
-        ("VIRTUAL S", Align::Right),
-        ("EPOCHS", Align::Right),
-        ("LEADER CHANGES", Align::Right),
-        ("ADDED", Align::Right),
-        ("LEADERLESS S", Align::Right),
+        ("MOVES", Align::Right),
+        ("BOUND", Align::Right),
+        ("REDUNDANT", Align::Right),
+        ("THRASH %", Align::Right),
+        ("SETTLED S", Align::Right),
+        ("WORST BALANCE", Align::Right),
         ("QUERIES", Align::Right),
-        ("ANSWERED", Align::Right),
-        ("RESULT", Align::Left),
+        ("WRONG", Align::Right),
+        ("VERDICT", Align::Left),
     ];
     let mut table = Table::new(&columns);
     for (case, run) in runs {
-        let asked: u64 = run.tally.values().sum();
-        let answered = run.tally.get("answered").copied().unwrap_or(0);
+        let m = &run.measures;
+        let count = |ending: &str| run.tally.get(ending).copied().unwrap_or(0);
+        let known = case.issue.as_ref().map(|issue| format!("fails as known: {issue}"));
         table.row(vec![
             case.name.clone(),
-            seconds(run.virtual_ms),
-            run.measures.epochs.to_string(),
-            run.measures.leader_changes.to_string(),
-            run.measures.replicas_added.to_string(),
-            seconds(run.measures.leaderless_shard_ms),
-            asked.to_string(),
-            answered.to_string(),
-            judged(run),
+            m.replicas_added.to_string(),
+            m.moves_bound().to_string(),
+            m.redundant_moves().to_string(),
+            run.thrash_percent().to_string(),
+            seconds(run.settle_ms),
+            hundredths(m.replica_spread_milli.max(m.leader_spread_milli)),
+            run.tally.values().sum::<u64>().to_string(),
+            count("wrong").to_string(),
+            known.filter(|_| run.passed()).unwrap_or_else(|| judged(run)),
         ]);
     }
     table.text(0, colour)

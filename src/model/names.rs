@@ -26,8 +26,13 @@ const REPLICA_INFIX: &str = "__cvh";
 /// A dot becomes `_`: ClickHouse's `remote()` takes a database's name apart at one, however it is quoted. What tells
 /// one table's from another's is the id.
 pub fn replica_database(name: &TableName, table: TableId, shard: ShardId) -> String {
+    format!("{}{}_{shard}", replica_databases(name), table.short())
+}
+
+/// How the databases of all replicas of tables of that name begin, whatever their ids.
+pub fn replica_databases(name: &TableName) -> String {
     let user = format!("{}__{}", name.database, name.table).replace('.', "_");
-    format!("{user}{REPLICA_INFIX}{}_{shard}", table.short())
+    format!("{user}{REPLICA_INFIX}")
 }
 
 /// Reads back what [`replica_database`] wrote: the table's short id and the shard.

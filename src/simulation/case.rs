@@ -1,12 +1,15 @@
 //! A case: a world, what happens to it and when, and what must hold. Read from a file or drawn by a sweep.
 
-use super::event::{Event, Named};
+use super::event::Event;
 use super::node::Port;
 use super::setup::{NewTable, Setup};
+
+pub use super::judge::Expect;
+pub use super::world::{NodeSpec, PolicySpec, Size, TableSpec, WorldSpec};
 use crate::actors::Options;
 use crate::actors::table::decide::Rules;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// A length of virtual time, in files as `250ms`, `5s`, `3m`, `2h` or `1d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -35,57 +38,6 @@ impl From<Span> for String {
     }
 }
 
-fn three() -> u32 {
-    3
-}
-
-fn two() -> u32 {
-    2
-}
-
-/// The world that a case begins with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorldSpec {
-    /// Nodes `n1` to `n<nodes>`.
-    #[serde(default = "three")]
-    pub nodes: u32,
-    /// Zones, in turn over the nodes; 0 for none.
-    #[serde(default)]
-    pub zones: u32,
-    /// Readers that query all the time.
-    #[serde(default = "two")]
-    pub readers: u32,
-    /// What every daemon's calls meet.
-    #[serde(default)]
-    pub weather: Named,
-}
-
-/// A table that is made once all daemons run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TableSpec {
-    /// `d.<name>`.
-    pub name: String,
-    /// `P`.
-    pub partitions: u32,
-    /// Shards to begin with.
-    pub shards: u32,
-    /// Replicas a shard.
-    pub replicas: u32,
-    /// Messages that come into each partition every second, until faults end.
-    #[serde(default)]
-    pub messages_per_s: u64,
-}
-
-impl TableSpec {
-    /// The table without its load.
-    pub fn table(&self) -> NewTable {
-        let Self { partitions, shards, replicas, .. } = *self;
-        NewTable { name: self.name.clone(), partitions, shards, replicas }
-    }
-}
-
 /// An event and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timed {
@@ -93,32 +45,6 @@ pub struct Timed {
     pub at: Span,
     /// What.
     pub event: Event,
-}
-
-/// What must hold. Times and counts are from the moment that the tables stand.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Expect {
-    /// Once faults have ended, everything is complete and every message in every replica within this.
-    pub heals_within: Option<Span>,
-    /// So many of a hundred queries get their answer, at least.
-    pub answered_percent_min: Option<u64>,
-    /// Time that shards are led by a node that is not live, summed over shards, at most.
-    pub leaderless_max: Option<Span>,
-    /// Topologies published, at most.
-    pub epochs_max: Option<u64>,
-    /// Leaderships that change, at most.
-    pub leader_changes_max: Option<u64>,
-    /// Replicas that are added, at most.
-    pub moves_max: Option<u64>,
-    /// Replicas on the fullest node over the mean, at the end, in thousandths, at most.
-    pub replica_spread_milli_max: Option<u64>,
-    /// The same for leaderships.
-    pub leader_spread_milli_max: Option<u64>,
-    /// Replicas on a node at the end: fewest and most.
-    pub replicas: BTreeMap<String, (u64, u64)>,
-    /// Shards that a node leads at the end: fewest and most.
-    pub leaders: BTreeMap<String, (u64, u64)>,
 }
 
 /// A case.
@@ -134,6 +60,10 @@ pub struct Case {
     pub issue: Option<String>,
     /// The world.
     pub world: WorldSpec,
+    /// Nodes that differ from the others.
+    pub nodes: Vec<NodeSpec>,
+    /// Numbers that differ from the defaults.
+    pub policy: PolicySpec,
     /// Tables.
     pub tables: Vec<TableSpec>,
     /// What happens, in the order of time.
@@ -146,6 +76,8 @@ pub struct Case {
 
 /// Most nodes of a case.
 const NODES_MAX: u32 = 10_000;
+/// Most times as many messages in one partition as in another.
+const SKEW_MAX: u64 = 1_000_000;
 /// Most partitions of a case's table.
 const PARTITIONS_MAX: u32 = 65_536;
 
@@ -154,9 +86,12 @@ impl Case {
     pub fn setup(&self) -> Setup {
         // A case's load is small: what counts as far behind is in proportion.
         let rules = Rules { caught_up_lag_max: 200, behind_lag_min: 2_000, ..Options::default().rules };
-        let options = Options { rules, ..Options::default() };
+        let mut options = Options { rules, ..Options::default() };
+        self.policy.apply(&mut options);
         Setup {
             zones: self.world.zones,
+            capacity_bytes: self.world.capacity.0,
+            nodes_said: self.nodes.iter().map(|node| (node.name.clone(), node.said())).collect(),
             weather: self.world.weather.weather(),
             options,
             ..Setup::nodes(self.world.nodes).seed(self.seed)
@@ -172,6 +107,9 @@ impl Case {
         let nodes = self.world.nodes;
         if nodes == 0 || nodes > NODES_MAX {
             return Some(format!("world: nodes must be 1 to {NODES_MAX}, not {nodes}"));
+        }
+        if let Some(why) = self.impossible_node() {
+            return Some(why);
         }
         let mut names = BTreeSet::new();
         for table in &self.tables {
@@ -191,6 +129,48 @@ impl Case {
             }
             if replicas == 0 || replicas > nodes {
                 return Some(format!("table {name}: replicas must be 1 to {nodes} (the nodes)"));
+            }
+            if let Some(node) =
+                table.leaders_on.as_ref().filter(|node| !(1..=nodes).any(|n| **node == format!("n{n}")))
+            {
+                return Some(format!("table {name}: leaders_on: there is no node {node:?}: n1 to n{nodes}"));
+            }
+            if table.skew.iter().any(|times| *times > SKEW_MAX) {
+                return Some(format!("table {name}: skew: at most {SKEW_MAX} times as many messages"));
+            }
+        }
+        None
+    }
+
+    fn has_zone(&self, zone: &str) -> bool {
+        let labelled = self.nodes.iter().any(|node| node.labels.get("zone").is_some_and(|of| of == zone));
+        labelled || (1..=self.world.zones).any(|n| zone == format!("z{n}"))
+    }
+
+    fn impossible_node(&self) -> Option<String> {
+        let joins = self.events.iter().filter(|timed| matches!(timed.event, Event::AddNode {})).count();
+        let most = self.world.nodes as usize + joins;
+        let mut names = BTreeSet::new();
+        for NodeSpec { name, capacity, weight_milli, foreign, .. } in &self.nodes {
+            if !names.insert(name) {
+                return Some(format!("node {name} is there twice"));
+            }
+            if !(1..=most).any(|n| *name == format!("n{n}")) {
+                return Some(format!(
+                    "node {name:?}: there are only n1 to n{most}, those that join included"
+                ));
+            }
+            if *weight_milli == Some(0) {
+                return Some(format!(
+                    "node {name}: weight_milli must be above 0; drain a node that gets nothing"
+                ));
+            }
+            let capacity = capacity.unwrap_or(self.world.capacity);
+            if foreign.0 > capacity.0 {
+                return Some(format!(
+                    "node {name}: foreign data ({} bytes) does not fit its capacity ({})",
+                    foreign.0, capacity.0
+                ));
             }
         }
         None
@@ -219,6 +199,11 @@ impl Case {
                 && !tables.contains(table)
             {
                 return blame(format!("there is no table {table:?}"));
+            }
+            if let Some(zone) = event.zone()
+                && !self.has_zone(zone)
+            {
+                return blame(format!("there is no node in zone {zone:?}"));
             }
             match event {
                 Event::AddNode {} => nodes += 1,

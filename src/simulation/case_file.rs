@@ -1,6 +1,6 @@
 //! Reads cases from TOML. What is wrong with one is told with file, line and reason.
 
-use super::case::{Case, Expect, Span, TableSpec, Timed, WorldSpec};
+use super::case::{Case, Expect, NodeSpec, PolicySpec, Span, TableSpec, Timed, WorldSpec};
 use super::event::Event;
 use crate::error::{Code, Coded, Retry, ranges};
 use serde::Deserialize;
@@ -40,6 +40,10 @@ struct Document {
     issue: Option<String>,
     faults_end: Span,
     world: WorldSpec,
+    #[serde(default)]
+    node: Vec<NodeSpec>,
+    #[serde(default)]
+    policy: PolicySpec,
     #[serde(default)]
     table: Vec<TableSpec>,
     #[serde(default)]
@@ -85,6 +89,8 @@ pub fn parse(file: &str, text: &str) -> Result<Case, Error> {
         seed: document.seed,
         issue: document.issue,
         world: document.world,
+        nodes: document.node,
+        policy: document.policy,
         tables: document.table,
         events,
         faults_end: document.faults_end,
@@ -166,6 +172,24 @@ mod tests {
             (format!("{head}{table}").replace("replicas = 2", "replicas = 3"), "replicas must be 1 to 2"),
             (format!("{head}{table}{table}"), "table t is there twice"),
             (event("do = \"kill-daemon\"\nnode = \"n1\""), "c.toml:10: event 1: it has no time"),
+            (
+                head.replace("nodes = 2", "nodes = 2\ncapacity = -5"),
+                "c.toml:5: a size of -5 bytes is below 0",
+            ),
+            (head.replace("nodes = 2", "nodes = 2\ncapacity = \"5 parsecs\""), "is no size: write 286MiB"),
+            (format!("{head}{table}[[node]]\nname = \"n3\"\n"), "node \"n3\": there are only n1 to n2"),
+            (format!("{head}[[node]]\nname = \"n1\"\n[[node]]\nname = \"n1\"\n"), "node n1 is there twice"),
+            (
+                format!("{head}[[node]]\nname = \"n1\"\nforeign = 5\ncapacity = 4\n"),
+                "does not fit its capacity (4)",
+            ),
+            (format!("{head}{table}leaders_on = \"n7\"\n"), "leaders_on: there is no node \"n7\""),
+            (format!("{head}{table}skew = [-1]\n"), "c.toml:10: "),
+            (event("at = \"1s\"\ndo = \"stop-zone\"\nzone = \"z1\""), "there is no node in zone \"z1\""),
+            (
+                event("at = \"1s\"\ndo = \"rate\"\ntable = \"u\"\nmessages_per_s = 1"),
+                "there is no table \"u\"",
+            ),
             (event("at = \"1s\"\ndo = \"dance\""), "c.toml:10: event 1: unknown variant `dance`"),
             (
                 event("at = \"1s\"\ndo = \"kill-daemon\"\nnode = \"n3\""),

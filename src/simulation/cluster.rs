@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::journal::Journal;
+use super::judge::Check;
 use super::measures::Measures;
 use super::node::{Port, Shared, SimNode};
 use super::observer::{self, Lacked};
@@ -46,7 +47,12 @@ pub(super) struct Inner {
     pub(super) dark: RefCell<Dark>,
     pub(super) lacked: RefCell<Lacked>,
     pub(super) samples: RefCell<Vec<Sample>>,
+    pub(super) settle_ms: Cell<u64>,
+    pub(super) checks: RefCell<Vec<Check>>,
+    pub(super) rates: RefCell<BTreeMap<(String, u32), u64>>,
     weather: Cell<Weather>,
+    /// What rows weigh, by the beginning of the replica's database.
+    row_bytes: RefCell<BTreeMap<String, u64>>,
     /// Shared parts that nobody reaches.
     down: RefCell<BTreeSet<Port>>,
 }
@@ -89,7 +95,11 @@ impl Cluster {
             dark: RefCell::default(),
             lacked: RefCell::default(),
             samples,
+            settle_ms: Cell::default(),
+            checks: RefCell::default(),
+            rates: RefCell::default(),
             weather,
+            row_bytes: RefCell::default(),
             down,
         };
         let cluster = Self(Rc::new(inner));
@@ -114,7 +124,9 @@ impl Cluster {
         if setup.zones > 0 {
             labels.insert("zone".to_owned(), format!("z{}", (number - 1) % setup.zones as usize + 1));
         }
-        let node = SimNode::new(id.clone(), labels, setup.capacity_bytes);
+        let said = setup.nodes_said.get(id.as_str()).cloned().unwrap_or_default();
+        let node = SimNode::new(id.clone(), labels, setup.capacity_bytes, &said);
+        self.0.row_bytes.borrow().iter().for_each(|(head, bytes)| node.server.weigh_rows(head, *bytes));
         let endpoint = &node.record.clickhouse;
         node.server.join(&self.0.shared.servers, &endpoint.host, endpoint.port);
         nodes.insert(id.clone(), node);
@@ -239,6 +251,20 @@ impl Cluster {
         let source = names::topic_partition(&table.source, partition);
         let first = self.0.shared.kafka.append_same(&source, count, &self.0.payload);
         assert!(first.is_some(), "the topic of {} {partition} is there", table.name);
+    }
+
+    /// Says what a row of a table takes on disks, so that few messages stand for much data.
+    pub fn weigh_rows(&self, table: &TableName, bytes: u64) {
+        let head = names::replica_databases(table);
+        for node in self.0.nodes.borrow().values() {
+            node.server.weigh_rows(&head, bytes);
+        }
+        self.0.row_bytes.borrow_mut().insert(head, bytes);
+    }
+
+    /// Whether a node is gone for good.
+    pub fn is_lost(&self, node: &NodeId) -> bool {
+        self.0.nodes.borrow().get(node).is_some_and(|node| node.lost)
     }
 
     /// Puts so many messages into each partition's topic.

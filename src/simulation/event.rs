@@ -2,7 +2,7 @@
 
 use super::cluster::Cluster;
 use super::failure::Failure;
-use super::node::Port;
+use super::node::{LATENCY_MS, Port};
 use super::setup::NewTable;
 use crate::adapters::faults::{Crash, Weather};
 use crate::model::control::{Asked, DropTable};
@@ -137,6 +137,41 @@ pub enum Event {
         /// Which.
         port: Port,
     },
+    /// A machine is gone for good: no repair brings it back.
+    LoseNode {
+        /// Which.
+        node: Target,
+    },
+    /// All machines of a zone die.
+    StopZone {
+        /// Which.
+        zone: String,
+    },
+    /// They are started again.
+    StartZone {
+        /// Which.
+        zone: String,
+    },
+    /// A node's server answers late, or its disk and network let copies through slowly; until faults end.
+    SlowNode {
+        /// Whose.
+        node: Target,
+        /// What each call takes, in milliseconds.
+        #[serde(default)]
+        latency_ms: u64,
+        /// Bytes a second of copies; 0 for as fast as they come.
+        #[serde(default)]
+        copy_bytes_per_s: u64,
+    },
+    /// So many messages come into each partition every second from now on.
+    Rate {
+        /// The table.
+        table: String,
+        /// How many.
+        messages_per_s: u64,
+        /// First partition and one past the last; all if left out.
+        partitions: Option<(u32, u32)>,
+    },
     /// A node's disk is full.
     FillDisk {
         /// Whose.
@@ -214,6 +249,8 @@ impl Event {
             | Self::StartClickhouse { node }
             | Self::StopNode { node }
             | Self::StartNode { node }
+            | Self::LoseNode { node }
+            | Self::SlowNode { node, .. }
             | Self::Cut { node, .. }
             | Self::Join { node }
             | Self::FillDisk { node }
@@ -225,6 +262,9 @@ impl Event {
             Self::CreateTable(_)
             | Self::DropTable { .. }
             | Self::Produce { .. }
+            | Self::Rate { .. }
+            | Self::StopZone { .. }
+            | Self::StartZone { .. }
             | Self::Split { .. }
             | Self::Merge { .. }
             | Self::Weather { .. }
@@ -234,11 +274,20 @@ impl Event {
         }
     }
 
+    /// The zone that it names.
+    pub fn zone(&self) -> Option<&str> {
+        match self {
+            Self::StopZone { zone } | Self::StartZone { zone } => Some(zone),
+            _ => None,
+        }
+    }
+
     /// The table that it needs to be there.
     pub fn table(&self) -> Option<&str> {
         match self {
             Self::DropTable { table }
             | Self::Produce { table, .. }
+            | Self::Rate { table, .. }
             | Self::Split { table, .. }
             | Self::Merge { table, .. }
             | Self::Move { table, .. }
@@ -287,15 +336,30 @@ impl Cluster {
             }
             Event::StopClickhouse { node } => self.set_clickhouse(at(node)?.as_str(), false)?,
             Event::StartClickhouse { node } => self.set_clickhouse(at(node)?.as_str(), true)?,
-            Event::StopNode { node } => {
+            Event::StopNode { node } => self.set_machine(&at(node)?, false)?,
+            Event::StartNode { node } => self.set_machine(&at(node)?, true)?,
+            Event::LoseNode { node } => {
                 let node = at(node)?;
-                self.set_clickhouse(node.as_str(), false)?;
-                self.kill_daemon(node.as_str())?;
+                self.set_machine(&node, false)?;
+                self.with(node.as_str(), |sim| sim.lost = true)?;
             }
-            Event::StartNode { node } => {
+            Event::StopZone { zone } => self.set_zone(zone, false)?,
+            Event::StartZone { zone } => self.set_zone(zone, true)?,
+            Event::SlowNode { node, latency_ms, copy_bytes_per_s } => {
                 let node = at(node)?;
-                self.set_clickhouse(node.as_str(), true)?;
-                self.start_daemon(node.as_str())?;
+                self.row(&format!(
+                    "script slows {node}: {latency_ms} ms a call, {copy_bytes_per_s} bytes/s of copies"
+                ));
+                self.with(node.as_str(), |sim| {
+                    sim.server.set_latency_ms((*latency_ms).max(LATENCY_MS));
+                    sim.server.set_copy_rate(*copy_bytes_per_s);
+                })?;
+            }
+            Event::Rate { table, messages_per_s, partitions } => {
+                self.row(&format!(
+                    "script sets the rate of {table} to {messages_per_s} messages/s a partition"
+                ));
+                self.rate(table, *partitions, *messages_per_s);
             }
             Event::Cut { node, ports } => self.cut(at(node)?.as_str(), ports, true)?,
             Event::Join { node } => self.cut(at(node)?.as_str(), &[], false)?,
@@ -313,6 +377,19 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    fn set_machine(&self, node: &NodeId, up: bool) -> Result<(), Failure> {
+        self.set_clickhouse(node.as_str(), up)?;
+        if up { self.start_daemon(node.as_str()) } else { self.kill_daemon(node.as_str()) }
+    }
+
+    fn set_zone(&self, zone: &str, up: bool) -> Result<(), Failure> {
+        let nodes = self.0.nodes.borrow();
+        let there: Vec<NodeId> =
+            nodes.iter().filter(|(_, sim)| sim.record.zone() == zone).map(|(id, _)| id.clone()).collect();
+        drop(nodes);
+        there.iter().try_for_each(|node| self.set_machine(node, up))
     }
 
     fn operate(&self, event: &Event) -> Result<(), Failure> {

@@ -1,10 +1,11 @@
 //! What a run is measured by, from the store's history: changes counted, bad states summed over time. Pure.
 
+use super::samples::Sample;
 use crate::model::NodeId;
 use crate::model::table::{ShardState, TableState};
 use crate::model::view::ClusterView;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Counts and sums since the measuring began.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -25,6 +26,17 @@ pub struct Measures {
     pub replica_spread_milli: u64,
     /// The same for leaderships.
     pub leader_spread_milli: u64,
+    /// Shards without a ready replica on a live node, times how long.
+    pub dark_shard_ms: u64,
+    /// The same as `replica_spread_milli` of the table that is spread worst.
+    pub table_spread_milli: u64,
+    /// Bytes that came with copies.
+    pub copied_bytes: u64,
+    /// When a replica or leadership changed last.
+    pub changed_ms: u64,
+    /// Replicas that came to a node, and that left it.
+    #[serde(skip)]
+    flow: BTreeMap<NodeId, (u64, u64)>,
     #[serde(skip)]
     at_ms: u64,
 }
@@ -55,8 +67,27 @@ impl Measures {
                 let removed = was.replicas.iter().filter(|replica| lacks(now, &replica.node)).count();
                 self.replicas_added += added as u64;
                 self.replicas_removed += removed as u64;
+                for replica in now.replicas.iter().filter(|replica| lacks(was, &replica.node)) {
+                    self.flow.entry(replica.node.clone()).or_default().0 += 1;
+                }
+                for replica in was.replicas.iter().filter(|replica| lacks(now, &replica.node)) {
+                    self.flow.entry(replica.node.clone()).or_default().1 += 1;
+                }
+                if added + removed > 0 || was.leader != now.leader || was.range != now.range {
+                    self.changed_ms = now_ms;
+                }
             }
         }
+    }
+
+    /// Fewest additions that give every node the replicas that it gained.
+    pub fn moves_bound(&self) -> u64 {
+        self.flow.values().map(|(came, left)| came.saturating_sub(*left)).sum()
+    }
+
+    /// Additions beyond that.
+    pub fn redundant_moves(&self) -> u64 {
+        self.replicas_added - self.moves_bound()
     }
 
     /// Time passed without a change.
@@ -77,6 +108,7 @@ impl Measures {
                 let led = shard.leader.as_ref().is_some_and(|leader| view.is_live(leader));
                 self.leaderless_shard_ms += if led { 0 } else { passed_ms };
                 let ready = shard.ready_nodes().filter(|node| view.is_live(node)).count();
+                self.dark_shard_ms += if ready == 0 { passed_ms } else { 0 };
                 let whole = ready >= table.replicas as usize;
                 self.under_replicated_shard_ms += if whole { 0 } else { passed_ms };
             }
@@ -86,27 +118,75 @@ impl Measures {
     /// The end: how even the load is now.
     pub fn end(&mut self, now_ms: u64, view: &ClusterView) {
         self.pass(now_ms, view);
-        let (mut replicas, mut leaders): (BTreeMap<&NodeId, u64>, BTreeMap<&NodeId, u64>) =
-            Default::default();
-        for node in view.live.keys() {
-            replicas.insert(node, 0);
-            leaders.insert(node, 0);
-        }
-        let shards = view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
-        for shard in shards.filter(|shard| shard.state != ShardState::Retired) {
-            for replica in &shard.replicas {
-                *replicas.entry(&replica.node).or_default() += 1;
+        let live: Spread<'_> = view.live.keys().map(|node| (node, 0)).collect();
+        let (mut replicas, mut leaders) = (live.clone(), live.clone());
+        let weight =
+            |node: &NodeId| view.nodes.get(node).map_or(1_000, |node| u64::from(node.record.weight_milli));
+        for shards in view.shards.values() {
+            let mut table = live.clone();
+            let shards = shards.values().map(|shard| &shard.record);
+            for shard in shards.filter(|shard| shard.state != ShardState::Retired) {
+                for replica in &shard.replicas {
+                    *replicas.entry(&replica.node).or_default() += 1;
+                    *table.entry(&replica.node).or_default() += 1;
+                }
+                if let Some(leader) = &shard.leader {
+                    *leaders.entry(leader).or_default() += 1;
+                }
             }
-            if let Some(leader) = &shard.leader {
-                *leaders.entry(leader).or_default() += 1;
-            }
+            self.table_spread_milli = self.table_spread_milli.max(spread_milli(&table, weight));
         }
-        self.replica_spread_milli = spread_milli(&replicas);
-        self.leader_spread_milli = spread_milli(&leaders);
+        self.replica_spread_milli = spread_milli(&replicas, weight);
+        self.leader_spread_milli = spread_milli(&leaders, weight);
     }
 }
 
-fn spread_milli(counts: &BTreeMap<&NodeId, u64>) -> u64 {
-    let (sum, max) = (counts.values().sum::<u64>(), counts.values().max().copied().unwrap_or(0));
-    (max * 1_000 * counts.len() as u64).checked_div(sum).unwrap_or(1_000)
+type Spread<'a> = BTreeMap<&'a NodeId, u64>;
+
+/// The most that a node has for its weight, over the mean, in thousandths.
+fn spread_milli(counts: &Spread<'_>, weight: impl Fn(&NodeId) -> u64) -> u64 {
+    let (sum, weights) = (counts.values().sum::<u64>(), counts.keys().map(|node| weight(node)).sum::<u64>());
+    let share = |(node, count): (&&NodeId, &u64)| (count * 1_000 * weights) / (sum * weight(node)).max(1);
+    if sum == 0 { 1_000 } else { counts.iter().map(share).max().unwrap_or(1_000) }
+}
+
+/// How much the replicas of the worst node go up and down against their trend, in hundredths of the range over all
+/// nodes: 0 if every node only gains or only loses.
+pub fn thrash_percent(samples: &[Sample]) -> u64 {
+    let nodes: BTreeSet<&NodeId> = samples.iter().flat_map(|sample| sample.nodes.keys()).collect();
+    let of = |sample: &Sample, node: &NodeId| sample.nodes.get(node).map_or(0, |node| node.replicas);
+    let all = || samples.iter().flat_map(|sample| nodes.iter().map(|node| of(sample, node)));
+    let range = all().max().unwrap_or(0) - all().min().unwrap_or(0);
+    let against = |node: &&NodeId| {
+        let series: Vec<u64> = samples.iter().map(|sample| of(sample, node)).collect();
+        let varied: u64 = series.windows(2).map(|pair| pair[0].abs_diff(pair[1])).sum();
+        let net = series.first().zip(series.last()).map_or(0, |(first, last)| first.abs_diff(*last));
+        varied - net
+    };
+    (nodes.iter().map(against).max().unwrap_or(0) * 100).checked_div(range).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulation::NodeSample;
+
+    fn thrash(series: &[&[u64]]) -> u64 {
+        let sample = |at: usize| {
+            let node = |(n, counts): (usize, &&[u64])| {
+                let id = format!("n{}", n + 1).parse().unwrap();
+                (id, NodeSample { replicas: counts[at], ..NodeSample::default() })
+            };
+            let nodes = series.iter().enumerate().map(node).collect();
+            Sample { at_ms: at as u64, nodes, lag: 0, shards: Vec::new() }
+        };
+        thrash_percent(&(0..series[0].len()).map(sample).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_only_rises_or_falls_does_not_thrash() {
+        assert_eq!(thrash(&[&[10, 8, 5, 5], &[0, 2, 5, 5]]), 0);
+        assert_eq!(thrash(&[&[10, 5, 10]]), 200, "there and back");
+        assert_eq!(thrash(&[&[0, 10, 8]]), 40, "two too many came and left again");
+    }
 }

@@ -39,6 +39,7 @@ mod cluster;
 pub mod event;
 mod failure;
 mod journal;
+mod judge;
 mod measures;
 mod node;
 mod observer;
@@ -54,17 +55,19 @@ mod samples;
 mod setup;
 pub mod sweep;
 pub mod trace;
+mod world;
 
 pub use crate::adapters::faults::{Crash, Weather};
 pub use cluster::Cluster;
 pub use failure::Failure;
 pub use journal::Journal;
+pub use judge::Check;
 pub use measures::Measures;
 pub use node::{Port, daemon_url};
 pub use play::{play, play_on};
 pub use readers::Tally;
 pub use samples::{NodeSample, Sample, ShardSample};
-pub use setup::{NewTable, Sabotage, Setup};
+pub use setup::{NewTable, NodeSaid, Sabotage, Setup};
 
 use std::fmt;
 
@@ -89,11 +92,20 @@ pub struct Run {
     pub tally: Tally,
     /// What was measured.
     pub measures: Measures,
+    /// From the last event until no replica and no leadership changed any more.
+    pub settle_ms: u64,
+    /// What was expected, beside what was measured.
+    pub checks: Vec<Check>,
     /// What it looked like from time to time.
     pub samples: Vec<Sample>,
 }
 
 impl Run {
+    /// How much nodes' replicas went up and down against their trend, in hundredths of the range.
+    pub fn thrash_percent(&self) -> u64 {
+        measures::thrash_percent(&self.samples)
+    }
+
     /// Whether nothing went wrong.
     pub fn passed(&self) -> bool {
         self.failure.is_none() && self.violations.is_empty()
@@ -141,6 +153,8 @@ pub fn run(setup: &Setup, script: impl AsyncFnOnce(&Cluster) -> Result<(), Failu
             virtual_ms: cluster.now_ms(),
             tally: cluster.tally(),
             measures: cluster.measures(),
+            settle_ms: cluster.0.settle_ms.get(),
+            checks: cluster.0.checks.borrow().clone(),
             samples: cluster.samples(),
         };
         for id in cluster.node_ids() {

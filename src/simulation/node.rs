@@ -2,7 +2,7 @@
 
 use super::journal::Journal;
 use super::process::Process;
-use super::setup::{Sabotage, Setup};
+use super::setup::{NodeSaid, Sabotage, Setup};
 use crate::actors::{self, LocalNode, Running, SpawnError, World};
 use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse, SimServers};
 use crate::adapters::clock::SimClock;
@@ -80,8 +80,13 @@ pub struct SimNode {
     runs: u64,
     /// How fast its clock goes, in parts per million too fast.
     pub(super) drift_ppm: i64,
+    /// It is gone for good: no repair brings it back.
+    pub(super) lost: bool,
     daemon: Option<Daemon>,
 }
+
+/// What a call of a healthy server takes.
+pub(super) const LATENCY_MS: u64 = 2;
 
 /// How others reach a node's daemon.
 pub fn daemon_url(id: &NodeId) -> String {
@@ -90,12 +95,19 @@ pub fn daemon_url(id: &NodeId) -> String {
 
 impl SimNode {
     /// A node whose server is up and whose daemon does not run yet.
-    pub fn new(id: NodeId, labels: BTreeMap<String, String>, capacity_bytes: u64) -> Self {
+    pub fn new(
+        id: NodeId,
+        mut labels: BTreeMap<String, String>,
+        capacity_bytes: u64,
+        said: &NodeSaid,
+    ) -> Self {
         let routes = SimRoutes::new();
         let server = SimClickHouse::new(routes.clone());
-        server.set_latency_ms(2);
+        server.set_latency_ms(LATENCY_MS);
+        labels.extend(said.labels.clone());
+        let capacity_bytes = said.capacity_bytes.unwrap_or(capacity_bytes);
         if capacity_bytes > 0 {
-            server.set_disk(capacity_bytes, capacity_bytes);
+            server.set_disk(capacity_bytes, capacity_bytes.saturating_sub(said.foreign_bytes));
         }
         let clickhouse = ClickHouseEndpoint {
             host: id.to_string(),
@@ -106,8 +118,9 @@ impl SimNode {
         };
         let daemon_url = daemon_url(&id);
         let state = NodeState::Active;
-        let record = Node { id, labels, capacity_bytes, weight_milli: 1_000, state, clickhouse, daemon_url };
-        Self { record, server, routes, runs: 0, drift_ppm: 0, daemon: None }
+        let weight_milli = said.weight_milli.unwrap_or(1_000);
+        let record = Node { id, labels, capacity_bytes, weight_milli, state, clickhouse, daemon_url };
+        Self { record, server, routes, runs: 0, drift_ppm: 0, lost: false, daemon: None }
     }
 
     /// Starts the daemon: the same wiring as in production, over lines of its own.
@@ -203,8 +216,14 @@ impl SimNode {
     /// crash waits.
     pub fn repair(&mut self) {
         self.drift_ppm = 0;
-        let room = if self.record.capacity_bytes > 0 { self.record.capacity_bytes } else { 1 << 40 };
-        self.server.set_disk(room, room);
+        if self.record.capacity_bytes == 0 {
+            self.server.set_disk(1 << 40, 1 << 40);
+        } else if self.server.disk().1 == 0 {
+            let room = self.record.capacity_bytes;
+            self.server.set_disk(room, room.saturating_sub(self.server.bytes()));
+        }
+        self.server.set_latency_ms(LATENCY_MS);
+        self.server.set_copy_rate(0);
         self.server.forget_faults();
         self.daemon.iter().flat_map(|daemon| daemon.lines.values()).for_each(Line::forget_crash);
     }

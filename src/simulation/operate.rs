@@ -2,9 +2,10 @@
 
 use super::cluster::Cluster;
 use super::event::full_name;
+use super::failure::Failure;
 use crate::adapters::peers::Daemon;
 use crate::model::control::{Asked, Operate};
-use crate::model::{NodeId, NodeState};
+use crate::model::{NodeId, NodeState, ShardId, TableName};
 use std::sync::Arc;
 
 impl Cluster {
@@ -29,6 +30,23 @@ impl Cluster {
                 cluster.row(&format!("script is refused: {}", failure.what));
             }
         });
+    }
+
+    /// Has a node lead a shard.
+    pub(super) async fn lead(&self, table: &TableName, shard: ShardId, node: &str) -> Result<(), Failure> {
+        let to = node.parse().map_err(|error| self.failure(format!("{error}")))?;
+        let request = Operate {
+            database: table.database.clone(),
+            table: table.table.clone(),
+            asked: Asked::Lead { shard, to },
+            reason: "the case asks for it".into(),
+            dry_run: false,
+        };
+        let operate = |daemon: Arc<dyn Daemon>| {
+            let request = request.clone();
+            async move { daemon.operate(request).await }
+        };
+        self.ask("have a node lead", operate).await.map(|_| ())
     }
 
     /// Asks for a node to be drained, cordoned or used again.

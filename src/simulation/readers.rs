@@ -201,7 +201,7 @@ impl Cluster {
         let until_ms = self.now_ms() + within_ms;
         self.network().join_all();
         self.end_downs();
-        for id in self.node_ids() {
+        for id in self.node_ids().into_iter().filter(|id| !self.is_lost(id)) {
             self.stall_daemon(id.as_str(), false)?;
             if !self.server(id.as_str()).is_some_and(|server| server.is_up()) {
                 self.set_clickhouse(id.as_str(), true)?;
@@ -213,7 +213,7 @@ impl Cluster {
         }
         self.set_weather_everywhere(crate::adapters::faults::Weather::FAIR);
         let left = |cluster: &Self| until_ms.saturating_sub(cluster.now_ms());
-        let all = self.node_ids().len();
+        let all = self.node_ids().iter().filter(|id| !self.is_lost(id)).count();
         self.until("all nodes to be live and one to lead", left(self), |cluster| {
             let view = cluster.view();
             view.leader.is_some() && view.live.len() == all

@@ -17,6 +17,10 @@ pub struct NodeSample {
     pub replicas: u64,
     /// Shards that it leads.
     pub leaders: u64,
+    /// Bytes of its disk that are taken, others' included.
+    pub disk_used_bytes: u64,
+    /// Its disk.
+    pub disk_bytes: u64,
     /// Bytes that its server holds.
     pub bytes: u64,
     /// Its daemon holds a lease.
@@ -77,10 +81,19 @@ impl Cluster {
         for id in self.node_ids() {
             let server = self.server(id.as_str());
             let up = server.as_ref().is_some_and(|server| server.is_up());
+            let (disk_bytes, free) = server.as_ref().map_or((0, 0), |server| server.disk());
+            let disk_used_bytes = disk_bytes - free;
             let bytes = server.map_or(0, |server| server.bytes());
             nodes.insert(
                 id.clone(),
-                NodeSample { bytes, live: view.is_live(&id), up, ..NodeSample::default() },
+                NodeSample {
+                    bytes,
+                    disk_bytes,
+                    disk_used_bytes,
+                    live: view.is_live(&id),
+                    up,
+                    ..NodeSample::default()
+                },
             );
         }
         let (mut shards, mut lag) = (Vec::new(), 0);

@@ -19,6 +19,8 @@ pub struct Setup {
     pub zones: u32,
     /// Disk of each node, in bytes; 0 for one that is never full.
     pub capacity_bytes: u64,
+    /// What is said of single nodes, by name; also of those that join later.
+    pub nodes_said: BTreeMap<String, NodeSaid>,
     /// All randomness comes from it.
     pub seed: u64,
     /// The actors' numbers.
@@ -29,6 +31,19 @@ pub struct Setup {
     pub query_spread_ms: u64,
     /// What is broken on purpose, to see that it is noticed.
     pub sabotage: Option<Sabotage>,
+}
+
+/// What a node has that others have not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeSaid {
+    /// Its labels, over those that all have.
+    pub labels: BTreeMap<String, String>,
+    /// Its disk, in bytes.
+    pub capacity_bytes: Option<u64>,
+    /// Its share of the load, in thousandths of a normal node's.
+    pub weight_milli: Option<u32>,
+    /// Bytes on its disk that are somebody else's.
+    pub foreign_bytes: u64,
 }
 
 /// Mistakes that the simulator must find: each breaks one rule of the system at its ports or numbers.
@@ -48,6 +63,7 @@ impl Setup {
             nodes,
             zones: 0,
             capacity_bytes: 0,
+            nodes_said: BTreeMap::new(),
             seed: 1,
             options: Options::default(),
             weather: Weather::FAIR,

@@ -3,7 +3,7 @@
 //! A case drawn from a seed is the same on every machine. What it may draw: see [`draw`]; what must hold is what
 //! always must (no invariant broken, heals once faults end, settles), no measure.
 
-use super::case::{Case, Expect, Span, TableSpec, Timed, WorldSpec};
+use super::case::{Case, Expect, PolicySpec, Span, TableSpec, Timed, WorldSpec};
 use super::event::{Event, Named};
 use super::node::Port;
 use crate::model::NodeState;
@@ -36,7 +36,7 @@ pub fn draw(seed: u64) -> Case {
     let nodes = dice.small(1, 5);
     let zones = if dice.one_in(2) { 0 } else { dice.small(1, 3) };
     let weather = if dice.one_in(2) { Named::Fair } else { Named::Rough };
-    let world = WorldSpec { nodes, zones, readers: dice.small(1, 3), weather };
+    let world = WorldSpec { nodes, zones, readers: dice.small(1, 3), weather, ..WorldSpec::default() };
     let tables: Vec<TableSpec> =
         (0..dice.small(1, 2)).map(|number| table(&mut dice, number, nodes)).collect();
     let faults_end = Span(dice.range(30, 120) * 1_000);
@@ -60,6 +60,8 @@ pub fn draw(seed: u64) -> Case {
         seed,
         issue: None,
         world,
+        nodes: Vec::new(),
+        policy: PolicySpec::default(),
         tables,
         events,
         faults_end,
@@ -75,6 +77,7 @@ fn table(dice: &mut Dice, number: u32, nodes: u32) -> TableSpec {
         shards: dice.small(1, partitions.min(4)),
         replicas: dice.small(1, nodes.min(3)),
         messages_per_s: dice.range(0, 20),
+        ..TableSpec::default()
     }
 }
 

@@ -181,21 +181,23 @@ impl SimClickHouse {
         source: &RemoteReplica,
         partition: PartitionId,
     ) -> Result<u64, Error> {
-        let (peer, copy_ms) = self
+        let (peer, (copy_ms, rate)) = self
             .call(|world| {
                 world.check_disk()?;
                 world.seed(database, nonce)?;
-                Ok((world.peer(source)?, world.copy_ms))
+                Ok((world.peer(source)?, (world.copy_ms, world.copy_bytes_per_s)))
             })
             .await?;
         let snapshot = peer.call(|world| Ok(world.replica(&source.database)?.taken(partition))).await;
         let rows = snapshot.map_err(|error| told_by(source, error))?;
-        sleep(Duration::from_millis(copy_ms)).await;
+        let takes_ms = (rows.bytes() * 1_000).checked_div(rate).unwrap_or(0);
+        sleep(Duration::from_millis(copy_ms + takes_ms)).await;
         self.call(|world| {
             world.check_disk()?;
             let (copied, bytes) = (rows.row_count(), rows.bytes());
             world.seed(database, nonce)?.put(partition, rows);
             world.disk_free_bytes = world.disk_free_bytes.saturating_sub(bytes);
+            world.copied_bytes += bytes;
             Ok(copied)
         })
         .await
@@ -287,7 +289,7 @@ impl ClickHouse for SimClickHouse {
         ddl::check_replica_database(database)?;
         self.close_gates(database).await?;
         self.call(|world| {
-            world.replicas.remove(database);
+            world.forget(database);
             world.seeds.retain(|(seeded, _), _| seeded != database);
             world.taken.retain(|(seeded, _, _), _| seeded != database);
             Ok(())

@@ -59,7 +59,7 @@ impl SimClickHouse {
 
     pub(super) async fn send(&self, wanted: WantedParts) -> Result<Pieces, Error> {
         self.may_copy()?;
-        let (rows, copy_ms) = self
+        let (rows, (copy_ms, rate)) = self
             .call(|world| {
                 let (from, to) = (&world.version, &wanted.version);
                 if Release::of(from) > Release::of(to) {
@@ -67,12 +67,12 @@ impl SimClickHouse {
                         "its server, {from}, is newer than this one, {to}"
                     )));
                 }
-                let (copy_ms, mutating) = (world.copy_ms, world.mutating);
+                let (pace, mutating) = ((world.copy_ms, world.copy_bytes_per_s), world.mutating);
                 let replica = world.replica(&wanted.database)?;
                 if mutating {
                     return Err(Error::Mutating(wanted.database.clone()));
                 }
-                Ok((replica.taken(wanted.partition), copy_ms))
+                Ok((replica.taken(wanted.partition), pace))
             })
             .await?;
         if rows.row_count() == 0 {
@@ -95,7 +95,8 @@ impl SimClickHouse {
             pieces.extend(chunks.map(|at| Piece::Data(content.slice(at..content.len().min(at + at_once)))));
             pieces.push(Piece::End { checksum, held });
         }
-        let wait = Duration::from_millis(copy_ms / pieces.len() as u64);
+        let takes_ms = copy_ms + (rows.bytes() * 1_000).checked_div(rate).unwrap_or(0);
+        let wait = Duration::from_millis(takes_ms / pieces.len() as u64);
         let timely = move |piece| async move {
             sleep(wait).await;
             Ok(piece)
@@ -173,6 +174,7 @@ impl SimClickHouse {
             let (copied, bytes) = (rows.row_count(), rows.bytes());
             world.seed(database, nonce)?.put(partition, rows);
             world.disk_free_bytes = world.disk_free_bytes.saturating_sub(bytes);
+            world.copied_bytes += bytes;
             Ok(copied)
         })
         .await

@@ -37,6 +37,30 @@ impl SimServers {
     }
 }
 
+/// What copies take, and what rows weigh.
+impl SimClickHouse {
+    /// Bytes a second that its disk or network lets through for copies; 0: all at once.
+    pub fn set_copy_rate(&self, bytes_per_s: u64) {
+        self.world().copy_bytes_per_s = bytes_per_s;
+    }
+
+    /// What one row takes in replicas whose database begins like this: so few messages stand for long history.
+    pub fn weigh_rows(&self, database: &str, bytes: u64) {
+        self.world().row_bytes.insert(database.to_owned(), bytes);
+    }
+
+    /// Bytes that came with copies so far.
+    pub fn copied_bytes(&self) -> u64 {
+        self.world().copied_bytes
+    }
+
+    /// The disk: in all, and free.
+    pub fn disk(&self) -> (u64, u64) {
+        let world = self.world();
+        (world.disk_total_bytes, world.disk_free_bytes)
+    }
+}
+
 /// What a partition of a replica is made of.
 #[derive(Clone, Default)]
 pub(super) struct PartitionRows {

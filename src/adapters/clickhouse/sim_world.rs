@@ -38,6 +38,12 @@ pub(super) struct World {
     pub network: Option<SimServers>,
     /// What a copy of a partition takes beside the calls.
     pub copy_ms: u64,
+    /// Bytes that leave or come with copies in a second; 0: at once.
+    pub copy_bytes_per_s: u64,
+    /// Bytes that came with copies so far.
+    pub copied_bytes: u64,
+    /// What one row takes on the disk, by the beginning of the replica's database; others by their text.
+    pub row_bytes: BTreeMap<String, u64>,
     /// Why its daemon cannot copy by parts.
     pub no_parts: Option<String>,
     /// Files of parts that came whole, by replica database, source and partition.
@@ -69,6 +75,9 @@ impl World {
             seeds: BTreeMap::new(),
             network: None,
             copy_ms: 0,
+            copy_bytes_per_s: 0,
+            copied_bytes: 0,
+            row_bytes: BTreeMap::new(),
             no_parts: None,
             taken: BTreeMap::new(),
             mutating: false,
@@ -138,6 +147,8 @@ impl World {
             let message = format!("cannot parse {}", String::from_utf8_lossy(row.text));
             return Err(Error::BadRows { code: 27, message });
         }
+        let row_bytes = self.row_bytes.iter().find(|(head, _)| insert.database.starts_with(head.as_str()));
+        let row_bytes = row_bytes.map(|(_, bytes)| *bytes);
         let replica = self.replica(&insert.database)?;
         let timed = !replica.schema.partition_key.is_empty();
         let mut parts: BTreeMap<(u32, String), Vec<&Row<'_>>> = BTreeMap::new();
@@ -148,12 +159,26 @@ impl World {
         let taken = if half { 1 } else { parts.len() };
         let mut bytes = 0;
         for (part, rows) in parts.into_iter().take(taken) {
-            bytes += rows.iter().map(|row| row.text.len() as u64).sum::<u64>() / COMPRESSION + 1;
+            let text = || rows.iter().map(|row| row.text.len() as u64).sum::<u64>() / COMPRESSION + 1;
+            bytes += row_bytes.map_or_else(text, |each| each * rows.len() as u64);
             replica.add_part(part, &rows);
         }
         replica.bytes += bytes;
         self.disk_free_bytes = self.disk_free_bytes.saturating_sub(bytes);
         Ok(())
+    }
+
+    /// Drops a replica; its disk space is free unless another replica here has the same parts as links.
+    pub fn forget(&mut self, database: &str) {
+        let Some(gone) = self.replicas.remove(database) else { return };
+        let head = database.rsplit_once("_s").map_or(database, |(head, _)| head);
+        let linked = |partition: &u32| {
+            let mut others = self.replicas.iter().filter(|(name, _)| name.starts_with(head));
+            others.any(|(_, other)| other.rows.contains_key(partition))
+        };
+        let own = gone.rows.keys().filter(|partition| !linked(partition));
+        let freed: u64 = own.map(|partition| gone.taken(PartitionId(*partition)).bytes()).sum();
+        self.disk_free_bytes = (self.disk_free_bytes + freed).min(self.disk_total_bytes);
     }
 
     /// Reads the cluster file.
