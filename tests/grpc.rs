@@ -79,8 +79,9 @@ fn insert(body: &[u8]) -> InsertRows {
 }
 
 fn heartbeat() -> Heartbeat {
-    let progress = |stall| PartitionProgress { next_offset: 5, end_offset: 9, stall };
+    let progress = |stall| PartitionProgress { next_offset: 5, end_offset: 9, reach_offset: 7, stall };
     let observation = ReplicaObservation {
+        since: Epoch(6),
         serving: true,
         bytes: 1,
         rows: 2,

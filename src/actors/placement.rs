@@ -50,7 +50,7 @@ impl PlacementActor {
         let (view, reports) = (self.view.read(), self.observed.read());
         // New replicas go to nodes that live; how long others have been gone makes no difference here.
         let heartbeats = &reports.heartbeats;
-        decide::snapshot(&Sight { view: &view, heartbeats, lost: &|_| false, now_unix_ms: 0 })
+        decide::snapshot(&Sight { view: &view, heartbeats, lost: &|_| false, now_unix_ms: 0, forgets: false })
     }
 }
 

@@ -5,7 +5,9 @@ use crate::simulation::case::Case;
 use crate::simulation::{self, Run, case_file, report, sweep};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 /// Subcommands of `sim`.
@@ -171,27 +173,35 @@ impl Sweep {
             return Self::one(context, seed);
         }
         let progress = std::io::stderr().is_terminal();
-        let mut failed = Vec::new();
-        let (mut virtual_ms, mut events) = (0, 0);
-        for seed in self.from..self.from.saturating_add(self.seeds) {
-            let run = simulation::play(&sweep::draw(seed));
+        let (mut failed, mut digests) = (BTreeMap::new(), BTreeMap::new());
+        let (mut played, mut virtual_ms, mut events) = (0, 0, 0);
+        let seeds = self.from..self.from.saturating_add(self.seeds);
+        sweep::all(seeds, simulation::play, |seed, run| {
+            played += 1;
             virtual_ms += run.virtual_ms;
             events += run.events;
+            digests.insert(seed, run.digest);
             if !run.passed() {
                 eprintln!("seed {seed}: {}", judged(&run));
-                failed.push((seed, judged(&run)));
-            } else if progress && seed % 10 == 0 {
-                eprintln!("seed {seed}: {} failed so far", failed.len());
+                failed.insert(seed, judged(&run));
+            } else if progress && played % 10 == 0 {
+                eprintln!("{played} of {} seeds played, {} failed so far", self.seeds, failed.len());
             }
-        }
+            ControlFlow::Continue(())
+        });
+        let digest = sweep::digest(digests.into_values());
         let result = json!({
             "seeds": self.seeds, "from": self.from, "virtual_ms": virtual_ms, "events": events,
+            "digest": format!("{digest:016x}"),
             "failed": failed.iter().map(|(seed, why)| json!({ "seed": seed, "failure": why })).collect::<Vec<_>>(),
         });
-        let summary =
-            format!("{} seeds, {} virtual seconds, {events} events", self.seeds, seconds(virtual_ms));
+        let summary = format!(
+            "{} seeds, {} virtual seconds, {events} events, digest {digest:016x}",
+            self.seeds,
+            seconds(virtual_ms)
+        );
         context.print(&result, || format!("{summary}, {} failed\n", failed.len()))?;
-        match failed.first() {
+        match failed.first_key_value() {
             None => Ok(()),
             Some((seed, why)) => Err(Failure::failed(
                 format!("{} of {} seeds fail; the smallest is {seed}: {why}", failed.len(), self.seeds),

@@ -49,6 +49,8 @@ pub struct PartitionProgress {
     pub next_offset: i64,
     /// The topic's end as last seen; lag is `end_offset - next_offset`.
     pub end_offset: i64,
+    /// One past what may be in the table beyond: an insert is under way, or was when the last run ended.
+    pub reach_offset: i64,
     /// Why it does not move on, if so.
     pub stall: Option<Stall>,
 }
@@ -56,6 +58,8 @@ pub struct PartitionProgress {
 /// One replica as its agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct ReplicaObservation {
+    /// Which life of the replica this is of: as in its record.
+    pub since: Epoch,
     /// Its tables stand and it has taken its first look at its topics.
     pub serving: bool,
     /// Compressed bytes on disk.
@@ -155,6 +159,21 @@ impl ReplicaObservation {
     /// The same of the partition that lacks most.
     pub fn worst_lag_to(&self, ends: &BTreeMap<PartitionId, i64>) -> u64 {
         self.lags_to(ends).max().unwrap_or(0)
+    }
+
+    /// What is missing at best: as far as the replica knows by itself, if all that is under way is in already.
+    pub fn least_lag(&self) -> u64 {
+        self.least_lags().sum()
+    }
+
+    /// The same of the partition that lacks most.
+    pub fn worst_least_lag(&self) -> u64 {
+        self.least_lags().max().unwrap_or(0)
+    }
+
+    fn least_lags(&self) -> impl Iterator<Item = u64> {
+        let reach = |progress: &PartitionProgress| progress.reach_offset.max(progress.next_offset);
+        self.partitions.values().map(move |p| u64::try_from(p.end_offset - reach(p)).unwrap_or(0))
     }
 
     fn lags_to(&self, ends: &BTreeMap<PartitionId, i64>) -> impl Iterator<Item = u64> {

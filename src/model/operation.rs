@@ -157,6 +157,20 @@ impl State {
     }
 }
 
+/// Why the cluster begins operations by itself: how its reasons start.
+pub mod cause {
+    /// The balancer.
+    pub const BALANCE: &str = "balance";
+    /// The plan that was applied.
+    pub const PLAN: &str = "plan";
+    /// A shard has fewer replicas than its table wants.
+    pub const WANTED: &str = "a replica is wanted";
+    /// A table has too few shards for its nodes, or one is too big.
+    pub const GROWN: &str = "nodes joined, or the shard has grown";
+    /// A node has been down for too long; its name follows.
+    pub const LOST: &str = "down for too long: node";
+}
+
 /// One operation, as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
@@ -176,6 +190,17 @@ pub struct Operation {
     pub started_unix_ms: u64,
     /// When it ended; 0 while open.
     pub ended_unix_ms: u64,
+}
+
+impl Operation {
+    /// Whether the cluster began it by itself, as its reason says. An operator could give the same reason.
+    pub fn is_own(&self) -> bool {
+        use cause::{BALANCE, GROWN, LOST, PLAN, WANTED};
+        let by = |who: &&str| {
+            self.reason.strip_prefix(who).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', ' ']))
+        };
+        [BALANCE, PLAN, WANTED, GROWN, LOST].iter().any(by)
+    }
 }
 
 #[cfg(test)]

@@ -220,12 +220,14 @@ pub struct Replica {
     pub copy_from: Option<NodeId>,
     /// The first topology without it, once it is leaving.
     pub left_at: Option<Epoch>,
+    /// The shard's epoch that began with it: what was seen of a copy that was there before is not of this one.
+    pub since: Epoch,
 }
 
 impl Replica {
     /// A copy to be made there, which takes its history from the topics.
     pub fn creating(node: NodeId) -> Self {
-        Self { node, state: ReplicaState::Creating, copy_from: None, left_at: None }
+        Self { node, state: ReplicaState::Creating, copy_from: None, left_at: None, since: Epoch(0) }
     }
 }
 

@@ -162,8 +162,11 @@ impl SimNode {
             store = store.without_fence(Keys::new(&shared.setup.cluster).leader());
         }
         let mut options = shared.setup.options.clone();
-        if sabotage == Some(Sabotage::PublishEarly) {
-            options.rules.caught_up_lag_max = u64::MAX;
+        if let Some(sabotage) = sabotage {
+            sabotage.spoil(&mut options);
+        }
+        if sabotage == Some(Sabotage::GatesStayOpen) {
+            self.server.leave_gates_open();
         }
         World {
             cluster: shared.setup.cluster.clone(),

@@ -54,7 +54,7 @@ pub(super) async fn observe(store: MemoryStore, cluster: Weak<Inner>) {
     }
 }
 
-/// Notes what the readable replicas lack of shards that have others, for as long as the cluster lives.
+/// Notes what the replicas lack of shards that have some that cannot be read, for as long as the cluster lives.
 pub(super) async fn note_lacks(cluster: Weak<Inner>) {
     loop {
         tokio::time::sleep(Duration::from_millis(KNOWN_AGE_MAX_MS / 10)).await;
@@ -153,7 +153,8 @@ impl Cluster {
             let waits = |shard: &&Shard| shard.replicas.iter().any(|r| r.state != ReplicaState::Ready);
             for shard in view.shards_of(table.id).filter(waits) {
                 let database = names::replica_database(&table.name, table.id, shard.id);
-                for node in shard.ready_nodes() {
+                // Also those that only come to be readable: reports of them may be as old.
+                for node in shard.replicas.iter().map(|replica| &replica.node) {
                     let lacks = self.lacks(table, shard, node, &database);
                     let noted = lately.entry((table.id, shard.id, node.clone())).or_default();
                     noted.push_back((now_ms, lacks));

@@ -189,6 +189,9 @@ impl Cluster {
             cluster.anything_lacking().is_none()
         });
         let Err(failure) = done.await else { return Ok(()) };
+        if self.journal().first_violation().is_some() {
+            return Err(failure); // not for want of time
+        }
         let Some(lacking) = self.anything_lacking() else { return Err(failure) };
         self.journal().violation("NO-LOSS", &lacking);
         Err(self.failure(format!("{}: {lacking}", failure.what)))

@@ -1,9 +1,11 @@
 //! What a simulated cluster begins with, and a table to be made in it.
 
 use crate::actors::Options;
+use crate::actors::table::decide::LeftOut;
 use crate::adapters::faults::Weather;
 use crate::model::TableName;
 use crate::model::control::CreateTable;
+use crate::model::invariants::Invariant;
 use crate::model::table::{BatchLimits, MessageFormat, TopicLayout};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -46,13 +48,45 @@ pub struct NodeSaid {
     pub foreign_bytes: u64,
 }
 
-/// Mistakes that the simulator must find: each breaks one rule of the system at its ports or numbers.
+/// Mistakes that the simulator must find. Each breaks one rule of the system at its ports or numbers, or, where the
+/// rule is a decision's own, through [`LeftOut`]; the actors are those of production.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
     /// Writes of a leader are not fenced by its term.
     NoFence,
     /// A replica is published however far it is behind.
     PublishEarly,
+    /// Old shards and replicas are dropped before the servers have acknowledged that nobody reads them.
+    DropEarly,
+    /// A gate that was closed still lets inserts in.
+    GatesStayOpen,
+    /// Operations under way are not counted when others are begun.
+    ForgetInFlight,
+    /// A replica that moves is removed before the new one is there.
+    RemoveFirst,
+}
+
+impl Sabotage {
+    /// All of them, each with the invariant that it breaks.
+    pub const ALL: [(Self, Invariant); 6] = [
+        (Self::NoFence, Invariant::Fenced),
+        (Self::PublishEarly, Invariant::NotSilent),
+        (Self::DropEarly, Invariant::Retire),
+        (Self::GatesStayOpen, Invariant::OneEpoch),
+        (Self::ForgetInFlight, Invariant::Settles),
+        (Self::RemoveFirst, Invariant::KeepCopies),
+    ];
+
+    /// The actors' numbers with this mistake in them.
+    pub(super) fn spoil(self, options: &mut Options) {
+        match self {
+            Self::PublishEarly => options.rules.caught_up_lag_max = u64::MAX,
+            Self::DropEarly => options.rules.left_out = Some(LeftOut::Acknowledgements),
+            Self::ForgetInFlight => options.rules.left_out = Some(LeftOut::InFlight),
+            Self::RemoveFirst => options.rules.left_out = Some(LeftOut::AddFirst),
+            Self::NoFence | Self::GatesStayOpen => {} // at the ports: see `SimNode`
+        }
+    }
 }
 
 impl Setup {

@@ -3,12 +3,15 @@
 //! A case drawn from a seed is the same on every machine. What it may draw: see [`draw`]; what must hold is what
 //! always must (no invariant broken, heals once faults end, settles), no measure.
 
+use super::Run;
 use super::case::{Case, Expect, PolicySpec, Span, TableSpec, Timed, WorldSpec};
 use super::event::{Event, Named};
 use super::node::Port;
+use crate::adapters::offload;
 use crate::model::NodeState;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
+use std::ops::ControlFlow;
 
 struct Dice(Xoshiro256PlusPlus);
 
@@ -28,6 +31,21 @@ impl Dice {
     fn node(&mut self, nodes: u32) -> String {
         if self.one_in(4) { "leader".into() } else { format!("n{}", self.small(1, nodes)) }
     }
+}
+
+/// Plays the case of each seed as `play` does, on all cores, and tells each run as it ends, until `told` breaks off.
+/// What was begun before is still told, so the smallest seed of some kind does not depend on the cores.
+pub fn all(
+    seeds: impl Iterator<Item = u64> + Send,
+    play: impl Fn(&Case) -> Run + Sync,
+    mut told: impl FnMut(u64, Run) -> ControlFlow<()>,
+) {
+    offload::spread(seeds, |seed| play(&draw(seed)), &mut told);
+}
+
+/// One number for the digests of many runs: equal where all of them are, in that order.
+pub fn digest(runs: impl IntoIterator<Item = u64>) -> u64 {
+    runs.into_iter().fold(0, |all: u64, run| all.rotate_left(7).wrapping_mul(0x0100_0000_01b3) ^ run)
 }
 
 /// The case of a seed.

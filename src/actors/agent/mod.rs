@@ -20,7 +20,7 @@ use crate::adapters::kafka::Committed;
 use crate::error::Coded;
 use crate::model::ids::{Epoch, ShardId, TableId};
 use crate::model::ingest;
-use crate::model::names::TopicPartition;
+use crate::model::names::{self, TopicPartition};
 use crate::model::observed::{ReplicaObservation, Seeding};
 use crate::model::table::TableState;
 use actix::prelude::*;
@@ -111,7 +111,8 @@ pub struct Agent {
     committing: bool,
     refresh_at_ms: Option<u64>,
     probing: bool,
-    cleaning: bool,
+    /// The replica database that is being removed.
+    cleaning: Option<String>,
     beating: bool,
     server: Option<ServerInfo>,
     server_up: bool,
@@ -140,7 +141,7 @@ impl Agent {
             committing: false,
             refresh_at_ms: None,
             probing: false,
-            cleaning: false,
+            cleaning: None,
             beating: false,
             server: None,
             server_up: false,
@@ -162,8 +163,10 @@ impl Agent {
             wanted.retain(|place, _| self.lineage.may_run(&view, &self.ports.node, *place, runs(place)));
             wanted
         };
+        let node = &self.ports.node;
         let stale = |(place, running): (&Place, &Running)| {
-            let gone = wanted.get(place).is_none_or(|wanted| reconcile::outdated(&running.wanted, wanted));
+            let gone =
+                wanted.get(place).is_none_or(|wanted| reconcile::outdated(node, &running.wanted, wanted));
             (gone || !running.address.connected()).then_some(*place)
         };
         for place in self.running.iter().filter_map(stale).collect::<Vec<_>>() {
@@ -179,11 +182,19 @@ impl Agent {
         self.make_room(&wanted);
         self.lineage.release(&self.view.read(), |place| self.running.contains_key(place));
         for (place, wanted) in wanted {
-            if !self.running.contains_key(&place) {
+            if !self.running.contains_key(&place) && !self.is_removing(&wanted) {
                 let running = self.start_replica(wanted, ctx);
                 self.running.insert(place, running);
             }
         }
+    }
+
+    /// Whether an earlier copy's database of that name is just being removed: the new one would go with it.
+    fn is_removing(&self, wanted: &Wanted) -> bool {
+        let (table, shard) = (&wanted.table, wanted.shard.id);
+        self.cleaning
+            .as_ref()
+            .is_some_and(|name| *name == names::replica_database(&table.name, table.id, shard))
     }
 
     /// Lanes and batches follow what the node holds.
@@ -285,13 +296,14 @@ impl Agent {
     /// Removes replica databases that are assigned elsewhere or whose table is being dropped, one at a time.
     fn clean_up(&mut self, ctx: &mut Context<Self>) {
         let Some(database) = self.left_over() else { return };
-        if std::mem::replace(&mut self.cleaning, true) {
+        if self.cleaning.is_some() {
             return;
         }
+        self.cleaning = Some(database.clone());
         tracing::info!(node = %self.ports.node, %database, "removing a replica that is no longer assigned here");
         let (server, name) = (self.ports.clickhouse.clone(), database.clone());
         self.then(ctx, async move { server.drop_replica(&name).await }, move |agent, result, ctx| {
-            agent.cleaning = false;
+            agent.cleaning = None;
             match result {
                 Ok(()) => {
                     agent.databases.iter_mut().for_each(|all| {
@@ -301,6 +313,8 @@ impl Agent {
                 }
                 Err(error) => tracing::warn!(%database, %error, "could not remove it: trying again"),
             }
+            // It may be wanted here again.
+            agent.reconcile(ctx);
         });
     }
 

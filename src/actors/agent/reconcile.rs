@@ -53,8 +53,10 @@ pub fn held(wanted: &BTreeMap<Place, Wanted>) -> BTreeMap<TableId, Held> {
 }
 
 /// Whether a running replica must be started anew: only what it was started with matters, not who leads.
-pub fn outdated(running: &Wanted, wanted: &Wanted) -> bool {
-    running.shard.range != wanted.shard.range
+pub fn outdated(node: &NodeId, running: &Wanted, wanted: &Wanted) -> bool {
+    let since = |wanted: &Wanted| wanted.shard.replica_on(node).map(|replica| replica.since);
+    since(running) != since(wanted)
+        || running.shard.range != wanted.shard.range
         || running.table.schema != wanted.table.schema
         || running.table.source != wanted.table.source
         || running.table.origin_offsets != wanted.table.origin_offsets

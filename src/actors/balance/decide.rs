@@ -33,9 +33,24 @@ pub struct Sight<'a> {
     pub lost: &'a dyn Fn(&NodeId) -> bool,
     /// The wall clock, for pauses and freezes.
     pub now_unix_ms: u64,
+    /// Broken on purpose: see [`LeftOut::InFlight`].
+    ///
+    /// [`LeftOut::InFlight`]: crate::actors::table::decide::LeftOut::InFlight
+    pub forgets: bool,
 }
 
-impl Sight<'_> {
+impl<'a> Sight<'a> {
+    /// The operations that are under way.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = &'a Operation> {
+        let forgets = self.forgets;
+        self.view.open_operations().filter(move |_| !forgets)
+    }
+
+    /// Whether one of them concerns a shard.
+    pub(super) fn touched(&self, table: TableId, shard: ShardId) -> bool {
+        self.under_way().any(|operation| operation.table == table && operation.kind.touches(shard))
+    }
+
     /// Whether a shard is paused or frozen: nothing is begun by itself there.
     fn held(&self, shard: &Shard) -> bool {
         self.view.held(shard.table, shard.id, self.now_unix_ms).is_some()
@@ -70,7 +85,7 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
         let grown =
             |shard: &&&Shard| rules.split_above_bytes > 0 && bytes(sight, shard) > rules.split_above_bytes;
         let busy = |shard: &&&Shard| {
-            let moves = touched(view, *id, shard.id) || shard.moving().is_some();
+            let moves = sight.touched(*id, shard.id) || shard.moving().is_some();
             moves || shard.range.width() < 2 || sight.held(shard)
         };
         let few = shards.len() < wanted;
@@ -90,10 +105,6 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
 fn wanted_shards(table: &Table, nodes: usize, rules: &BalanceRules) -> usize {
     let replicas = nodes * rules.replicas_per_node_min as usize;
     replicas.div_ceil(table.replicas.max(1) as usize).min(table.partitions as usize)
-}
-
-pub(super) fn touched(view: &ClusterView, table: TableId, shard: ShardId) -> bool {
-    view.open_operations().any(|operation| operation.table == table && operation.kind.touches(shard))
 }
 
 /// The largest that any node reports: copies that are being made are not whole yet.
@@ -139,7 +150,7 @@ fn shard(sight: &Sight<'_>, shard: &Shard) -> Option<ShardView> {
     };
     let mut replicas: Vec<ReplicaView> = shard.staying().map(replica).collect();
     let mut frozen = sight.held(shard);
-    let operations = sight.view.open_operations().filter(|operation| operation.table == shard.table);
+    let operations = sight.under_way().filter(|operation| operation.table == shard.table);
     for operation in operations.filter(|operation| operation.kind.touches(shard.id)) {
         in_flight(operation, &mut replicas, &mut frozen);
     }
@@ -225,9 +236,8 @@ pub fn same_shape(one: &Snapshot, other: &Snapshot) -> bool {
 
 /// The operations to be begun now, of those that placement proposes; `who` says on whose behalf.
 pub fn begin(sight: &Sight<'_>, proposal: &Proposal, rules: &BalanceRules, who: &str) -> Wanted {
-    let view = sight.view;
     let mut copies: Copies<'_> = Copies { rules, all: 0, nodes: BTreeMap::new() };
-    for operation in view.open_operations() {
+    for operation in sight.under_way() {
         if let Some(target) = operation.kind.target() {
             copies.count(target);
         }
@@ -235,7 +245,7 @@ pub fn begin(sight: &Sight<'_>, proposal: &Proposal, rules: &BalanceRules, who: 
     let mut begun = Wanted::new();
     let mut leads = 0;
     for step in proposal.ready() {
-        if touched(view, step.table, step.shard) {
+        if sight.touched(step.table, step.shard) {
             continue;
         }
         let taken = begun

@@ -149,7 +149,13 @@ impl Cluster {
 
     pub(super) fn see<T>(&self, with: impl FnOnce(&Sight<'_>) -> T) -> T {
         let heartbeats = self.heartbeats();
-        with(&Sight { view: &self.view, heartbeats: &heartbeats, lost: &|_| false, now_unix_ms: NOW })
+        with(&Sight {
+            view: &self.view,
+            heartbeats: &heartbeats,
+            lost: &|_| false,
+            now_unix_ms: NOW,
+            forgets: false,
+        })
     }
 
     pub(super) fn splits(&self, rules: &BalanceRules) -> Vec<u32> {

@@ -17,11 +17,11 @@ mod tests;
 
 use super::leader::operations::{begin_all, split_kind};
 use super::leader::{Lead, steer};
-use super::table::decide::down_for;
+use super::table::decide::{LeftOut, down_for};
 use crate::adapters::offload;
 use crate::model::balance::{BalanceMode, PlannedSize, RunState};
 use crate::model::ids::NodeId;
-use crate::model::operation::Kind;
+use crate::model::operation::{Kind, cause};
 use crate::model::view::ClusterView;
 use crate::placement::{Proposal, Snapshot};
 use actix::prelude::*;
@@ -76,7 +76,8 @@ pub(super) fn look<T>(lead: &Lead, with: impl FnOnce(&Sight<'_>) -> T) -> T {
     let down_after_ms = lead.rules.down_after_ms;
     let lost = |node: &NodeId| down_for(&reports.unfit_since_ms, node, now_ms, down_after_ms);
     let now_unix_ms = lead.clock.unix_ms();
-    with(&Sight { view: &view, heartbeats: &reports.heartbeats, lost: &lost, now_unix_ms })
+    let forgets = lead.rules.left_out == Some(LeftOut::InFlight);
+    with(&Sight { view: &view, heartbeats: &reports.heartbeats, lost: &lost, now_unix_ms, forgets })
 }
 
 /// What the balancer may do now.
@@ -161,13 +162,13 @@ impl Balancer {
             for (table, shard) in splits {
                 let kinds = begun.entry(table).or_default();
                 let kind = split_kind(sight.view, table, shard, kinds.len());
-                kinds.extend(kind.map(|kind| (kind, "nodes joined, or the shard has grown".to_owned())));
+                kinds.extend(kind.map(|kind| (kind, cause::GROWN.to_owned())));
             }
             return Look::Begin(begun);
         }
         // Moving what is about to be split would copy it for nothing.
         let splitting = |kind: &Kind| matches!(kind, Kind::Split { .. } | Kind::Merge { .. });
-        if sight.view.open_operations().any(|operation| splitting(&operation.kind)) {
+        if sight.under_way().any(|operation| splitting(&operation.kind)) {
             return Look::Rest;
         }
         let (snapshot, purpose) = match mode {
@@ -247,8 +248,8 @@ impl Balancer {
                     self.even = Some((BalanceMode::Advisory, decide::rough(&task.snapshot)));
                     return Look::Rest;
                 }
-                Purpose::Balance(_) => ("balance", !run && mode(&lead, sight.view) == BalanceMode::On),
-                Purpose::Pursue(_) => ("plan", run),
+                Purpose::Balance(_) => (cause::BALANCE, !run && mode(&lead, sight.view) == BalanceMode::On),
+                Purpose::Pursue(_) => (cause::PLAN, run),
             };
             if !wanted || !decide::same_shape(&decide::snapshot(sight), &task.snapshot) {
                 return Look::Rest;

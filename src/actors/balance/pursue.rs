@@ -6,6 +6,7 @@
 use super::decide::{self, Sight, Wanted};
 use crate::model::balance::{BalanceRules, Cut, PlanRun, PlanRunStatus, RunState, Target};
 use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::operation::cause;
 use crate::model::table::{Shard, ShardState};
 use crate::model::view::ClusterView;
 use crate::placement::{Move, Policy, Proposal, Snapshot, toward};
@@ -38,7 +39,7 @@ pub fn next(sight: &Sight<'_>, run: &PlanRun) -> Next {
         waits = true;
         match split(sight, cut, &begun) {
             Ok(true) if begun.values().map(Vec::len).sum::<usize>() < SPLITS_MAX => {
-                begun.entry(cut.table).or_default().push((cut.kind(), "plan".to_owned()));
+                begun.entry(cut.table).or_default().push((cut.kind(), cause::PLAN.to_owned()));
             }
             Ok(_) => {}
             Err(why) => return Next::Ended(RunState::Failed, why),
@@ -72,7 +73,7 @@ fn split(sight: &Sight<'_>, cut: &Cut, begun: &Wanted) -> Result<bool, String> {
     let Some(table) = view.tables.get(&cut.table).map(|table| &table.record) else {
         return Err("a table of the plan was dropped".to_owned());
     };
-    if decide::touched(view, cut.table, cut.shard) {
+    if sight.touched(cut.table, cut.shard) {
         return Ok(false);
     }
     let shard = view.shards_of(cut.table).find(|shard| shard.id == cut.shard);
@@ -131,7 +132,7 @@ pub fn barred(sight: &Sight<'_>, towards: &Towards) -> Next {
     let waits = towards.keys().any(|(table, id)| {
         let shard = sight.view.shards_of(*table).find(|shard| shard.id == *id);
         let at_rest = shard.is_none_or(|shard| shard.moving().is_none() && !held(sight, shard));
-        !at_rest || decide::touched(sight.view, *table, *id)
+        !at_rest || sight.touched(*table, *id)
     });
     if waits {
         return Next::Wait;

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 fn nothing_is_decided_blindly() {
     let cluster = Cluster::new(2).table(8, 2, 1, |_| 100);
     let why = |view: &ClusterView, heartbeats: &BTreeMap<NodeId, Heartbeat>| {
-        blind(&Sight { view, heartbeats, lost: &|_| false, now_unix_ms: NOW })
+        blind(&Sight { view, heartbeats, lost: &|_| false, now_unix_ms: NOW, forgets: false })
     };
     let mut heartbeats = cluster.heartbeats();
     assert_eq!(why(&cluster.view, &heartbeats), None);

@@ -25,7 +25,7 @@ use super::node_ports::NodePorts;
 use crate::adapters::kafka::{Committed, Fetched};
 use crate::model::invariants::Invariant;
 use crate::model::names::{self, TopicPartition};
-use crate::model::observed::Stall;
+use crate::model::observed::{ReplicaObservation, Stall};
 use crate::model::{PartitionId, ReplicaId, Shard, Table};
 use actix::prelude::*;
 use state::{Effect, Event, State};
@@ -113,7 +113,10 @@ impl ReplicaActor {
                 let wait = at_ms.saturating_sub(job.ports.clock.now_ms());
                 ctx.run_later(Duration::from_millis(wait), |actor, ctx| actor.handle(Event::Tick, ctx));
             }
-            Effect::Report => self.tell(ReplicaNews::Observed(self.state.observe())),
+            Effect::Report => {
+                let since = self.job.since();
+                self.tell(ReplicaNews::Observed(ReplicaObservation { since, ..self.state.observe() }));
+            }
             Effect::Doubt(partition, reason) => {
                 tracing::info!(replica = %self.id, %partition, reason,
                     "an insert's outcome is unknown: looking what the table holds");

@@ -37,6 +37,8 @@ pub(super) struct Partition {
     /// Inserts in a row whose outcome was unknown.
     pub(super) doubts: u32,
     pub(super) next: i64,
+    /// One past what may be in the table: inserts under way, and those whose outcome is not known yet.
+    pub(super) reach: i64,
     /// One past the last message taken from the lane.
     pub(super) read_to: i64,
     pub(super) end: i64,
@@ -59,6 +61,7 @@ impl Partition {
             failures: 0,
             doubts: 0,
             next: 0,
+            reach: 0,
             read_to: 0,
             end: 0,
             position,
@@ -124,6 +127,7 @@ impl Partition {
         let batch = self.buffer.take(limits, now_ms);
         self.attempt += 1;
         self.phase = Phase::Inserting { gate };
+        self.reach = self.reach.max(batch.next_offset().unwrap_or(0));
         let held = match batch.next_offset() {
             Some(next) => self.held.range(..(next, 0)).copied().collect(),
             None => BTreeSet::new(),

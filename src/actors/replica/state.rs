@@ -176,6 +176,7 @@ impl State {
         let progress = |p: &Partition| PartitionProgress {
             next_offset: p.next,
             end_offset: p.end.max(p.next),
+            reach_offset: p.reach.max(p.next),
             stall: p.stall.clone(),
         };
         ReplicaObservation {
@@ -293,6 +294,8 @@ impl State {
                     p.position.fingerprint = None;
                 }
                 p.next = start.from;
+                // What the table holds beyond was put in before we knew.
+                p.reach = start.held.last().map_or(start.from, |(offset, _)| start.from.max(offset + 1));
                 p.read_to = start.from;
                 p.end = start.end;
                 p.position.last_row_offset = start.last_row_offset;
@@ -384,6 +387,7 @@ impl State {
                 effects.push(Effect::Commit(id, p.next, p.position.clone()));
             }
             Outcome::Again(batch, stall) => {
+                p.reach = p.next;
                 p.buffer.put_back(batch);
                 p.stall = Some(stall);
                 p.phase = Phase::Holding { until_ms: now_ms + backoff_ms(p.failures) };

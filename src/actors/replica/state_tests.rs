@@ -108,6 +108,8 @@ fn an_unknown_outcome_closes_the_gate_and_looks_before_anything_is_inserted_agai
         _ => None,
     });
     assert_eq!(insert, Some((2, held)), "the new gate, without the rows that are there");
+    let progress = state.observe().partitions[&P].clone();
+    assert_eq!((progress.next_offset, progress.reach_offset), (0, 4), "what is inserted may be there by now");
 }
 
 #[test]
@@ -175,6 +177,7 @@ fn a_replica_that_was_sent_back_vouches_for_no_message_before_where_it_begins() 
 fn answers_to_old_questions_change_nothing() {
     let (mut state, assignment) = streaming();
     let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
+    assert_eq!(state.observe().partitions[&P].reach_offset, 4, "its rows may be there by now");
     state.on(Event::Begin, 1); // the server was restarted
     assert_eq!(state.on(Event::Inserted(P, attempt, done(4)), 2), []);
     assert_eq!(state.on(Event::Fetched(P, assignment, chunk(4..8)), 2), []);

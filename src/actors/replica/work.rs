@@ -15,7 +15,7 @@ use crate::adapters::kafka::{self, Chunk, Outgoing};
 use crate::error::{Coded, Retry};
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::Stall;
-use crate::model::{PartitionId, Shard, Table};
+use crate::model::{Epoch, PartitionId, Shard, Table};
 use actix::Recipient;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,6 +38,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// Which life of the replica this is.
+    pub fn since(&self) -> Epoch {
+        self.shard.replica_on(&self.ports.node).map_or(Epoch(0), |replica| replica.since)
+    }
+
     /// Makes the tables, where they are missing, with what history there is to take over, and opens a new gate.
     pub async fn prepare(self) -> Result<u64, String> {
         self.seed().await?;

@@ -30,6 +30,20 @@ pub struct Rules {
     /// How long a node that is down may keep replicas that left the routes from being removed: queries of its
     /// ClickHouse may still read them.
     pub initiator_grace_ms: u64,
+    /// Broken on purpose. The daemon never sets it.
+    pub left_out: Option<LeftOut>,
+}
+
+/// Rules that are left out on purpose, for the simulator to show that it would notice if one were forgotten
+/// (`simulation::Sabotage`). Nothing else sets one, and each is asked for at the rule itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOut {
+    /// What left the routes goes at once, whoever may still read it.
+    Acknowledgements,
+    /// Operations under way are not counted when others are begun.
+    InFlight,
+    /// A replica that moves leaves its old node before the new one has it.
+    AddFirst,
 }
 
 impl Default for Rules {
@@ -40,6 +54,7 @@ impl Default for Rules {
             preferred_after_ms: 3_000,
             down_after_ms: 30 * 60_000,
             initiator_grace_ms: 60_000,
+            left_out: None,
         }
     }
 }
@@ -152,7 +167,8 @@ fn forget(table: &Table, shards: &[&Shard], known: &Knowledge<'_>) -> Option<Ste
 
 /// Shards in the topology that no operation is busy with, and that are not frozen.
 fn idle<'a>(scene: &'a Scene<'a>) -> impl Iterator<Item = &'a Shard> {
-    let at_work = |id: ShardId| scene.open.iter().any(|operation| operation.kind.touches(id));
+    let forgets = scene.rules.left_out == Some(LeftOut::InFlight);
+    let at_work = move |id: ShardId| !forgets && scene.open.iter().any(|op| op.kind.touches(id));
     let busy = move |id: ShardId| at_work(id) || scene.known.frozen.contains_key(&id);
     scene.shards.iter().copied().filter(move |s| s.state == ShardState::Serving && !busy(s.id))
 }
@@ -216,7 +232,13 @@ pub(super) fn seen<'a>(
     if !known.live.contains(node) || !heartbeat.clickhouse_up {
         return None;
     }
-    heartbeat.replicas.get(&table.id)?.get(&shard.id).filter(|seen| seen.serving)
+    let seen = heartbeat.replicas.get(&table.id)?.get(&shard.id)?;
+    (seen.serving && of_this_life(shard, node, seen)).then_some(seen)
+}
+
+/// Whether a report is of the copy that is there now: the node may have had one before, which was removed.
+fn of_this_life(shard: &Shard, node: &NodeId, seen: &ReplicaObservation) -> bool {
+    shard.replica_on(node).is_none_or(|replica| replica.since == seen.since)
 }
 
 /// A node that certainly cannot serve: no lease, or its own daemon says that ClickHouse is down.
@@ -240,16 +262,27 @@ fn next_shard(scene: &Scene<'_>, shard: &Shard, reasons: &mut Vec<String>) -> Sh
     next
 }
 
+/// The copies that can be read, as far as is known.
+struct Readable<'a> {
+    /// What was seen of them.
+    seen: Vec<&'a ReplicaObservation>,
+    /// Nothing is known of some that are up: they may hold everything.
+    unknown: bool,
+}
+
 /// Whether a copy holds what a reader may expect: little is missing, or, where all lag, at most half as much again as
 /// elsewhere. The worst partition counts too: much of one that lies back far is not made up for by little of many.
-/// What others lack is by their own word: an old report beside a newly heard end would make them worse than they are.
-fn caught_up(copy: &ReplicaObservation, ready: &[&ReplicaObservation], ends: &Ends, rules: &Rules) -> bool {
-    let no_worse = |lag: fn(&ReplicaObservation, &Ends) -> u64| {
-        let least = ready.iter().map(|other| lag(other, &Ends::new())).min().unwrap_or(0);
-        lag(copy, ends) <= least.saturating_add(least / 2)
+/// What others lack is by their own word, an old report beside a newly heard end would make them worse than they are;
+/// and at best, since what they insert may be there before they can tell.
+fn caught_up(copy: &ReplicaObservation, ready: &Readable<'_>, ends: &Ends, rules: &Rules) -> bool {
+    let no_worse = |own: u64, least: fn(&ReplicaObservation) -> u64| {
+        let least = ready.seen.iter().map(|other| least(other)).min().unwrap_or(0);
+        own <= least.saturating_add(least / 2)
     };
     copy.lag_to(ends) <= rules.caught_up_lag_max
-        || (no_worse(ReplicaObservation::lag_to) && no_worse(ReplicaObservation::worst_lag_to))
+        || !ready.unknown
+            && no_worse(copy.lag_to(ends), ReplicaObservation::least_lag)
+            && no_worse(copy.worst_lag_to(ends), ReplicaObservation::worst_least_lag)
 }
 
 /// A child's copy begins with all that its parents' copies on the same node hold: where those can be read, it can be
@@ -273,8 +306,10 @@ fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
     let mut ready = next.ready_nodes().count();
     let shard = next.id;
     let ends = ends(table, next, known);
-    let readable: Vec<&ReplicaObservation> =
-        next.ready_nodes().filter_map(|node| seen(table, next, node, known)).collect();
+    let readable: Vec<Option<&ReplicaObservation>> =
+        next.ready_nodes().filter(|node| !down(node, known)).map(|n| seen(table, next, n, known)).collect();
+    let unknown = readable.iter().any(Option::is_none);
+    let readable = Readable { seen: readable.into_iter().flatten().collect(), unknown };
     let alone = next.state == ShardState::Serving;
     // Those that can be read first, so that one that cannot is not kept for want of another.
     for ((replica, observed), inherits) in next.replicas.iter_mut().zip(&observed).zip(inherits) {
@@ -289,8 +324,9 @@ fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
         }
     }
     for (replica, observed) in next.replicas.iter_mut().zip(&observed) {
-        let behind = observed
-            .is_some_and(|copy| copy.lag_to(&ends) > rules.behind_lag_min && fresher(copy, &readable, &ends));
+        let behind = observed.is_some_and(|copy| {
+            copy.lag_to(&ends) > rules.behind_lag_min && fresher(copy, &readable.seen, &ends)
+        });
         if replica.state == ReplicaState::Ready && ready > 1 && (down(&replica.node, known) || behind) {
             reasons.push(format!("{shard} replica on {} leaves the routes", replica.node));
             replica.state = ReplicaState::Behind;
@@ -311,7 +347,7 @@ fn ends(table: &Table, shard: &Shard, known: &Knowledge<'_>) -> Ends {
             .replicas
             .get(&table.id)?
             .get(&shard.id)
-            .filter(|seen| seen.serving)
+            .filter(|seen| seen.serving && of_this_life(shard, &replica.node, seen))
     };
     observed::ends(shard.replicas.iter().filter_map(said))
 }

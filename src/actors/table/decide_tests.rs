@@ -14,6 +14,7 @@ const RULES: Rules = Rules {
     preferred_after_ms: 1_000,
     down_after_ms: 60_000,
     initiator_grace_ms: 5_000,
+    left_out: None,
 };
 
 fn id(name: &str) -> NodeId {
@@ -84,7 +85,7 @@ struct World {
 fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
     let heartbeat = |node: &str, lag: Option<i64>| {
         let next_offset = lag.map_or(0, |lag| END - lag);
-        let progress = PartitionProgress { next_offset, end_offset: END, stall: None };
+        let progress = PartitionProgress { next_offset, end_offset: END, ..PartitionProgress::default() };
         let seen = ReplicaObservation {
             serving: lag.is_some(),
             partitions: [(PartitionId(0), progress)].into(),
@@ -228,7 +229,7 @@ fn says(world: &mut World, node: &str, partitions: &[(i64, i64)]) {
     let progress = |(next_offset, end_offset): &(i64, i64)| PartitionProgress {
         next_offset: *next_offset,
         end_offset: *end_offset,
-        stall: None,
+        ..PartitionProgress::default()
     };
     table.get_mut(&ShardId(0)).unwrap().partitions =
         (0..).map(PartitionId).zip(partitions.iter().map(progress)).collect();
@@ -255,6 +256,44 @@ fn what_others_lack_is_what_they_said_themselves() {
     says(&mut old, "n2", &[(1_000, 1_000)]);
     says(&mut old, "n1", &[(1_000, 1_500)]);
     assert_eq!(step(&table, &[&new], &old, 0), None);
+}
+
+#[test]
+fn what_others_insert_may_be_there_before_they_can_tell() {
+    let table = table(TableState::Active, 3, 1);
+    let new = shard(&[("n1", Creating), ("n2", Ready)], Some("n2"));
+    let mut late = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    says(&mut late, "n1", &[(0, 750)]);
+    says(&mut late, "n2", &[(10, 750)]);
+    assert_eq!(written(step(&table, &[&new], &late, 0)).0.replicas[0].state, Ready, "both lack nearly all");
+    let seen = late.heartbeats.get_mut(&id("n2")).unwrap().replicas.get_mut(&table.id).unwrap();
+    let partitions = &mut seen.get_mut(&ShardId(0)).unwrap().partitions;
+    partitions.get_mut(&PartitionId(0)).unwrap().reach_offset = 750;
+    assert_eq!(step(&table, &[&new], &late, 0), None, "the other may hold all of it by now");
+}
+
+#[test]
+fn a_readable_copy_of_which_nothing_is_known_may_hold_everything() {
+    let table = table(TableState::Active, 3, 1);
+    let new = shard(&[("n1", Creating), ("n2", Ready), ("n3", Ready)], Some("n2"));
+    let all_lag = world(&[("n1", true, Some(500)), ("n2", true, Some(500)), ("n3", true, Some(500))]);
+    assert_eq!(written(step(&table, &[&new], &all_lag, 0)).0.replicas[0].state, Ready);
+    let silent = world(&[("n1", true, Some(500)), ("n2", true, Some(500)), ("n3", true, None)]);
+    assert_eq!(step(&table, &[&new], &silent, 0), None);
+    let caught_up = world(&[("n1", true, Some(5)), ("n2", true, Some(500)), ("n3", true, None)]);
+    assert_eq!(written(step(&table, &[&new], &caught_up, 0)).0.replicas[0].state, Ready);
+}
+
+#[test]
+fn what_was_seen_of_an_earlier_copy_on_the_same_node_is_not_of_this_one() {
+    let table = table(TableState::Active, 3, 1);
+    let mut new = shard(&[("n1", Creating), ("n2", Ready)], Some("n2"));
+    new.replicas[0].since = Epoch(7);
+    let mut well = world(&[("n1", true, Some(0)), ("n2", true, Some(0))]);
+    assert_eq!(step(&table, &[&new], &well, 0), None, "the report is of a copy that was removed");
+    let seen = well.heartbeats.get_mut(&id("n1")).unwrap().replicas.get_mut(&table.id).unwrap();
+    seen.get_mut(&ShardId(0)).unwrap().since = Epoch(7);
+    assert_eq!(written(step(&table, &[&new], &well, 0)).0.replicas[0].state, Ready);
 }
 
 #[test]

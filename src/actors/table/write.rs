@@ -9,7 +9,7 @@ use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::R
 use crate::error::Coded as _;
 use crate::model::ids::{NodeId, ShardId};
 use crate::model::names;
-use crate::model::operation::{Kind, Operation};
+use crate::model::operation::{Kind, Operation, cause};
 use crate::model::range::PartitionRange;
 use crate::model::table::{Shard, TableState};
 use actix::prelude::*;
@@ -60,8 +60,7 @@ async fn add(
     shards: Vec<ShardId>,
 ) -> Result<Revision, String> {
     let found = targets(placement, basis, shards).await?;
-    let added =
-        found.into_iter().map(|(shard, to)| (Kind::Add { shard, to }, "a replica is wanted".to_owned()));
+    let added = found.into_iter().map(|(shard, to)| (Kind::Add { shard, to }, cause::WANTED.to_owned()));
     begin(lead, basis, added.collect()).await
 }
 
@@ -75,7 +74,7 @@ async fn rebuild(
     let found = targets(placement, basis, lost.iter().map(|(shard, _)| *shard).collect()).await?;
     let moves = lost.into_iter().filter_map(|(shard, from)| {
         let to = found.get(&shard)?.clone();
-        let reason = format!("node {from} has been down for too long");
+        let reason = format!("{} {from}", cause::LOST);
         Some((Kind::Move { shard, from, to }, reason))
     });
     begin(lead, basis, moves.collect()).await

@@ -181,9 +181,8 @@ impl ClickHouse for FaultyClickHouse {
         self.carry(call, work).await
     }
 
-    /// Housekeeping that nothing waits for or depends on: it draws no weather.
     async fn sweep_parts(&self) -> Result<(), Error> {
-        self.server.sweep_parts().await
+        self.change("sweep_parts", self.server.sweep_parts()).await
     }
 
     async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {

@@ -111,6 +111,12 @@ impl SimClickHouse {
         world.up = up;
     }
 
+    /// Broken on purpose: a gate that was closed or replaced still lets inserts in. Shows that the simulator would
+    /// notice if inserts were not fenced.
+    pub fn leave_gates_open(&self) {
+        self.world().gates_stay_open = true;
+    }
+
     /// The disk: writes are refused when nothing is free.
     pub fn set_disk(&self, total_bytes: u64, free_bytes: u64) {
         let mut world = self.world();

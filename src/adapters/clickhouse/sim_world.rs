@@ -57,6 +57,8 @@ pub(super) struct World {
     pub clusters: BTreeMap<String, Vec<ClusterReplica>>,
     pub faults: VecDeque<InsertFault>,
     pub bad: Option<Judge>,
+    /// Broken on purpose: see [`SimClickHouse::leave_gates_open`](super::SimClickHouse::leave_gates_open).
+    pub gates_stay_open: bool,
     /// Gates made so far: no number comes again.
     gates: u64,
     routes: SimRoutes,
@@ -87,6 +89,7 @@ impl World {
             clusters: BTreeMap::new(),
             faults: VecDeque::new(),
             bad: None,
+            gates_stay_open: false,
             gates: 0,
             routes,
         }
@@ -119,7 +122,8 @@ impl World {
         self.check_up()?;
         let missing = || Error::Missing(format!("{}.{}", insert.database, gate(insert.gate)));
         let replica = self.replicas.get_mut(&insert.database).ok_or_else(missing)?;
-        if !replica.open || replica.gate != insert.gate {
+        let shut = !replica.open || replica.gate != insert.gate;
+        if shut && !self.gates_stay_open {
             return Err(missing());
         }
         replica.inside += 1;

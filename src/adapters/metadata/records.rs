@@ -417,6 +417,7 @@ fn shard_to_wire(shard: &Shard) -> wire::ShardRecord {
         state: replica_state_to(replica.state),
         copy_from: replica.copy_from.as_ref().map(NodeId::to_string).unwrap_or_default(),
         left_at: replica.left_at.map_or(0, |epoch| epoch.0),
+        since: replica.since.0,
     };
     wire::ShardRecord {
         table: shard.table.to_string(),
@@ -437,7 +438,8 @@ fn shard_from_wire(wire: wire::ShardRecord) -> Result<Shard, Problem> {
         let node = id("replicas.node", &replica.node)?;
         let state = replica_state_from("replicas.state", replica.state)?;
         let copy_from = optional("replicas.copy_from", &replica.copy_from)?;
-        Ok(Replica { node, state, copy_from, left_at: epoch(replica.left_at) })
+        let since = Epoch(replica.since);
+        Ok(Replica { node, state, copy_from, left_at: epoch(replica.left_at), since })
     };
     // Records of versions that could not split say nothing: they serve.
     let state = match wire.state {

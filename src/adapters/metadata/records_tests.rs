@@ -151,9 +151,12 @@ fn operation() -> impl Strategy<Value = Operation> {
 fn shard() -> impl Strategy<Value = Shard> {
     let states =
         vec![ReplicaState::Creating, ReplicaState::Ready, ReplicaState::Behind, ReplicaState::Leaving];
-    let replica = (node_id(), prop::sample::select(states), prop::option::of(node_id()), epoch());
     let replica =
-        replica.prop_map(|(node, state, copy_from, left_at)| Replica { node, state, copy_from, left_at });
+        (node_id(), prop::sample::select(states), prop::option::of(node_id()), epoch(), any::<u64>());
+    let replica = replica.prop_map(|(node, state, copy_from, left_at, since)| {
+        let since = Epoch(since);
+        Replica { node, state, copy_from, left_at, since }
+    });
     let replicas = prop::collection::vec(replica, 0..4);
     let states = vec![ShardState::Preparing, ShardState::Serving, ShardState::Retired];
     let life = (prop::sample::select(states), prop::collection::vec(any::<u32>(), 0..3), epoch());

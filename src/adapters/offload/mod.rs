@@ -1,10 +1,13 @@
 //! Long computations: beside the actors' thread in a daemon, on it in the simulator.
 //!
+//! [`spread`] is for programs that have nothing else to do: it works on many numbers on all cores and waits.
+//!
 //! An actor that computes for seconds answers nobody meanwhile. Who computes must be pure and bounded by work: nothing
 //! here can stop it, a caller that has waited for long enough lets go of the answer.
 
 use async_trait::async_trait;
 use futures::FutureExt;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
@@ -82,6 +85,40 @@ impl Offload for Inline {
     }
 }
 
+/// Works on each of these numbers, on all cores, and tells each outcome here as it comes, until it has heard
+/// `Break`; what has begun by then is still told. So the smallest number of some outcome is the same however many
+/// cores there are.
+pub fn spread<T: Send>(
+    numbers: impl Iterator<Item = u64> + Send,
+    work: impl Fn(u64) -> T + Sync,
+    mut told: impl FnMut(u64, T) -> ControlFlow<()>,
+) {
+    let numbers = Mutex::new(Some(numbers));
+    let next = || {
+        let mut numbers = numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        numbers.as_mut().and_then(Iterator::next)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (outcomes, received) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (outcomes, next, work) = (outcomes.clone(), &next, &work);
+            scope.spawn(move || {
+                while let Some(number) = next() {
+                    // Who listens does so until all threads have ended.
+                    let _ = outcomes.send((number, work(number)));
+                }
+            });
+        }
+        drop(outcomes);
+        for (number, outcome) in received {
+            if told(number, outcome).is_break() {
+                numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            }
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +128,36 @@ mod tests {
         assert_eq!(answer(offload, || 6 * 7).await, Ok(42));
         assert_eq!(answer(offload, || -> u8 { panic!("on purpose") }).await, Err(Panicked));
         assert_eq!(answer(offload, || "and on").await, Ok("and on"), "a panic spoils nothing");
+    }
+
+    #[test]
+    fn numbers_are_worked_on_in_order_until_it_is_enough() {
+        let mut all = Vec::new();
+        spread(
+            1..=20,
+            |number| number * 2,
+            |number, twice| {
+                all.push((number, twice));
+                ControlFlow::Continue(())
+            },
+        );
+        all.sort_unstable();
+        assert_eq!(all, (1..=20).map(|number| (number, number * 2)).collect::<Vec<_>>());
+        let mut some = Vec::new();
+        spread(
+            1..,
+            |number| number,
+            |number, _| {
+                some.push(number);
+                if number >= 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        );
+        some.sort_unstable();
+        assert_eq!(
+            some,
+            (1..=some.len() as u64).collect::<Vec<_>>(),
+            "nothing before an outcome is left out"
+        );
     }
 
     #[tokio::test]

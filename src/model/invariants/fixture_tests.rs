@@ -2,11 +2,12 @@
 
 use super::Violation;
 use crate::model::node::{ClickHouseEndpoint, Secret};
+use crate::model::operation::{Kind, Operation, State};
 use crate::model::table::{BatchLimits, MessageFormat, ReplicationMode, Schema, Source, TopicLayout};
 use crate::model::view::{ClusterView, Leader, Live, Versioned};
 use crate::model::{
-    Epoch, Node, NodeId, NodeState, PartitionRange, Replica, ReplicaState, Shard, ShardId, Table, TableId,
-    TableName, TableState, Term,
+    Epoch, Node, NodeId, NodeState, OperationId, PartitionRange, Replica, ReplicaState, Shard, ShardId,
+    Table, TableId, TableName, TableState, Term,
 };
 use std::collections::BTreeMap;
 
@@ -136,6 +137,20 @@ impl Cluster {
 
     pub(super) fn edit(&mut self, id: u32, change: impl FnOnce(&mut Shard)) {
         change(&mut self.0.shards.get_mut(&TABLE).unwrap().get_mut(&ShardId(id)).unwrap().record);
+    }
+
+    pub(super) fn operate(&mut self, id: u64, kind: Kind, state: State, reason: &str) {
+        let record = Operation {
+            id: OperationId(id),
+            table: TABLE,
+            kind,
+            state,
+            reason: reason.into(),
+            outcome: String::new(),
+            started_unix_ms: 0,
+            ended_unix_ms: 0,
+        };
+        self.0.operations.insert(OperationId(id), Versioned { record, revision: 1 });
     }
 
     pub(super) fn forget(&mut self, id: u32) {

@@ -9,6 +9,7 @@
 pub mod fenced;
 pub mod keep_copies;
 pub mod one_epoch;
+pub mod settles;
 pub mod valid;
 
 #[cfg(test)]
@@ -88,6 +89,6 @@ pub fn check(before: &ClusterView, after: &ClusterView) -> Vec<Violation> {
     if !before.complete || !after.complete || after.revision < before.revision {
         return Vec::new();
     }
-    let predicates = [fenced::check, keep_copies::check, one_epoch::check, valid::check];
+    let predicates = [fenced::check, keep_copies::check, one_epoch::check, settles::check, valid::check];
     predicates.iter().flat_map(|predicate| predicate(before, after)).collect()
 }

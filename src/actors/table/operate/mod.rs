@@ -10,7 +10,7 @@ mod reshape;
 #[cfg(test)]
 mod tests;
 
-use super::decide::{self, Knowledge, Rules};
+use super::decide::{self, Knowledge, LeftOut, Rules};
 use crate::model::ids::{Epoch, NodeId, ShardId};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::table::{ReplicaState, Shard, Table};
@@ -131,6 +131,9 @@ impl<'a> Scene<'a> {
 
     /// `None` once nobody can be reading what left the routes with `epoch`.
     fn readers_left(&self, what: &str, epoch: Epoch) -> Option<Progress> {
+        if self.rules.left_out == Some(LeftOut::Acknowledgements) {
+            return None;
+        }
         let nodes = self.unsettled(epoch);
         let names: Vec<&str> = nodes.iter().map(|node| node.as_str()).take(5).collect();
         (!nodes.is_empty()).then(|| {

@@ -1,7 +1,7 @@
 //! Moving copies and leaderships: add first, publish, only then remove.
 
 use super::{Progress, Scene, not_there, step};
-use crate::actors::table::decide;
+use crate::actors::table::decide::{self, LeftOut};
 use crate::model::ids::{NodeId, ShardId};
 use crate::model::operation::State;
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
@@ -39,6 +39,7 @@ pub(super) fn move_replica(
             None => cancelled(&format!("node {to} has been down for too long")),
             Some(_) => leave(scene, shard, to),
         },
+        (Some(_), None) if removes_first(scene) => leave(scene, shard, from),
         (Some(_), None) => bring(scene, shard, to),
         (Some(_), Some(target)) if target.state == ReplicaState::Leaving => leave(scene, shard, to),
         (Some(_), Some(target)) if target.state == ReplicaState::Ready && !scene.down(to) => {
@@ -92,6 +93,11 @@ pub(super) fn lead(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) ->
     }
 }
 
+/// See [`LeftOut::AddFirst`].
+fn removes_first(scene: &Scene<'_>) -> bool {
+    scene.rules.left_out == Some(LeftOut::AddFirst)
+}
+
 /// Whether a node has been down for so long that its copies are rebuilt elsewhere.
 fn abandoned(scene: &Scene<'_>, node: &NodeId) -> bool {
     !scene.known.registered.contains(node) || scene.known.down_for(node, scene.rules.down_after_ms)
@@ -141,8 +147,8 @@ fn bring(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
         Some(from) => format!("{} is copied from {from} to {to}", shard.id),
         None => format!("{} is made on {to}", shard.id),
     };
-    next.replicas.push(Replica { copy_from, ..Replica::creating(to.clone()) });
     next.epoch = shard.epoch.next();
+    next.replicas.push(Replica { copy_from, since: next.epoch, ..Replica::creating(to.clone()) });
     step(vec![next], false, reason)
 }
 
@@ -183,7 +189,11 @@ fn leave(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Progress {
         (ReplicaState::Ready | ReplicaState::Behind, _) => {
             let others = scene.ready_live(shard).filter(|other| *other != node).count();
             let counts = replica.state == ReplicaState::Ready && !scene.down(node);
-            let enough = if counts { scene.table.replicas as usize } else { 1 };
+            let enough = match counts {
+                _ if removes_first(scene) => 0,
+                true => scene.table.replicas as usize,
+                false => 1,
+            };
             if others < enough {
                 return Progress::Waiting(format!(
                     "{enough} complete live copies of {} besides the one on {node}; there are {others}",

@@ -61,6 +61,7 @@ fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malf
         let progress = PartitionProgress {
             next_offset: report.next_offset,
             end_offset: report.end_offset,
+            reach_offset: report.reach_offset,
             stall: report.stall.as_ref().map(stall_from_wire).transpose()?,
         };
         if partitions.insert(PartitionId(report.partition), progress).is_some() {
@@ -69,6 +70,7 @@ fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malf
         }
     }
     Ok(ReplicaObservation {
+        since: Epoch(w.since),
         serving: w.serving,
         bytes: w.bytes,
         rows: w.rows,
@@ -113,11 +115,13 @@ fn replica_to_wire(table: TableId, shard: ShardId, m: ReplicaObservation) -> wir
         partition: partition.0,
         next_offset: progress.next_offset,
         end_offset: progress.end_offset,
+        reach_offset: progress.reach_offset,
         stall: progress.stall.map(stall_to_wire),
     };
     wire::ReplicaReport {
         table_id: table.to_string(),
         shard: shard.0,
+        since: m.since.0,
         serving: m.serving,
         bytes: m.bytes,
         rows: m.rows,
