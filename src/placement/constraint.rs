@@ -55,7 +55,7 @@ pub fn fits(problem: &Problem, shard: usize, placed: &[u32], slot: usize, node: 
 #[inline]
 pub fn spreads(problem: &Problem, shard: usize, placed: &[u32], slot: usize, node: u32) -> bool {
     let spec = &problem.nodes[node as usize];
-    let (mut zone, mut rack) = (problem.zone_cap[shard], problem.rack_cap[shard]);
+    let (mut zone, mut rack) = (problem.zone_cap[shard], problem.rack_cap(shard, spec.zone));
     for (index, &other) in placed.iter().enumerate() {
         if index == slot || other == NONE {
             continue;

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod policy;
 pub mod problem;
 pub mod proposal;
+mod rooms;
 pub mod sequence;
 pub mod snapshot;
 pub mod solution;

@@ -5,6 +5,7 @@
 //! here, once, so that engines need no case distinctions. It holds no solution and decides nothing.
 
 use super::policy::{Policy, Share};
+use super::rooms::Rooms;
 use super::snapshot::Load;
 
 /// "No node": an ordinal that is never valid.
@@ -74,6 +75,8 @@ pub enum Compromise {
     TooFewZones,
     /// Racks as well.
     TooFewRacks,
+    /// It is pinned to more nodes of one zone or rack than would be allowed.
+    PinnedTogether,
     /// No node may hold it: it stays where it is.
     NoNode,
 }
@@ -99,8 +102,10 @@ pub struct Problem {
     pub frozen: Vec<bool>,
     /// Replicas of one zone that a shard may have.
     pub zone_cap: Vec<u8>,
-    /// Replicas of one rack that a shard may have.
-    pub rack_cap: Vec<u8>,
+    /// By shard: which of `rack_caps` holds for it.
+    rack_class: Vec<u32>,
+    /// Replicas of one rack that a shard may have, by zone; 1 in zones beyond the list's end.
+    rack_caps: Vec<Vec<u8>>,
     /// Nodes whose loads are measured: those that take new replicas.
     pub balanced: Vec<u32>,
     /// Fair shares by node.
@@ -136,7 +141,8 @@ impl Problem {
             tables: 0,
             frozen: Vec::new(),
             zone_cap: Vec::new(),
-            rack_cap: Vec::new(),
+            rack_class: Vec::new(),
+            rack_caps: vec![Vec::new()],
             balanced: (0..nodes.len() as u32).filter(|&n| nodes[n as usize].takes).collect(),
             fair: vec![Fair::default(); nodes.len()],
             total_bytes: 0.0,
@@ -172,8 +178,9 @@ impl Problem {
         let notes = [
             (nowhere && !spec.frozen, Compromise::NoNode),
             (!frozen && slots < spec.replicas, Compromise::TooFewNodes),
-            (!frozen && room.zone_cap > 1, Compromise::TooFewZones),
-            (!frozen && room.rack_cap > 1, Compromise::TooFewRacks),
+            (!frozen && room.zone_cap > 1 && !room.pinned, Compromise::TooFewZones),
+            (!frozen && !room.racks.is_empty() && !room.pinned, Compromise::TooFewRacks),
+            (!frozen && room.pinned, Compromise::PinnedTogether),
         ];
         self.compromises.extend(notes.iter().filter(|(yes, _)| *yes).map(|(_, why)| (shard, *why)));
         self.bytes.push(spec.load.bytes);
@@ -183,7 +190,12 @@ impl Problem {
         self.tables = self.tables.max(spec.table as usize + 1);
         self.frozen.push(frozen);
         self.zone_cap.push(room.zone_cap);
-        self.rack_cap.push(room.rack_cap);
+        let known = self.rack_caps.iter().position(|caps| *caps == room.racks);
+        let class = known.unwrap_or(self.rack_caps.len());
+        if known.is_none() {
+            self.rack_caps.push(room.racks);
+        }
+        self.rack_class.push(class as u32);
         self.asked.push(spec.replicas);
         self.slots.push(self.slots[shard as usize] + slots);
         self.end_present(&spec.present);
@@ -349,6 +361,11 @@ impl Problem {
         there && !self.is_excluded(shard, node)
     }
 
+    /// Replicas of one rack that a shard may have in a zone.
+    pub fn rack_cap(&self, shard: usize, zone: u32) -> u8 {
+        self.rack_caps[self.rack_class[shard] as usize].get(zone as usize).copied().unwrap_or(1)
+    }
+
     /// Whether a node must not hold a shard.
     pub fn is_excluded(&self, shard: usize, node: u32) -> bool {
         !self.excluded.is_empty() && self.excluded.binary_search(&(shard as u32, node)).is_ok()
@@ -374,67 +391,6 @@ impl Problem {
     }
 }
 
-/// How many nodes there are to go to, and how far they spread.
-#[derive(Debug, Clone, Copy)]
-struct Room {
-    nodes: u32,
-    zone_cap: u8,
-    rack_cap: u8,
-}
-
-/// Works out [`Room`]s; those without exceptions depend on the replica count alone and are remembered.
-struct Rooms {
-    zones: Vec<u32>,
-    racks: Vec<u32>,
-    nodes: u32,
-    plain: Vec<Option<Room>>,
-}
-
-impl Rooms {
-    fn new(nodes: &[NodeSpec]) -> Self {
-        let count = |of: &dyn Fn(&NodeSpec) -> u32| {
-            let mut sizes = vec![0; nodes.iter().map(|n| of(n) as usize + 1).max().unwrap_or(0)];
-            nodes.iter().filter(|n| n.takes).for_each(|n| sizes[of(n) as usize] += 1);
-            sizes
-        };
-        let takers = nodes.iter().filter(|n| n.takes).count() as u32;
-        Self { zones: count(&|n| n.zone), racks: count(&|n| n.rack), nodes: takers, plain: Vec::new() }
-    }
-
-    fn of(&mut self, nodes: &[NodeSpec], spec: &ShardSpec) -> Room {
-        let keeps = |&&n: &&u32| !nodes[n as usize].takes && nodes[n as usize].holds;
-        if spec.excluded.is_empty() && !spec.present.iter().any(|n| keeps(&n)) {
-            let wanted = spec.replicas as usize;
-            if self.plain.len() <= wanted {
-                self.plain.resize(wanted + 1, None);
-            }
-            let room = Self::room(&self.zones, &self.racks, self.nodes, spec.replicas);
-            return *self.plain[wanted].get_or_insert(room);
-        }
-        let (mut zones, mut racks, mut count) = (self.zones.clone(), self.racks.clone(), self.nodes);
-        for &n in spec.present.iter().filter(keeps).filter(|n| !spec.excluded.contains(n)) {
-            zones[nodes[n as usize].zone as usize] += 1;
-            racks[nodes[n as usize].rack as usize] += 1;
-            count += 1;
-        }
-        for &n in spec.excluded.iter().filter(|&&n| nodes[n as usize].takes) {
-            zones[nodes[n as usize].zone as usize] -= 1;
-            racks[nodes[n as usize].rack as usize] -= 1;
-            count -= 1;
-        }
-        Self::room(&zones, &racks, count, spec.replicas)
-    }
-
-    fn room(zones: &[u32], racks: &[u32], nodes: u32, wanted: u32) -> Room {
-        let wanted = wanted.min(nodes);
-        let cap = |sizes: &[u32]| {
-            let holds = |cap: u32| sizes.iter().map(|&size| size.min(cap)).sum::<u32>() >= wanted;
-            (1..=wanted.max(1)).find(|&cap| holds(cap)).unwrap_or(1).min(255) as u8
-        };
-        Room { nodes, zone_cap: cap(zones), rack_cap: cap(racks) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -456,6 +412,18 @@ mod tests {
         assert_eq!(problem.slots(4).len(), 5);
         assert!(problem.compromises.contains(&(4, Compromise::TooFewNodes)));
         assert!(!problem.compromises.iter().any(|&(s, _)| s == 1));
+    }
+
+    #[test]
+    fn racks_are_shared_only_where_their_zone_has_to_take_more() {
+        // Zone 0 is one rack of three nodes, zone 1 has three racks of one.
+        let at = |zone: u32, rack: u32| NodeSpec { rack, ..node(zone, 1) };
+        let nodes = vec![at(0, 0), at(0, 0), at(0, 0), at(1, 1), at(1, 2), at(1, 3)];
+        let problem = Problem::new(nodes, [2, 3, 4, 5].map(|r| shard(r, &[])), &Policy::default());
+        assert_eq!(problem.zone_cap, [1, 2, 2, 3]);
+        let caps: Vec<_> = (0..4).map(|s| [problem.rack_cap(s, 0), problem.rack_cap(s, 1)]).collect();
+        assert_eq!(caps, [[1, 1], [1, 1], [2, 1], [2, 1]]);
+        assert_eq!(problem.compromises.iter().filter(|(_, why)| *why == Compromise::TooFewRacks).count(), 2);
     }
 
     #[test]

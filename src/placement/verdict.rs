@@ -232,6 +232,7 @@ fn compromises(problem: &Problem, ids: &Ids, decision: &Decision) -> Vec<String>
             Compromise::TooFewNodes => "fewer nodes may hold it than it wants replicas",
             Compromise::TooFewZones => "fewer zones than replicas: some share a zone",
             Compromise::TooFewRacks => "fewer racks than replicas: some share a rack",
+            Compromise::PinnedTogether => "pinned to nodes of one zone or rack: they share it",
             Compromise::NoNode => "no node may hold it: it stays where it is",
         };
         lines.push(format!("{}: {text}", shard(s)));

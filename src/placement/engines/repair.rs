@@ -154,9 +154,8 @@ impl<'a> Bench<'a> {
                 continue;
             }
             let yields = |&slot: &usize| {
-                placed[slot] == NONE
-                    || (!self.problem.is_pinned(shard, placed[slot])
-                        && spreads(self.problem, shard, placed, slot, pin))
+                (placed[slot] == NONE || !self.problem.is_pinned(shard, placed[slot]))
+                    && spreads(self.problem, shard, placed, slot, pin)
             };
             if let Some(slot) = (0..placed.len()).rev().find(yields) {
                 self.take(shard, placed[slot], slot == 0);

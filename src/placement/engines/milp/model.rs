@@ -188,7 +188,7 @@ impl<'a> Program<'a> {
             };
             let possible = problem.may_hold(shard, node)
                 && !clash(zone_of, problem.zone_cap[shard])
-                && !clash(rack_of, problem.rack_cap[shard]);
+                && !clash(rack_of, problem.rack_cap(shard, zone_of(problem, node)));
             if !possible {
                 continue;
             }
@@ -197,7 +197,8 @@ impl<'a> Program<'a> {
             replicas.push((node, x, at));
             count += x;
             *zones.entry(zone_of(problem, node)).or_insert_with(Expression::default) += x;
-            *racks.entry(rack_of(problem, node)).or_insert_with(Expression::default) += x;
+            let rack = (zone_of(problem, node), rack_of(problem, node));
+            *racks.entry(rack).or_insert_with(Expression::default) += x;
             if leads {
                 let old = problem.leader(shard);
                 let cost = if old == node || old == NONE { 0.0 } else { change };
@@ -211,8 +212,11 @@ impl<'a> Program<'a> {
         if leads {
             self.constraints.push(constraint!(leader == 1.0));
         }
-        self.spread(shard, &stays, zones, zone_of, problem.zone_cap[shard]);
-        self.spread(shard, &stays, racks, rack_of, problem.rack_cap[shard]);
+        let cap = problem.zone_cap[shard];
+        self.spread(shard, &stays, zones.into_iter().map(|(zone, held)| (zone, held, cap)), zone_of);
+        let racks = racks.into_iter();
+        let racks = racks.map(|((zone, rack), held)| (rack, held, problem.rack_cap(shard, zone)));
+        self.spread(shard, &stays, racks, rack_of);
         self.replicas.insert(shard as u32, replicas);
         self.leaders.insert(shard as u32, leaders);
     }
@@ -221,12 +225,11 @@ impl<'a> Program<'a> {
         &mut self,
         shard: usize,
         stays: &[u32],
-        groups: BTreeMap<u32, Expression>,
+        groups: impl Iterator<Item = (u32, Expression, u8)>,
         of: fn(&Problem, u32) -> u32,
-        cap: u8,
     ) {
         let (problem, slots) = (self.part.problem, self.part.problem.slots(shard).len());
-        for (group, held) in groups {
+        for (group, held, cap) in groups {
             let there = stays.iter().filter(|&&node| node != NONE && of(problem, node) == group).count();
             let left = f64::from(cap) - there as f64;
             if left < slots as f64 {
