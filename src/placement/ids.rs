@@ -53,6 +53,7 @@ impl Ids {
             let present = ordinals(&mut view.replicas.iter().map(|replica| &replica.node));
             let making = view.replicas.iter().filter(|replica| !replica.complete);
             let mut unsound = ordinals(&mut making.map(|replica| &replica.node));
+            let making = unsound.iter().copied().filter(|&node| !down[node as usize]).collect();
             unsound.extend(present.iter().filter(|&&node| down[node as usize]));
             unsound.sort_unstable();
             unsound.dedup();
@@ -63,6 +64,7 @@ impl Ids {
                 replicas: view.replicas_wanted,
                 present,
                 unsound,
+                making,
                 leaving: ordinals(&mut leaving.map(|replica| &replica.node)),
                 frozen: view.frozen,
                 pinned: ordinals(&mut view.pinned.iter()),

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod policy;
 pub mod problem;
 pub mod proposal;
+pub mod replay;
 mod rooms;
 pub mod sequence;
 pub mod snapshot;
@@ -28,7 +29,7 @@ pub mod verdict;
 
 pub use place_new::{NewPlacement, NewShard, NewTable, place_new};
 pub use policy::Policy;
-pub use proposal::{ClusterAction, ClusterStep, Limits, Proposal, plan, resume, toward};
+pub use proposal::{ClusterAction, ClusterStep, HeldUp, Limits, Proposal, plan, resume, toward};
 pub use sequence::WaveLimits;
 pub use snapshot::{Load, NodeView, ReplicaView, ShardView, Snapshot};
 pub use verdict::{Decision, Move, Verdict, decide, settle};

@@ -1,10 +1,9 @@
-//! A plan: the steps from what is there to a placement, as data, and the checker that replays it.
+//! A plan: the steps from what is there to a placement, as data.
 //!
-//! A plan is printed, saved, compared and applied elsewhere; [`sequence`](super::sequence) makes it.
+//! A plan is printed, saved, compared and applied elsewhere; [`sequence`](super::sequence) makes it, and
+//! [`replay`](super::replay) checks it.
 
-use super::problem::{NONE, Problem};
-use super::solution::Solution;
-use petgraph::algo::is_cyclic_directed;
+use super::problem::Problem;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -46,6 +45,9 @@ pub struct Step {
     /// For a copy: the node whose copy goes once this one is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaces: Option<u32>,
+    /// For a copy: the node that it is read from; none if there is no complete copy on a live node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<u32>,
     /// Bytes copied.
     pub bytes: u64,
     /// Steps of one wave may run at the same time.
@@ -65,43 +67,33 @@ pub struct Plan {
     pub seconds: f64,
     /// Most bytes that each node holds at any moment.
     pub peak_bytes: Vec<u64>,
-    /// Shards that do not get all the way, sorted: no order of steps keeps disks below the watermark, or a
-    /// copy is still needed since too few others are complete.
-    pub left: Vec<u32>,
+    /// Shards that do not get all the way, sorted, and why.
+    pub left: Vec<Left>,
 }
 
-/// How a plan breaks its promise.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
-    /// A step waits for itself or for a later one.
-    #[error("step {step} waits for one that does not come before it")]
-    Order {
-        /// The step.
-        step: usize,
+/// A shard that a plan does not bring all the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Left {
+    /// The shard.
+    pub shard: u32,
+    /// What holds it up when the plan has ended.
+    #[serde(flatten)]
+    pub why: Stuck,
+}
+
+/// What holds a shard up when a plan has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum Stuck {
+    /// Its copy does not fit on a node below the watermark, and no order of steps was found that makes room.
+    NoRoom {
+        /// The node.
+        node: u32,
     },
-    /// A copy is made where there is one, or dropped where there is none.
-    #[error("step {step} adds what is there or removes what is not")]
-    Absent {
-        /// The step.
-        step: usize,
-    },
-    /// A copy does not fit below the watermark.
-    #[error("step {step} fills a node above the watermark")]
-    Full {
-        /// The step.
-        step: usize,
-    },
-    /// A shard has fewer complete copies than before, or loses its leader's.
-    #[error("step {step} drops a copy that is needed")]
+    /// A copy that is to go is still needed: too few others are complete.
     Needed {
-        /// The step.
-        step: usize,
-    },
-    /// The plan does not lead to the placement.
-    #[error("shard {shard} does not end where it should")]
-    End {
-        /// The shard.
-        shard: usize,
+        /// The copy's node.
+        node: u32,
     },
 }
 
@@ -117,76 +109,10 @@ impl Plan {
         }
         graph
     }
-
-    /// Replays the plan step by step; the first broken promise, if any.
-    pub fn check(&self, problem: &Problem, target: &Solution) -> Result<(), Flaw> {
-        if is_cyclic_directed(&self.graph()) {
-            return Err(Flaw::Order { step: 0 });
-        }
-        let mut world = World::new(problem);
-        for (at, step) in self.steps.iter().enumerate() {
-            if step.after.iter().any(|&before| before as usize >= at) {
-                return Err(Flaw::Order { step: at });
-            }
-            replay(problem, &mut world, at, step)?;
-        }
-        for shard in 0..problem.shards() {
-            let mut wanted: Vec<u32> =
-                target.of(problem, shard).iter().copied().filter(|&node| node != NONE).collect();
-            let leader = wanted.first().copied();
-            let mut there = world.on[shard].clone();
-            wanted.sort_unstable();
-            there.sort_unstable();
-            let good = there == wanted && (world.leader[shard] == leader || wanted.is_empty());
-            if !good && self.left.binary_search(&(shard as u32)).is_err() {
-                return Err(Flaw::End { shard });
-            }
-        }
-        Ok(())
-    }
-}
-
-fn replay(problem: &Problem, world: &mut World, at: usize, step: &Step) -> Result<(), Flaw> {
-    let shard = step.shard as usize;
-    let bytes = problem.bytes[shard];
-    match step.action {
-        Action::Add { node } => {
-            if world.on[shard].contains(&node) {
-                return Err(Flaw::Absent { step: at });
-            }
-            world.used[node as usize] += bytes;
-            if bytes > 0 && world.used[node as usize] as f64 > problem.room_bytes(node) {
-                return Err(Flaw::Full { step: at });
-            }
-            world.on[shard].push(node);
-        }
-        Action::Await { node } => {
-            if !world.unsound.remove(&(step.shard, node)) {
-                return Err(Flaw::Absent { step: at });
-            }
-        }
-        Action::Lead { node } => {
-            if !world.on[shard].contains(&node) || world.unsound.contains(&(step.shard, node)) {
-                return Err(Flaw::Absent { step: at });
-            }
-            world.leader[shard] = Some(node);
-        }
-        Action::Remove { node } => {
-            let Some(place) = world.on[shard].iter().position(|&other| other == node) else {
-                return Err(Flaw::Absent { step: at });
-            };
-            if !world.may_drop(problem, shard, node) || world.leader[shard] == Some(node) {
-                return Err(Flaw::Needed { step: at });
-            }
-            world.on[shard].swap_remove(place);
-            world.unsound.remove(&(step.shard, node));
-            world.used[node as usize] -= bytes;
-        }
-    }
-    Ok(())
 }
 
 /// Copies, leaders and disks as a plan goes on.
+#[derive(Clone)]
 pub(super) struct World {
     /// Nodes with a copy, by shard.
     pub on: Vec<Vec<u32>>,
@@ -218,6 +144,12 @@ impl World {
             used,
             unsound,
         }
+    }
+
+    /// Whether one more copy of a shard leaves a node below the watermark.
+    pub fn fits(&self, problem: &Problem, shard: usize, node: u32) -> bool {
+        let bytes = problem.bytes[shard];
+        bytes == 0 || self.used[node as usize].saturating_add(bytes) as f64 <= problem.room_bytes(node)
     }
 
     /// Whether a shard has a complete copy on a live node.

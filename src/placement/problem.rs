@@ -41,6 +41,8 @@ pub struct ShardSpec {
     pub present: Vec<u32>,
     /// Those of `present` whose copy cannot be counted on: still being made, or on a node that is down.
     pub unsound: Vec<u32>,
+    /// Those of `unsound` that are being made now, on nodes that are up.
+    pub making: Vec<u32>,
     /// Those of `present` that a move under way is to drop.
     pub leaving: Vec<u32>,
     /// Stays as it is.
@@ -122,6 +124,8 @@ pub struct Problem {
     /// (shard, node), sorted.
     unsound: Vec<(u32, u32)>,
     /// (shard, node), sorted.
+    making: Vec<(u32, u32)>,
+    /// (shard, node), sorted.
     leaving: Vec<(u32, u32)>,
     /// (shard, node), sorted.
     pinned: Vec<(u32, u32)>,
@@ -152,6 +156,7 @@ impl Problem {
             present_at: vec![0],
             present: Vec::new(),
             unsound: Vec::new(),
+            making: Vec::new(),
             leaving: Vec::new(),
             pinned: Vec::new(),
             excluded: Vec::new(),
@@ -162,6 +167,7 @@ impl Problem {
             problem.add(spec, &mut rooms);
         }
         problem.unsound.sort_unstable();
+        problem.making.sort_unstable();
         problem.leaving.sort_unstable();
         problem.pinned.sort_unstable();
         problem.excluded.sort_unstable();
@@ -200,6 +206,7 @@ impl Problem {
         self.slots.push(self.slots[shard as usize] + slots);
         self.end_present(&spec.present);
         self.unsound.extend(spec.unsound.iter().map(|&node| (shard, node)));
+        self.making.extend(spec.making.iter().map(|&node| (shard, node)));
         self.leaving.extend(spec.leaving.iter().map(|&node| (shard, node)));
         self.pinned.extend(spec.pinned.iter().map(|&node| (shard, node)));
         self.excluded.extend(spec.excluded.iter().map(|&node| (shard, node)));
@@ -264,6 +271,7 @@ impl Problem {
         let mut next = self.clone();
         next.present.clear();
         next.unsound.clear();
+        next.making.clear();
         next.leaving.clear();
         next.present_at.truncate(1);
         for shard in 0..self.shards() {
@@ -336,6 +344,11 @@ impl Problem {
     /// Whether a present copy is complete, on a live node.
     pub fn is_sound(&self, shard: usize, node: u32) -> bool {
         self.unsound.is_empty() || self.unsound.binary_search(&(shard as u32, node)).is_err()
+    }
+
+    /// Copies that are being made: shard and node, sorted.
+    pub fn making(&self) -> &[(u32, u32)] {
+        &self.making
     }
 
     /// Whether a move under way is to drop a present copy.

@@ -23,7 +23,7 @@
 use super::engines::Hybrid;
 use super::engines::repair::{committed, standing};
 use super::ids::Ids;
-use super::plan::{Action, Plan};
+use super::plan::{Action, Left, Plan, Stuck};
 use super::policy::Policy;
 use super::problem::Problem;
 use super::sequence::{WaveLimits, sequence};
@@ -85,6 +85,15 @@ pub struct ClusterStep {
     pub after: Vec<u32>,
 }
 
+/// What holds a shard up when all steps are done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeldUp {
+    /// Its copy does not fit on this node below the watermark, and no order of steps was found that makes room.
+    NoRoom(NodeId),
+    /// The copy on this node is still needed: too few others are complete.
+    Needed(NodeId),
+}
+
 /// Where replicas should be, why, and the steps that lead there.
 #[derive(Debug, Clone)]
 pub struct Proposal {
@@ -98,8 +107,8 @@ pub struct Proposal {
     pub seconds: f64,
     /// Most bytes that each node holds at any moment.
     pub peak_bytes: BTreeMap<NodeId, u64>,
-    /// Shards that do not get all the way: no room for a step, or a copy that is still needed.
-    pub left: Vec<(TableId, ShardId)>,
+    /// Shards that do not get all the way, and what holds each up.
+    pub left: Vec<(TableId, ShardId, HeldUp)>,
 }
 
 impl Proposal {
@@ -152,12 +161,21 @@ pub fn toward(
 
 fn proposal(problem: &Problem, ids: &Ids, decision: &Decision, limits: &Limits) -> Proposal {
     let dense = sequence(problem, &decision.solution, &limits.waves);
+    let left = |left: &Left| {
+        let (table, shard) = ids.shards[left.shard as usize];
+        let name = |node: u32| ids.nodes[node as usize].clone();
+        let why = match left.why {
+            Stuck::NoRoom { node } => HeldUp::NoRoom(name(node)),
+            Stuck::Needed { node } => HeldUp::Needed(name(node)),
+        };
+        (table, shard, why)
+    };
     Proposal {
         steps: steps(ids, &dense),
         waves: dense.waves,
         seconds: dense.seconds,
         peak_bytes: ids.nodes.iter().cloned().zip(dense.peak_bytes).collect(),
-        left: dense.left.iter().map(|&shard| ids.shards[shard as usize]).collect(),
+        left: dense.left.iter().map(left).collect(),
         verdict: verdict(problem, ids, decision),
     }
 }

@@ -6,7 +6,7 @@
 //! broken by taking the smallest of them through a third node. What still cannot move stays, and is named.
 
 use super::constraint::spreads;
-use super::plan::{Action, Plan, Step, World};
+use super::plan::{Action, Left, Plan, Step, Stuck, World};
 use super::problem::{NONE, Problem};
 use super::solution::Solution;
 use petgraph::algo::tarjan_scc;
@@ -20,13 +20,27 @@ pub struct WaveLimits {
     pub copies_in_max: u32,
     /// Copies that one node may send at the same time.
     pub copies_out_max: u32,
+    /// Copies of one table at the same time.
+    pub copies_per_table_max: u32,
     /// Bytes a second of one node's copies, in or out.
     pub bytes_per_second: f64,
 }
 
 impl Default for WaveLimits {
     fn default() -> Self {
-        Self { copies_in_max: 2, copies_out_max: 2, bytes_per_second: 100e6 }
+        Self { copies_in_max: 2, copies_out_max: 2, copies_per_table_max: u32::MAX, bytes_per_second: 100e6 }
+    }
+}
+
+impl WaveLimits {
+    /// At least one copy of each kind: with none no plan would ever end.
+    pub fn usable(self) -> Self {
+        Self {
+            copies_in_max: self.copies_in_max.max(1),
+            copies_out_max: self.copies_out_max.max(1),
+            copies_per_table_max: self.copies_per_table_max.max(1),
+            bytes_per_second: self.bytes_per_second.max(1.0),
+        }
     }
 }
 
@@ -45,32 +59,27 @@ const LOOK: usize = 256;
 /// Legs taken through a third node in one plan, at most.
 const DETOURS_MAX: usize = 1000;
 
+/// Detours that are taken back and not tried again, at most.
+const REGRETS_MAX: usize = 32;
+
 /// The plan from what is there to `target`.
 pub fn sequence(problem: &Problem, target: &Solution, limits: &WaveLimits) -> Plan {
-    let mut planner = Planner::new(problem, target, *limits);
+    let mut planner = Planner::new(problem, target, limits.usable());
     let legs = planner.legs();
     legs.into_iter().for_each(|leg| planner.enqueue(leg));
-    let mut detours = 0;
-    while !planner.queues.is_empty() {
-        if planner.next_wave(LOOK) || planner.next_wave(usize::MAX) {
-            continue;
-        }
-        detours += 1;
-        if detours > DETOURS_MAX || !planner.detour() {
+    let mut barred = BTreeSet::new();
+    while let Some((before, hop)) = planner.run(&barred) {
+        // A copy went to a third node and cannot go on: as if it had not gone.
+        planner = before;
+        barred.insert((hop.shard, hop.from));
+        if barred.len() > REGRETS_MAX {
             break;
         }
     }
-    let mut left: Vec<u32> = planner.queues.values().flatten().map(|leg| leg.shard).collect();
-    left.sort_unstable();
-    left.dedup();
-    planner.settle_leaders(&left);
-    let mut plan = planner.plan;
-    plan.left = left;
-    plan.peak_bytes = planner.peak;
-    plan.waves = planner.wave;
-    plan
+    planner.finish()
 }
 
+#[derive(Clone)]
 struct Planner<'a> {
     problem: &'a Problem,
     target: &'a Solution,
@@ -85,6 +94,8 @@ struct Planner<'a> {
     last: BTreeMap<u32, u32>,
     /// Steps that freed room on a node in the wave before.
     freed: BTreeMap<u32, Vec<u32>>,
+    /// Copies on third nodes that have not gone on yet: shard and node.
+    parked: BTreeSet<(u32, u32)>,
 }
 
 /// What the nodes do in one wave.
@@ -92,16 +103,12 @@ struct Tally {
     into: Vec<u32>,
     out: Vec<u32>,
     moved: Vec<u64>,
+    tables: BTreeMap<u32, u32>,
     busy: BTreeSet<u32>,
 }
 
 impl<'a> Planner<'a> {
     fn new(problem: &'a Problem, target: &'a Solution, limits: WaveLimits) -> Self {
-        let limits = WaveLimits {
-            copies_in_max: limits.copies_in_max.max(1),
-            copies_out_max: limits.copies_out_max.max(1),
-            ..limits
-        };
         let world = World::new(problem);
         let peak = world.used.clone();
         Self {
@@ -115,7 +122,50 @@ impl<'a> Planner<'a> {
             queues: BTreeMap::new(),
             last: BTreeMap::new(),
             freed: BTreeMap::new(),
+            parked: BTreeSet::new(),
         }
+    }
+
+    /// Wave after wave until nothing can start. If a copy is then stuck on a third node: how things stood before the
+    /// first such detour, and whose it was.
+    fn run(&mut self, barred: &BTreeSet<(u32, Option<u32>)>) -> Option<(Self, Leg)> {
+        let (mut detours, mut before) = (0, None);
+        while !self.queues.is_empty() {
+            if self.next_wave(LOOK) || self.next_wave(usize::MAX) || self.sit_out() {
+                continue;
+            }
+            detours += 1;
+            if detours > DETOURS_MAX {
+                break;
+            }
+            let now = self.parked.is_empty().then(|| self.clone());
+            let Some(hop) = self.detour(barred) else { break };
+            before = now.map(|now| (now, hop)).or(before);
+        }
+        before.filter(|_| !self.parked.is_empty())
+    }
+
+    /// The plan as far as it goes, and why it goes no further.
+    fn finish(mut self) -> Plan {
+        let mut left: Vec<Left> = self.queues.values().flatten().map(|leg| self.held_up(leg)).collect();
+        left.sort_unstable();
+        left.dedup_by_key(|left| left.shard);
+        self.settle_leaders(&left);
+        let mut plan = self.plan;
+        plan.left = left;
+        plan.peak_bytes = self.peak;
+        plan.waves = self.wave;
+        plan
+    }
+
+    fn held_up(&self, leg: &Leg) -> Left {
+        let shard = leg.shard as usize;
+        let open = leg.to.filter(|to| !self.world.on[shard].contains(to));
+        let why = match (open, leg.from) {
+            (Some(node), _) => Stuck::NoRoom { node },
+            (None, from) => Stuck::Needed { node: from.or(leg.to).unwrap_or(NONE) },
+        };
+        Left { shard: leg.shard, why }
     }
 
     /// Every shard's changes, those off lost and full nodes first, then the biggest. What is dropped is paired
@@ -167,7 +217,15 @@ impl<'a> Planner<'a> {
         after.sort_unstable();
         after.dedup();
         let at = self.plan.steps.len() as u32;
-        self.plan.steps.push(Step { shard, action, replaces: None, bytes, wave: self.wave, after });
+        self.plan.steps.push(Step {
+            shard,
+            action,
+            replaces: None,
+            source: None,
+            bytes,
+            wave: self.wave,
+            after,
+        });
         self.last.insert(shard, at);
         at
     }
@@ -175,15 +233,32 @@ impl<'a> Planner<'a> {
     /// What nodes do already when a wave begins: in the first one, the copies that are on their way.
     fn tally(&self) -> Tally {
         let nodes = self.problem.nodes.len();
-        let mut tally =
-            Tally { into: vec![0; nodes], out: vec![0; nodes], moved: vec![0; nodes], busy: BTreeSet::new() };
+        let mut tally = Tally {
+            into: vec![0; nodes],
+            out: vec![0; nodes],
+            moved: vec![0; nodes],
+            tables: BTreeMap::new(),
+            busy: BTreeSet::new(),
+        };
         if self.wave == 0 {
-            for &(shard, node) in &self.world.unsound {
+            for &(shard, node) in self.problem.making() {
                 tally.into[node as usize] += 1;
                 tally.moved[node as usize] += self.problem.bytes[shard as usize];
+                *tally.tables.entry(self.problem.table[shard as usize]).or_default() += 1;
             }
         }
         tally
+    }
+
+    /// Waits for copies that are on their way, if there are any that the first wave has to wait for.
+    fn sit_out(&mut self) -> bool {
+        if self.wave > 0 || self.problem.making().is_empty() {
+            return false;
+        }
+        let most = self.tally().moved.into_iter().max().unwrap_or(0);
+        self.plan.seconds += most as f64 / self.limits.bytes_per_second;
+        self.wave = 1;
+        true
     }
 
     /// Starts what can start now, and ends it; answers whether anything was.
@@ -223,9 +298,14 @@ impl<'a> Planner<'a> {
             self.push(leg.shard, Action::Await { node: to }, 0, Vec::new());
             return true;
         }
-        let room = self.world.used[node].saturating_add(bytes) as f64;
-        let fits = bytes == 0 || room <= self.problem.room_bytes(to);
+        // The copy that it was to be read from may have gone meanwhile.
+        let there = Some(source).filter(|&node| self.world.is_sound(shard, node));
+        let source = there.or_else(|| self.source(&leg));
+        let fits = self.world.fits(self.problem, shard, to);
+        let table = self.problem.table[shard];
         let free = tally.into[node] < self.limits.copies_in_max
+            && source.is_none_or(|node| tally.out[node as usize] < self.limits.copies_out_max)
+            && tally.tables.get(&table).is_none_or(|&copies| copies < self.limits.copies_per_table_max)
             && !tally.busy.contains(&leg.shard)
             && !self.world.on[shard].contains(&to);
         if !fits || !free {
@@ -233,14 +313,16 @@ impl<'a> Planner<'a> {
         }
         tally.into[node] += 1;
         tally.moved[node] += bytes;
-        if source != NONE {
+        *tally.tables.entry(table).or_default() += 1;
+        if let Some(source) = source {
             tally.out[source as usize] += 1;
             tally.moved[source as usize] += bytes;
         }
         tally.busy.insert(leg.shard);
         let after = self.freed.get(&to).cloned().unwrap_or_default();
         let at = self.push(leg.shard, Action::Add { node: to }, bytes, after);
-        self.plan.steps[at as usize].replaces = leg.from;
+        let step = &mut self.plan.steps[at as usize];
+        (step.replaces, step.source) = (leg.from, source);
         self.world.used[node] += bytes;
         self.world.on[shard].push(to);
         self.world.unsound.insert((leg.shard, to));
@@ -267,7 +349,7 @@ impl<'a> Planner<'a> {
         }
         if !started.is_empty() {
             let most = tally.moved.iter().copied().max().unwrap_or(0) as f64;
-            self.plan.seconds += most / self.limits.bytes_per_second.max(1.0);
+            self.plan.seconds += most / self.limits.bytes_per_second;
             self.wave += 1;
         }
     }
@@ -288,12 +370,13 @@ impl<'a> Planner<'a> {
         self.freed.entry(node).or_default().push(at);
         self.world.on[s].retain(|&other| other != node);
         self.world.unsound.remove(&(shard, node));
+        self.parked.remove(&(shard, node));
         self.world.used[node as usize] -= self.problem.bytes[s];
     }
 
     /// Nothing can start: takes the smallest leg of a cycle of nodes that wait for each other through a node
-    /// with room. Answers whether there is one.
-    fn detour(&mut self) -> bool {
+    /// with room. Answers which, if there is one.
+    fn detour(&mut self, barred: &BTreeSet<(u32, Option<u32>)>) -> Option<Leg> {
         let mut graph = DiGraph::<u32, ()>::new();
         let places: Vec<_> = (0..self.problem.nodes.len() as u32).map(|n| graph.add_node(n)).collect();
         let legs: Vec<Leg> = self.queues.values().flatten().copied().collect();
@@ -310,7 +393,9 @@ impl<'a> Planner<'a> {
             (Some(from), Some(to)) => ring[from as usize] == ring[to as usize],
             _ => false,
         };
-        let mut order: Vec<&Leg> = legs.iter().filter(|leg| leg.from.is_some() && leg.to.is_some()).collect();
+        let open = |leg: &&Leg| leg.from.is_some() && leg.to.is_some();
+        let tried = |leg: &Leg| barred.contains(&(leg.shard, leg.from));
+        let mut order: Vec<&Leg> = legs.iter().filter(open).filter(|leg| !tried(leg)).collect();
         order.sort_by_key(|leg| (!circular(leg), self.problem.bytes[leg.shard as usize], leg.rank));
         for &leg in order {
             let (Some(from), Some(to)) = (leg.from, leg.to) else { continue };
@@ -325,36 +410,38 @@ impl<'a> Planner<'a> {
             self.queues.retain(|_, queue| !queue.is_empty());
             self.end(&[hop], &tally);
             self.enqueue(Leg { from: Some(third), ..leg });
-            return true;
+            self.parked.insert((leg.shard, third));
+            return Some(leg);
         }
-        false
+        None
     }
 
     /// A node with room for a shard on its way, spread kept; the emptiest one.
     fn third(&self, shard: usize, from: u32, to: u32) -> Option<u32> {
         let on = &self.world.on[shard];
         let slot = on.iter().position(|&node| node == from)?;
-        let bytes = self.problem.bytes[shard];
-        let room =
-            |node: u32| self.problem.room_bytes(node) - (self.world.used[node as usize] + bytes) as f64;
+        let room = |node: u32| self.problem.room_bytes(node) - self.world.used[node as usize] as f64;
         let open = (0..self.problem.nodes.len() as u32).filter(|&node| {
             node != to
                 && !on.contains(&node)
                 && self.problem.may_hold(shard, node)
                 && spreads(self.problem, shard, on, slot, node)
-                && room(node) >= 0.0
+                && self.world.fits(self.problem, shard, node)
         });
         open.max_by(|&a, &b| room(a).total_cmp(&room(b)).then(b.cmp(&a)))
     }
 
     /// Leadership where the placement wants it, where the copies are there.
-    fn settle_leaders(&mut self, left: &[u32]) {
+    fn settle_leaders(&mut self, left: &[Left]) {
         let mut any = false;
         for shard in 0..self.problem.shards() {
             let wanted = self.target.of(self.problem, shard).first().copied().filter(|&node| node != NONE);
             let (Some(node), id) = (wanted, shard as u32) else { continue };
             let there = self.world.on[shard].contains(&node);
-            if !there || self.world.leader[shard] == wanted || left.binary_search(&id).is_ok() {
+            if !there
+                || self.world.leader[shard] == wanted
+                || left.binary_search_by_key(&id, |left| left.shard).is_ok()
+            {
                 continue;
             }
             if self.world.unsound.remove(&(id, node)) {
@@ -369,88 +456,4 @@ impl<'a> Planner<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::placement::Load;
-    use crate::placement::policy::Policy;
-    use crate::placement::problem::{NodeSpec, ShardSpec};
-    use proptest::prelude::*;
-
-    fn world(rooms: &[u64], shards: &[(u64, Vec<u32>)]) -> Problem {
-        let node = |(n, &capacity_bytes): (usize, &u64)| {
-            let zone = n as u32;
-            NodeSpec { zone, rack: zone, capacity_bytes, weight: 1.0, takes: true, holds: true }
-        };
-        let shard = |(bytes, present): &(u64, Vec<u32>)| ShardSpec {
-            load: Load { bytes: *bytes, ..Load::default() },
-            replicas: present.len() as u32,
-            present: present.clone(),
-            ..ShardSpec::default()
-        };
-        let policy = Policy { watermark: 1.0, ..Policy::default() };
-        Problem::new(rooms.iter().enumerate().map(node).collect(), shards.iter().map(shard), &policy)
-    }
-
-    #[test]
-    fn full_nodes_change_places_through_a_third() {
-        let problem = world(&[10, 10, 10], &[(9, vec![0]), (8, vec![1])]);
-        let target = Solution { nodes: vec![1, 0] };
-        let plan = sequence(&problem, &target, &WaveLimits::default());
-        assert_eq!(plan.check(&problem, &target), Ok(()));
-        assert_eq!((plan.left.len(), plan.peak_bytes.clone()), (0, vec![9, 9, 8]));
-        assert!(plan.steps.iter().any(|step| step.action == Action::Add { node: 2 }), "{plan:?}");
-    }
-
-    #[test]
-    fn with_no_room_anywhere_shards_stay_and_are_named() {
-        let problem = world(&[10, 10], &[(9, vec![0]), (8, vec![1])]);
-        let target = Solution { nodes: vec![1, 0] };
-        let plan = sequence(&problem, &target, &WaveLimits::default());
-        assert_eq!(plan.check(&problem, &target), Ok(()));
-        assert_eq!((plan.steps.len(), plan.left), (0, vec![0, 1]));
-    }
-
-    #[test]
-    fn the_checker_sees_a_copy_dropped_too_early() {
-        let problem = world(&[10, 10], &[(1, vec![0])]);
-        let target = Solution { nodes: vec![1] };
-        let mut plan = sequence(&problem, &target, &WaveLimits::default());
-        plan.steps.retain(|step| !matches!(step.action, Action::Add { .. } | Action::Lead { .. }));
-        plan.steps.iter_mut().for_each(|step| step.after.clear());
-        assert_eq!(plan.check(&problem, &target), Err(Flaw::Needed { step: 0 }));
-    }
-
-    use crate::placement::plan::Flaw;
-
-    proptest! {
-        #[test]
-        fn every_plan_replays(
-            nodes in 2usize..8,
-            moves in prop::collection::vec((0u64..10, 0u32..8, 0u32..8, 0u32..8, 0u32..8), 0..30),
-            slack in 0u64..12,
-        ) {
-            let n = nodes as u32;
-            let pair = |a: u32, b: u32| {
-                let (a, b) = (a % n, b % n);
-                if a == b { vec![a, (a + 1) % n] } else { vec![a, b] }
-            };
-            let shards: Vec<_> = moves.iter().map(|&(bytes, a, b, _, _)| (bytes, pair(a, b))).collect();
-            let mut before = vec![0; nodes];
-            let mut after = vec![0; nodes];
-            let mut target = Vec::new();
-            for &(bytes, a, b, c, d) in &moves {
-                pair(a, b).iter().for_each(|&node| before[node as usize] += bytes);
-                pair(c, d).iter().for_each(|&node| after[node as usize] += bytes);
-                target.extend(pair(c, d));
-            }
-            let rooms: Vec<u64> = before.iter().zip(&after).map(|(a, b)| (*a).max(*b) + slack + 1).collect();
-            let problem = world(&rooms, &shards);
-            let target = Solution { nodes: target };
-            let plan = sequence(&problem, &target, &WaveLimits::default());
-            prop_assert_eq!(plan.check(&problem, &target), Ok(()));
-            for (node, &peak) in plan.peak_bytes.iter().enumerate() {
-                prop_assert!(peak as f64 <= problem.room_bytes(node as u32));
-            }
-        }
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use crate::model::table::{Shard, ShardState};
 use crate::model::view::{ClusterView, Versioned};
 use crate::placement::explain::Why;
 use crate::placement::objective::Score;
-use crate::placement::{ClusterAction, ClusterStep, Move, Proposal, Snapshot};
+use crate::placement::{ClusterAction, ClusterStep, HeldUp, Move, Proposal, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The cluster as it will be once shards have been split.
@@ -141,7 +141,7 @@ impl Forecast {
         let moved: BTreeSet<_> = verdict.moves.iter().map(|m| (m.table, m.shard)).collect();
         let staying = verdict.reasons.iter().filter(|(key, _)| !moved.contains(key));
         let mut stays: Vec<PlannedStay> = staying.map(|(key, why)| self.stay(*key, *why)).collect();
-        let left = proposal.left.iter().map(|key| self.left(*key));
+        let left = proposal.left.iter().map(|(table, shard, why)| self.left(*table, *shard, why));
         stays.extend(left);
         ClusterPlan {
             version: plan::VERSION,
@@ -184,9 +184,16 @@ impl Forecast {
     }
 
     /// A shard that does not get all the way.
-    fn left(&self, (table, shard): (TableId, ShardId)) -> PlannedStay {
-        let why = "no order of steps keeps disks below the watermark, or a copy is still needed".to_owned();
-        PlannedStay { table, table_name: self.name(table), shard, reason: "no_room".to_owned(), why }
+    fn left(&self, table: TableId, shard: ShardId, why: &HeldUp) -> PlannedStay {
+        let (reason, why) = match why {
+            HeldUp::NoRoom(node) => {
+                ("no_room", format!("no order of steps makes room for it on {node} below the watermark"))
+            }
+            HeldUp::Needed(node) => {
+                ("still_needed", format!("its copy on {node} is needed until others are complete"))
+            }
+        };
+        PlannedStay { table, table_name: self.name(table), shard, reason: reason.to_owned(), why }
     }
 }
 
