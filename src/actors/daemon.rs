@@ -87,9 +87,10 @@ impl LocalDaemon {
                 Ok(Leading::There(self.neighbours.daemon(&leader.daemon_url)))
             }
             Some(_) => Err(Error::NoLeader("this daemon is just taking the lead".into())),
-            None => Err(Error::NoLeader(
-                "an election is under way, or the metadata store cannot be reached".into(),
-            )),
+            None => {
+                let why = self.view.outage();
+                Err(Error::NoLeader(why.unwrap_or_else(|| "an election is under way".to_owned())))
+            }
         }
     }
 
@@ -149,7 +150,10 @@ impl Daemon for LocalDaemon {
             Err(Error::NoLeader(_)) => {
                 let (view, now_unix_ms) = (self.view.read(), self.clock.unix_ms());
                 let balance = status::balance(&view, None, &Default::default());
-                Ok(status::cluster(&self.cluster, &view, &Default::default(), balance, now_unix_ms))
+                let mut known =
+                    status::cluster(&self.cluster, &view, &Default::default(), balance, now_unix_ms);
+                known.problems.extend(self.view.outage());
+                Ok(known)
             }
             Err(error) => Err(error),
         }

@@ -26,6 +26,8 @@ pub mod router;
 pub mod table;
 pub mod throttle;
 pub mod verify;
+#[cfg(test)]
+mod warden_tests;
 
 use crate::adapters::clickhouse::ClickHouse;
 use crate::adapters::clock::Clock;
@@ -209,14 +211,15 @@ pub struct Running {
     pub view: View,
     leadership: Addr<Leadership>,
     mirror: Addr<Mirror>,
-    agents: Vec<Addr<Agent>>,
+    beside: Vec<(Addr<Agent>, Addr<Router>)>,
 }
 
 impl Running {
     /// Whether all of the daemon's root actors live. If one died, the process should end and be started anew:
     /// everything is level-triggered, so a fresh start from the store is the one way back that is always right.
     pub fn healthy(&self) -> bool {
-        self.leadership.connected() && self.mirror.connected() && self.agents.iter().all(Addr::connected)
+        let beside = self.beside.iter().all(|(agent, router)| agent.connected() && router.connected());
+        self.leadership.connected() && self.mirror.connected() && beside
     }
 
     /// Gives up leadership and lease. Inserts under way end as they will: the next run looks before it inserts.
@@ -257,9 +260,9 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
     });
     // Set once, here.
     let _ = neighbours.own.set(daemon.clone());
-    let mut agents = Vec::new();
+    let mut beside_nodes = Vec::new();
     for local in &world.nodes {
-        agents.push(spawn_node(&world, local, &view, &neighbours, &mirror)?);
+        beside_nodes.push(spawn_node(&world, local, &view, &neighbours, &mirror)?);
     }
     let candidate = Candidate {
         store: world.store.clone(),
@@ -273,7 +276,7 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
     };
     let leadership = Leadership::new(candidate, seat, crown(&world, &first, keys, view.clone())).start();
     mirror.do_send(Observe(leadership.clone().recipient()));
-    Ok(Running { daemon, view, leadership, mirror, agents })
+    Ok(Running { daemon, view, leadership, mirror, beside: beside_nodes })
 }
 
 fn beside(world: &World, local: &LocalNode) -> Beside {
@@ -287,7 +290,7 @@ fn spawn_node(
     view: &View,
     neighbours: &Neighbours,
     mirror: &Addr<Mirror>,
-) -> Result<Addr<Agent>, SpawnError> {
+) -> Result<(Addr<Agent>, Addr<Router>), SpawnError> {
     let options = &world.options;
     let id = local.node.id.clone();
     let ports = NodePorts {
@@ -317,8 +320,8 @@ fn spawn_node(
     let agent = agent.start();
     router.do_send(Introduce(agent.clone()));
     mirror.do_send(Observe(agent.clone().recipient()));
-    mirror.do_send(Observe(router.recipient()));
-    Ok(agent)
+    mirror.do_send(Observe(router.clone().recipient()));
+    Ok((agent, router))
 }
 
 fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership::Crown {

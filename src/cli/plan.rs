@@ -109,7 +109,7 @@ fn apply(
         }
         let late = Failure::unavailable(
             format!("the plan has not ended after {timeout:?}; it goes on"),
-            "look with `converthouse balance` and `converthouse op list`",
+            "look with `converthouse balance show` and `converthouse op list`",
         );
         let started = begun.started_unix_ms;
         tokio::time::timeout(timeout, ended(daemon, started, progress)).await.map_err(|_| late)

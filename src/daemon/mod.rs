@@ -203,9 +203,10 @@ async fn logged<E: std::fmt::Display>(name: &'static str, serving: impl Future<O
 }
 
 fn readiness(running: &Running, stopping: Arc<AtomicBool>) -> api::http::Readiness {
-    let view = running.view.clone();
+    let known = running.view.clone();
     Arc::new(move || {
-        let view = view.read();
+        let outage = known.outage();
+        let view = known.read();
         let mut reasons = Vec::new();
         if stopping.load(Ordering::Relaxed) {
             reasons.push("the daemon is stopping".to_owned());
@@ -214,6 +215,9 @@ fn readiness(running: &Running, stopping: Arc<AtomicBool>) -> api::http::Readine
             reasons.push("the metadata store has not been read yet".to_owned());
         } else if view.leader.is_none() {
             reasons.push("no daemon leads the cluster".to_owned());
+        }
+        if !reasons.is_empty() {
+            reasons.extend(outage);
         }
         reasons
     })

@@ -87,9 +87,9 @@ async fn look_at(server: &dyn ClickHouse) -> Result<Seen, clickhouse::Error> {
 /// A look at the server: itself, sizes by database, our databases on it.
 type Seen = (ServerInfo, BTreeMap<String, ReplicaSizes>, Vec<String>);
 
-struct Running {
+pub(super) struct Running {
     wanted: Wanted,
-    address: Addr<ReplicaActor>,
+    pub(super) address: Addr<ReplicaActor>,
 }
 
 /// The actor.
@@ -97,10 +97,10 @@ pub struct Agent {
     ports: NodePorts,
     options: Options,
     view: View,
-    lanes: Lanes,
+    pub(super) lanes: Lanes,
     partitions: u32,
     router: Addr<Router>,
-    running: BTreeMap<Place, Running>,
+    pub(super) running: BTreeMap<Place, Running>,
     observed: BTreeMap<Place, ReplicaObservation>,
     shown: gauges::Shown,
     lineage: Lineage,

@@ -45,6 +45,7 @@ pub async fn create_table(lead: Lead, request: CreateTable) -> Result<TableStatu
     }
     let asked = Some(request.topic_replication).filter(|copies| *copies > 0);
     let copies = asked.unwrap_or(lead.topic_replication);
+    tracing::debug!(table = %table.name, topics = table.source.topic_prefix, "making topics");
     create_topics(&lead, &table.source, table.partitions, copies).await?;
     table.origin_offsets = origins(&lead, &table).await?;
     write(&lead, &table, request.first_node).await?;
@@ -272,13 +273,19 @@ async fn shown(lead: &Lead, table: TableId) {
     }
 }
 
+/// What a part said, and what helps there: the request's own remedy names no part.
+fn with_remedy(error: &impl Coded) -> String {
+    format!("{}; {}", error.told(), error.remedy())
+}
+
 /// A ClickHouse error as the answer to a request.
 pub fn of_clickhouse(error: clickhouse::Error) -> Error {
     let told = error.told();
     match error {
         clickhouse::Error::Refused { .. } | clickhouse::Error::BadRows { .. } => Error::Invalid(told),
         clickhouse::Error::Conflict(_) => Error::Refused(told),
-        _ => Error::Unavailable(told),
+        clickhouse::Error::Denied(_) => Error::Refused(with_remedy(&error)),
+        _ => Error::Unavailable(with_remedy(&error)),
     }
 }
 
@@ -288,11 +295,16 @@ pub fn of_kafka(error: kafka::Error) -> Error {
     match error {
         kafka::Error::Invalid(_) => Error::Invalid(told),
         kafka::Error::OutcomeUnknown { .. } => Error::OutcomeUnknown(told),
-        _ => Error::Unavailable(told),
+        // Nothing that trying again would help.
+        kafka::Error::Denied(_) => Error::Refused(with_remedy(&error)),
+        _ => Error::Unavailable(with_remedy(&error)),
     }
 }
 
 /// A store's error as the answer to a request.
 pub fn of_metadata(error: &metadata::Error) -> Error {
-    Error::Unavailable(error.told())
+    match error {
+        metadata::Error::Denied(_) => Error::Refused(with_remedy(error)),
+        _ => Error::Unavailable(with_remedy(error)),
+    }
 }

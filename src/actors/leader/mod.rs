@@ -97,10 +97,10 @@ impl Lead {
 /// The actor.
 pub struct Coordinator {
     lead: Lead,
-    placement: Addr<PlacementActor>,
-    balancer: Addr<Balancer>,
-    tables: BTreeMap<TableId, Addr<TableActor>>,
-    nodes: BTreeMap<NodeId, Addr<NodeActor>>,
+    pub(super) placement: Addr<PlacementActor>,
+    pub(super) balancer: Addr<Balancer>,
+    pub(super) tables: BTreeMap<TableId, Addr<TableActor>>,
+    pub(super) nodes: BTreeMap<NodeId, Addr<NodeActor>>,
 }
 
 impl Coordinator {

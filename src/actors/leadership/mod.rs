@@ -38,7 +38,7 @@ pub type Crown = Box<dyn Fn(Term) -> Addr<Coordinator>>;
 pub struct Leadership {
     member: Member,
     standing: Standing,
-    seat: Seat,
+    pub(super) seat: Seat,
     crown: Crown,
     busy: bool,
     again: bool,

@@ -5,27 +5,38 @@
 pub mod read;
 
 use crate::adapters::metadata::keys::Keys;
-use crate::adapters::metadata::{Change, MetaStore, Update, follow};
-use crate::error::{Code, ranges};
+use crate::adapters::metadata::{self, Change, MetaStore, Update, follow};
+use crate::error::{Code, Coded as _, ranges};
 use crate::model::invariants;
 use crate::model::view::{ClusterView, Record, Touched};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
-/// Code under which outages are counted: `metadata::Error::Unreachable`.
-const UNREACHABLE: Code = Code(ranges::METADATA + 1);
 /// Code under which unreadable records are counted: `records::DecodeError`.
 const UNREADABLE: Code = Code(ranges::METADATA + 12);
 
 /// The daemon's view, read by all its actors, written by its mirror alone.
 #[derive(Clone, Default)]
-pub struct View(Arc<RwLock<ClusterView>>);
+pub struct View {
+    known: Arc<RwLock<ClusterView>>,
+    outage: Arc<RwLock<Option<metadata::Error>>>,
+}
 
 impl View {
     /// The view as of now. Held for a moment only, never over an await.
     pub fn read(&self) -> RwLockReadGuard<'_, ClusterView> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.known.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Why the store is not followed at the moment, with the remedy; `None` if it is.
+    pub fn outage(&self) -> Option<String> {
+        let outage = self.outage.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        outage.as_ref().map(|error| format!("{}; {}", error.told(), error.remedy()))
+    }
+
+    fn set_outage(&self, outage: Option<metadata::Error>) {
+        *self.outage.write().unwrap_or_else(std::sync::PoisonError::into_inner) = outage;
     }
 }
 
@@ -56,7 +67,7 @@ impl Mirror {
 
     fn update(&mut self, update: Update) {
         let (touched, broken) = {
-            let mut view = self.view.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut view = self.view.known.write().unwrap_or_else(std::sync::PoisonError::into_inner);
             match update {
                 Update::Snapshot(revision, pairs) => {
                     let records = pairs.iter().filter_map(|pair| self.decode(&Change::Put(pair.clone())));
@@ -76,12 +87,15 @@ impl Mirror {
                     (touched, broken)
                 }
                 Update::Unreachable(error) => {
-                    tracing::warn!(%error, "metadata store cannot be reached: what is known stays in force");
-                    self.metrics.metadata_errors(UNREACHABLE).inc();
+                    tracing::warn!(%error, code = %error.code(), remedy = error.remedy(),
+                        "the metadata store is not followed: what is known stays in force");
+                    self.metrics.metadata_errors(error.code()).inc();
+                    self.view.set_outage(Some(error));
                     return;
                 }
             }
         };
+        self.view.set_outage(None);
         for violation in broken {
             tracing::error!(invariant = %violation.invariant, violation.what, "an invariant is broken: this is a bug");
             self.metrics.invariant_violations(violation.invariant).inc();

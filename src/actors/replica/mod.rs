@@ -5,6 +5,8 @@
 
 pub mod buffer;
 mod copy;
+#[cfg(test)]
+mod copy_tests;
 pub mod encode;
 mod partition;
 pub mod position;

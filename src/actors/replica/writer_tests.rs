@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-const DATABASE: &str = "d__t__cvh00000000_s0";
-const P: PartitionId = PartitionId(3);
+pub(super) const DATABASE: &str = "d__t__cvh00000000_s0";
+pub(super) const P: PartitionId = PartitionId(3);
 
 struct Deaf;
 
@@ -38,15 +38,15 @@ impl Handler<FromReplica> for Deaf {
     fn handle(&mut self, _: FromReplica, _: &mut Context<Self>) {}
 }
 
-struct Stage {
-    server: SimClickHouse,
+pub(super) struct Stage {
+    pub(super) server: SimClickHouse,
     kafka: SimKafka,
-    job: Job,
+    pub(super) job: Job,
     gate: u64,
 }
 
 /// A replica whose server cannot read what says `bad`.
-async fn stage() -> Stage {
+pub(super) async fn stage() -> Stage {
     let server = SimClickHouse::new(SimRoutes::new());
     server.refuse_rows(|row| String::from_utf8_lossy(row).contains("bad"));
     let ddl = "CREATE TABLE d.t (a UInt64) ENGINE = MergeTree ORDER BY a";
@@ -119,7 +119,7 @@ impl Stage {
         self
     }
 
-    async fn insert(&self, texts: &[String]) -> Outcome {
+    pub(super) async fn insert(&self, texts: &[String]) -> Outcome {
         self.job.clone().insert(P, 1, self.gate, batch(texts), BTreeSet::new()).await
     }
 
@@ -143,7 +143,7 @@ fn batch(texts: &[String]) -> Batch {
     Batch { messages: messages.len(), chunks: vec![Chunk { source, messages, payload: payload.into() }] }
 }
 
-fn texts(count: i64, bad: impl Fn(i64) -> bool) -> Vec<String> {
+pub(super) fn texts(count: i64, bad: impl Fn(i64) -> bool) -> Vec<String> {
     (0..count).map(|n| if bad(n) { format!("{{\"bad\":{n}}}") } else { format!("{{\"a\":{n}}}") }).collect()
 }
 

@@ -5,6 +5,7 @@
 //! history is gone, a new snapshot comes.
 
 use super::{Error, MetaStore, Revision, Update, WatchBatch};
+use crate::error::{Code, Coded};
 use futures::stream::{self, BoxStream, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,9 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(3);
 /// Follows everything under the prefix. The stream never ends by itself.
 ///
 /// First comes [`Update::Snapshot`] (or [`Update::Unreachable`], then it). [`Update::Unreachable`] comes once an
-/// outage; the next update of another kind ends the outage, if need be with [`Update::Changes`] that hold none.
+/// outage, and again if its reason becomes another; the next update of another kind ends the outage, if need be with [`Update::Changes`] that hold none.
 pub fn follow(store: Arc<dyn MetaStore>, prefix: String) -> BoxStream<'static, Update> {
-    let follower = Follower { store, prefix, stage: Stage::Read, failures: 0, told_outage: false };
+    let follower = Follower { store, prefix, stage: Stage::Read, failures: 0, told_outage: None };
     stream::unfold(follower, |mut follower| async move {
         let update = follower.next().await;
         Some((update, follower))
@@ -45,7 +46,8 @@ struct Follower {
     stage: Stage,
     /// In a row, for the back-off.
     failures: u32,
-    told_outage: bool,
+    /// The outage that was told.
+    told_outage: Option<Code>,
 }
 
 impl Follower {
@@ -86,8 +88,8 @@ impl Follower {
             Ok(watch) => {
                 self.stage = Stage::Watch(told, watch);
                 // The failures are forgotten by the first item only: a watch may open and break at once, for ever.
-                let over = std::mem::take(&mut self.told_outage);
-                over.then(|| Update::Changes(WatchBatch { revision: told, changes: Vec::new() }))
+                let over = self.told_outage.take();
+                over.map(|_| Update::Changes(WatchBatch { revision: told, changes: Vec::new() }))
             }
             Err(Error::Compacted { .. }) => {
                 self.stage = Stage::Read;
@@ -123,13 +125,13 @@ impl Follower {
 
     fn reached(&mut self) {
         self.failures = 0;
-        self.told_outage = false;
+        self.told_outage = None;
     }
 
     fn failed(&mut self, error: &Error) -> Option<Update> {
         self.failures = self.failures.saturating_add(1);
-        let first = !std::mem::replace(&mut self.told_outage, true);
-        first.then(|| Update::Unreachable(error.to_string()))
+        let before = self.told_outage.replace(error.code());
+        (before != self.told_outage).then(|| Update::Unreachable(error.clone()))
     }
 
     /// No pause at first, none after the first failure; then longer and longer ones.

@@ -162,8 +162,8 @@ pub enum Update {
     Snapshot(Revision, Vec<KeyValue>),
     /// What changed since.
     Changes(WatchBatch),
-    /// The store cannot be reached for now; following goes on by itself.
-    Unreachable(String),
+    /// The store cannot be reached for now, or refuses the login; following goes on by itself.
+    Unreachable(Error),
 }
 
 /// Why a call failed.

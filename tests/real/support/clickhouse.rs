@@ -76,8 +76,8 @@ impl Current {
         let provisioned = std::env::var_os("CONVERTHOUSE_PROVISION_DIR");
         let provisioned = provisioned.map_or_else(|| root.join(".provision"), std::path::PathBuf::from);
         let python = provisioned.join("venv/bin/python");
-        if !python.exists() && std::env::var_os("CI").is_none() {
-            eprintln!("SKIPPED: no {}; run scripts/provision.sh chdb", python.display());
+        if !python.exists() {
+            super::missing(&format!("no {}; run scripts/provision.sh chdb", python.display()));
             return None;
         }
         let folder = TempDir::with_prefix("converthouse-chdb-").unwrap();

@@ -1,6 +1,6 @@
 //! A whole cluster of real parts: three etcd members, Kafka, and on each node a ClickHouse server with its daemon.
 
-use super::etcd::managed;
+use super::etcd::{managed, peer, start_three};
 use super::kafka::TestKafka;
 use super::link::Link;
 use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
@@ -25,8 +25,8 @@ pub const INSERT_DEADLINE_MS: u64 = 20_000;
 pub struct Node {
     pub id: String,
     pub server: ClickHouseServer,
-    launch: Launch,
-    daemon: Option<Process>,
+    pub(super) launch: Launch,
+    pub(super) daemon: Option<Process>,
     pub grpc_url: String,
     pub http_url: String,
     /// It cannot answer for the cluster at the moment: paused, or cut off.
@@ -44,8 +44,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub links: Option<Links>,
     /// The members that daemons run themselves, if `etcd` is empty.
-    members: Vec<Peer>,
-    etcd: Vec<(EtcdMember, Option<Process>)>,
+    pub(super) members: Vec<Peer>,
+    pub etcd: Vec<(EtcdMember, Option<Process>)>,
     pub kafka: TestKafka,
     pub client: KafkaClient,
     // Dropped last.
@@ -66,7 +66,7 @@ impl Cluster {
     /// The same, with the first node's data elsewhere.
     pub async fn start_with(nodes: usize, brokers: usize, data: Option<PathBuf>) -> Self {
         let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
-        let etcd = start_etcd(folder.path());
+        let etcd = start_three(folder.path());
         let kafka = TestKafka::start(brokers, &[]).await;
         let client = kafka.client();
         let (nodes_started, members) = (Vec::new(), Vec::new());
@@ -91,7 +91,7 @@ impl Cluster {
     /// data elsewhere.
     pub async fn start_linked(nodes: usize, data: Option<PathBuf>) -> Self {
         let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
-        let etcd = start_etcd(folder.path());
+        let etcd = start_three(folder.path());
         let mut links = Links { clickhouse: Vec::new(), etcd: Vec::new(), kafka: Vec::new() };
         for peer in &etcd[0].0.peers {
             let port = peer.client_url.rsplit_once(':').unwrap().1.parse().unwrap();
@@ -160,14 +160,7 @@ impl Cluster {
     async fn node(&mut self, number: usize, data: Option<PathBuf>) -> Node {
         let id = format!("n{}", number + 1);
         let folder = self.folder.path().join(&id);
-        let options = Options {
-            name: format!("clickhouse-{id}"),
-            folder: folder.clone(),
-            data,
-            password: Secret::new("pass'word"),
-        };
-        let mut server = ClickHouseServer::prepare(options).unwrap();
-        server.start().await.unwrap_or_else(|error| panic!("{error}"));
+        let server = start_server(&id, &folder, data).await;
         let (grpc, http) = (free_port().unwrap(), free_port().unwrap());
         let (store, brokers, clickhouse_url) = self.addresses(number, server.http_port()).await;
         let config = format!(
@@ -340,6 +333,15 @@ impl Cluster {
     }
 }
 
+/// A node's ClickHouse server.
+pub(super) async fn start_server(id: &str, folder: &Path, data: Option<PathBuf>) -> ClickHouseServer {
+    let (name, folder) = (format!("clickhouse-{id}"), folder.to_owned());
+    let options = Options { name, folder, data, password: Secret::new("pass'word") };
+    let mut server = ClickHouseServer::prepare(options).unwrap();
+    server.start().await.unwrap_or_else(|error| panic!("{error}"));
+    server
+}
+
 /// A row of `shop.events`; consecutive ones lie in two months, so that a batch spans two time partitions.
 pub fn event(id: u64) -> Outgoing {
     let user = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
@@ -372,6 +374,11 @@ impl Node {
         self.daemon.take().unwrap().kill().unwrap();
     }
 
+    /// Asks the daemon to end (SIGTERM); how it ended.
+    pub fn stop_daemon(&mut self) -> std::process::ExitStatus {
+        self.daemon.take().unwrap().stop(Duration::from_secs(30)).unwrap()
+    }
+
     /// Holds the daemon in its tracks (SIGSTOP): its connections stay open, it knows of nothing.
     pub fn pause_daemon(&mut self) {
         self.mute = true;
@@ -397,9 +404,14 @@ impl Node {
 
     /// Its `/metrics`.
     pub fn metrics(&self) -> String {
+        self.get("/metrics")
+    }
+
+    /// What its HTTP port answers.
+    pub fn get(&self, path: &str) -> String {
         let mut stream =
             std::net::TcpStream::connect(self.http_url.strip_prefix("http://").unwrap()).unwrap();
-        let request = "GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n";
+        let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
         std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
         let text = std::io::read_to_string(stream).unwrap();
         text.split_once("\r\n\r\n").expect("head and body").1.to_owned()
@@ -471,28 +483,4 @@ impl Node {
         let numbers = |line: &str| line.split('\t').map(|word| word.parse().unwrap()).collect();
         text.lines().map(numbers).collect()
     }
-}
-
-fn peer(name: String) -> Peer {
-    let url = || format!("http://127.0.0.1:{}", free_port().unwrap());
-    Peer { name, peer_url: url(), client_url: url() }
-}
-
-fn start_etcd(folder: &Path) -> Vec<(EtcdMember, Option<Process>)> {
-    let peers: Vec<Peer> = (0..3).map(|number| peer(format!("e{number}"))).collect();
-    let member = |peer: &Peer| EtcdMember {
-        program: "etcd".into(),
-        folder: folder.join(&peer.name),
-        cluster: "test".into(),
-        name: peer.name.clone(),
-        peers: peers.clone(),
-    };
-    let members: Vec<EtcdMember> = peers.iter().map(member).collect();
-    members
-        .into_iter()
-        .map(|member| {
-            let process = member.start().unwrap();
-            (member, Some(process))
-        })
-        .collect()
 }

@@ -4,7 +4,7 @@
 pub struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    /// `None`, with a note, where nobody may mount.
+    /// `None`, with a note, where nobody may mount: never in CI.
     pub fn mount(at: &std::path::Path, mebibytes: u32) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         let size = format!("size={mebibytes}m");
@@ -13,7 +13,7 @@ impl SmallDisk {
         if mount.is_ok_and(|done| done.status.success()) {
             return Some(Self(at.to_owned()));
         }
-        eprintln!("SKIPPED: a small file system cannot be mounted here (needs root)");
+        super::missing("a small file system cannot be mounted here (needs root)");
         None
     }
 

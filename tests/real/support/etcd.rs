@@ -128,3 +128,29 @@ pub fn managed(members: &[Peer]) -> String {
     let members: Vec<String> = members.iter().map(member).collect();
     format!("kind = \"managed\"\nmember = [{}]\n", members.join(", "))
 }
+
+/// A member of that name, on free ports.
+pub fn peer(name: String) -> Peer {
+    let url = || format!("http://127.0.0.1:{}", free_port().unwrap());
+    Peer { name, peer_url: url(), client_url: url() }
+}
+
+/// Three members, each in a folder of its own in that one; started, not waited for.
+pub fn start_three(folder: &std::path::Path) -> Vec<(EtcdMember, Option<Process>)> {
+    let peers: Vec<Peer> = (0..3).map(|number| peer(format!("e{number}"))).collect();
+    let member = |peer: &Peer| EtcdMember {
+        program: "etcd".into(),
+        folder: folder.join(&peer.name),
+        cluster: "test".into(),
+        name: peer.name.clone(),
+        peers: peers.clone(),
+    };
+    let members: Vec<EtcdMember> = peers.iter().map(member).collect();
+    members
+        .into_iter()
+        .map(|member| {
+            let process = member.start().unwrap();
+            (member, Some(process))
+        })
+        .collect()
+}

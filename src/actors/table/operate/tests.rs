@@ -3,8 +3,8 @@
 use super::{Change, Progress, Scene, advance};
 use crate::actors::table::decide::{Knowledge, Rules};
 use crate::actors::table::decide_tests;
-use crate::model::ids::{Epoch, NodeId, OperationId, ShardId};
-use crate::model::observed::{Heartbeat, ReplicaObservation};
+use crate::model::ids::{Epoch, NodeId, OperationId, PartitionId, ShardId};
+use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::range::PartitionRange;
 use crate::model::table::*;
@@ -146,6 +146,34 @@ fn split() -> World {
 
 fn to_n3() -> World {
     World::new(Kind::Move { shard: ShardId(0), from: id("n1"), to: id("n3") })
+}
+
+/// What n3's copy of `s0` is made from, with a topic of 100 000 messages of which a copy has taken `taken`.
+fn source_of(world: &mut World, taken: [(&str, i64); 2]) -> Option<NodeId> {
+    for (node, next_offset) in taken {
+        let report = world.heartbeats.get_mut(&id(node)).unwrap();
+        let copy = report.replicas.get_mut(&table().id).unwrap().get_mut(&ShardId(0)).unwrap();
+        let progress = PartitionProgress { next_offset, end_offset: 100_000, ..PartitionProgress::default() };
+        copy.partitions = BTreeMap::from([(PartitionId(0), progress)]);
+    }
+    world.step().shards[0].replica_on(&id("n3")).unwrap().copy_from.clone()
+}
+
+#[test]
+fn a_copy_comes_from_the_most_advanced_copy_then_from_the_one_that_gives_the_fewest() {
+    assert_eq!(source_of(&mut to_n3(), [("n1", 20_000), ("n2", 100_000)]), Some(id("n2")));
+    assert_eq!(source_of(&mut to_n3(), [("n1", 100_000), ("n2", 20_000)]), Some(id("n1")));
+    // A batch or so apart is alike; then it is the one with less to do.
+    let mut world = to_n3();
+    let range = PartitionRange::new(0, 8).unwrap();
+    let mut busy = Shard::new(table().id, ShardId(9), range, [id("n1"), id("n3")]);
+    busy.replicas[1].copy_from = Some(id("n1"));
+    world.shards.push(busy);
+    assert_eq!(source_of(&mut world, [("n1", 100_000), ("n2", 99_000)]), Some(id("n2")));
+    // A node that is down gives nothing, however far it had come.
+    let mut world = to_n3();
+    world.down.insert(id("n2"), 99_000);
+    assert_eq!(source_of(&mut world, [("n1", 20_000), ("n2", 100_000)]), Some(id("n1")));
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! Where a copy comes from (H8): the chosen source first, then the leader, then the others; five at most.
+
+use super::seed::{Seed, Source, plan};
+use super::work::Job;
+use super::writer_tests::{DATABASE, P, stage, texts};
+use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables, SimServers};
+use crate::model::node::{ClickHouseEndpoint, Secret};
+use crate::model::table::{Replica, ReplicaState};
+use crate::model::view::{ClusterView, Live, Versioned};
+use crate::model::{Node, NodeId, NodeState};
+use std::collections::{BTreeMap, BTreeSet};
+
+fn id(number: usize) -> NodeId {
+    format!("n{number}").parse().unwrap()
+}
+
+fn node(id: &NodeId) -> Node {
+    Node {
+        id: id.clone(),
+        labels: BTreeMap::new(),
+        capacity_bytes: 0,
+        weight_milli: 1_000,
+        state: NodeState::Active,
+        clickhouse: ClickHouseEndpoint {
+            host: id.to_string(),
+            port: 9_000,
+            secure: false,
+            user: String::new(),
+            password: Secret::default(),
+        },
+        daemon_url: String::new(),
+    }
+}
+
+/// The order in which n1's new copy, to be taken from n4, asks n2 to n6, of which n3 leads and n5 is down.
+#[tokio::test(start_paused = true)]
+async fn the_chosen_source_is_asked_first_then_the_leader_then_the_others_that_live() {
+    let Job { table, mut shard, .. } = stage().await.job;
+    shard.replicas = (2..=6).map(|n| Replica::creating(id(n))).collect();
+    shard.replicas.iter_mut().for_each(|replica| replica.state = ReplicaState::Ready);
+    shard.replicas.push(Replica { copy_from: Some(id(4)), ..Replica::creating(id(1)) });
+    shard.leader = Some(id(3));
+    let mut view = ClusterView { complete: true, ..ClusterView::default() };
+    for number in 1..=6 {
+        view.nodes.insert(id(number), Versioned { record: node(&id(number)), revision: 1 });
+        if number != 5 {
+            view.live.insert(id(number), Live { incarnation: 1, daemon_url: String::new() });
+        }
+    }
+    view.tables.insert(table.id, Versioned { record: (*table).clone(), revision: 1 });
+    let Seed::Copy(sources) = plan(&view, table.id, &shard, &id(1), &BTreeSet::new()) else {
+        panic!("a copy")
+    };
+    let asked: Vec<_> = sources.iter().map(|source| source.node.clone()).collect();
+    assert_eq!(asked, [4, 3, 2, 6].map(id));
+    view.live.clear();
+    let none = plan(&view, table.id, &shard, &id(1), &BTreeSet::new());
+    assert!(matches!(none, Seed::Nowhere(_)), "{none:?}");
+}
+
+/// Copies from n2 to n7, of which only n`number` is there; what came of it, and the rows that came.
+async fn copied_from_the_only_one(number: usize) -> (Result<(), String>, u64) {
+    let (here, there) = (stage().await, stage().await);
+    there.insert(&texts(10, |_| false)).await;
+    let network = SimServers::new();
+    here.server.join(&network, "n1", 9_000);
+    there.server.join(&network, &id(number).to_string(), 9_000);
+    let database = "d__t__cvh00000000_s1".to_owned();
+    let source = |number: usize| Source {
+        node: id(number),
+        range: here.job.shard.range,
+        replica: RemoteReplica {
+            host: id(number).to_string(),
+            port: 9_000,
+            user: String::new(),
+            password: Secret::default(),
+            secure: false,
+            database: DATABASE.into(),
+        },
+        daemon_url: String::new(),
+    };
+    let sources: Vec<Source> = (2..=7).map(source).collect();
+    let job = Job { database: database.clone(), ..here.job.clone() };
+    let tables = ReplicaTables { database: database.clone(), schema: job.table.schema.clone() };
+    let ended = job.copy(&tables, &sources).await;
+    (ended, here.server.contents(&database, P).len() as u64)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_goes_on_with_the_next_source_and_gives_up_after_the_fifth() {
+    for number in [2, 6] {
+        let (ended, rows) = copied_from_the_only_one(number).await;
+        assert_eq!((ended, rows), (Ok(()), 10), "the source is n{number}");
+    }
+    let (ended, rows) = copied_from_the_only_one(7).await;
+    let why = ended.unwrap_err();
+    assert!(why.contains("cannot be copied from n6"), "{why}");
+    assert_eq!(rows, 0, "the sixth is for a later try");
+}

@@ -1,0 +1,71 @@
+//! Wrong passwords, through a real daemon: told with code and remedy wherever somebody looks, and mended by the
+//! right one.
+
+use super::support::cluster::{Cluster, DDL};
+use super::support::etcd::EtcdCluster;
+use super::support::kafka::TestKafka;
+use converthouse::adapters::kafka::Kafka as _;
+
+const CREATE: [&str; 7] = ["table", "create", DDL, "--partitions", "8", "--partition-by", "user"];
+
+fn restart(cluster: &mut Cluster, from: &str, to: &str) {
+    cluster.nodes[0].kill_daemon();
+    cluster.nodes[0].reconfigure(from, to);
+    cluster.nodes[0].start_daemon();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_for_kafka_is_told_with_its_code_and_its_remedy() {
+    let kafka = TestKafka::start_with_user("alice", "wonder land").await;
+    let settings = "settings = { \"security.protocol\" = \"SASL_PLAINTEXT\", \"sasl.mechanisms\" = \"PLAIN\", \
+                    \"sasl.username\" = \"alice\", \"sasl.password\" = \"hush\" }\n";
+    let mut cluster = Cluster::start_standalone_on(1, kafka, settings).await;
+    let told = cluster.cli(&CREATE).expect_err("Kafka lets nobody in");
+    assert!(told.contains("CVH-0503") && told.contains("CVH-0804"), "{told}");
+    assert!(told.contains("[kafka.settings]") && !told.contains("hush"), "{told}");
+    restart(&mut cluster, "\"hush\"", "\"wonder land\"");
+    cluster.until("a leader", |status| status.leader.is_some());
+    cluster.cli(&CREATE).unwrap_or_else(|error| panic!("{error}"));
+    cluster.produce(0..1_000).await;
+    cluster.prove_events(1_000, 0).await;
+    // With a table there, its partitions say why they stand still.
+    restart(&mut cluster, "\"wonder land\"", "\"hush\"");
+    cluster.client.produce(vec![super::support::cluster::event(1_000)]).await.unwrap();
+    cluster.until("the refusal to be told", |status| {
+        !status.healthy && status.problems.iter().any(|problem| problem.contains("CVH-0503"))
+    });
+    let text = cluster.cli(&["status"]).unwrap();
+    assert!(!text.contains("hush"), "{text}");
+    restart(&mut cluster, "\"hush\"", "\"wonder land\"");
+    cluster.prove_events(1_001, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_for_etcd_is_told_with_its_code_and_its_remedy() {
+    let etcd = EtcdCluster::start(1);
+    let mut admin = etcd.client().await;
+    admin.user_add("root", "right", None).await.unwrap();
+    admin.user_grant_role("root", "root").await.unwrap();
+    admin.auth_enable().await.unwrap();
+    let mut cluster = Cluster::start_standalone(1).await;
+    cluster.nodes[0].kill_daemon();
+    let store =
+        format!("kind = \"etcd\"\nendpoints = {:?}\nuser = \"root\"\npassword = \"wr0ng\"", etcd.endpoints());
+    cluster.nodes[0].reconfigure("kind = \"embedded\"", &store);
+    cluster.nodes[0].reconfigure("clickhouse_port", "clickhouse_host = \"127.0.0.1\"\nclickhouse_port");
+    cluster.nodes[0].start_daemon();
+    cluster.until("the refusal to be told", |status| {
+        let why = |problem: &&String| problem.contains("CVH-0305") && problem.contains("user and password");
+        !status.healthy && status.problems.iter().any(|problem| why(&problem))
+    });
+    let told = cluster.cli(&CREATE).expect_err("nobody leads");
+    assert!(told.contains("CVH-0805") && told.contains("CVH-0305"), "{told}");
+    assert!(!told.contains("wr0ng") && cluster.nodes[0].said("wr0ng") == 0, "{told}");
+    assert!(cluster.nodes[0].said("CVH-0305") > 0, "{}", cluster.nodes[0].log_tail());
+    assert!(cluster.nodes[0].get("/readyz").contains("CVH-0305"));
+    cluster.nodes[0].kill_daemon();
+    cluster.nodes[0].reconfigure("\"wr0ng\"", "\"right\"");
+    cluster.nodes[0].start_daemon();
+    cluster.until("a leader", |status| status.leader.is_some());
+    assert_eq!(cluster.nodes[0].get("/readyz").trim(), "ready");
+}
