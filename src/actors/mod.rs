@@ -64,7 +64,7 @@ use tokio::sync::Semaphore;
 pub struct Options {
     /// Length of the daemon's lease: the time after which others take over from one that died.
     pub lease_ttl_ms: u64,
-    /// How often an agent looks round: probe, commits, heartbeat.
+    /// How often an agent looks round (probe, commits, heartbeat), and the leader at everything.
     pub tick_ms: u64,
     /// Consumers (lanes) that a node runs at most; how many it needs follows from what it holds (H7).
     pub lanes_max: u32,
@@ -339,6 +339,7 @@ fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership
             clock: world.clock.clone(),
             metrics: world.metrics.clone(),
             topic_replication: world.options.topic_replication,
+            tick_ms: world.options.tick_ms,
             rules: world.options.rules,
             balance: world.options.balance,
             solver: world.solver.clone(),

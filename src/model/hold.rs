@@ -139,6 +139,9 @@ impl ClusterView {
 
     /// A table's frozen shards, and in which words.
     pub fn frozen_shards(&self, table: TableId, now_unix_ms: u64) -> BTreeMap<ShardId, String> {
+        if self.holds.is_empty() {
+            return BTreeMap::new();
+        }
         let shards = self.shards_of(table).map(|shard| shard.id);
         shards
             .filter_map(|shard| Some((shard, self.frozen(table, shard, now_unix_ms)?.to_string())))

@@ -17,6 +17,8 @@ pub mod parts;
 pub mod plan;
 pub mod range;
 pub mod routes;
+pub mod shards;
+pub mod shared;
 pub mod table;
 pub mod trace;
 pub mod verify;

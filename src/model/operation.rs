@@ -93,12 +93,20 @@ impl Kind {
 
     /// Whether it concerns that shard, before or after.
     pub fn touches(&self, id: ShardId) -> bool {
-        let made = match self {
-            Self::Split { left, right, .. } => [Some(*left), Some(*right)],
-            Self::Merge { into, .. } => [Some(*into), None],
-            _ => [None, None],
+        self.touched().any(|touched| touched == id)
+    }
+
+    /// The shards that it concerns, before or after.
+    pub fn touched(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let (first, made) = match self {
+            Self::Split { shard, left, right, .. } => (*shard, [Some(*left), Some(*right)]),
+            Self::Merge { left, right, into } => (*left, [Some(*right), Some(*into)]),
+            Self::Move { shard, .. }
+            | Self::Add { shard, .. }
+            | Self::Remove { shard, .. }
+            | Self::Lead { shard, .. } => (*shard, [None, None]),
         };
-        self.shards().contains(&id) || made.contains(&Some(id))
+        std::iter::once(first).chain(made.into_iter().flatten())
     }
 
     /// The node that a copy is being made on, if any.

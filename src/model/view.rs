@@ -8,6 +8,8 @@ use super::hold::{Hold, Scope};
 use super::ids::{NodeId, OperationId, ShardId, TableId};
 use super::node::Node;
 use super::operation::Operation;
+use super::shards::Shards;
+use super::shared::Shared;
 use super::table::{Shard, Table, TableName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,11 +52,11 @@ pub enum Record {
     /// `live/<id>`.
     Live(NodeId, Option<Live>),
     /// `tables/<id>`.
-    Table(TableId, Option<Box<Versioned<Table>>>),
+    Table(TableId, Option<Shared<Versioned<Table>>>),
     /// `shards/<table>/<id>`.
-    Shard(TableId, ShardId, Option<Versioned<Shard>>),
+    Shard(TableId, ShardId, Option<Shared<Versioned<Shard>>>),
     /// `ops/<id>`.
-    Operation(OperationId, Option<Box<Versioned<Operation>>>),
+    Operation(OperationId, Option<Shared<Versioned<Operation>>>),
     /// `holds/…`.
     Hold(Scope, Option<Versioned<Hold>>),
     /// `balance`.
@@ -87,7 +89,7 @@ pub struct Touched {
     pub tables: BTreeSet<TableId>,
 }
 
-/// The mirror.
+/// The mirror. Clones share what they have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterView {
     /// Store revision that this is.
@@ -97,15 +99,15 @@ pub struct ClusterView {
     /// The cluster's leader.
     pub leader: Option<Leader>,
     /// Registered nodes.
-    pub nodes: BTreeMap<NodeId, Versioned<Node>>,
+    pub nodes: Shared<BTreeMap<NodeId, Versioned<Node>>>,
     /// Nodes with a lease.
-    pub live: BTreeMap<NodeId, Live>,
+    pub live: Shared<BTreeMap<NodeId, Live>>,
     /// Tables.
-    pub tables: BTreeMap<TableId, Versioned<Table>>,
+    pub tables: BTreeMap<TableId, Shared<Versioned<Table>>>,
     /// Shards by table.
-    pub shards: BTreeMap<TableId, BTreeMap<ShardId, Versioned<Shard>>>,
+    pub shards: BTreeMap<TableId, Shared<Shards>>,
     /// Operations, open and ended.
-    pub operations: BTreeMap<OperationId, Versioned<Operation>>,
+    pub operations: Shared<BTreeMap<OperationId, Shared<Versioned<Operation>>>>,
     /// Pauses and freezes, those that are over among them.
     pub holds: BTreeMap<Scope, Versioned<Hold>>,
     /// What was said of balancing at run time.
@@ -133,12 +135,12 @@ impl ClusterView {
                     touched.nodes.insert(id);
                 }
                 Record::Table(id, table) => {
-                    put(&mut self.tables, id, table.map(|table| *table));
+                    put(&mut self.tables, id, table);
                     touched.tables.insert(id);
                 }
                 Record::Shard(table, id, shard) => {
                     put(self.shards.entry(table).or_default(), id, shard);
-                    if self.shards.get(&table).is_some_and(BTreeMap::is_empty) {
+                    if self.shards.get(&table).is_some_and(|shards| shards.is_empty()) {
                         self.shards.remove(&table);
                     }
                     touched.tables.insert(table);
@@ -147,7 +149,7 @@ impl ClusterView {
                     let before = self.operations.get(&id);
                     touched.tables.extend(before.map(|operation| operation.record.table));
                     touched.tables.extend(operation.as_ref().map(|operation| operation.record.table));
-                    put(&mut self.operations, id, operation.map(|operation| *operation));
+                    put(&mut self.operations, id, operation);
                 }
                 Record::Hold(scope, hold) => {
                     match scope {
@@ -170,32 +172,37 @@ impl ClusterView {
         self.complete = true;
         let mut touched = self.apply(revision, records);
         touched.leader = true;
-        touched.nodes.extend(before.nodes.into_keys().chain(before.live.into_keys()));
+        touched.nodes.extend(before.nodes.keys().chain(before.live.keys()).cloned());
         touched.tables.extend(before.tables.into_keys().chain(before.shards.into_keys()));
         touched
     }
 
-    /// The same view with these tables only, without what brakes or balances them.
-    pub fn of_tables(&self, tables: &BTreeSet<TableId>) -> Self {
-        let some = |id: &TableId| tables.contains(id);
-        Self {
-            tables: self.tables.iter().filter(|(id, _)| some(id)).map(|(id, t)| (*id, t.clone())).collect(),
-            shards: self.shards.iter().filter(|(id, _)| some(id)).map(|(id, s)| (*id, s.clone())).collect(),
-            revision: self.revision,
-            complete: self.complete,
-            leader: self.leader.clone(),
-            nodes: self.nodes.clone(),
-            live: self.live.clone(),
-            holds: BTreeMap::new(),
-            balance: None,
-            run: None,
-            operations: self
-                .operations
-                .iter()
-                .filter(|(_, op)| some(&op.record.table))
-                .map(|(id, op)| (*id, op.clone()))
-                .collect(),
+    /// A shard's record.
+    pub fn shard(&self, table: TableId, shard: ShardId) -> Option<&Shard> {
+        self.shards.get(&table)?.get(&shard).map(|shard| &shard.record)
+    }
+
+    /// Whether two views have a table's shards in common, unchanged; quick, and `false` now and then though they have.
+    pub fn same_shards(&self, other: &Self, table: TableId) -> bool {
+        match (self.shards.get(&table), other.shards.get(&table)) {
+            (Some(own), Some(others)) => Shared::same(own, others),
+            (own, others) => own.is_none() && others.is_none(),
         }
+    }
+
+    /// A table's shards that are not as they were in another view, with what they were.
+    pub fn changed_shards<'a>(
+        &'a self,
+        before: &'a Self,
+        table: TableId,
+    ) -> impl Iterator<Item = (Option<&'a Shard>, &'a Shard)> {
+        let now = self.shards.get(&table).filter(|_| !self.same_shards(before, table));
+        let old = before.shards.get(&table);
+        now.into_iter().flat_map(|shards| shards.iter()).filter_map(move |(id, shard)| {
+            let was = old.and_then(|shards| shards.get(id));
+            let changed = was.is_none_or(|was| !Shared::same(was, shard) && was.record != shard.record);
+            changed.then(|| (was.map(|was| &was.record), &shard.record))
+        })
     }
 
     /// The table of that name that is not being dropped.
@@ -207,6 +214,16 @@ impl ClusterView {
     /// A table's shards, in number order.
     pub fn shards_of(&self, table: TableId) -> impl Iterator<Item = &Shard> {
         self.shards.get(&table).into_iter().flat_map(|shards| shards.values().map(|shard| &shard.record))
+    }
+
+    /// All tables' shards.
+    pub fn all_shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.values().flat_map(|shards| shards.values()).map(|shard| &shard.record)
+    }
+
+    /// A table's shards that have a replica on a node, in number order.
+    pub fn shards_on<'a>(&'a self, table: TableId, node: &'a NodeId) -> impl Iterator<Item = &'a Shard> {
+        self.shards.get(&table).into_iter().flat_map(move |shards| shards.on(node))
     }
 
     /// Operations that are not ended, oldest first.

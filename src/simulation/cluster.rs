@@ -393,7 +393,7 @@ impl Cluster {
     /// A node's server; clones are handles on it.
     pub fn server(&self, node: &str) -> Option<SimClickHouse> {
         let nodes = self.0.nodes.borrow();
-        nodes.iter().find(|(id, _)| id.as_str() == node).map(|(_, node)| node.server.clone())
+        nodes.get(&node.parse().ok()?).map(|node| node.server.clone())
     }
 
     /// Whether a node's daemon runs.

@@ -1,8 +1,9 @@
 //! What a run is measured by, from the store's history: changes counted, bad states summed over time. Pure.
 
 use super::samples::Sample;
-use crate::model::NodeId;
+use crate::model::shared::Shared;
 use crate::model::table::{ShardState, TableState};
+use crate::model::{NodeId, Shard, Table, TableId};
 use crate::model::view::ClusterView;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,30 +40,85 @@ pub struct Measures {
     flow: BTreeMap<NodeId, (u64, u64)>,
     #[serde(skip)]
     at_ms: u64,
+    #[serde(skip)]
+    bad: Bad,
+}
+
+/// Shards that stand badly at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bad {
+    /// No live node leads them.
+    leaderless: u64,
+    /// They have fewer ready replicas on live nodes than wanted.
+    under_replicated: u64,
+    /// They have none.
+    dark: u64,
+}
+
+impl Bad {
+    fn of(view: &ClusterView) -> Self {
+        let mut bad = Self::default();
+        view.tables.keys().for_each(|id| bad.add(&Self::of_table(view, *id)));
+        bad
+    }
+
+    fn of_table(view: &ClusterView, id: TableId) -> Self {
+        let mut bad = Self::default();
+        let table = view.tables.get(&id).map(|table| &table.record);
+        for (table, shard) in table.into_iter().flat_map(|table| view.shards_of(id).map(move |s| (table, s))) {
+            bad.add(&Self::of_shard(view, table, shard));
+        }
+        bad
+    }
+
+    /// Shards that are being made or have been replaced serve nobody.
+    fn of_shard(view: &ClusterView, table: &Table, shard: &Shard) -> Self {
+        if table.state != TableState::Active || shard.state != ShardState::Serving {
+            return Self::default();
+        }
+        let led = shard.leader.as_ref().is_some_and(|leader| view.is_live(leader));
+        let ready = shard.ready_nodes().filter(|node| view.is_live(node)).count();
+        Self {
+            leaderless: u64::from(!led),
+            under_replicated: u64::from(ready < table.replicas as usize),
+            dark: u64::from(ready == 0),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.leaderless += other.leaderless;
+        self.under_replicated += other.under_replicated;
+        self.dark += other.dark;
+    }
+
+    fn take(&mut self, other: &Self) {
+        self.leaderless -= other.leaderless;
+        self.under_replicated -= other.under_replicated;
+        self.dark -= other.dark;
+    }
 }
 
 impl Measures {
     /// Nothing yet.
-    pub fn begin(now_ms: u64) -> Self {
-        Self { at_ms: now_ms, ..Self::default() }
+    pub fn begin(now_ms: u64, view: &ClusterView) -> Self {
+        Self { at_ms: now_ms, bad: Bad::of(view), ..Self::default() }
     }
 
     /// The cluster went from one view to the next.
     pub fn step(&mut self, now_ms: u64, before: &ClusterView, after: &ClusterView) {
-        self.pass(now_ms, before);
+        self.pass(now_ms);
+        self.bad(before, after);
         for (id, table) in &after.tables {
             let Some(was) = before.tables.get(id) else { continue };
             if was.record.state != TableState::Creating {
                 self.epochs += table.record.epoch.0.saturating_sub(was.record.epoch.0);
             }
         }
-        for (table, shards) in &after.shards {
-            let Some(old) = before.shards.get(table) else { continue };
-            for (id, shard) in shards {
-                let Some(was) = old.get(id) else { continue };
-                let (was, now) = (&was.record, &shard.record);
+        for table in after.shards.keys() {
+            for (was, now) in after.changed_shards(before, *table) {
+                let Some(was) = was else { continue };
                 self.leader_changes += u64::from(was.leader.is_some() && was.leader != now.leader);
-                let lacks = |other: &crate::model::Shard, node: &NodeId| other.replica_on(node).is_none();
+                let lacks = |other: &Shard, node: &NodeId| other.replica_on(node).is_none();
                 let added = now.replicas.iter().filter(|replica| lacks(was, &replica.node)).count();
                 let removed = was.replicas.iter().filter(|replica| lacks(now, &replica.node)).count();
                 self.replicas_added += added as u64;
@@ -91,33 +147,43 @@ impl Measures {
     }
 
     /// Time passed without a change.
-    pub fn pass(&mut self, now_ms: u64, view: &ClusterView) {
+    pub fn pass(&mut self, now_ms: u64) {
         let passed_ms = now_ms.saturating_sub(self.at_ms);
         self.at_ms = now_ms;
-        if passed_ms == 0 {
+        let Bad { leaderless, under_replicated, dark } = self.bad;
+        self.leaderless_shard_ms += leaderless * passed_ms;
+        self.under_replicated_shard_ms += under_replicated * passed_ms;
+        self.dark_shard_ms += dark * passed_ms;
+    }
+
+    /// Shards that stand badly now, by what changed.
+    fn bad(&mut self, before: &ClusterView, after: &ClusterView) {
+        if !Shared::same(&before.live, &after.live) {
+            self.bad = Bad::of(after);
             return;
         }
-        for (table, shards) in &view.shards {
-            let Some(table) = view.tables.get(table).map(|table| &table.record) else { continue };
-            if table.state != TableState::Active {
-                continue;
-            }
-            // Those that are being made or have been replaced serve nobody.
-            let serving = shards.values().map(|s| &s.record).filter(|s| s.state == ShardState::Serving);
-            for shard in serving {
-                let led = shard.leader.as_ref().is_some_and(|leader| view.is_live(leader));
-                self.leaderless_shard_ms += if led { 0 } else { passed_ms };
-                let ready = shard.ready_nodes().filter(|node| view.is_live(node)).count();
-                self.dark_shard_ms += if ready == 0 { passed_ms } else { 0 };
-                let whole = ready >= table.replicas as usize;
-                self.under_replicated_shard_ms += if whole { 0 } else { passed_ms };
+        for id in before.tables.keys().chain(after.tables.keys().filter(|id| !before.tables.contains_key(id))) {
+            let same = match (before.tables.get(id), after.tables.get(id)) {
+                (Some(old), Some(new)) => Shared::same(old, new),
+                _ => false,
+            };
+            if !same {
+                self.bad.add(&Bad::of_table(after, *id));
+                self.bad.take(&Bad::of_table(before, *id));
+            } else if let Some(table) = after.tables.get(id).filter(|_| !after.same_shards(before, *id)) {
+                for (was, now) in after.changed_shards(before, *id) {
+                    self.bad.add(&Bad::of_shard(after, &table.record, now));
+                    was.iter().for_each(|was| self.bad.take(&Bad::of_shard(before, &table.record, was)));
+                }
+                let gone = before.shards_of(*id).filter(|shard| after.shard(*id, shard.id).is_none());
+                gone.for_each(|shard| self.bad.take(&Bad::of_shard(before, &table.record, shard)));
             }
         }
     }
 
     /// The end: how even the load is now.
     pub fn end(&mut self, now_ms: u64, view: &ClusterView) {
-        self.pass(now_ms, view);
+        self.pass(now_ms);
         let live: Spread<'_> = view.live.keys().map(|node| (node, 0)).collect();
         let (mut replicas, mut leaders) = (live.clone(), live.clone());
         let weight =

@@ -11,7 +11,7 @@ use crate::model::table::{ReplicaState, Shard, ShardState};
 use crate::model::view::{ClusterView, Record};
 use crate::model::{NodeId, PartitionId, ShardId, Table, TableId};
 use futures::StreamExt;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Weak;
 use std::time::Duration;
 
@@ -30,8 +30,30 @@ pub(super) struct Lacks {
     old: u64,
 }
 
-/// What a replica lacked lately: when, and how much.
-pub(super) type Lacked = BTreeMap<(TableId, ShardId, NodeId), VecDeque<(u64, Lacks)>>;
+/// What replicas lacked lately.
+#[derive(Default)]
+pub(super) struct Lacked {
+    /// When, and how much.
+    lately: BTreeMap<(TableId, ShardId, NodeId), VecDeque<(u64, Lacks)>>,
+    /// Shards with a replica that cannot be read.
+    waiting: BTreeSet<(TableId, ShardId)>,
+}
+
+impl Lacked {
+    /// The store changed.
+    fn step(&mut self, before: &ClusterView, after: &ClusterView) {
+        for table in after.tables.keys().filter(|table| !after.same_shards(before, **table)) {
+            for (_, shard) in after.changed_shards(before, *table) {
+                if shard.replicas.iter().any(|replica| replica.state != ReplicaState::Ready) {
+                    self.waiting.insert((*table, shard.id));
+                } else {
+                    self.waiting.remove(&(*table, shard.id));
+                }
+            }
+        }
+        self.waiting.retain(|(table, shard)| after.shard(*table, *shard).is_some());
+    }
+}
 
 /// Runs for as long as the store lives.
 pub(super) async fn observe(store: MemoryStore, cluster: Weak<Inner>) {
@@ -81,7 +103,8 @@ impl Cluster {
         let after = self.0.seen.borrow();
         rows::changes(&before, &after).iter().for_each(|row| self.row(row));
         self.0.measures.borrow_mut().step(self.now_ms(), &before, &after);
-        self.0.dark.borrow_mut().step(self.now_ms(), &after);
+        self.0.dark.borrow_mut().step(self.now_ms(), &before, &after);
+        self.0.lacked.borrow_mut().step(&before, &after);
         let author = self.journal().take_author(revision);
         if led {
             self.check_author(&before, author.as_deref());
@@ -103,15 +126,11 @@ impl Cluster {
 
     /// A replica that becomes readable has caught up, unless there is none better.
     fn check_readable(&self, before: &ClusterView, after: &ClusterView) {
-        for (table, shards) in &after.shards {
-            let Some(record) = after.tables.get(table).map(|table| &table.record) else { continue };
-            for (id, shard) in shards {
-                let was =
-                    before.shards.get(table).and_then(|shards| shards.get(id)).map(|shard| &shard.record);
+        for (table, record) in after.tables.iter().map(|(id, table)| (*id, &table.record)) {
+            for (was, shard) in after.changed_shards(before, table) {
                 let readable = |shard: &Shard, node: &NodeId| {
                     shard.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Ready)
                 };
-                let shard = &shard.record;
                 // Nobody reads a child before it replaces its parents; it then holds what they held on the same node.
                 if shard.state != ShardState::Serving {
                     continue;
@@ -148,31 +167,30 @@ impl Cluster {
 
     fn note_lacks(&self) {
         let (view, now_ms) = (self.view(), self.now_ms());
-        let mut lately = std::mem::take(&mut *self.0.lacked.borrow_mut());
-        for table in view.tables.values().map(|table| &table.record) {
-            let waits = |shard: &&Shard| shard.replicas.iter().any(|r| r.state != ReplicaState::Ready);
-            for shard in view.shards_of(table.id).filter(waits) {
-                let database = names::replica_database(&table.name, table.id, shard.id);
-                // Also those that only come to be readable: reports of them may be as old.
-                for node in shard.replicas.iter().map(|replica| &replica.node) {
-                    let lacks = self.lacks(table, shard, node, &database);
-                    let noted = lately.entry((table.id, shard.id, node.clone())).or_default();
-                    noted.push_back((now_ms, lacks));
-                }
+        let mut lacked = std::mem::take(&mut *self.0.lacked.borrow_mut());
+        for (table, shard) in &lacked.waiting {
+            let Some(table) = view.tables.get(table).map(|table| &table.record) else { continue };
+            let Some(shard) = view.shard(table.id, *shard) else { continue };
+            let database = names::replica_database(&table.name, table.id, shard.id);
+            // Also those that only come to be readable: reports of them may be as old.
+            for node in shard.replicas.iter().map(|replica| &replica.node) {
+                let lacks = self.lacks(table, shard, node, &database);
+                let noted = lacked.lately.entry((table.id, shard.id, node.clone())).or_default();
+                noted.push_back((now_ms, lacks));
             }
         }
-        lately.retain(|_, noted| {
+        lacked.lately.retain(|_, noted| {
             while noted.front().is_some_and(|(at_ms, _)| now_ms - at_ms > KNOWN_AGE_MAX_MS) {
                 noted.pop_front();
             }
             !noted.is_empty()
         });
-        *self.0.lacked.borrow_mut() = lately;
+        *self.0.lacked.borrow_mut() = lacked;
     }
 
     fn lacked_lately(&self, shard: &Shard, node: &NodeId) -> Vec<Lacks> {
-        let lately = self.0.lacked.borrow();
-        let noted = lately.get(&(shard.table, shard.id, node.clone()));
+        let lacked = self.0.lacked.borrow();
+        let noted = lacked.lately.get(&(shard.table, shard.id, node.clone()));
         noted.into_iter().flatten().map(|(_, lacks)| *lacks).collect()
     }
 

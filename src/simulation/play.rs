@@ -151,7 +151,7 @@ async fn calm(cluster: &Cluster) -> Result<(), Failure> {
 impl Cluster {
     /// Begins to measure anew.
     pub fn measure(&self) {
-        *self.0.measures.borrow_mut() = Measures::begin(self.now_ms());
+        *self.0.measures.borrow_mut() = Measures::begin(self.now_ms(), &self.view());
     }
 
     /// What was measured so far.

@@ -6,6 +6,7 @@ use super::failure::Failure;
 use super::node::SimNode;
 use super::query::{self, Answer};
 use crate::adapters::clickhouse::{ClusterReplica, HeldRows};
+use crate::model::shared::Shared;
 use crate::model::table::{Shard, TableState};
 use crate::model::view::ClusterView;
 use crate::model::{PartitionId, Table, TableName, names};
@@ -28,7 +29,10 @@ impl Dark {
     const BACK_MS: u64 = 15_000;
 
     /// The store changed.
-    pub(super) fn step(&mut self, now_ms: u64, view: &ClusterView) {
+    pub(super) fn step(&mut self, now_ms: u64, before: &ClusterView, view: &ClusterView) {
+        if Shared::same(&before.nodes, &view.nodes) && Shared::same(&before.live, &view.live) {
+            return;
+        }
         for node in view.nodes.keys() {
             if !view.is_live(node) {
                 self.since_ms.entry(node.to_string()).or_insert(now_ms);

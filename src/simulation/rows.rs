@@ -3,7 +3,6 @@
 use crate::model::table::{Shard, Table};
 use crate::model::view::ClusterView;
 use crate::model::{NodeId, ShardId};
-use std::collections::BTreeMap;
 
 /// Virtual time as `HH:MM:SS.mmm`.
 pub fn stamp(ms: u64) -> String {
@@ -46,13 +45,14 @@ pub fn changes(before: &ClusterView, after: &ClusterView) -> Vec<String> {
     for (id, table) in &after.tables {
         let was = before.tables.get(id).map(|table| &table.record);
         table_changes(was, &table.record, &mut rows);
-        let empty = BTreeMap::new();
-        let (old, new) = (before.shards.get(id).unwrap_or(&empty), after.shards.get(id).unwrap_or(&empty));
-        for (shard, record) in new {
-            shard_changes(&table.record, old.get(shard).map(|old| &old.record), &record.record, &mut rows);
+        if after.same_shards(before, *id) {
+            continue;
         }
-        let gone = old.keys().filter(|shard| !new.contains_key(*shard));
-        rows.extend(gone.map(|shard: &ShardId| format!("{} {shard} removed", table.record.name)));
+        for (was, shard) in after.changed_shards(before, *id) {
+            shard_changes(&table.record, was, shard, &mut rows);
+        }
+        let gone = before.shards_of(*id).map(|shard| shard.id).filter(|shard| after.shard(*id, *shard).is_none());
+        rows.extend(gone.map(|shard: ShardId| format!("{} {shard} removed", table.record.name)));
     }
     let forgotten = before.tables.iter().filter(|(id, _)| !after.tables.contains_key(*id));
     rows.extend(forgotten.map(|(_, table)| format!("{} forgotten", table.record.name)));

@@ -97,7 +97,7 @@ impl Cluster {
             );
         }
         let (mut shards, mut lag) = (Vec::new(), 0);
-        let count: usize = view.shards.values().map(BTreeMap::len).sum();
+        let count: usize = view.all_shards().count();
         for table in view.tables.values().map(|table| &table.record) {
             for shard in view.shards_of(table.id) {
                 let database = names::replica_database(&table.name, table.id, shard.id);

@@ -36,11 +36,13 @@ impl Agent {
             self.ports.metrics.replicas(&node, state).set(count);
         }
         self.ports.metrics.epoch_lag(&node).set(number(self.epochs_missing(&view)));
-        let own = |node: &crate::model::NodeId| {
-            view.nodes.get(node).is_some_and(|node| node.record.daemon_url == self.ports.neighbours.own_url())
+        let own_url = self.ports.neighbours.own_url();
+        let own = view.nodes.iter().filter(|(_, node)| node.record.daemon_url == own_url).map(|(id, _)| id);
+        let led_by = |node| {
+            let here = view.shards.values().flat_map(move |shards| shards.on(node));
+            here.filter(|shard| shard.leader.as_ref() == Some(node)).count()
         };
-        let shards = view.shards.values().flat_map(BTreeMap::values);
-        let led = shards.filter(|shard| shard.record.leader.as_ref().is_some_and(own)).count();
+        let led: usize = own.map(led_by).sum();
         self.ports.metrics.shard_leaders.set(number(led));
     }
 

@@ -36,8 +36,8 @@ fn children<'a>(
     node: &'a NodeId,
     (table, parent): Place,
 ) -> impl Iterator<Item = Place> + 'a {
-    let shards = view.shards_of(table).filter(move |shard| shard.parents.contains(&parent));
-    shards.filter(|shard| shard.replica_on(node).is_some()).map(move |shard| (table, shard.id))
+    let here = view.shards_on(table, node).filter(move |shard| shard.parents.contains(&parent));
+    here.map(move |shard| (table, shard.id))
 }
 
 impl Lineage {
@@ -120,7 +120,7 @@ mod tests {
         let shard = |id, parents: Vec<ShardId>| Shard { parents, ..Shard::new(table(), id, range, [node()]) };
         let mut put = |record: Shard| {
             let of = view.shards.entry(table()).or_default();
-            of.insert(record.id, Versioned { record, revision: 1 });
+            of.insert(record.id, Versioned { record, revision: 1 }.into());
         };
         put(shard(PARENT, vec![]));
         children.iter().for_each(|id| put(shard(*id, vec![PARENT])));

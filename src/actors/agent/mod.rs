@@ -113,6 +113,8 @@ pub struct Agent {
     probing: bool,
     /// The replica database that is being removed.
     cleaning: Option<String>,
+    /// The view's revision at which nothing was left to be removed, while nothing else has changed.
+    clean_at: Option<i64>,
     beating: bool,
     server: Option<ServerInfo>,
     server_up: bool,
@@ -142,6 +144,7 @@ impl Agent {
             refresh_at_ms: None,
             probing: false,
             cleaning: None,
+            clean_at: None,
             beating: false,
             server: None,
             server_up: false,
@@ -227,6 +230,7 @@ impl Agent {
     /// A replica is further with its history: its parents may have to stop, or may go on.
     fn staged(&mut self, place: Place, stage: Stage, ctx: &mut Context<Self>) {
         self.lineage.put(place, stage);
+        self.clean_at = None;
         self.reconcile(ctx);
     }
 
@@ -265,7 +269,11 @@ impl Agent {
                 let restarted = self.server.as_ref().is_some_and(|before| info.uptime_s < before.uptime_s);
                 self.server = Some(info);
                 self.sizes = sizes;
-                self.databases = Some(databases.into_iter().collect());
+                let databases: BTreeSet<String> = databases.into_iter().collect();
+                if self.databases.as_ref() != Some(&databases) {
+                    self.databases = Some(databases);
+                    self.clean_at = None;
+                }
                 if restarted {
                     tracing::warn!(node = %self.ports.node, "ClickHouse was restarted: looking at every replica again");
                     self.running.values().for_each(|running| running.address.do_send(LookAgain));
@@ -295,15 +303,19 @@ impl Agent {
 
     /// Removes replica databases that are assigned elsewhere or whose table is being dropped, one at a time.
     fn clean_up(&mut self, ctx: &mut Context<Self>) {
-        let Some(database) = self.left_over() else { return };
-        if self.cleaning.is_some() {
+        let revision = self.view.read().revision;
+        if self.cleaning.is_some() || self.clean_at == Some(revision) {
             return;
         }
+        let Some(database) = self.left_over() else {
+            self.clean_at = Some(revision);
+            return;
+        };
         self.cleaning = Some(database.clone());
         tracing::info!(node = %self.ports.node, %database, "removing a replica that is no longer assigned here");
         let (server, name) = (self.ports.clickhouse.clone(), database.clone());
         self.then(ctx, async move { server.drop_replica(&name).await }, move |agent, result, ctx| {
-            agent.cleaning = None;
+            (agent.cleaning, agent.clean_at) = (None, None);
             match result {
                 Ok(()) => {
                     agent.databases.iter_mut().for_each(|all| {
@@ -327,10 +339,8 @@ impl Agent {
             // Users must not see a Distributed table whose shards are gone.
             Found::Left(id, shard) if self.lineage.is_needed(&view, &self.ports.node, id, shard) => false,
             Found::Left(id, _) => {
-                let dropping = |t: &crate::model::view::Versioned<crate::model::Table>| {
-                    t.record.state == TableState::Dropping
-                };
-                !view.tables.get(&id).is_some_and(dropping) || self.routes.undistributed.contains(&id)
+                let dropping = view.tables.get(&id).is_some_and(|t| t.record.state == TableState::Dropping);
+                !dropping || self.routes.undistributed.contains(&id)
             }
             Found::Kept | Found::Foreign => false,
         };
@@ -405,8 +415,19 @@ impl Actor for Agent {
 
 impl Handler<ViewChanged> for Agent {
     type Result = ();
-    fn handle(&mut self, _: ViewChanged, ctx: &mut Context<Self>) {
-        self.reconcile(ctx);
+    fn handle(&mut self, ViewChanged(touched): ViewChanged, ctx: &mut Context<Self>) {
+        let concerned = {
+            let (view, node) = (self.view.read(), &self.ports.node);
+            let runs = |table: TableId| {
+                let places = (table, ShardId(0))..=(table, ShardId(u32::MAX));
+                self.running.range(places).next().is_some()
+            };
+            let here = |table: &TableId| runs(*table) || view.shards_on(*table, node).next().is_some();
+            touched.tables.iter().any(here)
+        };
+        if concerned {
+            self.reconcile(ctx);
+        }
     }
 }
 
@@ -446,6 +467,7 @@ impl Handler<RoutesStand> for Agent {
     type Result = ();
     fn handle(&mut self, stand: RoutesStand, ctx: &mut Context<Self>) {
         self.routes = stand;
+        self.clean_at = None;
         self.clean_up(ctx);
         self.beat(ctx);
     }

@@ -30,8 +30,7 @@ pub fn wanted(view: &ClusterView, node: &NodeId) -> BTreeMap<Place, Wanted> {
         if table.record.state == TableState::Dropping {
             continue;
         }
-        let here = |shard: &&Shard| shard.replica_on(node).is_some() && shard.state != ShardState::Retired;
-        let shards = view.shards_of(*id).filter(here);
+        let shards = view.shards_on(*id, node).filter(|shard| shard.state != ShardState::Retired);
         let mut record = None;
         for shard in shards {
             let table = record.get_or_insert_with(|| Arc::new(table.record.clone())).clone();
@@ -86,7 +85,7 @@ pub fn judge(view: &ClusterView, node: &NodeId, database: &str) -> Found {
         // While a table is being created its shards are still being written: nothing is left over yet.
         Some((_, table)) if table.state == TableState::Creating => Found::Kept,
         Some((id, _)) => {
-            let here = view.shards_of(*id).any(|s| s.id == shard && s.replica_on(node).is_some());
+            let here = view.shard(*id, shard).is_some_and(|shard| shard.replica_on(node).is_some());
             if here { Found::Kept } else { Found::Left(*id, shard) }
         }
     }

@@ -93,8 +93,8 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
         let widest = shards.iter().map(|shard| shard.range.width()).max().unwrap_or(1);
         let chosen = shards
             .iter()
-            .filter(|shard| !busy(shard))
-            .filter(|shard| grown(shard) || few && shard.range.width() * 2 > widest);
+            .filter(|shard| grown(shard) || few && shard.range.width() * 2 > widest)
+            .filter(|shard| !busy(shard));
         splits.extend(chosen.map(|shard| (*id, shard.id)));
     }
     splits.truncate(SPLITS_MAX);
@@ -130,15 +130,22 @@ pub fn snapshot(sight: &Sight<'_>) -> Snapshot {
         }
         node
     };
-    let serving = view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
-    let serving = serving.filter(|shard| shard.state == ShardState::Serving);
+    let serving = view.all_shards().filter(|shard| shard.state == ShardState::Serving);
+    let mut open: BTreeMap<(TableId, ShardId), Vec<&Operation>> = BTreeMap::new();
+    for operation in sight.under_way() {
+        for id in operation.kind.touched() {
+            open.entry((operation.table, id)).or_default().push(operation);
+        }
+    }
+    let open = |shard: &Shard| open.get(&(shard.table, shard.id)).map_or(&[][..], Vec::as_slice);
     Snapshot {
         nodes: view.nodes.values().map(|record| node(&record.record)).collect(),
-        shards: serving.filter_map(|record| shard(sight, record)).collect(),
+        shards: serving.filter_map(|record| shard(sight, record, open(record))).collect(),
     }
 }
 
-fn shard(sight: &Sight<'_>, shard: &Shard) -> Option<ShardView> {
+/// A shard as placement sees it, with the operations that are under way on it.
+fn shard(sight: &Sight<'_>, shard: &Shard, open: &[&Operation]) -> Option<ShardView> {
     let table = sight.view.tables.get(&shard.table).map(|table| &table.record)?;
     if table.state == TableState::Dropping {
         return None;
@@ -150,8 +157,7 @@ fn shard(sight: &Sight<'_>, shard: &Shard) -> Option<ShardView> {
     };
     let mut replicas: Vec<ReplicaView> = shard.staying().map(replica).collect();
     let mut frozen = sight.held(shard);
-    let operations = sight.under_way().filter(|operation| operation.table == shard.table);
-    for operation in operations.filter(|operation| operation.kind.touches(shard.id)) {
+    for operation in open {
         in_flight(operation, &mut replicas, &mut frozen);
     }
     Some(ShardView {

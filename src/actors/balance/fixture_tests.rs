@@ -11,6 +11,7 @@ use crate::model::node::{ClickHouseEndpoint, Node, NodeState, Secret};
 use crate::model::observed::{Heartbeat, ReplicaObservation};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::range::PartitionRange;
+use crate::model::shared::Shared;
 use crate::model::table::{Replica, ReplicaState, Shard, Table, TableState};
 use crate::model::view::{ClusterView, Live, Versioned};
 use crate::placement::{Policy, Proposal, plan};
@@ -31,8 +32,8 @@ pub(super) fn id(name: &str) -> NodeId {
     name.parse().unwrap()
 }
 
-pub(super) fn versioned<T>(record: T) -> Versioned<T> {
-    Versioned { record, revision: 1 }
+pub(super) fn versioned<T>(record: T) -> Shared<Versioned<T>> {
+    Versioned { record, revision: 1 }.into()
 }
 
 /// A cluster whose reports are made of its records: each partition has so many bytes.
@@ -71,7 +72,7 @@ impl Cluster {
             clickhouse,
             daemon_url: String::new(),
         };
-        self.view.nodes.insert(id(name), versioned(node));
+        self.view.nodes.insert(id(name), Versioned { record: node, revision: 1 });
         self.view.live.insert(id(name), Live { incarnation: 1, daemon_url: String::new() });
     }
 
@@ -183,7 +184,7 @@ impl Cluster {
 
     pub(super) fn hold(&mut self, scope: Scope, brake: Brake, until_unix_ms: u64) {
         let hold = Hold { brake, reason: "audit".into(), since_unix_ms: 0, until_unix_ms };
-        self.view.holds.insert(scope, versioned(hold));
+        self.view.holds.insert(scope, Versioned { record: hold, revision: 1 });
     }
 
     pub(super) fn operation(&mut self, kind: Kind) {
@@ -207,7 +208,7 @@ impl Cluster {
         match kind {
             Kind::Split { shard, cut, left, right } => {
                 let of = self.of();
-                let parent = self.view.shards.get_mut(&of).unwrap().remove(shard).unwrap().record;
+                let parent = self.view.shards.get_mut(&of).unwrap().remove(shard).unwrap().record.clone();
                 let (low, high) = parent.range.split_at(*cut).unwrap();
                 self.put(Shard { id: *left, range: low, ..parent.clone() });
                 self.put(Shard { id: *right, range: high, ..parent });

@@ -74,7 +74,7 @@ impl Ahead {
         shards.remove(&cut.shard);
         for (id, range) in [(cut.left, left), (cut.right, right)] {
             let record = Shard { id, range, parents: vec![parent.id], ..parent.clone() };
-            shards.insert(id, Versioned { record, revision: 0 });
+            shards.insert(id, Versioned { record, revision: 0 }.into());
         }
         for (id, range) in [(cut.left, left), (cut.right, right)] {
             let part = (u64::from(range.width()), u64::from(parent.range.width()));
@@ -207,7 +207,7 @@ pub fn size(splits: usize, proposal: &Proposal) -> PlannedSize {
 /// Shards that stay because of an operation under way or a hold, with code and sentence.
 fn bound(sight: &Sight<'_>) -> BTreeMap<(TableId, ShardId), (String, String)> {
     let mut bound = BTreeMap::new();
-    for shard in sight.view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record) {
+    for shard in sight.view.all_shards() {
         let mut open = sight.view.open_operations();
         let at_work = open.find(|op| op.table == shard.table && op.kind.touches(shard.id));
         let held = sight.view.held(shard.table, shard.id, sight.now_unix_ms);

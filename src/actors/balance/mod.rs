@@ -18,6 +18,7 @@ mod tests;
 use super::leader::operations::{begin_all, split_kind};
 use super::leader::{Lead, steer};
 use super::table::decide::{LeftOut, down_for};
+use crate::adapters::metadata::Revision;
 use crate::adapters::offload;
 use crate::model::balance::{BalanceMode, PlannedSize, RunState};
 use crate::model::ids::NodeId;
@@ -39,6 +40,8 @@ pub struct Balancer {
     even: Option<(BalanceMode, Snapshot)>,
     /// Where the plan that is being carried out leads.
     course: Course,
+    /// The store's revision and the reports by which the last round found nothing to be done.
+    rested: Option<(Revision, u64)>,
 }
 
 /// What a round comes to.
@@ -88,7 +91,7 @@ pub(super) fn mode(lead: &Lead, view: &ClusterView) -> BalanceMode {
 impl Balancer {
     /// Balances while that term lasts.
     pub fn new(lead: Lead) -> Self {
-        Self { lead, busy: false, even: None, course: Course::default() }
+        Self { lead, busy: false, even: None, course: Course::default(), rested: None }
     }
 
     fn round(&mut self, ctx: &mut Context<Self>) {
@@ -113,6 +116,15 @@ impl Balancer {
     /// What this round is to do.
     fn look(&mut self) -> Look {
         let lead = self.lead.clone();
+        let seen = {
+            let (view, reports) = (lead.view.read(), lead.observed.read());
+            // What passes with time alone is looked at in every round.
+            let timeless = view.holds.is_empty() && reports.unfit_since_ms.is_empty();
+            timeless.then_some((view.revision, reports.news))
+        };
+        if seen.is_some() && self.rested == seen {
+            return Look::Rest;
+        }
         let (look, waits_for) = look(&lead, |sight| {
             let mode = mode(&lead, sight.view);
             let run = sight.view.run.as_ref().filter(|run| run.record.state == RunState::Running);
@@ -129,14 +141,16 @@ impl Balancer {
             };
             (look, None)
         });
-        let mut seen = lead.seen.lock();
-        if waits_for != seen.waits_for {
+        let mut planning = lead.seen.lock();
+        if waits_for != planning.waits_for {
             tracing::debug!(?waits_for, "balancer");
-            seen.waits_for = waits_for;
+            planning.waits_for = waits_for;
         }
-        if matches!(look, Look::Rest) && self.even.is_none() {
-            seen.planned = None;
+        let rests = matches!(look, Look::Rest);
+        if rests && self.even.is_none() {
+            planning.planned = None;
         }
+        self.rested = seen.filter(|_| rests && self.even.is_some());
         look
     }
 

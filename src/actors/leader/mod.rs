@@ -62,6 +62,8 @@ pub struct Lead {
     pub metrics: Metrics,
     /// Copies of a new topic on brokers, where the request does not say.
     pub topic_replication: i32,
+    /// Between two rounds of looking at everything.
+    pub tick_ms: u64,
     /// Numbers of the rules.
     pub rules: Rules,
     /// The balancer's.
@@ -122,19 +124,19 @@ impl Coordinator {
             tracing::error!("the balancer died: making it anew");
             self.balancer = Balancer::new(self.lead.clone()).start();
         }
-        let (tables, nodes): (Vec<TableId>, Vec<NodeId>) = {
-            let view = self.lead.view.read();
-            (view.tables.keys().copied().collect(), view.nodes.keys().cloned().collect())
-        };
-        self.tables.retain(|id, table| tables.contains(id) && table.connected());
-        self.nodes.retain(|id, node| nodes.contains(id) && node.connected());
-        for id in tables {
+        let view = self.lead.view.read();
+        self.tables.retain(|id, table| view.tables.contains_key(id) && table.connected());
+        self.nodes.retain(|id, node| view.nodes.contains_key(id) && node.connected());
+        let new: Vec<TableId> =
+            view.tables.keys().copied().filter(|id| !self.tables.contains_key(id)).collect();
+        for id in new {
             let (lead, placement) = (self.lead.clone(), self.placement.clone());
-            self.tables.entry(id).or_insert_with(|| TableActor::new(lead, placement, id).start());
+            self.tables.insert(id, TableActor::new(lead, placement, id).start());
         }
-        for id in nodes {
-            let lead = self.lead.clone();
-            self.nodes.entry(id.clone()).or_insert_with(|| NodeActor::new(lead, id).start());
+        let new: Vec<NodeId> =
+            view.nodes.keys().filter(|id| !self.nodes.contains_key(*id)).cloned().collect();
+        for id in new {
+            self.nodes.insert(id.clone(), NodeActor::new(self.lead.clone(), id).start());
         }
     }
 
@@ -151,7 +153,8 @@ impl Coordinator {
         self.reconcile();
         gauges::show(&self.lead);
         self.tables.values().for_each(|table| table.do_send(Review));
-        ctx.run_later(std::time::Duration::from_secs(1), |coordinator, ctx| coordinator.tick(ctx));
+        let wait = std::time::Duration::from_millis(self.lead.tick_ms);
+        ctx.run_later(wait, |coordinator, ctx| coordinator.tick(ctx));
     }
 }
 
@@ -214,7 +217,7 @@ impl Handler<TakeHeartbeat> for Coordinator {
         }
         let mut concerned: Vec<TableId> = heartbeat.replicas.keys().copied().collect();
         concerned.extend(&heartbeat.dropped);
-        let tables = concerned.iter().filter_map(|id| self.tables.get(id).cloned()).collect();
+        let tables = concerned.iter().filter_map(|id| Some((*id, self.tables.get(id)?.clone()))).collect();
         node.do_send(HeartbeatCame { heartbeat, tables });
         Ok(HeartbeatReply { term: self.lead.term })
     }

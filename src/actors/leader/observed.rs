@@ -11,12 +11,24 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuar
 pub struct Reports {
     /// Last heartbeat, by node.
     pub heartbeats: BTreeMap<NodeId, Heartbeat>,
+    /// Grows whenever a report says something new, or a node becomes fit or unfit.
+    pub news: u64,
     /// When it came, on the leader's clock.
     pub received_ms: BTreeMap<NodeId, u64>,
     /// Since when the node has been fit to lead shards; absent if it is not.
     pub fit_since_ms: BTreeMap<NodeId, u64>,
     /// Since when it has not been, as far as this leader knows; absent if it is.
     pub unfit_since_ms: BTreeMap<NodeId, u64>,
+}
+
+impl Reports {
+    /// A report in place of the node's last.
+    pub fn take(&mut self, heartbeat: Heartbeat) {
+        if self.heartbeats.get(&heartbeat.node) != Some(&heartbeat) {
+            self.news += 1;
+            self.heartbeats.insert(heartbeat.node.clone(), heartbeat);
+        }
+    }
 }
 
 /// Shared by the leader half's actors: written by node actors, read by all.

@@ -8,6 +8,7 @@ use crate::model::control::{Asked, NodeStatus, Operate, OperationStatus};
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::operation::{Kind, Operation, State};
+use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableName, TableState};
 use crate::model::view::{ClusterView, Versioned};
 use std::collections::BTreeMap;
@@ -89,7 +90,7 @@ fn surplus(view: &ClusterView) -> Vec<OperationId> {
 /// records changed meanwhile.
 async fn record(
     lead: &Lead,
-    tables: &[Versioned<Table>],
+    tables: &[Shared<Versioned<Table>>],
     operations: &[Operation],
 ) -> Result<Option<Revision>, Error> {
     let (mut compares, mut writes) = (Vec::new(), Vec::new());
@@ -136,7 +137,7 @@ pub async fn begin_all(
     lead: &Lead,
     wanted: BTreeMap<TableId, Vec<(Kind, String)>>,
 ) -> Result<Revision, Error> {
-    let tables: Vec<Versioned<Table>> = {
+    let tables: Vec<Shared<Versioned<Table>>> = {
         let view = lead.view.read();
         wanted.keys().filter_map(|id| view.tables.get(id).cloned()).collect()
     };
@@ -236,7 +237,7 @@ pub async fn cancel(lead: Lead, id: OperationId) -> Result<OperationStatus, Erro
     for _ in 0..TRIES_MAX {
         let found = lead.view.read().operations.get(&id).cloned();
         let found = found.ok_or_else(|| Error::NotFound(format!("operation {id}")))?;
-        let mut operation = found.record;
+        let mut operation = found.record.clone();
         if operation.state.may_become(State::Cancelling) {
             operation.state = State::Cancelling;
             operation.outcome = "cancelled by an operator".to_owned();

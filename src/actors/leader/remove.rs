@@ -17,7 +17,7 @@ pub async fn drop_table(lead: Lead, request: DropTable) -> Result<(), Error> {
     let Some(found) = found else {
         return if request.if_exists { Ok(()) } else { Err(Error::NotFound(format!("table {name}"))) };
     };
-    let mut table = found.record;
+    let mut table = found.record.clone();
     table.state = TableState::Dropping;
     table.delete_topics = request.delete_topics;
     let key = lead.keys.table(table.id);

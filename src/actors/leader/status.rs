@@ -259,7 +259,7 @@ pub fn balance(view: &ClusterView, configured: Option<BalanceMode>, seen: &Balan
 /// One node, which must be registered.
 pub fn node(view: &ClusterView, reports: &Reports, id: &NodeId) -> NodeStatus {
     let record = &view.nodes[id].record;
-    let shards = || view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
+    let shards = || view.all_shards();
     let heartbeat = reports.heartbeats.get(id).filter(|_| view.is_live(id));
     let seen = heartbeat.into_iter().flat_map(|h| h.replicas.values()).flat_map(BTreeMap::values);
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

@@ -68,23 +68,15 @@ impl Mirror {
     fn update(&mut self, update: Update) {
         let (touched, broken) = {
             let mut view = self.view.known.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            match update {
+            let before = view.clone();
+            let touched = match update {
                 Update::Snapshot(revision, pairs) => {
                     let records = pairs.iter().filter_map(|pair| self.decode(&Change::Put(pair.clone())));
-                    let before = view.clone();
-                    let touched = view.reset(revision, records.collect());
-                    let broken = invariants::check(&before, &view);
-                    (touched, broken)
+                    view.reset(revision, records.collect())
                 }
                 Update::Changes(batch) => {
-                    let records = batch.changes.iter().filter_map(|change| self.decode(change));
-                    let records: Vec<Record> = records.collect();
-                    // Only what changes is compared: the whole may be large.
-                    let tables = records.iter().filter_map(Record::table).collect();
-                    let before = view.of_tables(&tables);
-                    let touched = view.apply(batch.revision, records);
-                    let broken = invariants::check(&before, &view.of_tables(&tables));
-                    (touched, broken)
+                    let records = batch.changes.iter().filter_map(|change| self.decode(change)).collect();
+                    view.apply(batch.revision, records)
                 }
                 Update::Unreachable(error) => {
                     tracing::warn!(%error, code = %error.code(), remedy = error.remedy(),
@@ -93,7 +85,9 @@ impl Mirror {
                     self.view.set_outage(Some(error));
                     return;
                 }
-            }
+            };
+            let broken = invariants::check(&before, &view);
+            (touched, broken)
         };
         self.view.set_outage(None);
         for violation in broken {

@@ -36,17 +36,17 @@ pub fn read(keys: &Keys, change: &Change) -> Result<Option<Record>, String> {
         (Key::Table(id), None) => Record::Table(id, None),
         (Key::Table(id), Some(pair)) => {
             let record = Table::decode(key, &pair.value).map_err(told)?;
-            Record::Table(id, Some(Box::new(Versioned { record, revision: pair.mod_revision })))
+            Record::Table(id, Some(Versioned { record, revision: pair.mod_revision }.into()))
         }
         (Key::Shard(table, id), None) => Record::Shard(table, id, None),
         (Key::Shard(table, id), Some(pair)) => {
             let record = Shard::decode(key, &pair.value).map_err(told)?;
-            Record::Shard(table, id, Some(Versioned { record, revision: pair.mod_revision }))
+            Record::Shard(table, id, Some(Versioned { record, revision: pair.mod_revision }.into()))
         }
         (Key::Operation(id), None) => Record::Operation(id, None),
         (Key::Operation(id), Some(pair)) => {
             let record = Operation::decode(key, &pair.value).map_err(told)?;
-            Record::Operation(id, Some(Box::new(Versioned { record, revision: pair.mod_revision })))
+            Record::Operation(id, Some(Versioned { record, revision: pair.mod_revision }.into()))
         }
         (Key::Hold(scope), None) => Record::Hold(scope, None),
         (Key::Hold(scope), Some(pair)) => {

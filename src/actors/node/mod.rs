@@ -4,8 +4,8 @@
 
 use super::leader::Lead;
 use super::table::{Review, TableActor};
-use crate::model::NodeId;
 use crate::model::observed::Heartbeat;
+use crate::model::{NodeId, TableId};
 use actix::prelude::*;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub struct HeartbeatCame {
     /// The report.
     pub heartbeat: Heartbeat,
     /// Their actors.
-    pub tables: Vec<Addr<TableActor>>,
+    pub tables: Vec<(TableId, Addr<TableActor>)>,
 }
 
 impl NodeActor {
@@ -49,14 +49,25 @@ impl NodeActor {
         }
         if self.was_fit != Some(fit) {
             self.was_fit = Some(fit);
+            reports.news += 1;
             tracing::info!(node = %self.id, live, fit, "node changed");
         }
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.judge();
-        ctx.run_later(Duration::from_secs(1), |node, ctx| node.tick(ctx));
+        ctx.run_later(Duration::from_millis(self.lead.tick_ms), |node, ctx| node.tick(ctx));
     }
+}
+
+/// Whether a report says anything of a table that the one before did not.
+fn news(before: &Heartbeat, now: &Heartbeat, table: TableId) -> bool {
+    let up = |heartbeat: &Heartbeat| (heartbeat.clickhouse_up, heartbeat.incarnation);
+    up(before) != up(now)
+        || before.replicas.get(&table) != now.replicas.get(&table)
+        || before.epochs.get(&table) != now.epochs.get(&table)
+        || before.settled.get(&table) != now.settled.get(&table)
+        || before.dropped.contains(&table) != now.dropped.contains(&table)
 }
 
 impl Actor for NodeActor {
@@ -69,12 +80,16 @@ impl Actor for NodeActor {
 impl Handler<HeartbeatCame> for NodeActor {
     type Result = ();
     fn handle(&mut self, came: HeartbeatCame, _: &mut Context<Self>) {
+        let HeartbeatCame { heartbeat, mut tables } = came;
         {
             let mut reports = self.lead.observed.write();
             reports.received_ms.insert(self.id.clone(), self.lead.clock.now_ms());
-            reports.heartbeats.insert(self.id.clone(), came.heartbeat);
+            if let Some(before) = reports.heartbeats.get(&self.id) {
+                tables.retain(|(table, _)| news(before, &heartbeat, *table));
+            }
+            reports.take(heartbeat);
         }
         self.judge();
-        came.tables.iter().for_each(|table| table.do_send(Review));
+        tables.iter().for_each(|(_, table)| table.do_send(Review));
     }
 }

@@ -14,9 +14,13 @@ use crate::adapters::clickhouse;
 use crate::adapters::routes::render;
 use crate::error::Coded;
 use crate::model::routes::{RouteGroup, TableRoutes};
+use crate::model::shared::Shared;
+use crate::model::view::Versioned;
+use crate::model::{Node, NodeId, Table, TableId};
 use actix::prelude::*;
 use settle::Settling;
 use state::{Achieved, Round};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How often a changed file is looked for in `system.clusters` before the round is tried again.
@@ -39,6 +43,9 @@ pub struct ServerSeen {
 #[rtype(result = "()")]
 pub struct Introduce(pub Addr<Agent>);
 
+type Tables = BTreeMap<TableId, Shared<Versioned<Table>>>;
+type Nodes = Shared<BTreeMap<NodeId, Versioned<Node>>>;
+
 /// The actor.
 pub struct Router {
     ports: NodePorts,
@@ -47,6 +54,8 @@ pub struct Router {
     insert_base_url: Option<String>,
     agent: Option<Addr<Agent>>,
     achieved: Achieved,
+    /// The tables and nodes for which all is achieved: while they are the same, nothing is to be done.
+    covered: Option<(Tables, Nodes)>,
     settling: Settling,
     looking: bool,
     busy: bool,
@@ -69,6 +78,7 @@ impl Router {
             insert_base_url,
             agent: None,
             achieved: Achieved::default(),
+            covered: None,
             settling: Settling::default(),
             looking: false,
             busy: false,
@@ -86,11 +96,20 @@ impl Router {
             if !view.complete {
                 return;
             }
-            state::round(&view, &self.groups, self.insert_base_url.as_deref())
+            let same = |(tables, nodes): &(Tables, Nodes)| {
+                Shared::same(nodes, &view.nodes) && *tables == view.tables
+            };
+            if self.covered.as_ref().is_some_and(same) {
+                return;
+            }
+            let round = state::round(&view, &self.groups, self.insert_base_url.as_deref());
+            if self.achieved.covers(&round) {
+                self.covered = Some((view.tables.clone(), view.nodes.clone()));
+                return;
+            }
+            round
         };
-        if self.achieved.covers(&round) {
-            return;
-        }
+        self.covered = None;
         self.busy = true;
         let work = Work { ports: self.ports.clone(), achieved: self.achieved.clone(), round };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(work.run()).map(|(achieved, error), router, ctx| {
@@ -285,6 +304,7 @@ impl Handler<ServerSeen> for Router {
     /// What a restarted server loaded is looked at again: its disk may have been replaced.
     fn handle(&mut self, seen: ServerSeen, ctx: &mut Context<Self>) {
         if seen.restarted {
+            self.covered = None;
             self.achieved.epochs.clear();
             self.settling.forget();
             self.achieved.distributed.clear();

@@ -165,18 +165,18 @@ fn forget(table: &Table, shards: &[&Shard], known: &Knowledge<'_>) -> Option<Ste
     all.then(|| Step::Forget(shards.iter().map(|shard| shard.id).take(RECORDS_MAX).collect()))
 }
 
-/// Shards in the topology that no operation is busy with, and that are not frozen.
-fn idle<'a>(scene: &'a Scene<'a>) -> impl Iterator<Item = &'a Shard> {
+/// Whether a shard is in the topology, no operation is busy with it, and it is not frozen.
+fn idle(scene: &Scene<'_>, shard: &Shard) -> bool {
     let forgets = scene.rules.left_out == Some(LeftOut::InFlight);
-    let at_work = move |id: ShardId| !forgets && scene.open.iter().any(|op| op.kind.touches(id));
-    let busy = move |id: ShardId| at_work(id) || scene.known.frozen.contains_key(&id);
-    scene.shards.iter().copied().filter(move |s| s.state == ShardState::Serving && !busy(s.id))
+    let at_work = || !forgets && scene.open.iter().any(|op| op.kind.touches(shard.id));
+    shard.state == ShardState::Serving && !at_work() && !scene.known.frozen.contains_key(&shard.id)
 }
 
 fn short(scene: &Scene<'_>) -> Option<Step> {
     let could_take = |shard: &Shard| scene.known.open.iter().any(|node| shard.replica_on(node).is_none());
     let lacks = |shard: &&Shard| shard.staying().count() < scene.table.replicas as usize && could_take(shard);
-    let short: Vec<ShardId> = idle(scene).filter(lacks).map(|shard| shard.id).take(RECORDS_MAX).collect();
+    let short = scene.shards.iter().copied().filter(lacks).filter(|shard| idle(scene, shard));
+    let short: Vec<ShardId> = short.map(|shard| shard.id).take(RECORDS_MAX).collect();
     (!short.is_empty()).then_some(Step::AddReplicas(short))
 }
 
@@ -185,13 +185,16 @@ fn short(scene: &Scene<'_>) -> Option<Step> {
 fn rebuild(scene: &Scene<'_>) -> Option<Step> {
     let known = scene.known;
     let lost = |node: &NodeId| known.down_for(node, scene.rules.down_after_ms);
-    let on_lost = |shard: &Shard| {
+    if !known.unfit_since_ms.keys().any(lost) {
+        return None;
+    }
+    let on_lost = |shard: &&Shard| {
+        let replica = shard.staying().find(|replica| lost(&replica.node))?;
         let could_take = known.open.iter().any(|node| shard.replica_on(node).is_none());
         let alive = shard.ready_nodes().any(|node| !down(node, known));
-        let replica = shard.staying().find(|replica| lost(&replica.node)).filter(|_| could_take && alive)?;
-        Some((shard.id, replica.node.clone()))
+        (could_take && alive && idle(scene, shard)).then(|| (shard.id, replica.node.clone()))
     };
-    let rebuild: Vec<_> = idle(scene).filter_map(on_lost).take(RECORDS_MAX).collect();
+    let rebuild: Vec<_> = scene.shards.iter().filter_map(on_lost).take(RECORDS_MAX).collect();
     (!rebuild.is_empty()).then_some(Step::Rebuild(rebuild))
 }
 
@@ -199,7 +202,8 @@ fn update(scene: &Scene<'_>) -> Option<Step> {
     let (table, shards) = (scene.table, scene.shards);
     let mut change = Change::default();
     let mut routable = true;
-    for shard in shards.iter().filter(|shard| shard.state != ShardState::Retired) {
+    let at_work = |shard: &&&Shard| shard.state != ShardState::Retired && !rests(scene, shard);
+    for shard in shards.iter().filter(at_work) {
         let next = next_shard(scene, shard, &mut change.reasons);
         let serving = shard.state == ShardState::Serving;
         routable &= !serving || next.ready_nodes().next().is_some();
@@ -244,6 +248,32 @@ fn of_this_life(shard: &Shard, node: &NodeId, seen: &ReplicaObservation) -> bool
 /// A node that certainly cannot serve: no lease, or its own daemon says that ClickHouse is down.
 pub(super) fn down(node: &NodeId, known: &Knowledge<'_>) -> bool {
     !known.live.contains(node) || known.heartbeats.get(node).is_some_and(|heartbeat| !heartbeat.clickhouse_up)
+}
+
+/// Whether nothing can be to be done about a shard: all its copies are in the routes, up and near the topics' ends, and
+/// the one leads that should. Quick, since nearly all of a large cluster's shards are so; what is not is looked at with
+/// care.
+fn rests(scene: &Scene<'_>, shard: &Shard) -> bool {
+    let known = scene.known;
+    let fine = |replica: &Replica| replica.state == ReplicaState::Ready && !down(&replica.node, known);
+    let led = shard.leader.is_some() && shard.leader.as_ref() == shard.preferred_leader();
+    if shard.state != ShardState::Serving || !led || !shard.replicas.iter().all(fine) {
+        return false;
+    }
+    let reported = |replica: &Replica| {
+        known.heartbeats.get(&replica.node)?.replicas.get(&scene.table.id)?.get(&shard.id)
+    };
+    let reported = || shard.replicas.iter().filter_map(reported);
+    let reach = |id: &PartitionId| {
+        let seen = reported().filter_map(|copy| copy.partitions.get(id));
+        seen.map(|seen| seen.end_offset.max(seen.next_offset)).max().unwrap_or(0)
+    };
+    // No copy lacks more than this, whatever ends are believed.
+    let lag_max = |copy: &ReplicaObservation| -> u64 {
+        let lags = copy.partitions.iter().map(|(id, seen)| reach(id).saturating_sub(seen.next_offset));
+        lags.map(|lag| u64::try_from(lag).unwrap_or(0)).sum()
+    };
+    reported().all(|copy| lag_max(copy) <= scene.rules.behind_lag_min)
 }
 
 fn next_shard(scene: &Scene<'_>, shard: &Shard, reasons: &mut Vec<String>) -> Shard {

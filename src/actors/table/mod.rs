@@ -19,6 +19,8 @@ use crate::model::control::OperationStatus;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::operation::Operation;
+use crate::model::shards::Shards;
+use crate::model::shared::Shared;
 use crate::model::table::{Shard, Table};
 use crate::model::view::{ClusterView, Versioned};
 use actix::prelude::*;
@@ -44,8 +46,8 @@ pub struct TableActor {
 
 /// What a step was decided from, for compare-and-swap.
 struct Basis {
-    table: Versioned<Table>,
-    shards: BTreeMap<ShardId, Versioned<Shard>>,
+    table: Shared<Versioned<Table>>,
+    shards: Shared<Shards>,
 }
 
 impl TableActor {

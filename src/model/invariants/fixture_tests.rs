@@ -86,7 +86,7 @@ impl Cluster {
             view.nodes.insert(id.clone(), Versioned { record: node(&id), revision: 1 });
             view.live.insert(id, live);
         }
-        view.tables.insert(TABLE, Versioned { record: table(), revision: 1 });
+        view.tables.insert(TABLE, Versioned { record: table(), revision: 1 }.into());
         Self(view)
     }
 
@@ -131,7 +131,7 @@ impl Cluster {
         };
         let table = self.table();
         table.next_shard = table.next_shard.max(id + 1);
-        let record = Versioned { record: shard, revision: 1 };
+        let record = Versioned { record: shard, revision: 1 }.into();
         self.0.shards.entry(TABLE).or_default().insert(ShardId(id), record);
     }
 
@@ -150,7 +150,7 @@ impl Cluster {
             started_unix_ms: 0,
             ended_unix_ms: 0,
         };
-        self.0.operations.insert(OperationId(id), Versioned { record, revision: 1 });
+        self.0.operations.insert(OperationId(id), Versioned { record, revision: 1 }.into());
     }
 
     pub(super) fn forget(&mut self, id: u32) {

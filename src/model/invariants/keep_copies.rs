@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 pub fn check(before: &ClusterView, after: &ClusterView) -> Vec<Violation> {
     let mut found = Vec::new();
     for (id, table) in &after.tables {
-        if table.record.state == TableState::Dropping {
+        if table.record.state == TableState::Dropping || after.same_shards(before, *id) {
             continue;
         }
         for shard in before.shards_of(*id).filter(|shard| serves(shard) && gave_up(shard, after)) {
@@ -51,7 +51,7 @@ fn holders(view: &ClusterView, table: TableId, partition: u32) -> impl Iterator<
 fn gone(after: &ClusterView, shard: &Shard, node: &NodeId) -> bool {
     let held = |now: &Shard| now.replica_on(node).as_ref().is_some_and(complete);
     // The same shard, unless it was split or merged: then whoever holds its partitions.
-    match after.shards_of(shard.table).find(|now| now.id == shard.id && serves(now)) {
+    match after.shard(shard.table, shard.id).filter(|now| serves(now)) {
         Some(now) => !held(now),
         None => points(after, shard).into_iter().any(|point| !holders(after, shard.table, point).any(held)),
     }

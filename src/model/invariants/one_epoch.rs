@@ -2,16 +2,21 @@
 //! of its own, numbers only grow, and a shard's number is never used again.
 
 use super::{Invariant, Violation};
-use crate::model::table::{Table, TableState};
+use crate::model::range::covers;
+use crate::model::shared::Shared;
+use crate::model::table::{Shard, ShardState, Table, TableState};
 use crate::model::view::ClusterView;
-use crate::model::{Epoch, NodeId, PartitionRange, ShardId, TableId, routes};
+use crate::model::{Epoch, NodeId, PartitionRange, ShardId, TableId};
 
 /// A topology with a hole, two topologies of one number, a number that went back, a shard number used again.
 pub fn check(before: &ClusterView, after: &ClusterView) -> Vec<Violation> {
     let mut found = Vec::new();
+    let same_nodes = Shared::same(&before.nodes, &after.nodes);
     for (id, now) in &after.tables {
+        let same_table = before.tables.get(id).is_some_and(|old| Shared::same(old, now));
         let now = &now.record;
-        if now.state == TableState::Dropping {
+        let same = same_nodes && same_table && after.same_shards(before, *id);
+        if now.state == TableState::Dropping || same {
             continue;
         }
         let old = before.tables.get(id).map(|table| &table.record);
@@ -43,14 +48,23 @@ pub fn check(before: &ClusterView, after: &ClusterView) -> Vec<Violation> {
     found
 }
 
-type Topology = Vec<(ShardId, PartitionRange, Vec<NodeId>)>;
+/// Shards in range order, each with the nodes that readers ask.
+type Topology<'a> = Vec<(ShardId, PartitionRange, Vec<&'a NodeId>)>;
 
 /// What a reader sees, without addresses: those may change by themselves.
-fn topology(view: &ClusterView, table: &Table) -> Option<Topology> {
-    let shards: Vec<_> = view.shards_of(table.id).cloned().collect();
-    let routes = routes::derive(table, &shards, &view.node_records(), &[])?;
-    let nodes = |shard: &routes::RouteShard| shard.replicas.iter().map(|r| r.node.clone()).collect();
-    Some(routes.shards.iter().map(|shard| (shard.shard, shard.range, nodes(shard))).collect())
+fn topology<'a>(view: &'a ClusterView, table: &Table) -> Option<Topology<'a>> {
+    let serving = view.shards_of(table.id).filter(|shard| shard.state == ShardState::Serving);
+    let known = |node: &&NodeId| view.nodes.contains_key(*node);
+    let read = |shard: &'a Shard| {
+        let mut nodes: Vec<&NodeId> = shard.ready_nodes().filter(known).collect();
+        // The leader is asked first.
+        nodes.sort_by_key(|node| (Some(*node) != shard.leader.as_ref(), *node));
+        (shard.id, shard.range, nodes)
+    };
+    let mut topology: Topology<'a> = serving.map(read).collect();
+    topology.sort_by_key(|(_, range, _)| *range);
+    let covers = covers(topology.iter().map(|(_, range, _)| *range), table.partitions);
+    (covers && topology.iter().all(|(_, _, nodes)| !nodes.is_empty())).then_some(topology)
 }
 
 /// New shards whose number is below those that were free. While a table is made its numbers are all taken at once.
@@ -58,7 +72,7 @@ fn reused(before: &ClusterView, after: &ClusterView, id: TableId, old: &Table) -
     if old.state == TableState::Creating {
         return Vec::new();
     }
-    let known = |shard: ShardId| before.shards_of(id).any(|old| old.id == shard);
+    let known = |shard: ShardId| before.shard(id, shard).is_some();
     let new = after.shards_of(id).map(|shard| shard.id).filter(|shard| !known(*shard));
     // An operation takes the numbers of the shards that it will make when it is recorded.
     let taken = |shard: &ShardId| {

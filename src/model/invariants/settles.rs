@@ -6,10 +6,14 @@
 
 use super::{Invariant, Violation};
 use crate::model::operation::Operation;
+use crate::model::shared::Shared;
 use crate::model::view::ClusterView;
 
 /// Operations that the cluster began by itself beside an older one on the same shard that has not ended.
 pub fn check(before: &ClusterView, after: &ClusterView) -> Vec<Violation> {
+    if Shared::same(&before.operations, &after.operations) {
+        return Vec::new();
+    }
     let new = after.open_operations().filter(|op| op.is_own() && !before.operations.contains_key(&op.id));
     let beside = |new: &Operation| {
         let busy = |old: &&Operation| {

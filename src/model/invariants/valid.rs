@@ -13,11 +13,7 @@ use std::collections::BTreeSet;
 pub fn check(before: &ClusterView, after: &ClusterView) -> Vec<Violation> {
     let mut found = Vec::new();
     for (id, table) in &after.tables {
-        for shard in after.shards_of(*id) {
-            let unchanged = before.shards_of(*id).any(|old| old == shard);
-            if unchanged {
-                continue;
-            }
+        for (_, shard) in after.changed_shards(before, *id) {
             let place = || format!("{} {}", table.record.name, shard.id);
             let mut tell = |what: String| found.push(Violation::new(Invariant::Valid, what));
             if let Some(node) = twice(shard) {
