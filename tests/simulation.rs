@@ -4,11 +4,14 @@
 mod elastic;
 #[path = "simulation/steering.rs"]
 mod steering;
+#[path = "simulation/worlds.rs"]
+mod worlds;
 
 use converthouse::simulation::case::Case;
 use converthouse::simulation::{
-    self, Cluster, Crash, Failure, NewTable, Port, Sabotage, Setup, case_file, sweep,
+    self, Cluster, Crash, Failure, NewTable, Port, Sabotage, Setup, case_file, figures, sweep,
 };
+use expect_test::expect_file;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -97,15 +100,23 @@ fn every_case_holds() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("simulations");
     let files = case_file::find(&[folder]).expect("the folder can be read");
     assert!(files.len() > 5);
-    let mut failed = Vec::new();
-    for file in files {
-        let case = case_file::read(&file).unwrap_or_else(|error| panic!("{error}"));
-        let run = simulation::play(&case);
-        if !run.passed() {
-            failed.push(format!("{}: {run}", case.name));
-        }
-    }
+    let read = |file| case_file::read(file).unwrap_or_else(|error| panic!("{error}"));
+    let cases: Vec<Case> = files.iter().map(|file| read(file)).collect();
+    let runs = simulation::play_all(&cases, |_, _| {});
+    let played = || cases.iter().zip(&runs);
+    let failed: Vec<String> = played()
+        .filter(|(_, run)| !run.passed())
+        .map(|(case, run)| format!("{}: {run}", case.name))
+        .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+    expect_file!["../simulations/figures.txt"].assert_eq(&figures::text(played()));
+}
+
+#[test]
+fn a_case_is_played_the_same_twice() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("simulations/scale-out-under-ingest.toml");
+    let case = case_file::read(&file).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(simulation::play(&case), simulation::play(&case));
 }
 
 /// Seeds that are always run, however few others are: each has found something.

@@ -51,6 +51,7 @@ use daemon::{Beside, LocalDaemon};
 use leader::observed::{Observed, Seen};
 use leader::{Coordinator, Lead};
 use leadership::{Candidate, Leadership, Resign, Seat};
+use mirror::common::Common;
 use mirror::{Mirror, Observe, View};
 use node_ports::{InsertRoom, NodePorts};
 use router::{Introduce, Router};
@@ -162,6 +163,8 @@ pub struct World {
     pub incarnation: u64,
     /// The metadata store.
     pub store: Arc<dyn MetaStore>,
+    /// Where daemons of this process that follow the same store find each other's views.
+    pub common: Option<Common>,
     /// The message queue.
     pub kafka: Arc<dyn Kafka>,
     /// The other daemons.
@@ -240,7 +243,8 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
     let keys = Keys::new(&world.cluster);
     let view = View::default();
     let seat = Seat::default();
-    let mirror = Mirror::new(world.store.clone(), keys.clone(), view.clone(), world.metrics.clone()).start();
+    let (store, metrics) = (world.store.clone(), world.metrics.clone());
+    let mirror = Mirror::new(store, keys.clone(), view.clone(), metrics, world.common.clone()).start();
     let neighbours = Neighbours {
         peers: world.peers.clone(),
         own_url: world.daemon_url.clone(),

@@ -1,9 +1,10 @@
 //! `converthouse sim run|sweep|new`: the simulator, without servers and in virtual time.
 
 use super::{Align, Context, Exit, Failure, Table};
+use crate::model::balance::Planner;
 use crate::simulation::case::Case;
 use crate::simulation::{self, Run, case_file, report, sweep};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -30,12 +31,59 @@ pub(super) struct Play {
     /// Play with this seed rather than the case's own
     #[arg(long)]
     seed: Option<u64>,
+    /// Have plans looked for by this engine; given several times, each case is played with each
+    #[arg(long, value_name = "NAME", value_enum)]
+    engine: Vec<Engine>,
     /// Print what was decided, one row each
     #[arg(long)]
     rows: bool,
     /// Write a page with charts to this file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+}
+
+/// Who looks for plans.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Engine {
+    /// What daemons use
+    Hybrid,
+    /// An exact model; for small worlds
+    Milp,
+    /// Annealing alone
+    LocalSearch,
+    /// One pass
+    Greedy,
+    /// Nothing but what rules ask for
+    Pinned,
+}
+
+impl From<Engine> for Planner {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Hybrid => Self::Hybrid,
+            Engine::Milp => Self::Milp,
+            Engine::LocalSearch => Self::LocalSearch,
+            Engine::Greedy => Self::Greedy,
+            Engine::Pinned => Self::Pinned,
+        }
+    }
+}
+
+/// Each case with each of the engines; as it says itself if none is named.
+fn with_engines(cases: Vec<Case>, engines: &[Engine]) -> Vec<Case> {
+    let several = engines.len() > 1;
+    let with = |case: &Case, engine: Engine| {
+        let mut case = case.clone();
+        case.policy.engine = Some(engine.into());
+        if let Some(name) = engine.to_possible_value().filter(|_| several) {
+            case.name = format!("{} ({})", case.name, name.get_name());
+        }
+        case
+    };
+    if engines.is_empty() {
+        return cases;
+    }
+    cases.iter().flat_map(|case| engines.iter().map(move |engine| with(case, *engine))).collect()
 }
 
 /// `sim sweep`.
@@ -133,16 +181,16 @@ impl Play {
         if let Some(seed) = self.seed {
             cases.iter_mut().for_each(|case| case.seed = seed);
         }
+        let cases = with_engines(cases, &self.engine);
         let progress = std::io::stderr().is_terminal();
-        let count = cases.len();
-        let mut runs = Vec::new();
-        for (number, case) in cases.into_iter().enumerate() {
+        let (count, mut ended) = (cases.len(), 0);
+        let runs = simulation::play_all(&cases, |case, run| {
+            ended += 1;
             if progress {
-                eprintln!("{}/{count} {}", number + 1, case.name);
+                eprintln!("{ended}/{count} {}: {}", case.name, judged(run));
             }
-            let run = simulation::play(&case);
-            runs.push((case, run));
-        }
+        });
+        let runs: Vec<(Case, Run)> = cases.into_iter().zip(runs).collect();
         if let Some(file) = &self.report {
             let unwritable =
                 |e| Failure::failed(format!("{}: {e}", file.display()), "name a file that may be written");

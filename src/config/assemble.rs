@@ -419,6 +419,7 @@ fn balance<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> BalanceRules {
         replicas_per_node_min: reader.number(&part, "replicas_per_node_min"),
         split_above_bytes: reader.bytes(&part, "split_above_bytes"),
         solve_deadline_ms: reader.number(&part, "solve_deadline_ms"),
+        ..BalanceRules::default()
     }
 }
 

@@ -164,6 +164,7 @@ async fn start(mut config: Config) -> Result<Started, Error> {
         cluster: config.cluster.clone(),
         daemon_url: config.daemon.grpc_advertise.clone(),
         insert_base_url: Some(config.daemon.http_advertise.clone()),
+        common: None,
         incarnation: clock.random(),
         store,
         kafka,

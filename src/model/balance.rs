@@ -17,6 +17,23 @@ pub enum BalanceMode {
     On,
 }
 
+/// Who looks for the balancer's plans: the engines of `placement`, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Planner {
+    /// What daemons use: prices, annealing and repairs, bounded by work.
+    #[default]
+    Hybrid,
+    /// An exact model.
+    Milp,
+    /// Annealing alone.
+    LocalSearch,
+    /// One pass.
+    Greedy,
+    /// Nothing but what rules ask for.
+    Pinned,
+}
+
 /// The balancer's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalanceRules {
@@ -34,6 +51,8 @@ pub struct BalanceRules {
     pub split_above_bytes: u64,
     /// How long one plan may be looked for; one that takes longer is not carried out.
     pub solve_deadline_ms: u64,
+    /// Who looks for plans. Daemons use the default; the simulator compares.
+    pub planner: Planner,
 }
 
 impl Default for BalanceRules {
@@ -46,6 +65,7 @@ impl Default for BalanceRules {
             replicas_per_node_min: 1,
             split_above_bytes: 0,
             solve_deadline_ms: 60_000,
+            planner: Planner::default(),
         }
     }
 }

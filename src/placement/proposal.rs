@@ -20,7 +20,7 @@
 //!   is the same on every machine. A cluster within the policy's hysteresis of what could be reached at best is
 //!   seen at once and costs one look at every replica.
 
-use super::engines::Hybrid;
+use super::engines::of_planner;
 use super::engines::repair::{committed, standing};
 use super::ids::Ids;
 use super::plan::{Action, Left, Plan, Stuck};
@@ -30,6 +30,7 @@ use super::sequence::{WaveLimits, sequence};
 use super::snapshot::Snapshot;
 use super::solution::Solution;
 use super::verdict::{Decision, Verdict, pursue, settle, verdict};
+use crate::model::balance::Planner;
 use crate::model::{NodeId, ShardId, TableId};
 use std::collections::BTreeMap;
 
@@ -41,13 +42,15 @@ pub struct Limits {
     /// Work units for one solve. An answer is solved again until it stands: mostly twice, at most 65 times (5 times
     /// without hysteresis).
     pub work: u64,
+    /// Who solves.
+    pub planner: Planner,
     /// What a wave of steps may do.
     pub waves: WaveLimits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { seed: 1, work: 1_000_000, waves: WaveLimits::default() }
+        Self { seed: 1, work: 1_000_000, planner: Planner::default(), waves: WaveLimits::default() }
     }
 }
 
@@ -142,7 +145,8 @@ pub fn resume(
     let pursued = target(&problem, &ids, towards).and_then(|target| pursue(&problem, target));
     let decision = pursued.unwrap_or_else(|| {
         let committed = committed(&problem);
-        settle(committed.as_ref().unwrap_or(&problem), &Hybrid::HEURISTIC, limits.seed, limits.work)
+        let engine = of_planner(limits.planner);
+        settle(committed.as_ref().unwrap_or(&problem), engine.as_ref(), limits.seed, limits.work)
     });
     proposal(&problem, &ids, &decision, limits)
 }

@@ -9,6 +9,7 @@ use super::observer::{self, Lacked};
 use super::readers::{Dark, Tally};
 use super::samples::Sample;
 use super::setup::{NewTable, Setup};
+use crate::actors::mirror::common::Common;
 use crate::adapters::clickhouse::{SimClickHouse, SimServers};
 use crate::adapters::clock::{Clock, SimClock};
 use crate::adapters::faults::{Crash, Lifeline, Line, Weather};
@@ -69,6 +70,7 @@ impl Cluster {
         let shared = Shared {
             journal: journal.clone(),
             store: MemoryStore::new(),
+            common: Common::default(),
             kafka: SimKafka::new(),
             network: SimNetwork::new(),
             servers: SimServers::new(),

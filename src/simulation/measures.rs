@@ -3,8 +3,8 @@
 use super::samples::Sample;
 use crate::model::shared::Shared;
 use crate::model::table::{ShardState, TableState};
-use crate::model::{NodeId, Shard, Table, TableId};
 use crate::model::view::ClusterView;
+use crate::model::{NodeId, Shard, Table, TableId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,7 +65,8 @@ impl Bad {
     fn of_table(view: &ClusterView, id: TableId) -> Self {
         let mut bad = Self::default();
         let table = view.tables.get(&id).map(|table| &table.record);
-        for (table, shard) in table.into_iter().flat_map(|table| view.shards_of(id).map(move |s| (table, s))) {
+        for (table, shard) in table.into_iter().flat_map(|table| view.shards_of(id).map(move |s| (table, s)))
+        {
             bad.add(&Self::of_shard(view, table, shard));
         }
         bad
@@ -162,7 +163,8 @@ impl Measures {
             self.bad = Bad::of(after);
             return;
         }
-        for id in before.tables.keys().chain(after.tables.keys().filter(|id| !before.tables.contains_key(id))) {
+        for id in before.tables.keys().chain(after.tables.keys().filter(|id| !before.tables.contains_key(id)))
+        {
             let same = match (before.tables.get(id), after.tables.get(id)) {
                 (Some(old), Some(new)) => Shared::same(old, new),
                 _ => false,

@@ -9,10 +9,13 @@ use super::rows::stamp;
 use super::setup::Setup;
 use super::{Run, run};
 use crate::adapters::faults::Weather;
+use crate::adapters::offload;
 use crate::adapters::peers::Daemon;
 use crate::model::balance::{BalanceMode, SetBalance};
 use crate::model::{NodeId, PartitionId, Table};
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,10 +49,36 @@ pub fn play_on(setup: &Setup, case: &Case) -> Run {
     played
 }
 
+/// Plays cases on all cores and tells each as it ends; the runs are in the order of the cases.
+pub fn play_all(cases: &[Case], mut told: impl FnMut(&Case, &Run)) -> Vec<Run> {
+    let mut runs = BTreeMap::new();
+    let case = |number: u64| &cases[usize::try_from(number).expect("one of them")];
+    offload::spread(
+        0..cases.len() as u64,
+        |number| play(case(number)),
+        |number, run| {
+            told(case(number), &run);
+            runs.insert(number, run);
+            ControlFlow::Continue(())
+        },
+    );
+    runs.into_values().collect()
+}
+
 /// Samples of a run, up to the end of faults.
 const SAMPLES: u64 = 200;
 
+/// In large worlds brokers tell the ends of idle partitions so many times a second in all.
+const ENDS_PER_S: u64 = 300;
+
+/// How often the end of an idle partition is told again.
+fn end_every_ms(case: &Case) -> u64 {
+    let replicas = case.tables.iter().map(|table| u64::from(table.partitions) * u64::from(table.replicas));
+    (replicas.sum::<u64>() * 1_000 / ENDS_PER_S).max(1_000)
+}
+
 async fn script(cluster: &Cluster, case: &Case) -> Result<(), Failure> {
+    cluster.kafka().set_end_every_ms(end_every_ms(case));
     cluster.set_weather_everywhere(Weather::FAIR);
     cluster.start().await?;
     for table in &case.tables {

@@ -51,7 +51,8 @@ pub fn changes(before: &ClusterView, after: &ClusterView) -> Vec<String> {
         for (was, shard) in after.changed_shards(before, *id) {
             shard_changes(&table.record, was, shard, &mut rows);
         }
-        let gone = before.shards_of(*id).map(|shard| shard.id).filter(|shard| after.shard(*id, *shard).is_none());
+        let gone =
+            before.shards_of(*id).map(|shard| shard.id).filter(|shard| after.shard(*id, *shard).is_none());
         rows.extend(gone.map(|shard: ShardId| format!("{} {shard} removed", table.record.name)));
     }
     let forgotten = before.tables.iter().filter(|(id, _)| !after.tables.contains_key(*id));

@@ -4,7 +4,7 @@ use super::case::Span;
 use super::event::Named;
 use super::setup::{NewTable, NodeSaid};
 use crate::actors::Options;
-use crate::model::balance::BalanceMode;
+use crate::model::balance::{BalanceMode, Planner};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -156,6 +156,8 @@ impl TableSpec {
 pub struct PolicySpec {
     /// What the balancer may do.
     pub balance: Option<BalanceMode>,
+    /// Who looks for plans.
+    pub engine: Option<Planner>,
     /// Between two looks of it.
     pub every: Option<Span>,
     /// Copies under way at most.
@@ -175,6 +177,7 @@ impl PolicySpec {
     pub fn apply(&self, options: &mut Options) {
         let balance = &mut options.balance;
         balance.mode = self.balance.unwrap_or(balance.mode);
+        balance.planner = self.engine.unwrap_or(balance.planner);
         balance.every_ms = self.every.map_or(balance.every_ms, |span| span.0);
         balance.copies_max = self.copies_max.unwrap_or(balance.copies_max);
         balance.copies_per_node_max = self.copies_per_node_max.unwrap_or(balance.copies_per_node_max);

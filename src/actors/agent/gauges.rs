@@ -1,6 +1,6 @@
 //! What a node's agent shows in metrics: lag by table, replicas by state, routes not yet loaded, shards led.
 
-use super::Agent;
+use super::{Agent, Running};
 use crate::model::ids::{ShardId, TableId};
 use crate::model::table::{ReplicaState, TableState};
 use crate::model::view::ClusterView;
@@ -48,12 +48,12 @@ impl Agent {
 
     /// Messages not yet taken, by table name.
     fn lags(&self) -> BTreeMap<String, u64> {
-        let mut lags = BTreeMap::new();
+        let mut lags: BTreeMap<TableId, (&Running, u64)> = BTreeMap::new();
         for (place, running) in &self.running {
-            let lag = self.observed.get(place).map_or(0, |seen| seen.lag());
-            *lags.entry(running.wanted.table.name.to_string()).or_default() += lag;
+            lags.entry(place.0).or_insert((running, 0)).1 +=
+                self.observed.get(place).map_or(0, |seen| seen.lag());
         }
-        lags
+        lags.into_values().map(|(running, lag)| (running.wanted.table.name.to_string(), lag)).collect()
     }
 
     /// How many replicas are in which state: the leader's word, unless the replica does not serve.

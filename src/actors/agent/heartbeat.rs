@@ -2,7 +2,6 @@
 
 use super::{Agent, reconcile};
 use crate::model::ids::{ShardId, TableId};
-use crate::model::names;
 use crate::model::observed::{Heartbeat, ReplicaObservation};
 use actix::prelude::*;
 use std::collections::BTreeMap;
@@ -13,8 +12,7 @@ impl Agent {
         let mut replicas: BTreeMap<TableId, BTreeMap<ShardId, ReplicaObservation>> = BTreeMap::new();
         for ((table, shard), running) in &self.running {
             let mut seen = self.observed.get(&(*table, *shard)).cloned().unwrap_or_default();
-            let database = names::replica_database(&running.wanted.table.name, *table, *shard);
-            if let Some(sizes) = self.sizes.get(&database) {
+            if let Some(sizes) = self.sizes.get(&running.database) {
                 (seen.bytes, seen.rows, seen.parts) = (sizes.bytes, sizes.rows, sizes.parts);
             }
             if seen.problem.is_none() {

@@ -89,6 +89,8 @@ type Seen = (ServerInfo, BTreeMap<String, ReplicaSizes>, Vec<String>);
 
 pub(super) struct Running {
     wanted: Wanted,
+    /// Its database on the server.
+    database: String,
     pub(super) address: Addr<ReplicaActor>,
 }
 
@@ -224,7 +226,8 @@ impl Agent {
         let news = ctx.address().recipient();
         let (view, table) = (self.view.clone(), wanted.table.clone());
         let actor = ReplicaActor::new(ports, view, table, &wanted.shard, limits, lanes, news);
-        Running { address: actor.start(), wanted }
+        let database = names::replica_database(&wanted.table.name, wanted.table.id, wanted.shard.id);
+        Running { address: actor.start(), database, wanted }
     }
 
     /// A replica is further with its history: its parents may have to stop, or may go on.
@@ -269,9 +272,8 @@ impl Agent {
                 let restarted = self.server.as_ref().is_some_and(|before| info.uptime_s < before.uptime_s);
                 self.server = Some(info);
                 self.sizes = sizes;
-                let databases: BTreeSet<String> = databases.into_iter().collect();
-                if self.databases.as_ref() != Some(&databases) {
-                    self.databases = Some(databases);
+                if !self.databases.as_ref().is_some_and(|known| known.iter().eq(&databases)) {
+                    self.databases = Some(databases.into_iter().collect());
                     self.clean_at = None;
                 }
                 if restarted {

@@ -227,7 +227,7 @@ pub type Wanted = BTreeMap<TableId, Vec<(Kind, String)>>;
 pub fn limits(snapshot: &Snapshot, rules: &BalanceRules) -> Limits {
     let copies = rules.copies_per_node_max.max(1);
     let waves = WaveLimits { copies_in_max: copies, copies_out_max: copies, ..WaveLimits::default() };
-    Limits { work: work(snapshot), waves, ..Limits::default() }
+    Limits { work: work(snapshot), waves, planner: rules.planner, ..Limits::default() }
 }
 
 /// Whether two snapshots differ by nothing but loads: a plan made on one is a plan of the other.

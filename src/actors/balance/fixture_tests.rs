@@ -4,7 +4,7 @@ use super::course::{self, Course};
 use super::decide::{self, Sight, Wanted, splits};
 use crate::actors::leader::operations::split_kind;
 use crate::actors::table::decide_tests;
-use crate::model::balance::{BalanceMode, BalanceRules};
+use crate::model::balance::{BalanceMode, BalanceRules, Planner};
 use crate::model::hold::{Brake, Hold, Scope};
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
 use crate::model::node::{ClickHouseEndpoint, Node, NodeState, Secret};
@@ -26,6 +26,7 @@ pub(super) const RULES: BalanceRules = BalanceRules {
     replicas_per_node_min: 4,
     split_above_bytes: 0,
     solve_deadline_ms: 1_000,
+    planner: Planner::Hybrid,
 };
 
 pub(super) fn id(name: &str) -> NodeId {

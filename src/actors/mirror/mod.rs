@@ -2,6 +2,7 @@
 //!
 //! Other actors of the daemon read the shared view and are told what was touched. Writes nothing.
 
+pub mod common;
 pub mod read;
 
 use crate::adapters::metadata::keys::Keys;
@@ -11,6 +12,7 @@ use crate::model::invariants;
 use crate::model::view::{ClusterView, Record, Touched};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
+use common::{Common, Made};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 /// Code under which unreadable records are counted: `records::DecodeError`.
@@ -57,48 +59,70 @@ pub struct Mirror {
     view: View,
     observers: Vec<Recipient<ViewChanged>>,
     metrics: Metrics,
+    common: Option<Common>,
 }
 
 impl Mirror {
     /// Mirrors what the store holds under these keys into `view`.
-    pub fn new(store: Arc<dyn MetaStore>, keys: Keys, view: View, metrics: Metrics) -> Self {
-        Self { store, keys, view, observers: Vec::new(), metrics }
+    pub fn new(
+        store: Arc<dyn MetaStore>,
+        keys: Keys,
+        view: View,
+        metrics: Metrics,
+        common: Option<Common>,
+    ) -> Self {
+        Self { store, keys, view, observers: Vec::new(), metrics, common }
     }
 
     fn update(&mut self, update: Update) {
-        let (touched, broken) = {
-            let mut view = self.view.known.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let before = view.clone();
-            let touched = match update {
-                Update::Snapshot(revision, pairs) => {
-                    let records = pairs.iter().filter_map(|pair| self.decode(&Change::Put(pair.clone())));
-                    view.reset(revision, records.collect())
-                }
-                Update::Changes(batch) => {
-                    let records = batch.changes.iter().filter_map(|change| self.decode(change)).collect();
-                    view.apply(batch.revision, records)
-                }
-                Update::Unreachable(error) => {
-                    tracing::warn!(%error, code = %error.code(), remedy = error.remedy(),
-                        "the metadata store is not followed: what is known stays in force");
-                    self.metrics.metadata_errors(error.code()).inc();
-                    self.view.set_outage(Some(error));
-                    return;
-                }
-            };
-            let broken = invariants::check(&before, &view);
-            (touched, broken)
+        let batch = match &update {
+            Update::Snapshot(revision, _) => (*revision, true),
+            Update::Changes(batch) => (batch.revision, false),
+            Update::Unreachable(error) => {
+                tracing::warn!(%error, code = %error.code(), remedy = error.remedy(),
+                    "the metadata store is not followed: what is known stays in force");
+                self.metrics.metadata_errors(error.code()).inc();
+                self.view.set_outage(Some(error.clone()));
+                return;
+            }
         };
+        let before = self.view.read().clone();
+        let known = self.common.as_ref().and_then(|common| common.made(&before, batch));
+        let made = known.unwrap_or_else(|| {
+            let made = self.make(&before, update);
+            if let Some(common) = &self.common {
+                common.remember(before, batch, made.clone());
+            }
+            made
+        });
+        *self.view.known.write().unwrap_or_else(std::sync::PoisonError::into_inner) = made.view;
         self.view.set_outage(None);
-        for violation in broken {
+        for violation in made.broken {
             tracing::error!(invariant = %violation.invariant, violation.what, "an invariant is broken: this is a bug");
             self.metrics.invariant_violations(violation.invariant).inc();
         }
-        let touched = Arc::new(touched);
         self.observers.retain(Recipient::connected);
         for observer in &self.observers {
-            observer.do_send(ViewChanged(touched.clone()));
+            observer.do_send(ViewChanged(made.touched.clone()));
         }
+    }
+
+    /// The view after an update.
+    fn make(&self, before: &ClusterView, update: Update) -> Made {
+        let mut view = before.clone();
+        let touched = match update {
+            Update::Snapshot(revision, pairs) => {
+                let records = pairs.into_iter().filter_map(|pair| self.decode(&Change::Put(pair)));
+                view.reset(revision, records.collect())
+            }
+            Update::Changes(batch) => {
+                let records = batch.changes.iter().filter_map(|change| self.decode(change)).collect();
+                view.apply(batch.revision, records)
+            }
+            Update::Unreachable(_) => Touched::default(),
+        };
+        let broken = invariants::check(before, &view);
+        Made { view, touched: Arc::new(touched), broken }
     }
 
     /// A record that cannot be read is left out, loudly: one bad record must not stop the cluster.

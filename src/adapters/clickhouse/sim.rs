@@ -380,8 +380,11 @@ impl ClickHouse for SimClickHouse {
     async fn replica_databases(&self) -> Result<Vec<String>, Error> {
         self.call(|world| {
             let seeded = world.seeds.keys().map(|(database, _)| database);
-            let all: BTreeSet<String> = world.replicas.keys().chain(seeded).cloned().collect();
-            Ok(all.into_iter().collect())
+            let seeded = seeded.filter(|database| !world.replicas.contains_key(*database));
+            let mut all: Vec<String> = world.replicas.keys().chain(seeded).cloned().collect();
+            all.sort();
+            all.dedup();
+            Ok(all)
         })
         .await
     }

@@ -15,6 +15,7 @@ pub mod repair;
 use super::budget::Budget;
 use super::problem::Problem;
 use super::solution::Solution;
+use crate::model::balance::Planner;
 pub use greedy::Greedy;
 pub use hybrid::Hybrid;
 pub use local_search::LocalSearch;
@@ -65,6 +66,17 @@ pub trait Engine: Send + Sync {
 
 /// The names of the engines that come with it, the default first.
 pub const NAMES: [&str; 5] = ["hybrid", "milp", "local-search", "greedy", "pinned"];
+
+/// The engine that looks for the balancer's plans, bounded by work alone.
+pub fn of_planner(planner: Planner) -> Box<dyn Engine> {
+    match planner {
+        Planner::Hybrid => Box::new(Hybrid::HEURISTIC),
+        Planner::Milp => Box::new(Milp),
+        Planner::LocalSearch => Box::new(LocalSearch),
+        Planner::Greedy => Box::new(Greedy),
+        Planner::Pinned => Box::new(Pinned),
+    }
+}
 
 /// The engine of that name.
 pub fn by_name(name: &str) -> Option<Box<dyn Engine>> {
