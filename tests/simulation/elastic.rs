@@ -86,7 +86,7 @@ fn a_replica_moves_to_a_new_node_under_ingest() {
 /// Replicas by node, of shards in the topology.
 fn spread(cluster: &Cluster) -> BTreeMap<String, usize> {
     let view = cluster.view();
-    let shards = view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
+    let shards = view.all_shards();
     let mut held: BTreeMap<String, usize> = view.nodes.keys().map(|node| (node.to_string(), 0)).collect();
     for replica in shards.flat_map(|shard| &shard.replicas) {
         *held.entry(replica.node.to_string()).or_default() += 1;

@@ -48,7 +48,7 @@ async fn hold(cluster: &Cluster, brake: Brake, ttl_ms: u64) -> Result<(), Failur
 /// Where shards in the topology are.
 fn placed(cluster: &Cluster) -> BTreeMap<ShardId, Vec<NodeId>> {
     let view = cluster.view();
-    let shards = view.shards.values().flat_map(BTreeMap::values).map(|shard| &shard.record);
+    let shards = view.all_shards();
     shards.map(|shard| (shard.id, shard.replicas.iter().map(|r| r.node.clone()).collect())).collect()
 }
 
