@@ -98,7 +98,7 @@ bench-placement: ## the placement engine beside other solvers: BENCH_ARGS='--onl
 	@scripts/bench.sh placement $(BENCH_ARGS)
 
 .PHONY: bench-simulation
-bench-simulation: ## virtual seconds a second of a cluster of 100 nodes and 10 000 replicas in the simulator
+bench-simulation: ## virtual seconds a second of 100 nodes with 10 000 replicas, and of 1000 with 100 000, in the simulator
 	@scripts/provision.sh rust build
 	@scripts/bench.sh simulation
 
