@@ -1,13 +1,13 @@
 //! A table's shards as a view holds them: by number, and by the nodes that hold them.
 //!
 //! The second is made when it is first asked for and forgotten when anything changes: agents ask what is on their own
-//! node, out of very many. Pure.
+//! node, out of very many, and what was made of what. Pure.
 
 use super::ids::{NodeId, ShardId};
 use super::shared::Shared;
 use super::table::Shard;
 use super::view::Versioned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 
@@ -17,13 +17,19 @@ type Records = BTreeMap<ShardId, Shared<Versioned<Shard>>>;
 #[derive(Debug, Default)]
 pub struct Shards {
     records: Records,
-    on: OnceLock<BTreeMap<NodeId, Vec<ShardId>>>,
+    index: OnceLock<Index>,
+}
+
+#[derive(Debug)]
+struct Index {
+    on: BTreeMap<NodeId, Vec<ShardId>>,
+    /// Shards that others have been made of.
+    parents: BTreeSet<ShardId>,
 }
 
 impl Shards {
-    /// Those that have a replica on a node, in number order.
-    pub fn on(&self, node: &NodeId) -> impl Iterator<Item = &Shard> {
-        let on = self.on.get_or_init(|| {
+    fn index(&self) -> &Index {
+        self.index.get_or_init(|| {
             let mut on: BTreeMap<NodeId, Vec<ShardId>> = BTreeMap::new();
             for (id, shard) in &self.records {
                 for replica in &shard.record.replicas {
@@ -36,10 +42,27 @@ impl Shards {
                     }
                 }
             }
-            on
-        });
-        let here = on.get(node).into_iter().flatten();
-        here.filter_map(|id| self.records.get(id)).map(|shard| &shard.record)
+            let parents = self.records.values().flat_map(|shard| &shard.record.parents);
+            Index { on, parents: parents.copied().collect() }
+        })
+    }
+
+    /// Those that have a replica on a node, in number order.
+    pub fn on(&self, node: &NodeId) -> impl Iterator<Item = &Shared<Versioned<Shard>>> {
+        let here = self.index().on.get(node).into_iter().flatten();
+        here.filter_map(|id| self.records.get(id))
+    }
+
+    /// Those on a node that were made of that shard.
+    pub fn children<'a>(
+        &'a self,
+        node: &NodeId,
+        parent: ShardId,
+    ) -> impl Iterator<Item = &'a Shard> + use<'a> {
+        let any = self.index().parents.contains(&parent);
+        let here = any.then(|| self.index().on.get(node)).flatten().into_iter().flatten();
+        let here = here.filter_map(|id| self.records.get(id)).map(|shard| &shard.record);
+        here.filter(move |shard| shard.parents.contains(&parent))
     }
 }
 
@@ -52,7 +75,7 @@ impl Deref for Shards {
 
 impl DerefMut for Shards {
     fn deref_mut(&mut self) -> &mut Records {
-        self.on = OnceLock::new();
+        self.index = OnceLock::new();
         &mut self.records
     }
 }
@@ -60,7 +83,7 @@ impl DerefMut for Shards {
 impl Clone for Shards {
     /// A clone is made to be changed.
     fn clone(&self) -> Self {
-        Self { records: self.records.clone(), on: OnceLock::new() }
+        Self { records: self.records.clone(), index: OnceLock::new() }
     }
 }
 
@@ -86,7 +109,8 @@ mod tests {
             let record = Shard::new(table, ShardId(id), range, on.iter().map(|name| node(name)));
             Shared::from(Versioned { record, revision: 1 })
         };
-        let on = |shards: &Shards, name: &str| shards.on(&node(name)).map(|s| s.id.0).collect::<Vec<_>>();
+        let on =
+            |shards: &Shards, name: &str| shards.on(&node(name)).map(|s| s.record.id.0).collect::<Vec<_>>();
         let mut shards = Shards::default();
         shards.insert(ShardId(1), shard(1, &["n1", "n2"]));
         shards.insert(ShardId(0), shard(0, &["n2"]));
@@ -95,5 +119,9 @@ mod tests {
         shards.insert(ShardId(1), shard(1, &["n1", "n3"]));
         assert_eq!((on(&shards, "n2"), on(&shards, "n3")), (vec![0], vec![1]));
         assert_eq!(on(&before, "n2"), [0, 1]);
+        let of = |shards: &Shards, name: &str, parent| shards.children(&node(name), ShardId(parent)).count();
+        assert_eq!(of(&shards, "n1", 0), 0);
+        shards.get_mut(&ShardId(1)).unwrap().record.parents = vec![ShardId(0)];
+        assert_eq!((of(&shards, "n1", 0), of(&shards, "n2", 0), of(&shards, "n1", 1)), (1, 0, 0));
     }
 }

@@ -221,11 +221,6 @@ impl ClusterView {
         self.shards.values().flat_map(|shards| shards.values()).map(|shard| &shard.record)
     }
 
-    /// A table's shards that have a replica on a node, in number order.
-    pub fn shards_on<'a>(&'a self, table: TableId, node: &'a NodeId) -> impl Iterator<Item = &'a Shard> {
-        self.shards.get(&table).into_iter().flat_map(move |shards| shards.on(node))
-    }
-
     /// Operations that are not ended, oldest first.
     pub fn open_operations(&self) -> impl Iterator<Item = &Operation> {
         self.operations.values().map(|operation| &operation.record).filter(|op| op.state.is_open())

@@ -40,7 +40,7 @@ impl Agent {
         let own = view.nodes.iter().filter(|(_, node)| node.record.daemon_url == own_url).map(|(id, _)| id);
         let led_by = |node| {
             let here = view.shards.values().flat_map(move |shards| shards.on(node));
-            here.filter(|shard| shard.leader.as_ref() == Some(node)).count()
+            here.filter(|shard| shard.record.leader.as_ref() == Some(node)).count()
         };
         let led: usize = own.map(led_by).sum();
         self.ports.metrics.shard_leaders.set(number(led));

@@ -36,8 +36,8 @@ fn children<'a>(
     node: &'a NodeId,
     (table, parent): Place,
 ) -> impl Iterator<Item = Place> + 'a {
-    let here = view.shards_on(table, node).filter(move |shard| shard.parents.contains(&parent));
-    here.map(move |shard| (table, shard.id))
+    let shards = view.shards.get(&table).into_iter();
+    shards.flat_map(move |shards| shards.children(node, parent)).map(move |shard| (table, shard.id))
 }
 
 impl Lineage {

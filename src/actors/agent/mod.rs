@@ -187,7 +187,9 @@ impl Agent {
         self.make_room(&wanted);
         self.lineage.release(&self.view.read(), |place| self.running.contains_key(place));
         for (place, wanted) in wanted {
-            if !self.running.contains_key(&place) && !self.is_removing(&wanted) {
+            if let Some(running) = self.running.get_mut(&place) {
+                running.wanted = wanted;
+            } else if !self.is_removing(&wanted) {
                 let running = self.start_replica(wanted, ctx);
                 self.running.insert(place, running);
             }
@@ -196,7 +198,7 @@ impl Agent {
 
     /// Whether an earlier copy's database of that name is just being removed: the new one would go with it.
     fn is_removing(&self, wanted: &Wanted) -> bool {
-        let (table, shard) = (&wanted.table, wanted.shard.id);
+        let (table, shard) = (&wanted.table, wanted.shard.record.id);
         self.cleaning
             .as_ref()
             .is_some_and(|name| *name == names::replica_database(&table.name, table.id, shard))
@@ -225,8 +227,8 @@ impl Agent {
         let (ports, lanes) = (self.ports.clone(), self.lanes.readers().to_vec());
         let news = ctx.address().recipient();
         let (view, table) = (self.view.clone(), wanted.table.clone());
-        let actor = ReplicaActor::new(ports, view, table, &wanted.shard, limits, lanes, news);
-        let database = names::replica_database(&wanted.table.name, wanted.table.id, wanted.shard.id);
+        let actor = ReplicaActor::new(ports, view, table, &wanted.shard.record, limits, lanes, news);
+        let database = names::replica_database(&wanted.table.name, wanted.table.id, wanted.shard.record.id);
         Running { address: actor.start(), database, wanted }
     }
 
@@ -418,16 +420,15 @@ impl Actor for Agent {
 impl Handler<ViewChanged> for Agent {
     type Result = ();
     fn handle(&mut self, ViewChanged(touched): ViewChanged, ctx: &mut Context<Self>) {
-        let concerned = {
+        let same = {
             let (view, node) = (self.view.read(), &self.ports.node);
             let runs = |table: TableId| {
                 let places = (table, ShardId(0))..=(table, ShardId(u32::MAX));
-                self.running.range(places).next().is_some()
+                self.running.range(places).map(|(_, running)| &running.wanted)
             };
-            let here = |table: &TableId| runs(*table) || view.shards_on(*table, node).next().is_some();
-            touched.tables.iter().any(here)
+            touched.tables.iter().all(|table| reconcile::same(&view, node, *table, runs(*table)))
         };
-        if concerned {
+        if !same {
             self.reconcile(ctx);
         }
     }

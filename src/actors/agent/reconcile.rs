@@ -6,8 +6,9 @@
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::ingest::Held;
 use crate::model::names;
+use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableState};
-use crate::model::view::ClusterView;
+use crate::model::view::{ClusterView, Versioned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub struct Wanted {
     /// The table.
     pub table: Arc<Table>,
     /// The shard.
-    pub shard: Shard,
+    pub shard: Shared<Versioned<Shard>>,
 }
 
 /// The replicas that `node` should run.
@@ -30,11 +31,12 @@ pub fn wanted(view: &ClusterView, node: &NodeId) -> BTreeMap<Place, Wanted> {
         if table.record.state == TableState::Dropping {
             continue;
         }
-        let shards = view.shards_on(*id, node).filter(|shard| shard.state != ShardState::Retired);
+        let shards = view.shards.get(id).into_iter().flat_map(|shards| shards.on(node));
+        let shards = shards.filter(|shard| shard.record.state != ShardState::Retired);
         let mut record = None;
         for shard in shards {
             let table = record.get_or_insert_with(|| Arc::new(table.record.clone())).clone();
-            wanted.insert((*id, shard.id), Wanted { table, shard: shard.clone() });
+            wanted.insert((*id, shard.record.id), Wanted { table, shard: shard.clone() });
         }
     }
     wanted
@@ -45,7 +47,7 @@ pub fn held(wanted: &BTreeMap<Place, Wanted>) -> BTreeMap<TableId, Held> {
     let mut held: BTreeMap<TableId, Held> = BTreeMap::new();
     for ((table, _), wanted) in wanted {
         let held = held.entry(*table).or_default();
-        held.partitions += wanted.shard.range.width();
+        held.partitions += wanted.shard.record.range.width();
         held.shards += 1;
     }
     held
@@ -53,12 +55,34 @@ pub fn held(wanted: &BTreeMap<Place, Wanted>) -> BTreeMap<TableId, Held> {
 
 /// Whether a running replica must be started anew: only what it was started with matters, not who leads.
 pub fn outdated(node: &NodeId, running: &Wanted, wanted: &Wanted) -> bool {
-    let since = |wanted: &Wanted| wanted.shard.replica_on(node).map(|replica| replica.since);
+    let since = |wanted: &Wanted| wanted.shard.record.replica_on(node).map(|replica| replica.since);
     since(running) != since(wanted)
-        || running.shard.range != wanted.shard.range
-        || running.table.schema != wanted.table.schema
-        || running.table.source != wanted.table.source
-        || running.table.origin_offsets != wanted.table.origin_offsets
+        || running.shard.record.range != wanted.shard.record.range
+        || other_table(&running.table, &wanted.table)
+}
+
+/// Whether a table is another one to those who consume into it.
+fn other_table(one: &Table, other: &Table) -> bool {
+    one.schema != other.schema || one.source != other.source || one.origin_offsets != other.origin_offsets
+}
+
+/// Whether a table asks of a node what it runs already, replica by replica: then there is nothing to reconcile.
+pub fn same<'a>(
+    view: &ClusterView,
+    node: &NodeId,
+    table: TableId,
+    running: impl Iterator<Item = &'a Wanted>,
+) -> bool {
+    let record = view.tables.get(&table).map(|table| &table.record);
+    let record = record.filter(|record| record.state != TableState::Dropping);
+    let shards = view.shards.get(&table).filter(|_| record.is_some());
+    let here = shards.into_iter().flat_map(|shards| shards.on(node));
+    let mut here = here.filter(|shard| shard.record.state != ShardState::Retired);
+    let mut running = running.peekable();
+    let other =
+        running.peek().is_some_and(|first| record.is_none_or(|record| other_table(&first.table, record)));
+    let all = running.all(|runs| here.next().is_some_and(|shard| Shared::same(shard, &runs.shard)));
+    !other && all && here.next().is_none()
 }
 
 /// A replica database found on the server.

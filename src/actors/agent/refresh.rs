@@ -48,7 +48,12 @@ impl Agent {
         let wanted = self.running.values().map(|running| &running.wanted);
         let of = |wanted: &super::Wanted| {
             let source = wanted.table.source.clone();
-            wanted.shard.range.partitions().map(move |partition| names::topic_partition(&source, partition))
+            wanted
+                .shard
+                .record
+                .range
+                .partitions()
+                .map(move |partition| names::topic_partition(&source, partition))
         };
         wanted.flat_map(of).collect()
     }
