@@ -173,6 +173,7 @@ impl Outside {
             cluster: "c".into(),
             daemon_url: node.daemon_url.clone(),
             insert_base_url: None,
+            common: None,
             incarnation: self.runs,
             store: Arc::new(self.store.client()),
             kafka: Arc::new(self.kafka.clone()),

@@ -47,7 +47,7 @@ async fn the_chosen_source_is_asked_first_then_the_leader_then_the_others_that_l
             view.live.insert(id(number), Live { incarnation: 1, daemon_url: String::new() });
         }
     }
-    view.tables.insert(table.id, Versioned { record: (*table).clone(), revision: 1 });
+    view.tables.insert(table.id, Versioned { record: (*table).clone(), revision: 1 }.into());
     let Seed::Copy(sources) = plan(&view, table.id, &shard, &id(1), &BTreeSet::new()) else {
         panic!("a copy")
     };
