@@ -27,10 +27,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ("real", "proof")
-# Virtual time is computed: the simulator's tests are optimised, at the cost of one more build of this package, and
-# sweep over more seeds than by hand.
-SIMULATION = "simulation"
-SIMULATION_ENV = ["env", "CARGO_PROFILE_DEV_OPT_LEVEL=1", "CONVERTHOUSE_SWEEP_SEEDS=1000"]
+# Virtual time is computed, and placement is: their tests are optimised, at the cost of one more build of this package;
+# the simulator's sweep over more seeds than by hand.
+OPTIMISED = ("simulation", "placement")
+OPTIMISED_ENV = ["env", "CARGO_PROFILE_DEV_OPT_LEVEL=1", "CONVERTHOUSE_SWEEP_SEEDS=1000"]
 TEST_LINE = re.compile(r"^test (?P<name>.+?)(?: - should panic)? \.\.\. (?P<outcome>ok|FAILED|ignored)\b")
 # What a test prints that lacks something (tests/real/support): it passes by doing nothing, except in CI, where it fails.
 SKIPPED_LINE = re.compile(r"SKIPPED: (?P<name>\S+): (?P<why>.*)")
@@ -87,8 +87,8 @@ def plan(what: str, name_filter: str | None) -> list[Group]:
         if target in REAL:
             threads = os.environ.get("REAL_TEST_THREADS", "2")
             real.append(Group(target, cargo_test("--test", target, threads=threads), is_test=True))
-        elif target == SIMULATION:
-            unit.append(Group(target, SIMULATION_ENV + cargo_test("--test", target), is_test=True))
+        elif target in OPTIMISED:
+            unit.append(Group(target, OPTIMISED_ENV + cargo_test("--test", target), is_test=True))
         else:
             unit.append(Group(target, cargo_test("--test", target), is_test=True))
     if not filters:

@@ -1,5 +1,8 @@
 //! Properties of placement, on random worlds: hard rules, idempotence, independence of order, bound.
 
+#[path = "placement/exceptions.rs"]
+mod exceptions;
+
 use converthouse::model::{NodeId, NodeState, ShardId, TableId};
 use converthouse::placement::bound::prices_and_bound;
 use converthouse::placement::budget::WorkBudget;
@@ -426,7 +429,6 @@ fn threads_change_nothing() {
 }
 
 #[test]
-#[ignore = "takes minutes unless optimised: cargo test --release -- --ignored"]
 fn a_million_tiny_shards_get_an_answer() {
     let spec = |n: u32| NodeSpec {
         zone: n,

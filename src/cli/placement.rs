@@ -2,26 +2,26 @@
 //!
 //! Progress goes to standard error; Ctrl-C ends a solve with the best placement found so far.
 
+mod run;
+
 use super::{Align, Context, Exit, Failure, Table, human_bytes, read_file};
-use crate::adapters::clock::{Clock, SystemClock};
-use crate::placement::budget::Budget;
 use crate::placement::constraint::broken;
-use crate::placement::engines::{NAMES, Progress, by_name};
-use crate::placement::explain::candidates;
+use crate::placement::engines::{NAMES, by_name};
+use crate::placement::explain::{Why, candidates, unmended};
 use crate::placement::instance::{Instance, write_solution};
 use crate::placement::objective::{Score, score};
 use crate::placement::plan::{Action, Plan};
-use crate::placement::policy::{Goal, Policy, Share};
+use crate::placement::policy::{Goal, Policy};
+use crate::placement::policy_file::PolicyFile;
 use crate::placement::problem::Problem;
 use crate::placement::sequence::{WaveLimits, sequence};
 use crate::placement::solution::Solution;
-use crate::placement::verdict::{Decision, decide};
+use crate::placement::verdict::Decision;
 use clap::{Args, Subcommand, ValueEnum};
+use run::{Limits, solved};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Subcommands of `placement`.
 #[derive(Debug, Subcommand)]
@@ -44,20 +44,6 @@ pub(super) enum PlacementCommand {
         #[command(flatten)]
         limits: Limits,
     },
-}
-
-/// What a solve may take.
-#[derive(Debug, Clone, Args)]
-pub(super) struct Limits {
-    /// Seconds that a solve may take
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
-    time_limit: f64,
-    /// Work that a solve may take, in proposals: repeats exactly, whatever the machine
-    #[arg(long, value_name = "PROPOSALS")]
-    work_limit: Option<u64>,
-    /// Same seed and work limit, same placement
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
 }
 
 /// What a solve is for.
@@ -94,9 +80,12 @@ pub(super) struct Solve {
     engine: String,
     #[command(flatten)]
     limits: Limits,
-    /// What it is for
-    #[arg(long, value_enum, default_value = "balance")]
-    goal: GoalName,
+    /// What is wanted, as a TOML file: order and weights of goals, tolerances, limits, pins, exclusions
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// What it is for [default: balance, or what the policy says]
+    #[arg(long, value_enum)]
+    goal: Option<GoalName>,
     /// Copy at most so many bytes (of the instance's unit)
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
@@ -146,63 +135,16 @@ impl PlacementCommand {
     }
 }
 
-/// A limit on time and work, and a way to stop earlier.
-struct Meter {
-    clock: SystemClock,
-    time_ms: f64,
-    work: Option<u64>,
-    spent: u64,
-    stop: Arc<AtomicBool>,
-}
-
-impl Meter {
-    fn new(limits: &Limits, stop: &Arc<AtomicBool>) -> Self {
-        let time_ms = limits.time_limit * 1e3;
-        Self { clock: SystemClock::new(), time_ms, work: limits.work_limit, spent: 0, stop: stop.clone() }
-    }
-}
-
-impl Budget for Meter {
-    fn spend(&mut self, work: u64) -> f64 {
-        self.spent += work;
-        if self.stop.load(Ordering::Relaxed) {
-            return 1.0;
-        }
-        match self.work {
-            Some(limit) => self.spent as f64 / limit.max(1) as f64,
-            None => self.clock.now_ms() as f64 / self.time_ms,
-        }
-    }
-
-    fn seconds_left(&mut self) -> Option<f64> {
-        let left = (self.time_ms - self.clock.now_ms() as f64) / 1e3;
-        self.work.is_none().then(|| left.max(0.0))
-    }
-
-    fn work_left(&mut self) -> f64 {
-        self.work.map_or(0.0, |limit| limit.saturating_sub(self.spent) as f64)
-    }
-
-    fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send> {
-        let time_ms = (self.time_ms - self.clock.now_ms() as f64).max(0.0) * share;
-        let work = self.work.map(|_| (self.work_left() * share / threads.max(1) as f64) as u64);
-        Box::new(Self { clock: SystemClock::new(), time_ms, work, spent: 0, stop: self.stop.clone() })
-    }
-}
-
-/// Sets the flag at the first Ctrl-C; the second one ends the process as usual.
-async fn stop_on_interrupt(mut interrupts: Signal, flag: Arc<AtomicBool>) {
-    while interrupts.recv().await.is_some() {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("stopping: the best placement so far follows (Ctrl-C again: none)");
-    }
-}
-
 fn read_instance(path: &Path) -> Result<Instance, Failure> {
     let text = read_file(path)?;
     let read = Instance::read(&path.display().to_string(), &text);
+    read.map_err(|e| Failure::coded(&e, Exit::Failed))
+}
+
+fn read_policy(path: &Path, instance: &Instance) -> Result<PolicyFile, Failure> {
+    let text = read_file(path)?;
+    let size = (instance.nodes.len(), instance.sizes.len(), instance.replicas);
+    let read = PolicyFile::read(&path.display().to_string(), &text, size);
     read.map_err(|e| Failure::coded(&e, Exit::Failed))
 }
 
@@ -215,44 +157,6 @@ fn read_solution(problem: &Problem, instance: &Instance, path: &Path) -> Result<
     }
     let message = format!("{}: fewer replicas can be placed than the instance asks for", path.display());
     Err(Failure::failed(message, "add nodes to the instance, or ask for fewer replicas"))
-}
-
-/// A decision and how many seconds it took. The solve runs beside a task that waits for Ctrl-C.
-fn solved(
-    context: &Context,
-    problem: &Arc<Problem>,
-    engine: &str,
-    limits: &Limits,
-) -> Result<(Decision, f64), Failure> {
-    let engine = by_name(engine).ok_or_else(|| Failure::usage("no such engine", "see --help"))?;
-    if let Some(reason) = engine.refuses(problem) {
-        let others = NAMES.iter().filter(|name| **name != engine.name()).copied().collect::<Vec<_>>();
-        return Err(Failure::usage(reason, &format!("use another engine: {}", others.join(", "))));
-    }
-    let (problem, limits) = (problem.clone(), limits.clone());
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    let solve = move || {
-        let mut meter = Meter::new(&limits, &stop);
-        let clock = SystemClock::new();
-        let mut report = |progress: &Progress| {
-            let seconds = clock.now_ms() as f64 / 1e3;
-            let some = |name: &str, value: f64| format!(", {name} {value:.5}");
-            let bound = if progress.bound > 0.0 { some("bound", progress.bound) } else { String::new() };
-            let score = progress.score.map_or(String::new(), |score| some("score", score));
-            eprintln!("{seconds:>7.1} s  {}{score}{bound}", progress.phase);
-        };
-        let decision = decide(&problem, engine.as_ref(), limits.seed, &mut meter, &mut report);
-        (decision, clock.now_ms() as f64 / 1e3)
-    };
-    context.block_on(async {
-        // Before the solve begins: nothing is lost that comes early.
-        if let Ok(interrupts) = signal(SignalKind::interrupt()) {
-            tokio::spawn(stop_on_interrupt(interrupts, flag));
-        }
-        let solved = tokio::task::spawn_blocking(solve).await;
-        solved.map_err(|e| Failure::failed(format!("the solve failed: {e}"), "report this with the instance"))
-    })
 }
 
 fn terms(score: &Score) -> Value {
@@ -273,14 +177,16 @@ fn line(score: &Score, broken: usize) -> String {
 impl Solve {
     fn run(self, context: &Context) -> Result<(), Failure> {
         let instance = read_instance(&self.instance)?;
+        let file = self.policy.as_deref().map(|path| read_policy(path, &instance)).transpose()?;
+        let file = file.unwrap_or_default();
+        let written = file.policy(Policy::yardstick(instance.watermark));
         let policy = Policy {
-            goal: self.goal.into(),
-            bytes_max: self.max_bytes,
-            moves_max: self.max_moves,
-            share: Share::Equal,
-            ..Policy::yardstick(instance.watermark)
+            goal: self.goal.map_or(written.goal, Goal::from),
+            bytes_max: self.max_bytes.or(written.bytes_max),
+            moves_max: self.max_moves.or(written.moves_max),
+            ..written
         };
-        let problem = Arc::new(instance.problem_under(&policy));
+        let problem = Arc::new(instance.problem_with(&policy, &file));
         let (decision, seconds) = solved(context, &problem, &self.engine, &self.limits)?;
         if let Some(out) = &self.out {
             let write = std::fs::write(out, write_solution(&problem, &decision.solution));
@@ -288,7 +194,7 @@ impl Solve {
                 Failure::failed(format!("{}: {e}", out.display()), "name a file that may be written")
             })?;
         }
-        let waves = WaveLimits { bytes_per_second: self.copy_rate, ..WaveLimits::default() };
+        let waves = WaveLimits { bytes_per_second: self.copy_rate, ..file.waves };
         let plan = self.plan.then(|| sequence(&problem, &decision.solution, &waves));
         let mut result = json!({
             "engine": self.engine,
@@ -299,6 +205,7 @@ impl Solve {
             "after": terms(&decision.after),
             "bound": decision.bound,
             "gap": decision.gap(),
+            "least_bytes": decision.least_bytes,
             "broken": decision.broken.len(),
             "compromises": problem.compromises.len(),
         });
@@ -403,12 +310,18 @@ impl Explain {
         };
         let placed = solution.of(&problem, self.shard).to_vec();
         let found = candidates(&problem, &solution, self.shard);
+        let unmended: Vec<Why> = unmended(&problem, &solution)
+            .into_iter()
+            .filter(|(shard, _)| *shard as usize == self.shard)
+            .map(|(_, why)| why)
+            .collect();
         let result = json!({
             "shard": self.shard,
             "present": problem.present(self.shard),
             "placed": placed,
             "reason": why.code(),
             "sentence": why.sentence(),
+            "unmended": unmended.iter().map(|why| why.code()).collect::<Vec<_>>(),
             "candidates": found,
         });
         context.print(&result, || {
@@ -425,11 +338,15 @@ impl Explain {
                 table.row(vec![candidate.node.to_string(), instead, change, rule]);
             }
             format!(
-                "shard {}: {:?} -> {placed:?} (the leader first)\n{}: {}\n\nother nodes, the best first:\n{}",
+                "shard {}: {:?} -> {placed:?} (the leader first)\n{}: {}\n{}\nother nodes, the best first:\n{}",
                 self.shard,
                 problem.present(self.shard),
                 why.code(),
                 why.sentence(),
+                unmended
+                    .iter()
+                    .map(|why| format!("cannot be mended: {}\n", why.sentence()))
+                    .collect::<String>(),
                 table.text(0, context.colour())
             )
         })

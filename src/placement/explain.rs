@@ -3,7 +3,7 @@
 //! Reasons are codes with a sentence; they are found by comparing loads and rules before and after, not by
 //! asking the engine, so they hold for every engine.
 
-use super::constraint::{fits, spreads};
+use super::constraint::{Broken, broken, fits, spreads};
 use super::objective::deviation;
 use super::problem::{Compromise, Fair, NONE, Problem};
 use super::solution::{Held, Solution, held};
@@ -41,6 +41,14 @@ pub enum Why {
     NoNode,
     /// It stays: what could be gained is below the hysteresis.
     NotWorthIt,
+    /// It stays, with fewer replicas than wanted: fewer nodes may hold it.
+    TooFewNodes,
+    /// It stays, with replicas that share a zone or rack: there are too few of them.
+    TooFewZones,
+    /// It stays: the node that it is pinned to may not hold it, or it is pinned to more nodes than it has replicas.
+    PinUnmet,
+    /// It stays on a node above the watermark: no other node that may hold it has room.
+    Overfull,
 }
 
 impl Why {
@@ -61,6 +69,10 @@ impl Why {
             Self::Frozen => "frozen",
             Self::NoNode => "no_node",
             Self::NotWorthIt => "not_worth_it",
+            Self::TooFewNodes => "too_few_nodes",
+            Self::TooFewZones => "too_few_zones",
+            Self::PinUnmet => "pin_unmet",
+            Self::Overfull => "overfull",
         }
     }
 
@@ -81,6 +93,10 @@ impl Why {
             Self::Frozen => "an operation is in flight, or it is frozen",
             Self::NoNode => "no node may take it",
             Self::NotWorthIt => "what could be gained is below the hysteresis",
+            Self::TooFewNodes => "it has fewer replicas than wanted, since fewer nodes may hold it",
+            Self::TooFewZones => "its replicas share a zone or rack, since there are too few",
+            Self::PinUnmet => "it cannot be on a node that it is pinned to",
+            Self::Overfull => "it is on a node above the watermark, and no node that may hold it has room",
         }
     }
 }
@@ -92,12 +108,46 @@ pub fn reasons(problem: &Problem, solution: &Solution, kept: bool) -> Vec<Why> {
     for shard in 0..problem.shards() {
         reasons.push(reason(problem, &before, shard, solution.of(problem, shard), kept));
     }
-    for &(shard, why) in &problem.compromises {
-        if why == Compromise::NoNode {
-            reasons[shard as usize] = Why::NoNode;
+    for (shard, why) in unmended(problem, solution) {
+        let stays = matches!(reasons[shard as usize], Why::InPlace | Why::NotWorthIt);
+        if stays || why == Why::NoNode {
+            reasons[shard as usize] = why;
         }
     }
     reasons
+}
+
+/// Rules that a placement breaks or stretches since they cannot be kept: the shards, and why. A shard may have
+/// several.
+pub fn unmended(problem: &Problem, solution: &Solution) -> Vec<(u32, Why)> {
+    let stretched = problem.compromises.iter().filter_map(|&(shard, why)| {
+        let why = match why {
+            Compromise::TooFewNodes => Why::TooFewNodes,
+            Compromise::TooFewZones | Compromise::TooFewRacks => Why::TooFewZones,
+            Compromise::NoNode => Why::NoNode,
+            Compromise::PinnedTogether => return None,
+        };
+        Some((shard, why))
+    });
+    let broken = broken(problem, solution);
+    let rules = broken.iter().filter_map(|rule| {
+        Some(match *rule {
+            Broken::Missing { shard } => (shard, Why::TooFewNodes),
+            Broken::Crowded { shard } | Broken::SameNode { shard, .. } => (shard, Why::TooFewZones),
+            Broken::Unpinned { shard, .. } => (shard, Why::PinUnmet),
+            Broken::Forbidden { shard, .. } => (shard, Why::NoNode),
+            Broken::Overfull { .. } => return None,
+        })
+    });
+    let mut found: Vec<(u32, Why)> = stretched.chain(rules).collect();
+    let full = |node: &u32| broken.binary_search(&Broken::Overfull { node: *node }).is_ok();
+    if broken.iter().any(|rule| matches!(rule, Broken::Overfull { .. })) {
+        let held = (0..problem.shards()).filter(|&s| !problem.frozen[s] && problem.bytes[s] > 0);
+        let stuck = held.filter(|&shard| solution.of(problem, shard).iter().any(full));
+        found.extend(stuck.map(|shard| (shard as u32, Why::Overfull)));
+    }
+    found.sort_unstable();
+    found
 }
 
 /// Loads of what is there now, surplus replicas and replicas on lost nodes included.
@@ -239,17 +289,62 @@ fn change(problem: &Problem, load: &[Held], shard: usize, placed: &[u32], slot: 
         problem.balanced.iter().map(off).fold(0.0, f64::max)
     };
     let w = &problem.policy.weights;
-    let row = |weight: f64, of: fn(&Held) -> f64, fair: fn(&Fair) -> f64| {
-        weight * (worst(of, fair, true) - worst(of, fair, false))
+    let off = &problem.policy.tolerance;
+    let row = |weight: f64, off: f64, of: fn(&Held) -> f64, fair: fn(&Fair) -> f64| {
+        let cost = |after: bool| (worst(of, fair, after) - off).max(0.0);
+        weight * (cost(true) - cost(false))
     };
     let copied = |node: u32| if problem.holds(shard, node) { 0.0 } else { bytes as f64 };
     let led = |node: u32| f64::from(u8::from(problem.leader(shard) != node));
-    let mut change = row(w.replicas, |h| f64::from(h.replicas), |f| f.replicas)
-        + row(w.leaders, |h| f64::from(h.leaders), |f| f.leaders)
-        + row(w.bytes, |h| h.bytes as f64, |f| f.bytes)
+    let mut change = row(w.replicas, off.replicas, |h| f64::from(h.replicas), |f| f.replicas)
+        + row(w.leaders, off.leaders, |h| f64::from(h.leaders), |f| f.leaders)
+        + row(w.bytes, off.bytes, |h| h.bytes as f64, |f| f.bytes)
         + w.moved * (copied(to) - copied(from)) / problem.total_bytes.max(1.0);
     if slot == 0 {
         change += w.leader_changes * (led(to) - led(from)) / problem.shards() as f64;
     }
     change
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::engines::repair::standing;
+    use crate::placement::policy::Policy;
+    use crate::placement::problem::{NodeSpec, ShardSpec};
+    use crate::placement::snapshot::Load;
+
+    #[test]
+    fn what_cannot_be_mended_is_said() {
+        let node = |(n, zone): (u32, u32)| NodeSpec {
+            zone,
+            rack: n,
+            capacity_bytes: 100,
+            weight: 1.0,
+            takes: n < 3,
+            holds: n < 3,
+        };
+        let nodes: Vec<NodeSpec> = [(0, 0), (1, 0), (2, 0), (3, 1)].map(node).into();
+        let shard = |bytes: u64, replicas: u32, present: &[u32]| ShardSpec {
+            load: Load { bytes, ..Load::default() },
+            replicas,
+            present: present.to_vec(),
+            ..ShardSpec::default()
+        };
+        let shards = vec![
+            shard(90, 1, &[0]),
+            shard(1, 2, &[1, 2]),
+            shard(0, 5, &[0, 1, 2]),
+            ShardSpec { pinned: vec![3], ..shard(1, 1, &[1]) },
+            ShardSpec { excluded: vec![0, 1, 2], ..shard(1, 1, &[1]) },
+            shard(1, 1, &[2]),
+        ];
+        let problem = Problem::new(nodes, shards, &Policy { watermark: 0.85, ..Policy::default() });
+        let why = reasons(&problem, &standing(&problem), false);
+        let expected =
+            [Why::Overfull, Why::TooFewZones, Why::TooFewNodes, Why::PinUnmet, Why::NoNode, Why::InPlace];
+        assert_eq!(why, expected);
+        let two = unmended(&problem, &standing(&problem));
+        assert!(two.contains(&(2, Why::TooFewZones)), "{two:?}");
+    }
 }

@@ -11,13 +11,14 @@
 //! A solution is S lines of R node numbers, the leader first.
 
 use super::policy::Policy;
+use super::policy_file::PolicyFile;
 use super::problem::{NodeSpec, Problem, ShardSpec};
 use super::snapshot::Load;
 use super::solution::Solution;
 use crate::error::{Code, Coded, Retry, ranges};
 use std::fmt::Write as _;
 
-/// Why a file is not an instance or not a solution.
+/// Why a file is not an instance, a solution or a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}: {reason}")]
 pub struct InstanceError {
@@ -78,6 +79,12 @@ pub enum Reason {
         /// The node.
         node: u64,
     },
+    /// A policy that is wrong.
+    #[error("{reason}")]
+    Policy {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A number of things that must be at least one.
     #[error("{what} must be at least 1, found 0")]
     Zero {
@@ -121,14 +128,28 @@ impl Instance {
 
     /// The problem under another policy.
     pub fn problem_under(&self, policy: &Policy) -> Problem {
-        let shard = |(&bytes, present): (&u64, &[u32])| ShardSpec {
-            load: Load { bytes, ..Load::default() },
-            replicas: self.replicas,
-            present: present.to_vec(),
-            ..ShardSpec::default()
+        self.problem_with(policy, &PolicyFile::default())
+    }
+
+    /// The problem under a policy, with what a file says of nodes and shards.
+    pub fn problem_with(&self, policy: &Policy, file: &PolicyFile) -> Problem {
+        let named = file.shards();
+        let shard = |(shard, (&bytes, present)): (usize, (&u64, &[u32]))| {
+            let mut spec = ShardSpec {
+                load: Load { bytes, ..Load::default() },
+                replicas: self.replicas,
+                present: present.to_vec(),
+                ..ShardSpec::default()
+            };
+            if named.binary_search(&shard).is_ok() {
+                file.apply_to_shard(shard, &mut spec);
+            }
+            spec
         };
-        let rows = self.sizes.iter().zip(self.present.chunks(self.replicas as usize));
-        Problem::new(self.nodes.clone(), rows.map(shard), policy)
+        let rows = self.sizes.iter().zip(self.present.chunks(self.replicas as usize)).enumerate();
+        let mut nodes = self.nodes.clone();
+        file.apply_to_nodes(&mut nodes);
+        Problem::new(nodes, rows.map(shard), policy)
     }
 
     /// Reads an instance; `file` is its name in errors.

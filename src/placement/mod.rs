@@ -8,6 +8,8 @@
 
 pub mod bound;
 pub mod budget;
+mod budgeted;
+mod caps;
 pub mod constraint;
 pub mod engines;
 pub mod explain;
@@ -18,8 +20,10 @@ pub mod objective;
 pub mod place_new;
 pub mod plan;
 pub mod policy;
+pub mod policy_file;
 pub mod problem;
 pub mod proposal;
+mod relief;
 pub mod replay;
 mod rooms;
 pub mod sequence;

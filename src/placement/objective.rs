@@ -58,9 +58,10 @@ pub fn score(problem: &Problem, solution: &Solution) -> Score {
         score.per_table = per_table(problem, solution);
     }
     let w = &problem.policy.weights;
-    score.total = w.replicas * score.replicas
-        + w.leaders * score.leaders
-        + w.bytes * score.bytes
+    let beyond = &problem.policy.tolerance;
+    score.total = w.replicas * (score.replicas - beyond.replicas).max(0.0)
+        + w.leaders * (score.leaders - beyond.leaders).max(0.0)
+        + w.bytes * (score.bytes - beyond.bytes).max(0.0)
         + w.moved * score.moved
         + w.leader_changes * score.leader_changes
         + w.per_table * score.per_table

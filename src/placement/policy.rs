@@ -41,6 +41,58 @@ impl Weights {
     };
 }
 
+/// How many times as much a goal weighs as the next one in a policy file's `order`.
+pub const ORDER_FACTOR: f64 = 16.0;
+
+impl Weights {
+    /// The goals' names, as in files.
+    pub const NAMES: [&str; 8] =
+        ["replicas", "leaders", "bytes", "moved", "leader_changes", "per_table", "writes", "reads"];
+
+    /// The weight of that name.
+    pub fn named(&mut self, name: &str) -> Option<&mut f64> {
+        Some(match name {
+            "replicas" => &mut self.replicas,
+            "leaders" => &mut self.leaders,
+            "bytes" => &mut self.bytes,
+            "moved" => &mut self.moved,
+            "leader_changes" => &mut self.leader_changes,
+            "per_table" => &mut self.per_table,
+            "writes" => &mut self.writes,
+            "reads" => &mut self.reads,
+            _ => return None,
+        })
+    }
+}
+
+/// Worst deviations that count as none: within them nothing is gained. With the hysteresis on top they make two
+/// thresholds, one at which work begins and a lower one at which it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tolerance {
+    /// Of replica counts.
+    pub replicas: f64,
+    /// Of leader counts.
+    pub leaders: f64,
+    /// Of bytes.
+    pub bytes: f64,
+}
+
+impl Tolerance {
+    /// Their names, as in files.
+    pub const NAMES: [&str; 3] = ["replicas", "leaders", "bytes"];
+
+    /// The tolerance of that name.
+    pub fn named(&mut self, name: &str) -> Option<&mut f64> {
+        Some(match name {
+            "replicas" => &mut self.replicas,
+            "leaders" => &mut self.leaders,
+            "bytes" => &mut self.bytes,
+            _ => return None,
+        })
+    }
+}
+
 impl Default for Weights {
     fn default() -> Self {
         Self::YARDSTICK
@@ -79,6 +131,8 @@ pub enum Goal {
 pub struct Policy {
     /// Weights of the soft goals.
     pub weights: Weights,
+    /// Deviations that count as none.
+    pub tolerance: Tolerance,
     /// What counts are shared by.
     pub share: Share,
     /// What this solve is for.
@@ -97,6 +151,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             weights: Weights::YARDSTICK,
+            tolerance: Tolerance::default(),
             share: Share::Weight,
             goal: Goal::Balance,
             watermark: 0.85,

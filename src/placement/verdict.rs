@@ -3,17 +3,19 @@
 //! [`decide`] works on a dense problem; [`plan`](super::plan()) on a snapshot by ids. Both are pure and repeat
 //! exactly for the same input, seed and work budget.
 
-use super::bound::least_score;
-use super::budget::{Budget, WorkBudget};
+use super::bound::{least_deviations, least_score, prices_and_bound};
+use super::budget::{Budget, Part, WorkBudget};
+use super::budgeted::best_within;
 use super::constraint::{Broken, broken};
 use super::engines::repair::{repair, standing};
 use super::engines::{Engine, Outcome, Progress};
 use super::explain::{Why, reasons};
-use super::goals::{leaders, within};
+use super::goals::leaders;
 use super::ids::Ids;
 use super::objective::{Score, score};
 use super::policy::Goal;
 use super::problem::{Compromise, NONE, Problem};
+use super::relief::{Relief, relief};
 use super::solution::Solution;
 use crate::model::{NodeId, ShardId, TableId};
 use std::collections::BTreeMap;
@@ -27,8 +29,10 @@ pub struct Decision {
     pub before: Score,
     /// The score of the proposal.
     pub after: Score,
-    /// No placement that keeps the hard rules scores less; 0 if none was looked for.
+    /// No placement that keeps the hard rules, and is of the goal's kind, scores less.
     pub bound: f64,
+    /// For the goals `relieve` and `repair`: no placement that keeps the hard rules copies fewer bytes.
+    pub least_bytes: Option<u64>,
     /// Hard rules that the proposal still breaks, since they cannot be kept.
     pub broken: Vec<Broken>,
     /// By shard.
@@ -56,41 +60,103 @@ pub fn decide(
     engine: &dyn Engine,
     seed: u64,
     budget: &mut dyn Budget,
-    progress: &mut dyn FnMut(&Progress),
+    progress: &mut dyn FnMut(&Progress<'_>),
 ) -> Decision {
     let present = standing(problem);
     let before = score(problem, &present);
     let least = least_score(problem);
     let close = before.total - least < problem.policy.hysteresis && broken(problem, &present).is_empty();
+    let limited = problem.policy.bytes_max.is_some() || problem.policy.moves_max.is_some();
+    let mut least_bytes = None;
     let mut outcome = match problem.policy.goal {
         // Nothing could better it by the hysteresis, whatever the engine finds.
         Goal::Balance if close => {
             Outcome { solution: present.clone(), bound: least, work: budget_work(problem) }
         }
-        Goal::Balance => engine.solve(problem, seed, budget, progress),
+        Goal::Balance => {
+            let bound = if engine.proves() { 0.0 } else { proved(problem, budget) };
+            let mut rest = Part::new(budget, 1.0);
+            let found = if limited {
+                best_within(problem, &present, engine, seed, &mut rest, progress)
+            } else {
+                engine.solve(problem, seed, &mut rest, progress)
+            };
+            Outcome { bound: found.bound.max(bound).max(least), ..found }
+        }
         Goal::Leaders => Outcome {
             solution: leaders(problem, &present, seed, budget),
-            bound: 0.0,
+            bound: leaders_bound(problem, &before),
             work: budget_work(problem),
         },
-        Goal::Relieve | Goal::Repair => Outcome { solution: present.clone(), bound: 0.0, work: 1 },
+        Goal::Relieve | Goal::Repair => {
+            let Relief { solution, least_bytes: bytes, work } =
+                relief(problem, &present, engine.is_exact(), budget);
+            least_bytes = Some(bytes);
+            let share = bytes as f64 / problem.total_bytes.max(1.0);
+            Outcome { solution, bound: least + problem.policy.weights.moved * share, work }
+        }
     };
-    outcome.solution = within(problem, &present, &outcome.solution);
-    let found = score(problem, &outcome.solution);
-    let worse = broken(problem, &outcome.solution).len() > broken(problem, &present).len();
-    let kept = worse || found.total + problem.policy.hysteresis > before.total;
-    let kept = kept && (worse || problem.policy.hysteresis > 0.0 || found.total >= before.total);
     outcome.solution.sort_followers(problem);
-    let (solution, after) = if kept { (present, before) } else { (outcome.solution, found) };
+    let kept = keeps(problem, &present, &outcome.solution);
+    let solution = if kept { present } else { outcome.solution };
+    let bound = outcome.bound;
+    Decision { least_bytes, work: outcome.work, ..decision(problem, solution, before, bound, kept) }
+}
+
+/// What is there now is kept: the proposal breaks more rules, or is not better by enough. For the goals that only
+/// the rules matter to, it is better if it copies fewer bytes.
+fn keeps(problem: &Problem, present: &Solution, found: &Solution) -> bool {
+    let (kept, found_broken) = (broken(problem, present).len(), broken(problem, found).len());
+    if kept != found_broken {
+        return kept < found_broken;
+    }
+    let (before, after) = (score(problem, present), score(problem, found));
+    match problem.policy.goal {
+        Goal::Relieve | Goal::Repair => after.bytes_moved >= before.bytes_moved,
+        _ if problem.policy.hysteresis > 0.0 => after.total + problem.policy.hysteresis > before.total,
+        _ => after.total >= before.total,
+    }
+}
+
+/// A decision for `solution`, such as the best one that an engine had when it was no longer waited for.
+pub fn judged(problem: &Problem, solution: Solution, bound: f64) -> Decision {
+    let before = score(problem, &standing(problem));
+    decision(problem, solution, before, bound.max(least_score(problem)), false)
+}
+
+fn decision(problem: &Problem, solution: Solution, before: Score, bound: f64, kept: bool) -> Decision {
     Decision {
         before,
-        after,
-        bound: outcome.bound,
+        after: score(problem, &solution),
+        bound,
+        least_bytes: None,
         broken: broken(problem, &solution),
         reasons: reasons(problem, &solution, kept),
-        work: outcome.work,
+        work: 0,
         solution,
     }
+}
+
+/// A bound for an engine that looks for none, within a part of the budget.
+fn proved(problem: &Problem, budget: &mut dyn Budget) -> f64 {
+    if problem.balanced.is_empty() || problem.replicas() == 0 {
+        return 0.0;
+    }
+    prices_and_bound(problem, f64::INFINITY, &mut Part::new(budget, BOUND_SHARE)).bound
+}
+
+/// Which part of a budget goes to the bound of an engine that looks for none.
+const BOUND_SHARE: f64 = 0.15;
+
+/// With copies where they are only what leaders and their reads make can change.
+fn leaders_bound(problem: &Problem, before: &Score) -> f64 {
+    let weights = &problem.policy.weights;
+    let [_, least, _] = least_deviations(problem);
+    before.total
+        - weights.leaders * (before.leaders - least).max(0.0)
+        - weights.leader_changes * before.leader_changes
+        - weights.reads * before.reads
+        - 1e-9
 }
 
 fn budget_work(problem: &Problem) -> u64 {
@@ -103,22 +169,13 @@ pub fn pursue(problem: &Problem, mut target: Solution) -> Option<Decision> {
     let present = standing(problem);
     repair(problem, &mut target);
     target.sort_followers(problem);
-    let (before, after) = (score(problem, &present), score(problem, &target));
-    let broken = broken(problem, &target);
-    let worse = broken.len() > super::constraint::broken(problem, &present).len();
+    let before = score(problem, &present);
+    let worse = broken(problem, &target).len() > broken(problem, &present).len();
     if target == present || worse {
         return None;
     }
-    let (bound, work) = (least_score(problem), budget_work(problem));
-    Some(Decision {
-        before,
-        after,
-        bound,
-        broken,
-        reasons: reasons(problem, &target, false),
-        work,
-        solution: target,
-    })
+    let bound = least_score(problem);
+    Some(Decision { work: budget_work(problem), ..decision(problem, target, before, bound, false) })
 }
 
 /// [`decide`], repeated on its own proposal until that stands; once only under a budget of bytes or moves,

@@ -112,3 +112,67 @@ fn a_file_that_is_wrong_is_told_by_line() {
         }
     }
 }
+
+#[test]
+fn a_policy_file_says_what_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = instance(folder.path(), 5, 30);
+    let (path, policy) = (path.to_str().unwrap(), folder.path().join("policy.toml"));
+    let out = folder.path().join("solution.txt");
+    let solve = |text: &str| {
+        std::fs::write(&policy, text).unwrap();
+        let (policy, out) = (policy.to_str().unwrap(), out.to_str().unwrap());
+        let limits = ["--work-limit", "100000", "--plan", "--json"];
+        placement(&[&["solve", path, "--policy", policy, "--out", out][..], &limits].concat())
+    };
+    let text = "order = [\"bytes\"]\n[waves]\ncopies_in_max = 1\n\
+                [[shards]]\nshard = 4\npinned = [3]\n[[shards]]\nshard = 5\nfrozen = true\n\
+                [[nodes]]\nnode = 4\ncordoned = true\n";
+    let ran = solve(text);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let solved: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(solved["broken"], 0);
+    let placed = std::fs::read_to_string(&out).unwrap();
+    let rows: Vec<Vec<u32>> =
+        placed.lines().map(|row| row.split(' ').map(|node| node.parse().unwrap()).collect()).collect();
+    assert!(rows[4].contains(&3), "pinned: {:?}", rows[4]);
+    assert_eq!(rows[5], [1, 2], "frozen");
+    assert!(!rows.iter().any(|row| row.contains(&4)), "cordoned");
+    let steps = solved["plan"]["steps"].as_array().unwrap();
+    let mut copies = std::collections::BTreeSet::new();
+    for step in steps.iter().filter(|step| step["action"] == "add") {
+        assert!(
+            copies.insert((step["wave"].as_u64(), step["node"].as_u64())),
+            "one copy into a node: {step}"
+        );
+    }
+    let ran = solve("[weights]\nbytes = 1.0\nreplica = 2.0\n");
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("policy.toml:3: ") && ran.err.contains("CVH-0901"), "{}", ran.err);
+}
+
+/// HiGHS looks at no flag: what it is in the middle of is not waited for.
+#[test]
+fn an_interrupt_during_an_integer_program_gives_the_best_so_far() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = instance(folder.path(), 10, 240);
+    let solve = ["placement", "solve", path.to_str().unwrap(), "--engine", "milp"];
+    let mut child = command(None, &[&solve[..], &["--work-limit", "3000000", "--json"]].concat())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !lines.next().expect("it goes on").unwrap().contains("integer program") {}
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(lines.any(|line| line.unwrap().contains("best placement so far")));
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    lines.for_each(drop);
+    assert!(child.wait().unwrap().success());
+    let solved: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(solved["broken"], 0);
+    assert!(solved["after"]["z"].as_f64() < solved["before"]["z"].as_f64());
+    assert!(solved["bound"].as_f64() > Some(0.0));
+}

@@ -51,11 +51,14 @@ impl<'a> Ascent<'a> {
         let scale = (problem.replicas() as f64).max(1.0);
         let (weights, nodes) = (&problem.policy.weights, &problem.balanced);
         let unit = pricing.unit_bytes;
-        let fair = |n: u32| problem.fair[n as usize];
+        let (fair, off) = (|n: u32| problem.fair[n as usize], &problem.policy.tolerance);
         let rows = [
-            Row::counts(weights.replicas * scale, nodes, problem.is_closed(), |n| fair(n).replicas),
-            Row::counts(weights.leaders * scale, nodes, problem.is_closed(), |n| fair(n).leaders),
-            Row::amounts(weights.bytes * scale, nodes, |n| fair(n).bytes / unit, giant_floor(problem)),
+            Row::counts(weights.replicas * scale, nodes, problem.is_closed(), |n| fair(n).replicas)
+                .tolerating(off.replicas),
+            Row::counts(weights.leaders * scale, nodes, problem.is_closed(), |n| fair(n).leaders)
+                .tolerating(off.leaders),
+            Row::amounts(weights.bytes * scale, nodes, |n| fair(n).bytes / unit, giant_floor(problem))
+                .tolerating(off.bytes),
         ];
         let forced = rows[0].next().map_or(Vec::new(), |next| trade(problem, rows[0].floor, next));
         let none = Prices::zero(problem.nodes.len());
@@ -79,9 +82,9 @@ impl<'a> Ascent<'a> {
 
     /// What the rows cost at the least without any prices, in units of the score.
     pub fn floor(&self) -> f64 {
-        let alone = |row: &Row| row.weight * row.floor;
+        let alone = |row: &Row| row.cost(row.floor);
         let [replicas, leaders, bytes] = &self.rows;
-        let both = |forced: &Forced| replicas.weight * forced.count + bytes.weight * forced.bytes;
+        let both = |forced: &Forced| replicas.cost(forced.count) + bytes.cost(forced.bytes);
         let together = self.forced.iter().map(both).min_by(f64::total_cmp);
         (together.unwrap_or(alone(replicas) + alone(bytes)) + alone(leaders)) / self.scale
     }
@@ -256,7 +259,7 @@ mod tests {
     use crate::placement::budget::WorkBudget;
     use crate::placement::constraint::broken;
     use crate::placement::objective::score;
-    use crate::placement::policy::Policy;
+    use crate::placement::policy::{Policy, Tolerance};
     use crate::placement::problem::{NodeSpec, ShardSpec};
     use crate::placement::snapshot::Load;
     use proptest::prelude::*;
@@ -271,6 +274,7 @@ mod tests {
             states in prop::collection::vec(0u8..6, 5),
             charges in prop::collection::vec(prop::collection::vec(-20.0f64..20.0, 3), 5),
             above in 0.0f64..3.0,
+            off in prop_oneof![Just((0.0, 0.0, 0.0)), (0.0f64..0.7, 0.0f64..0.7, 0.0f64..0.7)],
         ) {
             let node = |(n, &zone): (usize, &u32)| {
                 let (takes, holds) = (states[n] > 1, states[n] > 0);
@@ -281,7 +285,8 @@ mod tests {
                 let load = Load { bytes, ..Load::default() };
                 ShardSpec { load, replicas, present: vec![on], ..ShardSpec::default() }
             });
-            let policy = Policy { watermark: 1.0, ..Policy::default() };
+            let tolerance = Tolerance { replicas: off.0, leaders: off.1, bytes: off.2 };
+            let policy = Policy { watermark: 1.0, tolerance, ..Policy::default() };
             let problem = Problem::new(nodes, shards, &policy);
             let mut ascent = Ascent::new(&problem);
             let mut prices = Prices::zero(zones.len());

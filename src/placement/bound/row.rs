@@ -15,6 +15,8 @@ pub struct Row {
     pub fair: Vec<f64>,
     /// Least possible deviation.
     pub floor: f64,
+    /// Deviations up to this cost nothing.
+    pub tolerance: f64,
     /// The next level, and the ranges that stand below it; none for a dimension that is not a count.
     ladder: Option<(f64, Vec<(f64, f64)>)>,
 }
@@ -60,7 +62,17 @@ impl Row {
     pub fn amounts(weight: f64, nodes: &[u32], fair: impl Fn(u32) -> f64, floor: f64) -> Self {
         let nodes: Vec<u32> = nodes.iter().copied().filter(|&n| fair(n) > 0.0).collect();
         let fair = nodes.iter().map(|&n| fair(n)).collect();
-        Self { weight, nodes, fair, floor, ladder: None }
+        Self { weight, nodes, fair, floor, tolerance: 0.0, ladder: None }
+    }
+
+    /// The same, with deviations up to `tolerance` for nothing.
+    pub fn tolerating(self, tolerance: f64) -> Self {
+        Self { tolerance, ..self }
+    }
+
+    /// What a deviation costs.
+    pub fn cost(&self, off: f64) -> f64 {
+        self.weight * (off - self.tolerance).max(0.0)
     }
 
     /// The loads of the `at`-th node that stand on the lowest rounding level.
@@ -89,7 +101,7 @@ impl Row {
     /// As [`Row::bound`], on the lowest rounding level.
     pub fn lowest(&self, prices: &[f64]) -> Option<Case> {
         let (_, ranges) = self.ladder.as_ref()?;
-        let mut value = self.weight * self.floor;
+        let mut value = self.cost(self.floor);
         for (&node, range) in self.nodes.iter().zip(ranges) {
             let price = prices[node as usize];
             value -= (price * range.0).max(price * range.1);
@@ -109,7 +121,10 @@ impl Row {
         // before, so what is left is rounding.
         let slack = self.weight - norm;
         let within = slack >= -1e-9 * self.weight.max(1.0);
-        let value = if within { off * slack - paid } else { f64::NEG_INFINITY };
+        // Up to the tolerance a deviation is paid for by prices and costs nothing.
+        let off = off.max(self.tolerance);
+        let value = off * slack - self.weight * self.tolerance - paid;
+        let value = if within { value } else { f64::NEG_INFINITY };
         Case { value, level: false, off }
     }
 

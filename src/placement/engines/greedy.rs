@@ -22,9 +22,9 @@ impl Engine for Greedy {
         problem: &Problem,
         _seed: u64,
         budget: &mut dyn Budget,
-        progress: &mut dyn FnMut(&Progress),
+        progress: &mut dyn FnMut(&Progress<'_>),
     ) -> Outcome {
-        progress(&Progress { phase: "greedy pass", bound: 0.0, score: None });
+        progress(&Progress { phase: "greedy pass", bound: 0.0, score: None, best: None });
         let solution = standing(problem);
         if solution.nodes.contains(&crate::placement::problem::NONE) || problem.balanced.is_empty() {
             return Outcome { solution, bound: 0.0, work: 1 };

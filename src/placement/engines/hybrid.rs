@@ -39,18 +39,26 @@ impl Engine for Hybrid {
         "hybrid"
     }
 
+    fn proves(&self) -> bool {
+        true
+    }
+
+    fn is_exact(&self) -> bool {
+        self.exact
+    }
+
     fn solve(
         &self,
         problem: &Problem,
         seed: u64,
         budget: &mut dyn Budget,
-        progress: &mut dyn FnMut(&Progress),
+        progress: &mut dyn FnMut(&Progress<'_>),
     ) -> Outcome {
         let present = standing(problem);
         if !usable(problem, &present) {
             return Outcome { solution: present, bound: 0.0, work: 1 };
         }
-        progress(&Progress { phase: "prices", bound: 0.0, score: None });
+        progress(&Progress { phase: "prices", bound: 0.0, score: None, best: Some(&present) });
         let above = if wants_aim(problem) { scout(problem, &present, seed, budget) } else { f64::INFINITY };
         let priced = prices_and_bound(problem, above, &mut Part::new(budget, 0.3));
         let reach = score(problem, &present).total - priced.bound;
@@ -59,7 +67,7 @@ impl Engine for Hybrid {
         }
         let mut start = priced.solution.clone();
         repair(problem, &mut start);
-        progress(&Progress { phase: "annealing", bound: priced.bound, score: None });
+        progress(&Progress { phase: "annealing", bound: priced.bound, score: None, best: Some(&present) });
         let mut best = Best { rank: rank(problem, &present), solution: present.clone(), work: priced.work };
         if problem.replicas() < SMALL {
             let exact = self.exact && problem.replicas() < TINY && problem.balanced.len() > 1;
@@ -68,7 +76,7 @@ impl Engine for Hybrid {
                 budget.spend(chain.work);
                 best.take_best(chain);
             }
-            progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(best.rank.1) });
+            best.tell(priced.bound, progress);
             if exact && best.rank.0 == 0 {
                 best.work += improve(problem, &mut best.solution, priced.bound, seed, budget, progress);
             }
@@ -78,7 +86,7 @@ impl Engine for Hybrid {
             let (from, course) = if blocked { (present, Course::HOT) } else { (start, Course::WARM) };
             let mut part = Part::new(budget, 0.97);
             best.take(problem, search(problem, from, &priced.prices, (course, &[]), seed, &mut part));
-            progress(&Progress { phase: "annealing", bound: priced.bound, score: Some(best.rank.1) });
+            best.tell(priced.bound, progress);
         }
         Outcome { solution: best.solution, bound: priced.bound, work: best.work }
     }
@@ -135,6 +143,11 @@ struct Best {
 }
 
 impl Best {
+    fn tell(&self, bound: f64, progress: &mut dyn FnMut(&Progress<'_>)) {
+        let (score, best) = (Some(self.rank.1), Some(&self.solution));
+        progress(&Progress { phase: "annealing", bound, score, best });
+    }
+
     fn take(&mut self, problem: &Problem, found: Outcome) {
         let rank = rank(problem, &found.solution);
         self.work += found.work;

@@ -24,13 +24,15 @@ pub use pinned::Pinned;
 
 /// What an engine says while it works.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Progress {
+pub struct Progress<'a> {
     /// What it does now.
     pub phase: &'static str,
     /// The best bound so far; 0 if it has none.
     pub bound: f64,
     /// The best score so far, once it has one.
     pub score: Option<f64>,
+    /// The best placement so far, once it has one: what is left if it is not waited for.
+    pub best: Option<&'a Solution>,
 }
 
 /// What an engine found.
@@ -54,13 +56,23 @@ pub trait Engine: Send + Sync {
         None
     }
 
+    /// Whether it looks for a bound of its own. If not, who calls it may ask the prices for one.
+    fn proves(&self) -> bool {
+        false
+    }
+
+    /// Whether it solves integer programs, which may overrun a limit of time.
+    fn is_exact(&self) -> bool {
+        false
+    }
+
     /// Finds a placement. Repeats exactly for the same problem, seed and work budget.
     fn solve(
         &self,
         problem: &Problem,
         seed: u64,
         budget: &mut dyn Budget,
-        progress: &mut dyn FnMut(&Progress),
+        progress: &mut dyn FnMut(&Progress<'_>),
     ) -> Outcome;
 }
 

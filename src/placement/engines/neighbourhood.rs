@@ -31,7 +31,7 @@ pub fn improve(
     bound: f64,
     seed: u64,
     budget: &mut dyn Budget,
-    progress: &mut dyn FnMut(&Progress),
+    progress: &mut dyn FnMut(&Progress<'_>),
 ) -> u64 {
     let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
     let (mut work, mut stale) = (0, 0);
@@ -54,7 +54,7 @@ pub fn improve(
         if found.score < least - 1e-9 {
             (stale, least) = (0, found.score);
             *best = found.solution;
-            progress(&Progress { phase: "neighbourhoods", bound, score: Some(least) });
+            progress(&Progress { phase: "neighbourhoods", bound, score: Some(least), best: Some(best) });
         }
     }
     work

@@ -19,7 +19,7 @@ impl Engine for Pinned {
         problem: &Problem,
         _seed: u64,
         budget: &mut dyn Budget,
-        _progress: &mut dyn FnMut(&Progress),
+        _progress: &mut dyn FnMut(&Progress<'_>),
     ) -> Outcome {
         let solution = standing(problem);
         budget.spend(problem.replicas() as u64);

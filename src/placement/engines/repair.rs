@@ -43,13 +43,74 @@ fn chosen(problem: &Problem) -> Option<(Solution, Vec<usize>)> {
 
 /// Repairs `solution` in place.
 pub fn repair(problem: &Problem, solution: &mut Solution) {
+    mend(problem, solution).unload(solution);
+}
+
+/// What is there now with every rule kept but the watermark.
+pub fn mended(problem: &Problem) -> Solution {
+    let mut solution = chosen(problem).map_or_else(|| Solution::present(problem), |(solution, _)| solution);
+    mend(problem, &mut solution);
+    solution
+}
+
+fn mend<'a>(problem: &'a Problem, solution: &mut Solution) -> Bench<'a> {
     let mut bench = Bench::new(problem, solution);
-    for shard in 0..problem.shards() {
-        if !problem.frozen[shard] {
-            bench.mend(solution, shard);
-        }
+    (0..problem.shards())
+        .filter(|&shard| !problem.frozen[shard])
+        .for_each(|shard| bench.mend(solution, shard));
+    bench
+}
+
+/// Sizes that cover an excess with a small sum.
+#[derive(Debug, PartialEq)]
+pub struct Cover {
+    /// Which sizes, by their place in the list.
+    pub taken: Vec<usize>,
+    /// Their sum.
+    pub bytes: u64,
+    /// No other choice has a smaller sum.
+    pub least: bool,
+}
+
+/// How many choices are looked at for one cover.
+const CHOICES_MAX: u32 = 100_000;
+
+/// The least sum of some of `sizes` that is at least `excess`; none if all of them are not enough.
+pub fn cover(sizes: &[u64], excess: u64) -> Option<Cover> {
+    let mut order: Vec<usize> = (0..sizes.len()).filter(|&at| sizes[at] > 0).collect();
+    order.sort_by_key(|&at| (std::cmp::Reverse(sizes[at]), at));
+    let mut rest: Vec<u64> = vec![0; order.len() + 1];
+    (0..order.len()).rev().for_each(|at| rest[at] = rest[at + 1].saturating_add(sizes[order[at]]));
+    if rest[0] < excess {
+        return None;
     }
-    bench.unload(solution);
+    // Depth first, each size taken before it is left out; the path holds the places in `order` that are taken.
+    let (mut path, mut sum, mut at): (Vec<usize>, u64, usize) = (Vec::new(), 0, 0);
+    let (mut best, mut bytes) = (Vec::new(), u64::MAX);
+    for _ in 0..CHOICES_MAX {
+        if sum >= excess && sum < bytes {
+            (best, bytes) = (path.clone(), sum);
+        }
+        let hopeless = sum >= excess || at == order.len() || sum.saturating_add(rest[at]) < excess;
+        if !hopeless {
+            path.push(at);
+            sum += sizes[order[at]];
+            at += 1;
+            continue;
+        }
+        let last = if bytes == excess { None } else { path.pop() };
+        let Some(last) = last else {
+            let taken = best.iter().map(|&at| order[at]).collect();
+            return Some(Cover { taken, bytes, least: true });
+        };
+        sum -= sizes[order[last]];
+        at = last + 1;
+    }
+    (bytes < u64::MAX).then(|| Cover {
+        taken: best.iter().map(|&at| order[at]).collect(),
+        bytes,
+        least: false,
+    })
 }
 
 /// Loads as they change during the repair.
@@ -199,8 +260,8 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Moves replicas off nodes above their watermark, with few bytes: the smallest one that is enough, or
-    /// else the biggest one that has somewhere to go, and so on.
+    /// Moves replicas off nodes above their watermark: those of the least bytes that are enough, if all of them find
+    /// room, else the smallest one that is enough or the biggest one that has somewhere to go, and so on.
     fn unload(&mut self, solution: &mut Solution) {
         let problem = self.problem;
         let over = |held: &[Held], node: usize| held[node].bytes as f64 - problem.room_bytes(node as u32);
@@ -220,6 +281,9 @@ impl<'a> Bench<'a> {
         for node in hot {
             let mut list = std::mem::take(&mut there[node]);
             list.sort_unstable();
+            if self.cover(solution, node as u32, &list) {
+                continue;
+            }
             while over(&self.held, node) > 0.0 && !list.is_empty() {
                 let excess = over(&self.held, node);
                 let enough = list.partition_point(|&(bytes, _)| (bytes as f64) < excess);
@@ -234,6 +298,58 @@ impl<'a> Bench<'a> {
                     self.put(shard, to, slot == 0);
                     placed[slot] = to;
                 }
+            }
+        }
+    }
+
+    /// Moves replicas of the least bytes that cover a node's excess, the biggest first; answers whether all of them
+    /// found room. If not, nothing has changed.
+    fn cover(&mut self, solution: &mut Solution, node: u32, list: &[(u64, u32)]) -> bool {
+        let problem = self.problem;
+        let sizes: Vec<u64> = list.iter().map(|&(bytes, _)| bytes).collect();
+        let excess = (self.held[node as usize].bytes as f64 - problem.room_bytes(node)).ceil() as u64;
+        let Some(cover) = cover(&sizes, excess) else { return false };
+        let mut gone: Vec<(usize, usize, u32)> = Vec::new();
+        for shard in cover.taken.iter().map(|&at| list[at].1 as usize) {
+            let placed = &mut solution.nodes[problem.slots(shard)];
+            let slot = placed.iter().position(|&other| other == node);
+            let to = slot.and_then(|slot| self.best(shard, placed, slot));
+            let to = to.filter(|&to| self.load_with(shard, to) < 1e6);
+            let (Some(slot), Some(to)) = (slot, to) else {
+                for (shard, slot, to) in gone {
+                    self.take(shard, to, slot == 0);
+                    self.put(shard, node, slot == 0);
+                    solution.nodes[problem.slots(shard)][slot] = node;
+                }
+                return false;
+            };
+            self.take(shard, node, slot == 0);
+            self.put(shard, to, slot == 0);
+            placed[slot] = to;
+            gone.push((shard, slot, to));
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_cover_is_the_least(sizes in prop::collection::vec(0u64..60, 0..11), excess in 1u64..200) {
+            let sums = (0u32..1 << sizes.len()).map(|code| {
+                let taken = |&at: &usize| code >> at & 1 == 1;
+                (0..sizes.len()).filter(taken).map(|at| sizes[at]).sum::<u64>()
+            });
+            let least = sums.filter(|&sum| sum >= excess).min();
+            let found = cover(&sizes, excess);
+            prop_assert_eq!(found.as_ref().map(|cover| cover.bytes), least);
+            if let Some(found) = found {
+                prop_assert!(found.least);
+                prop_assert_eq!(found.taken.iter().map(|&at| sizes[at]).sum::<u64>(), found.bytes);
             }
         }
     }

@@ -131,7 +131,7 @@ fn relocate(state: &mut State<'_>, slot: usize, takers: &[u32], heat: f64, dice:
     if to == state.nodes[slot] || !state.fits(state.shard_of[slot] as usize, slot, to) {
         return;
     }
-    if accepts(state.relocation(slot, to), heat, dice) {
+    if accepts(state.relocation(slot, to), heat, dice) && state.affords(&[(slot, to)]) {
         state.relocate(slot, to);
     }
 }
@@ -156,7 +156,10 @@ fn exchange(state: &mut State<'_>, slot: usize, takers: &[u32], heat: f64, dice:
     if !accepts(change, heat, dice) {
         return;
     }
-    if state.fits(s as usize, slot, to) && state.fits(t as usize, other, from) {
+    if state.fits(s as usize, slot, to)
+        && state.fits(t as usize, other, from)
+        && state.affords(&[(slot, to), (other, from)])
+    {
         state.relocate(slot, to);
         state.relocate(other, from);
     }

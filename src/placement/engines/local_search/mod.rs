@@ -8,6 +8,7 @@ use super::repair::standing;
 use super::{Engine, Outcome, Progress};
 use crate::placement::bound::Prices;
 use crate::placement::budget::{Budget, WorkBudget};
+use crate::placement::caps::Caps;
 use crate::placement::problem::{NONE, Problem};
 use crate::placement::solution::Solution;
 pub use anneal::{Dice, Schedule, anneal, level_leaders};
@@ -30,13 +31,13 @@ impl Engine for LocalSearch {
         problem: &Problem,
         seed: u64,
         budget: &mut dyn Budget,
-        progress: &mut dyn FnMut(&Progress),
+        progress: &mut dyn FnMut(&Progress<'_>),
     ) -> Outcome {
         let start = standing(problem);
         if !usable(problem, &start) {
             return Outcome { solution: start, bound: 0.0, work: 1 };
         }
-        progress(&Progress { phase: "annealing", bound: 0.0, score: None });
+        progress(&Progress { phase: "annealing", bound: 0.0, score: None, best: Some(&start) });
         search(problem, start, &Prices::zero(problem.nodes.len()), (Course::HOT, &[]), seed, budget)
     }
 }
@@ -74,11 +75,36 @@ pub fn search(
     problem: &Problem,
     start: Solution,
     prices: &Prices,
+    how: (Course, &[usize]),
+    seed: u64,
+    budget: &mut dyn Budget,
+) -> Outcome {
+    let state = State::new(problem, &start, prices, &Ranges::new(problem, 0.0));
+    run(state, how, seed, budget)
+}
+
+/// As [`search`], from a `start` that keeps to `caps`, with no more copied than they allow.
+pub fn search_within(
+    problem: &Problem,
+    start: &Solution,
+    caps: Caps,
+    course: Course,
+    seed: u64,
+    budget: &mut dyn Budget,
+) -> Outcome {
+    let prices = Prices::zero(problem.nodes.len());
+    let mut state = State::new(problem, start, &prices, &Ranges::new(problem, 0.0));
+    state.limit(caps);
+    run(state, (course, &[]), seed, budget)
+}
+
+fn run(
+    mut state: State<'_>,
     (course, stuck): (Course, &[usize]),
     seed: u64,
     budget: &mut dyn Budget,
 ) -> Outcome {
-    let mut state = State::new(problem, &start, prices, &Ranges::new(problem, 0.0));
+    let problem = state.problem;
     let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
     let all = movable(problem);
     if !stuck.is_empty() {

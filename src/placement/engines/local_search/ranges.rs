@@ -19,7 +19,9 @@ impl Ranges {
             ),
             (Row::counts(1.0, &problem.balanced, problem.is_closed(), |n| fair(n).leaders), 0.0),
         ];
-        for (dimension, (row, forced)) in counts.iter().enumerate() {
+        let off = &problem.policy.tolerance;
+        for (dimension, ((row, forced), off)) in counts.iter().zip([off.replicas, off.leaders]).enumerate() {
+            let forced = &forced.max(off);
             for (at, (&node, &fair)) in row.nodes.iter().zip(&row.fair).enumerate() {
                 let (mut low, mut high) = row.range(at);
                 if *forced > row.floor {
@@ -33,7 +35,7 @@ impl Ranges {
         // What one giant shard or the zones force on some node may as well be allowed to all.
         let mean = problem.total_bytes / problem.replicas().max(1) as f64;
         let forced = zone_floor(problem, |f| f.bytes, mean).max(giant_floor(problem));
-        let tolerance = tolerance.max(forced);
+        let tolerance = tolerance.max(forced).max(off.bytes);
         for &n in &problem.balanced {
             let fair = fair(n).bytes / unit;
             ranges.low[n as usize][2] = fair * (1.0 - tolerance);

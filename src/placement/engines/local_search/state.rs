@@ -4,8 +4,9 @@
 //! that count as balanced. All sizes are in mean replicas. It proposes no moves.
 
 use crate::placement::bound::Prices;
+use crate::placement::caps::Caps;
 use crate::placement::constraint::spreads;
-use crate::placement::objective::table_ceilings;
+use crate::placement::objective::{moved, table_ceilings};
 use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
 
@@ -80,6 +81,8 @@ pub struct State<'a> {
     pub move_cost: f64,
     /// Penalties.
     pub stiffness: Stiffness,
+    /// What may be copied, and what is, in bytes and copies; none if there is no limit.
+    caps: Option<(Caps, [i64; 2])>,
     plain: bool,
     extra: Option<Box<Extra>>,
 }
@@ -121,6 +124,7 @@ impl<'a> State<'a> {
             leader_cost: weights.leader_changes * replicas / (problem.shards() as f64).max(1.0),
             move_cost: weights.moved,
             stiffness: Stiffness { by: [1.0, 1.0, 0.1] },
+            caps: None,
             plain: !problem.has_exceptions() && problem.zone_cap.iter().all(|&cap| cap == 1),
             extra: None,
         };
@@ -138,6 +142,32 @@ impl<'a> State<'a> {
         }
         state.extra = state.extras();
         state
+    }
+
+    /// Keeps to `caps` from here on.
+    pub fn limit(&mut self, caps: Caps) {
+        let (bytes, copies, _) = moved(self.problem, &self.solution());
+        self.caps = (caps != Caps::NONE).then_some((caps, [bytes as i64, copies as i64]));
+    }
+
+    /// Whether what may be copied is enough for a slot's replica on `to`, and for others that move with it.
+    #[inline]
+    pub fn affords(&self, moves: &[(usize, u32)]) -> bool {
+        let Some((caps, [bytes, copies])) = &self.caps else { return true };
+        let more = moves.iter().fold([0, 0], |sum, &(slot, to)| {
+            let more = self.copied(slot, to);
+            [sum[0] + more[0], sum[1] + more[1]]
+        });
+        let within = |now: i64, more: i64, cap: u64| more <= 0 || (now + more) as u64 <= cap;
+        within(*bytes, more[0], caps.bytes) && within(*copies, more[1], caps.copies)
+    }
+
+    /// How many more bytes and copies are copied if a slot's replica goes to `to`.
+    fn copied(&self, slot: usize, to: u32) -> [i64; 2] {
+        let shard = self.shard_of[slot] as usize;
+        let copy = |node: u32| i64::from(!self.problem.holds(shard, node));
+        let more = copy(to) - copy(self.nodes[slot]);
+        [more * self.problem.bytes[shard] as i64, more]
     }
 
     fn extras(&self) -> Option<Box<Extra>> {
@@ -342,6 +372,12 @@ impl<'a> State<'a> {
         let from = self.nodes[slot];
         let leads = f64::from(u8::from(self.leads(slot)));
         let size = self.size[shard];
+        if self.caps.is_some() {
+            let more = self.copied(slot, to);
+            if let Some((_, now)) = &mut self.caps {
+                *now = [now[0] + more[0], now[1] + more[1]];
+            }
+        }
         let site = &mut self.sites[from as usize];
         site.replicas -= 1.0;
         site.leaders -= leads;

@@ -6,6 +6,7 @@
 //! the answer repeats exactly.
 
 mod model;
+mod rows;
 
 use super::hybrid::Hybrid;
 use super::local_search::usable;
@@ -29,6 +30,14 @@ impl Engine for Milp {
         "milp"
     }
 
+    fn proves(&self) -> bool {
+        true
+    }
+
+    fn is_exact(&self) -> bool {
+        true
+    }
+
     fn refuses(&self, problem: &Problem) -> Option<String> {
         let binaries = Part::binaries(problem.shards(), problem.nodes.len());
         (binaries > BINARIES_MAX).then(|| {
@@ -45,20 +54,26 @@ impl Engine for Milp {
         problem: &Problem,
         seed: u64,
         budget: &mut dyn Budget,
-        progress: &mut dyn FnMut(&Progress),
+        progress: &mut dyn FnMut(&Progress<'_>),
     ) -> Outcome {
         let start = Hybrid::HEURISTIC.solve(problem, seed, &mut Share::new(budget, 0.33), progress);
         if self.refuses(problem).is_some() || !usable(problem, &start.solution) {
             return start;
         }
         let part = Part::whole(problem, &start.solution);
-        progress(&Progress { phase: "integer program", bound: start.bound, score: None });
+        progress(&Progress {
+            phase: "integer program",
+            bound: start.bound,
+            score: None,
+            best: Some(&start.solution),
+        });
         let found = part.solve(&limits(budget, 1e-4));
         let Some(found) = found else { return start };
         let work = start.work + found.work;
         budget.spend(found.work);
         let solution: Solution = found.solution;
-        progress(&Progress { phase: "integer program", bound: found.bound, score: Some(found.score) });
+        let best = Some(&solution);
+        progress(&Progress { phase: "integer program", bound: found.bound, score: Some(found.score), best });
         Outcome { solution, bound: start.bound.max(found.bound), work }
     }
 }

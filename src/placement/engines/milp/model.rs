@@ -5,10 +5,11 @@
 //! answers with the bound that it proved. One thread and a fixed seed: the same model and limits without seconds
 //! give the same answer.
 
-use crate::placement::bound::least_deviations;
+use super::rows::rows;
+use crate::placement::caps::Caps;
 use crate::placement::constraint::broken;
 use crate::placement::objective::{deviation, moved, score, table_ceilings};
-use crate::placement::problem::{Fair, NONE, Problem};
+use crate::placement::problem::{NONE, Problem};
 use crate::placement::solution::{Held, Solution, held};
 use good_lp::solvers::highs::highs;
 use good_lp::{Constraint, Expression, ProblemVariables, SolverModel, Variable, constraint, variable};
@@ -30,7 +31,7 @@ pub struct MilpLimits {
 pub struct Found {
     /// The whole placement; the start's if nothing better was found.
     pub solution: Solution,
-    /// Its score.
+    /// Its score; infinite if it is the start's and that is not good enough.
     pub score: f64,
     /// No placement that differs from the start in this part alone and keeps the hard rules scores less.
     pub bound: f64,
@@ -45,17 +46,8 @@ pub struct Part<'a> {
     base: &'a Solution,
     shards: Vec<u32>,
     open: Vec<bool>,
-}
-
-/// One dimension of balance.
-struct Row {
-    weight: f64,
-    load: fn(&Held) -> f64,
-    fair: fn(&Fair) -> f64,
-    /// Load of a shard's replica, and of its leader on top.
-    replica: fn(&Problem, usize) -> f64,
-    leader: fn(&Problem, usize) -> f64,
-    least: f64,
+    caps: Caps,
+    strict: bool,
 }
 
 /// Work units that a variable counts for at the least.
@@ -69,7 +61,18 @@ impl<'a> Part<'a> {
         let mut open = vec![false; problem.nodes.len()];
         nodes.iter().for_each(|&node| open[node as usize] = true);
         let free = |&&shard: &&u32| !problem.frozen[shard as usize];
-        Self { problem, base, shards: shards.iter().filter(free).copied().collect(), open }
+        let shards = shards.iter().filter(free).copied().collect();
+        Self { problem, base, shards, open, caps: Caps::NONE, strict: false }
+    }
+
+    /// The same, with no more copied in all than `caps` allow. `base` keeps to them.
+    pub fn within(self, caps: Caps) -> Self {
+        Self { caps, ..self }
+    }
+
+    /// The same, with no node above its watermark, also if `base` has one there: no answer is then as good as `base`.
+    pub fn strict(self) -> Self {
+        Self { strict: true, ..self }
     }
 
     /// The whole problem.
@@ -86,7 +89,8 @@ impl<'a> Part<'a> {
 
     /// Solves it from `base`. None if HiGHS fails; what it finds is checked by the rules and the objective.
     pub fn solve(&self, limits: &MilpLimits) -> Option<Found> {
-        let start = score(self.problem, self.base).total;
+        let sick = self.strict && !broken(self.problem, self.base).is_empty();
+        let start = if sick { f64::INFINITY } else { score(self.problem, self.base).total };
         if self.shards.is_empty() {
             return Some(Found { solution: self.base.clone(), score: start, bound: start, work: 1 });
         }
@@ -96,6 +100,7 @@ impl<'a> Part<'a> {
         }
         program.balance();
         program.tables();
+        program.limit();
         program.solve(limits, start)
     }
 }
@@ -116,11 +121,14 @@ struct Program<'a> {
     leaders: BTreeMap<u32, Vec<(u32, Variable, usize)>>,
     /// What stays on each node, whatever the variables.
     fixed: Vec<Held>,
+    /// Bytes copied and copies made by variables, and apart from them.
+    copied: (Expression, Expression),
+    fixed_copies: (u64, u64),
 }
 
 impl<'a> Program<'a> {
     fn new(part: &'a Part<'a>) -> Self {
-        let (bytes, _, changes) = moved(part.problem, part.base);
+        let (bytes, copies, changes) = moved(part.problem, part.base);
         let weights = &part.problem.policy.weights;
         let constant = weights.moved * bytes as f64 / part.problem.total_bytes.max(1.0)
             + weights.leader_changes * changes as f64 / part.problem.shards() as f64;
@@ -134,6 +142,8 @@ impl<'a> Program<'a> {
             replicas: BTreeMap::new(),
             leaders: BTreeMap::new(),
             fixed: held(part.problem, part.base),
+            copied: (Expression::default(), Expression::default()),
+            fixed_copies: (bytes, copies),
         }
     }
 
@@ -166,6 +176,10 @@ impl<'a> Program<'a> {
         let stays: Vec<u32> = placed.iter().copied().filter(|&node| !is_open(node)).collect();
         let leads = is_open(placed[0]);
         for (slot, &node) in placed.iter().enumerate().filter(|(_, node)| is_open(**node)) {
+            if !problem.holds(shard, node) {
+                self.fixed_copies.0 -= problem.bytes[shard];
+                self.fixed_copies.1 -= 1;
+            }
             let on = &mut self.fixed[node as usize];
             on.replicas -= 1;
             on.bytes -= problem.bytes[shard];
@@ -195,6 +209,10 @@ impl<'a> Program<'a> {
             let cost = if problem.holds(shard, node) { 0.0 } else { copy };
             let (x, at) = self.binary(placed.contains(&node), problem.is_pinned(shard, node), cost);
             replicas.push((node, x, at));
+            if !problem.holds(shard, node) {
+                self.copied.0.add_mul(problem.bytes[shard] as f64, x);
+                self.copied.1.add_mul(1.0, x);
+            }
             count += x;
             *zones.entry(zone_of(problem, node)).or_insert_with(Expression::default) += x;
             let rack = (zone_of(problem, node), rack_of(problem, node));
@@ -247,7 +265,8 @@ impl<'a> Program<'a> {
             let worst = problem.balanced.iter().map(|&n| off(n)).fold(0.0, f64::max);
             let closed = problem.balanced.iter().filter(|&&n| !self.part.open[n as usize]);
             let least = closed.map(|&n| off(n)).fold(row.least, f64::max);
-            let dev = self.amount(least, worst, row.weight);
+            let dev = self.amount(least.max(row.tolerance), worst, row.weight);
+            self.constant -= row.weight * row.tolerance;
             let mut loads = self.loads(row.replica, row.leader);
             for &n in &problem.balanced {
                 let fair = (row.fair)(&problem.fair[n as usize]);
@@ -262,7 +281,8 @@ impl<'a> Program<'a> {
         for (n, load) in loads {
             let room = problem.room_bytes(n);
             // What is over the watermark already may stay so, where the rules cannot be kept.
-            let room = room.max(base[n as usize].bytes as f64) - self.fixed[n as usize].bytes as f64;
+            let room = if self.part.strict { room } else { room.max(base[n as usize].bytes as f64) };
+            let room = room - self.fixed[n as usize].bytes as f64;
             if room.is_finite() {
                 let unit = problem.room_bytes(n).max(1.0);
                 self.constraints.push(constraint!(load * (1.0 / unit) <= room / unit));
@@ -331,6 +351,21 @@ impl<'a> Program<'a> {
         }
     }
 
+    /// No more is copied than the caps allow.
+    fn limit(&mut self) {
+        let caps = self.part.caps;
+        let (bytes, copies) = std::mem::take(&mut self.copied);
+        if caps.bytes < u64::MAX {
+            let unit = (caps.bytes as f64).max(1.0);
+            let left = caps.bytes.saturating_sub(self.fixed_copies.0) as f64;
+            self.constraints.push(constraint!(bytes * (1.0 / unit) <= left / unit));
+        }
+        if caps.copies < u64::MAX {
+            let left = caps.copies.saturating_sub(self.fixed_copies.1) as f64;
+            self.constraints.push(constraint!(copies <= left));
+        }
+    }
+
     fn solve(self, limits: &MilpLimits, start: f64) -> Option<Found> {
         let (part, constant) = (self.part, self.constant);
         let mut model = self.variables.minimise(self.objective).using(highs);
@@ -345,6 +380,7 @@ impl<'a> Program<'a> {
         model.try_set_option("random_seed", 1).ok()?;
         model.try_set_option("mip_max_nodes", nodes).ok()?;
         model.try_set_option("mip_rel_gap", limits.gap).ok()?;
+        model.try_set_option("mip_abs_gap", limits.gap.min(1e-6)).ok()?;
         if let Some(seconds) = limits.seconds {
             model.try_set_option("time_limit", seconds.max(0.01)).ok()?;
         }
@@ -370,6 +406,7 @@ impl<'a> Program<'a> {
             place(&mut solution.nodes[slots], &part.open, chosen(replicas), leader);
         }
         let worse = broken(part.problem, &solution).len() > broken(part.problem, part.base).len();
+        let worse = worse || !part.caps.allow(moved(part.problem, &solution));
         let found = score(part.problem, &solution).total;
         if worse || found >= start || solution.nodes.contains(&NONE) {
             return Some(kept);
@@ -384,55 +421,6 @@ fn zone_of(problem: &Problem, node: u32) -> u32 {
 
 fn rack_of(problem: &Problem, node: u32) -> u32 {
     problem.nodes[node as usize].rack
-}
-
-/// The dimensions that the policy weighs.
-fn rows(problem: &Problem) -> Vec<Row> {
-    let weights = &problem.policy.weights;
-    let [replicas, leaders, bytes] = least_deviations(problem);
-    let rows = vec![
-        Row {
-            weight: weights.replicas,
-            load: |held| f64::from(held.replicas),
-            fair: |fair| fair.replicas,
-            replica: |_, _| 1.0,
-            leader: |_, _| 0.0,
-            least: replicas,
-        },
-        Row {
-            weight: weights.leaders,
-            load: |held| f64::from(held.leaders),
-            fair: |fair| fair.leaders,
-            replica: |_, _| 0.0,
-            leader: |_, _| 1.0,
-            least: leaders,
-        },
-        Row {
-            weight: weights.bytes,
-            load: |held| held.bytes as f64,
-            fair: |fair| fair.bytes,
-            replica: |problem, shard| problem.bytes[shard] as f64,
-            leader: |_, _| 0.0,
-            least: bytes,
-        },
-        Row {
-            weight: weights.writes,
-            load: |held| held.writes,
-            fair: |fair| fair.writes,
-            replica: |problem, shard| problem.writes[shard],
-            leader: |_, _| 0.0,
-            least: 0.0,
-        },
-        Row {
-            weight: weights.reads,
-            load: |held| held.reads,
-            fair: |fair| fair.reads,
-            replica: |_, _| 0.0,
-            leader: |problem, shard| problem.reads[shard],
-            least: 0.0,
-        },
-    ];
-    rows.into_iter().filter(|row| row.weight != 0.0).collect()
 }
 
 /// Puts the chosen nodes into a shard's open slots; those that stay keep their slots.
