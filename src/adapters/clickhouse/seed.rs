@@ -141,7 +141,18 @@ impl HttpClickHouse {
         if self.described(&source).await?.is_none() {
             return Err(Error::Missing(source.to_string()));
         }
+        // Parts are linked as they are: what is still to be done to them would be done to the source's alone.
+        self.check_mutations(&source).await?;
         self.link_from(database, nonce, &source, range).await
+    }
+
+    /// Refuses a table of which some parts are still to be changed.
+    pub(super) async fn check_mutations(&self, local: &TableName) -> Result<(), Error> {
+        let pending = self.names(&Statement::PendingMutations(local)).await?;
+        if pending.first().is_some_and(|count| count == "0") {
+            return Ok(());
+        }
+        Err(Error::Mutating(local.to_string()))
     }
 
     pub(super) async fn copy(
@@ -153,6 +164,7 @@ impl HttpClickHouse {
         limits: CopyLimits,
     ) -> Result<u64, Error> {
         check_host(&source.host)?;
+        self.check_mutations_elsewhere(source).await?;
         let (_, tables) = self.staging(database, nonce).await?;
         let (target, prefix) = self.begin_copy(database, nonce, partition, tables).await;
         let copied = self.copy_by(&target, nonce, source, partition, (&prefix, limits)).await;
@@ -371,19 +383,39 @@ impl HttpClickHouse {
         &self,
         source: &RemoteReplica,
     ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error> {
+        let rows = self.elsewhere(source, &Statement::RemoteSizes(source), "sizes elsewhere").await?;
+        staging::sizes(&rows).map_err(ddl::refused)
+    }
+
+    /// A select reads rows as they are at that moment, changed or not.
+    async fn check_mutations_elsewhere(&self, source: &RemoteReplica) -> Result<(), Error> {
+        let pending = Statement::RemoteMutations(source);
+        let rows = self.elsewhere(source, &pending, "mutations elsewhere").await?;
+        if rows.iter().flatten().all(|count| count == "0") {
+            return Ok(());
+        }
+        Err(Error::Mutating(format!("{}.{} on {}", source.database, names::LOCAL_TABLE, source.host)))
+    }
+
+    /// Asks another server by way of this one.
+    async fn elsewhere(
+        &self,
+        source: &RemoteReplica,
+        statement: &Statement<'_>,
+        what: &'static str,
+    ) -> Result<Vec<Vec<String>>, Error> {
         check_host(&source.host)?;
         let call = Call {
-            statement: &Statement::RemoteSizes(source),
+            statement,
             doing: Doing::Read,
-            what: "sizes elsewhere",
+            what,
             // The statement holds a password; and a server that does not answer is not an empty one.
             settings: [("log_queries", "0"), ("skip_unavailable_shards", "0")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
             deadline: SIZES_DEADLINE,
         };
-        let rows = self.transport().rows(call, &self.capabilities().await?).await?;
-        staging::sizes(&rows).map_err(ddl::refused)
+        self.transport().rows(call, &self.capabilities().await?).await
     }
 
     /// Ends when a copy is being waited for that does not run: its request or its answer was lost on the way, or the

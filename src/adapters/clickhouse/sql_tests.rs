@@ -314,6 +314,7 @@ fn parts() {
             Statement::DataRoots,
             Statement::DataPaths(&local),
             Statement::PendingMutations(&local),
+            Statement::RemoteMutations(&source),
             Statement::RemoteSizes(&source),
             Statement::Digest {
                 database: "d",
@@ -359,9 +360,10 @@ fn a_password_is_in_no_error() {
         };
         let statement =
             Statement::CopyRows { into: &into, columns: &[], source: &source, partition: PartitionId(1) };
-        let sizes = Statement::RemoteSizes(&source);
-        let quoted = render(&sizes, &Capabilities::of(""));
-        assert!(quoted.contains("'u'") && !without_secrets(&sizes, &quoted).contains("'u'"), "{quoted}");
+        for asks in [Statement::RemoteSizes(&source), Statement::RemoteMutations(&source)] {
+            let quoted = render(&asks, &Capabilities::of(""));
+            assert!(quoted.contains("'u'") && !without_secrets(&asks, &quoted).contains("'u'"), "{quoted}");
+        }
         let rendered = render(&statement, &Capabilities::of(""));
         without_secrets(&statement, &text.replace("STATEMENT", &rendered).replace("CUT", &rendered[..70]))
     };
