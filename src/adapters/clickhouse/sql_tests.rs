@@ -336,6 +336,8 @@ fn parts() {
                   'local'
             SELECT count() FROM system.mutations WHERE database = 'd`' AND table = 'local' AND NOT
                   is_done
+            SELECT count() FROM remote('h:9000', 'system', 'mutations', 'u', 'p\'') WHERE database =
+                  'd\'1' AND table = 'local' AND NOT is_done
             SELECT partition, sum(bytes_on_disk), sum(rows), count() FROM remote('h:9000', 'system',
                   'parts', 'u', 'p\'') WHERE active AND database = 'd\'1' AND table = 'local' GROUP BY
                   partition
