@@ -1,8 +1,8 @@
 //! How long a command waits for what it has begun: as long as something moves, or as long as it was told to.
 
 use super::Failure;
+use crate::adapters::clock::{Clock as _, SystemClock};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Nothing has moved for so long: no more is to be expected soon.
 const STILL_MAX: Duration = Duration::from_secs(300);
@@ -11,28 +11,32 @@ const STILL_MAX: Duration = Duration::from_secs(300);
 pub(super) struct Patience {
     /// Given by `--timeout`.
     whole: Option<Duration>,
-    began: Instant,
-    moved: Instant,
+    clock: SystemClock,
+    began_ms: u64,
+    moved_ms: u64,
     last: String,
 }
 
 impl Patience {
     /// From now on.
     pub(super) fn new(whole: Option<Duration>) -> Self {
-        let now = Instant::now();
-        Self { whole, began: now, moved: now, last: String::new() }
+        let clock = SystemClock::new();
+        let now_ms = clock.now_ms();
+        Self { whole, clock, began_ms: now_ms, moved_ms: now_ms, last: String::new() }
     }
 
     /// What is seen now; whatever differs from the last time is progress. An error once it is over: `what` says of
     /// what, `look` where to look.
     pub(super) fn seen(&mut self, now: &str, what: &str, look: &'static str) -> Result<(), Failure> {
+        let now_ms = self.clock.now_ms();
         if now != self.last {
             now.clone_into(&mut self.last);
-            self.moved = Instant::now();
+            self.moved_ms = now_ms;
         }
+        let since = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
         let late = match self.whole {
-            Some(whole) => (self.began.elapsed() >= whole).then(|| format!("after {whole:?}")),
-            None => (self.moved.elapsed() >= STILL_MAX)
+            Some(whole) => (since(self.began_ms) >= whole).then(|| format!("after {whole:?}")),
+            None => (since(self.moved_ms) >= STILL_MAX)
                 .then(|| format!("and nothing has moved for {STILL_MAX:?}")),
         };
         match late {

@@ -36,7 +36,8 @@ impl fmt::Display for Times {
                 .map(|time| time.as_secs_f64());
         writeln!(
             f,
-            "time leaderless: the cluster {headless:.1} s; shards {leaderless:.1} shard-seconds, {longest:.1} s at a time at most"
+            "time leaderless: the cluster {headless:.1} s; shards {leaderless:.1} shard-seconds, {longest:.1} s at a \
+             time at most"
         )?;
         writeln!(f, "time under-replicated: {under:.1} shard-seconds")
     }

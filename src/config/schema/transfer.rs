@@ -28,8 +28,8 @@ pub(super) const TRANSFER: &[Key] = &[
         Bytes,
         Otherwise("no limit"),
         "\"1GB\"",
-        "Bytes a second that copies may move in the whole cluster. Each node that is being copied to keeps to its share, \
-         by how many replicas are being copied to it, and to `bytes_per_s`. Give all daemons the same.",
+        "Bytes a second that copies may move in the whole cluster. Each node that is being copied to keeps to its \
+         share, by how many replicas are being copied to it, and to `bytes_per_s`. Give all daemons the same.",
     ),
     key(
         "copies_at_once",
