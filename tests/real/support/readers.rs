@@ -175,8 +175,11 @@ impl Readers {
     }
 }
 
+/// Whether an answer cannot be true, whatever is known besides.
+type Judge = fn(&str) -> Option<String>;
+
 /// A query, what its answer is judged by at once, and what by when it is known how much it must show.
-fn question(turn: u64) -> (String, fn(&str) -> Option<String>, Least) {
+fn question(turn: u64) -> (String, Judge, Least) {
     match turn % 5 {
         0 | 1 => (
             "SELECT _cvh_partition, count(), min(_cvh_offset), max(_cvh_offset), sum(_cvh_offset) FROM check.all \
