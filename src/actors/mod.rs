@@ -79,6 +79,8 @@ pub struct Options {
     pub copies_at_once: u32,
     /// Bytes a second that copies may bring to a node, and as many that they may take from it; 0 is no limit.
     pub transfer_bytes_per_s: u64,
+    /// Bytes a second that all copies of the cluster may move together; 0 is no limit.
+    pub cluster_transfer_bytes_per_s: u64,
     /// Inserts a second that a node's server should have to take; batches grow older to keep to it.
     pub inserts_per_s: u32,
     /// How old batches grow for that at most.
@@ -105,6 +107,7 @@ impl Default for Options {
             insert_deadline_ms: 60_000,
             copies_at_once: 2,
             transfer_bytes_per_s: 0,
+            cluster_transfer_bytes_per_s: 0,
             inserts_per_s: 50,
             batch_age_max_ms: 10_000,
             buffer_bytes: 384 << 20,
@@ -313,6 +316,7 @@ fn spawn_node(
         copies: Arc::new(Semaphore::new(options.copies_at_once.max(1) as usize)),
         copies_max: u64::from(options.copies_at_once.max(1)),
         takes: Throttle::new(world.clock.clone(), options.transfer_bytes_per_s),
+        cluster_bytes_per_s: options.cluster_transfer_bytes_per_s,
         neighbours: neighbours.clone(),
     };
     // The first lane is made here, so that settings which Kafka's client refuses end the start, with the reason.

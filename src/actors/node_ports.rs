@@ -44,6 +44,8 @@ pub struct NodePorts {
     pub copies_max: u64,
     /// The pace of what is copied to the node.
     pub takes: Throttle,
+    /// The pace of all copies in the cluster, of which the node's take their share; 0 is no limit.
+    pub cluster_bytes_per_s: u64,
     /// The other daemons.
     pub neighbours: Neighbours,
 }

@@ -6,17 +6,25 @@
 use super::balance::decide::{self, Sight};
 use super::leader::observed::Observed;
 use super::mirror::View;
+use crate::adapters::clock::Clock;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::placement::{Load, NewShard, NewTable, NodeView, Policy, ShardView, Snapshot, place_new};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// The actor.
 pub struct PlacementActor {
     view: View,
     observed: Observed,
+    clock: Arc<dyn Clock>,
+    /// Nodes that were found for shards, and when: until the records show it they count as if they had them.
+    promised: BTreeMap<(TableId, ShardId), (NodeId, u64)>,
 }
+
+/// What the records do not show by then was not written.
+const PROMISE_MS: u64 = 10_000;
 
 /// Place these new shards of a table.
 #[derive(Message)]
@@ -42,8 +50,8 @@ pub struct FindNodes {
 
 impl PlacementActor {
     /// Works on that view and those reports.
-    pub fn new(view: View, observed: Observed) -> Self {
-        Self { view, observed }
+    pub fn new(view: View, observed: Observed, clock: Arc<dyn Clock>) -> Self {
+        Self { view, observed, clock, promised: BTreeMap::new() }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -86,21 +94,93 @@ impl Handler<PlaceShards> for PlacementActor {
 impl Handler<FindNodes> for PlacementActor {
     type Result = Result<BTreeMap<ShardId, NodeId>, String>;
     fn handle(&mut self, message: FindNodes, _: &mut Context<Self>) -> Self::Result {
-        let snapshot = self.snapshot();
-        let find = |id: &ShardId| {
-            let held = snapshot.shards.iter().find(|s| s.table == message.table && s.shard == *id)?;
-            let holds = |node: &NodeView| held.replicas.iter().any(|replica| replica.node == node.id);
-            // Nodes that hold it are out; zones that hold it come last.
-            let zones: Vec<&str> =
-                snapshot.nodes.iter().filter(|node| holds(node)).map(NodeView::zone).collect();
-            let free = snapshot.nodes.iter().filter(|node| node.takes_new() && !holds(node));
-            let load = |node: &NodeView| {
-                let on = |s: &&ShardView| s.replicas.iter().any(|replica| replica.node == node.id);
-                snapshot.shards.iter().filter(on).count() * 1000 / node.weight_milli.max(1) as usize
-            };
-            let best = free.min_by_key(|node| (zones.contains(&node.zone()), load(node), node.id.clone()));
-            best.map(|node| (*id, node.id.clone()))
+        let (snapshot, now_ms) = (self.snapshot(), self.clock.now_ms());
+        let shown = |(table, shard): (TableId, ShardId), node: &NodeId| {
+            let held = snapshot.shards.iter().find(|s| s.table == table && s.shard == shard);
+            held.is_none_or(|held| held.replicas.iter().any(|replica| replica.node == *node))
         };
-        guarded(|| message.shards.iter().filter_map(find).collect())
+        self.promised.retain(|key, (node, at_ms)| now_ms < *at_ms + PROMISE_MS && !shown(*key, node));
+        let asked: Vec<(TableId, ShardId)> =
+            message.shards.iter().map(|shard| (message.table, *shard)).collect();
+        let others = self.promised.iter().filter(|(key, _)| !asked.contains(key));
+        let promised: Vec<NodeId> = others.map(|(_, (node, _))| node.clone()).collect();
+        let found = guarded(|| find(&snapshot, &asked, promised))?;
+        self.promised.extend(found.iter().map(|(key, node)| (*key, (node.clone(), now_ms))));
+        Ok(found.into_iter().map(|((_, shard), node)| (shard, node)).collect())
+    }
+}
+
+/// One more node for each of these shards: one that has none of it, in another zone if possible, and with the fewest
+/// replicas for its weight, of those that it has, that are promised to it, and that are found for it here. Pure.
+fn find(
+    snapshot: &Snapshot,
+    asked: &[(TableId, ShardId)],
+    mut promised: Vec<NodeId>,
+) -> BTreeMap<(TableId, ShardId), NodeId> {
+    let mut found = BTreeMap::new();
+    for (table, id) in asked {
+        let Some(held) = snapshot.shards.iter().find(|s| s.table == *table && s.shard == *id) else {
+            continue;
+        };
+        let holds = |node: &NodeView| held.replicas.iter().any(|replica| replica.node == node.id);
+        // Nodes that hold it are out; zones that hold it come last.
+        let zones: Vec<&str> = snapshot.nodes.iter().filter(|node| holds(node)).map(NodeView::zone).collect();
+        let free = snapshot.nodes.iter().filter(|node| node.takes_new() && !holds(node));
+        let load = |node: &NodeView| {
+            let on = |s: &&ShardView| s.replicas.iter().any(|replica| replica.node == node.id);
+            let held = snapshot.shards.iter().filter(on).count();
+            let coming = promised.iter().filter(|to| **to == node.id).count();
+            (held + coming) * 1000 / node.weight_milli.max(1) as usize
+        };
+        let best = free.min_by_key(|node| (zones.contains(&node.zone()), load(node), node.id.clone()));
+        if let Some(node) = best {
+            promised.push(node.id.clone());
+            found.insert((*table, *id), node.id.clone());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::node::NodeState;
+    use crate::placement::ReplicaView;
+
+    #[test]
+    fn shards_that_want_a_node_at_the_same_time_do_not_all_get_the_emptiest() {
+        let id = |name: &str| name.parse::<NodeId>().unwrap();
+        let table = TableId(uuid::Uuid::from_u128(1));
+        let node = |name: &str| NodeView {
+            id: id(name),
+            labels: BTreeMap::new(),
+            capacity_bytes: 0,
+            weight_milli: 1_000,
+            state: NodeState::Active,
+            up: true,
+        };
+        let replica = |name: &str| ReplicaView { node: id(name), complete: true, leaving: false };
+        let shard = |number: u32, on: &str| ShardView {
+            table,
+            shard: ShardId(number),
+            load: Load::default(),
+            replicas_wanted: 2,
+            replicas: vec![replica(on)],
+            leader: None,
+            frozen: false,
+            pinned: Vec::new(),
+            excluded: Vec::new(),
+        };
+        let snapshot = Snapshot {
+            nodes: ["n1", "n2", "n3"].map(node).to_vec(),
+            shards: (0..4).map(|number| shard(number, "n1")).collect(),
+        };
+        let asked: Vec<_> = (0..4).map(|number| (table, ShardId(number))).collect();
+        let on = |promised: &[&str], asked: &[(TableId, ShardId)]| -> Vec<String> {
+            let promised = promised.iter().map(|name| id(name)).collect();
+            find(&snapshot, asked, promised).values().map(NodeId::to_string).collect()
+        };
+        assert_eq!(on(&[], &asked), ["n2", "n3", "n2", "n3"]);
+        assert_eq!(on(&["n2", "n2"], &asked[..1]), ["n3"], "what another table was promised counts");
     }
 }

@@ -1,6 +1,8 @@
 //! Waiting until a node is empty: how far it is, and what blocks it.
 
+use super::Failure;
 use super::output::counted;
+use super::patience::Patience;
 use crate::adapters::peers::Daemon;
 use crate::model::NodeId;
 use crate::model::balance::BalanceMode;
@@ -56,8 +58,14 @@ impl Shown {
 }
 
 /// Waits until a node holds no replica.
-pub(super) async fn emptied(daemon: Arc<dyn Daemon>, node: NodeId, progress: bool) -> NodeStatus {
-    let mut shown = Shown::new(progress);
+pub(super) async fn emptied(
+    daemon: Arc<dyn Daemon>,
+    node: NodeId,
+    progress: bool,
+    mut patience: Patience,
+) -> Result<NodeStatus, Failure> {
+    let (mut shown, mut seen) = (Shown::new(progress), String::new());
+    let late = format!("node {node} is not empty");
     loop {
         // A leader that changes meanwhile is no reason to give up.
         if let Ok(status) = daemon.cluster_status().await {
@@ -66,11 +74,13 @@ pub(super) async fn emptied(daemon: Arc<dyn Daemon>, node: NodeId, progress: boo
             if let Some(found) = status.nodes.into_iter().find(|found| found.id == node) {
                 if found.replicas == 0 {
                     shown.bar.iter().for_each(ProgressBar::finish_and_clear);
-                    return found;
+                    return Ok(found);
                 }
                 shown.show(&node, found.replicas, &blocks);
+                seen = format!("{} {operations:?}", found.replicas);
             }
         }
+        patience.seen(&seen, &late, "look with `converthouse op list`")?;
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -115,7 +125,7 @@ mod tests {
     use super::*;
     use crate::model::balance::BalanceStatus;
     use crate::model::hold::{Brake, NamedScope};
-    use crate::model::operation::{Operation, State};
+    use crate::model::operation::{Operation, State, WaitCode};
     use crate::model::{OperationId, ShardId, TableId};
 
     fn cluster(mode: BalanceMode) -> ClusterStatus {
@@ -169,6 +179,7 @@ mod tests {
             },
             table_name: None,
             waiting_for: Some(format!("a copy from {from}")),
+            waiting_code: Some(WaitCode::Copying),
         };
         assert_eq!(blocks(&node, &on, &[moving("n2"), moving("n1")]), ["a copy from n1"]);
     }

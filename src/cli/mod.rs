@@ -17,6 +17,7 @@ mod name;
 mod node;
 mod operation;
 mod output;
+mod patience;
 mod placement;
 mod plan;
 mod routes;
@@ -36,10 +37,12 @@ pub use output::{Align, Table, bytes as human_bytes};
 use crate::adapters::peers::grpc::{GrpcPeers, Options};
 use crate::adapters::peers::{self, Daemon, Peers, Tls, TlsIdentity};
 use clap::{Args, Parser, Subcommand};
+use patience::Patience;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -76,7 +79,8 @@ pub struct Global {
     /// Print JSON; errors too, on standard error
     #[arg(long, global = true)]
     json: bool,
-    /// Give up after so many seconds [default: 10 for a question, 300 for a change]
+    /// Give up after so many seconds [default: 10 for a question, 300 for a change, and as long as anything moves for
+    /// splits, moves, drains and plans]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: Option<u64>,
     /// Certificates (PEM) that the daemon's is signed by, for https
@@ -203,6 +207,11 @@ impl Context {
 
     fn change_timeout_ms(&self) -> u64 {
         self.global.timeout.unwrap_or(300) * 1_000
+    }
+
+    /// How long to wait for what goes on by itself.
+    fn patience(&self) -> Patience {
+        Patience::new(self.global.timeout.map(Duration::from_secs))
     }
 
     /// Runs async work on this thread.

@@ -5,7 +5,6 @@ use super::{Context, Failure, drain};
 use crate::model::control::NodeStatus;
 use crate::model::{NodeId, NodeState};
 use clap::Subcommand;
-use std::time::Duration;
 
 /// Subcommands of `node`.
 #[derive(Debug, Subcommand)]
@@ -44,16 +43,14 @@ impl NodeCommand {
             Self::Cordon { node } => (node, NodeState::Cordoned, false),
             Self::Activate { node } => (node, NodeState::Active, false),
         };
-        let timeout = Duration::from_millis(context.change_timeout_ms());
+        let patience = context.patience();
         let progress = !context.json();
         let status = context.block_on(async move {
             let status = daemon.set_node_state(node.clone(), state).await?;
             if !waits {
                 return Ok(status);
             }
-            let late = format!("node {node} is not empty after {timeout:?}; it goes on");
-            let late = Failure::unavailable(late, "look with `converthouse op list`");
-            tokio::time::timeout(timeout, drain::emptied(daemon, node, progress)).await.map_err(|_| late)
+            drain::emptied(daemon, node, progress, patience).await
         })?;
         context.print(&status, || nodes(std::slice::from_ref(&status), 0, context.colour()))
     }

@@ -1,6 +1,7 @@
 //! `converthouse op list|show|cancel`, and how a command that begins operations shows and awaits them.
 
 use super::output::{Align, Table};
+use super::patience::Patience;
 use super::{Context, Failure};
 use crate::adapters::peers::Daemon;
 use crate::model::OperationId;
@@ -81,7 +82,7 @@ fn table(list: &[OperationStatus], colour: bool) -> String {
     let columns =
         [("OP", Left), ("TABLE", Left), ("STATE", Left), ("WHAT", Left), ("TOOK", Right), ("NOTE", Left)];
     let mut out = Table::new(&columns);
-    for OperationStatus { operation, table_name, waiting_for } in list {
+    for OperationStatus { operation, table_name, waiting_for, .. } in list {
         let took = match operation.ended_unix_ms {
             0 => "-".to_owned(),
             ended => format!("{:.1} s", seconds(ended.saturating_sub(operation.started_unix_ms))),
@@ -124,17 +125,14 @@ impl Begin {
         let request = Operate { database, table: name, asked, reason: self.reason, dry_run };
         let waits = !self.no_wait && !dry_run;
         let progress = !context.json() && std::io::stderr().is_terminal();
-        let timeout = Duration::from_millis(context.change_timeout_ms());
+        let patience = context.patience();
         let ended = context.block_on(async move {
             let begun = daemon.operate(request).await?;
             if !waits {
                 return Ok(begun);
             }
             let ids: Vec<OperationId> = begun.iter().map(|status| status.operation.id).collect();
-            let numbers: Vec<String> = ids.iter().map(ToString::to_string).collect();
-            let late = format!("{} not ended after {timeout:?}; it goes on", numbers.join(", "));
-            let late = Failure::unavailable(late, "look with `converthouse op list`");
-            tokio::time::timeout(timeout, await_end(daemon, &ids, progress)).await.map_err(|_| late)
+            await_end(daemon, &ids, progress, patience).await
         })?;
         context.print(&ended, || table(&ended, context.colour()))?;
         let bad =
@@ -153,8 +151,15 @@ impl Begin {
     }
 }
 
-async fn await_end(daemon: Arc<dyn Daemon>, ids: &[OperationId], progress: bool) -> Vec<OperationStatus> {
-    let mut shown = String::new();
+async fn await_end(
+    daemon: Arc<dyn Daemon>,
+    ids: &[OperationId],
+    progress: bool,
+    mut patience: Patience,
+) -> Result<Vec<OperationStatus>, Failure> {
+    let numbers: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let late = format!("{} not ended", numbers.join(", "));
+    let (mut shown, mut seen) = (String::new(), String::new());
     loop {
         // A leader that changes meanwhile is no reason to give up.
         if let Ok(mut all) = daemon.operations().await {
@@ -162,8 +167,9 @@ async fn await_end(daemon: Arc<dyn Daemon>, ids: &[OperationId], progress: bool)
             let open: Vec<&OperationStatus> =
                 all.iter().filter(|status| status.operation.state.is_open()).collect();
             if open.is_empty() && all.len() == ids.len() {
-                return all;
+                return Ok(all);
             }
+            seen = format!("{all:?}");
             let what = open.first().and_then(|status| status.waiting_for.clone()).unwrap_or_default();
             let line = format!("{} of {} ended; waits for {what}", all.len() - open.len(), ids.len());
             if progress && line != shown {
@@ -172,6 +178,7 @@ async fn await_end(daemon: Arc<dyn Daemon>, ids: &[OperationId], progress: bool)
                 shown = line;
             }
         }
+        patience.seen(&seen, &late, "look with `converthouse op list`")?;
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

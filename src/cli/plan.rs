@@ -1,6 +1,7 @@
 //! `converthouse plan`: what the cluster would do to be in balance; `plan apply` has exactly that done.
 
 use super::output::{Align, Table, bytes, counted, printable};
+use super::patience::Patience;
 use super::{Context, Failure};
 use crate::adapters::peers::Daemon;
 use crate::model::balance::{ApplyPlan, PlanRunStatus, RunState};
@@ -101,22 +102,23 @@ fn apply(
     waits: bool,
 ) -> Result<PlanRunStatus, Failure> {
     let progress = !context.json() && std::io::stderr().is_terminal();
-    let timeout = Duration::from_millis(context.change_timeout_ms());
+    let patience = context.patience();
     context.block_on(async move {
         let begun = daemon.apply_plan(request).await?;
         if !waits || begun.state != RunState::Running {
             return Ok(begun);
         }
-        let late = Failure::unavailable(
-            format!("the plan has not ended after {timeout:?}; it goes on"),
-            "look with `converthouse balance show` and `converthouse op list`",
-        );
-        let started = begun.started_unix_ms;
-        tokio::time::timeout(timeout, ended(daemon, started, progress)).await.map_err(|_| late)
+        ended(daemon, begun.started_unix_ms, progress, patience).await
     })
 }
 
-async fn ended(daemon: Arc<dyn Daemon>, started_unix_ms: u64, progress: bool) -> PlanRunStatus {
+async fn ended(
+    daemon: Arc<dyn Daemon>,
+    started_unix_ms: u64,
+    progress: bool,
+    mut patience: Patience,
+) -> Result<PlanRunStatus, Failure> {
+    let mut seen = String::new();
     let bar = if progress { ProgressBar::new(1) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
         bar.set_style(style);
@@ -128,8 +130,10 @@ async fn ended(daemon: Arc<dyn Daemon>, started_unix_ms: u64, progress: bool) ->
         if let Some(run) = run.filter(|run| run.started_unix_ms == started_unix_ms) {
             if run.state != RunState::Running {
                 bar.finish_and_clear();
-                return run;
+                return Ok(run);
             }
+            // A long copy moves the plan on though no move has ended.
+            seen = format!("{run:?} {:?}", daemon.operations().await.unwrap_or_default());
             let (all, left) = (run.splits + run.moves, run.splits_left + run.moves_left);
             bar.set_length(all.into());
             bar.set_position(all.saturating_sub(left).into());
@@ -139,6 +143,8 @@ async fn ended(daemon: Arc<dyn Daemon>, started_unix_ms: u64, progress: bool) ->
                 moves_said(run.moves_left)
             ));
         }
+        let look = "look with `converthouse balance` and `converthouse op list`";
+        patience.seen(&seen, "the plan has not ended", look)?;
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

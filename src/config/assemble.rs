@@ -388,12 +388,20 @@ fn ingest<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> IngestOptions {
 
 fn transfer<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> TransferOptions {
     let part = reader.part(root, "transfer");
-    let bytes_per_s = if part.has("bytes_per_s") {
-        reader.bytes_at_least(&part, "bytes_per_s", PACE_MIN_BYTES_PER_S)
-    } else {
-        reader.bytes(&part, "bytes_per_s")
+    let mut pace = |key| {
+        if part.has(key) {
+            reader.bytes_at_least(&part, key, PACE_MIN_BYTES_PER_S)
+        } else {
+            reader.bytes(&part, key)
+        }
     };
-    TransferOptions { by_parts: reader.bool(&part, "by_parts"), bytes_per_s }
+    let (bytes_per_s, cluster_bytes_per_s) = (pace("bytes_per_s"), pace("cluster_bytes_per_s"));
+    TransferOptions {
+        by_parts: reader.bool(&part, "by_parts"),
+        bytes_per_s,
+        cluster_bytes_per_s,
+        copies_at_once: reader.number(&part, "copies_at_once"),
+    }
 }
 
 fn failover<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> FailoverOptions {
@@ -418,6 +426,7 @@ fn balance<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> BalanceRules {
         copies_per_node_max: reader.number(&part, "copies_per_node_max"),
         replicas_per_node_min: reader.number(&part, "replicas_per_node_min"),
         split_above_bytes: reader.bytes(&part, "split_above_bytes"),
+        operation_deadline_ms: reader.number(&part, "operation_deadline_ms"),
         solve_deadline_ms: reader.number(&part, "solve_deadline_ms"),
         ..BalanceRules::default()
     }

@@ -189,6 +189,10 @@ pub struct TransferOptions {
     pub by_parts: bool,
     /// Bytes a second to, and from, each node; 0 is no limit.
     pub bytes_per_s: u64,
+    /// Bytes a second of all copies in the cluster; 0 is no limit.
+    pub cluster_bytes_per_s: u64,
+    /// Replicas that are copied to one node at once.
+    pub copies_at_once: u32,
 }
 
 /// When nodes go and come.

@@ -132,6 +132,15 @@ fn server(config: &Config, node: &NodeOptions) -> HttpClickHouse {
         .with_parts(by_parts)
 }
 
+/// How slow a copy may be that shares what it may have with as many others as there may be.
+fn slowest(config: &Config) -> u64 {
+    let transfer = &config.transfer;
+    let of_node = (transfer.bytes_per_s, u64::from(transfer.copies_at_once));
+    let of_cluster = (transfer.cluster_bytes_per_s, u64::from(config.balance.copies_max));
+    let limits = [of_node, of_cluster].into_iter().filter(|(pace, _)| *pace > 0);
+    limits.map(|(pace, copies)| pace / copies.max(1) / 4).min().unwrap_or(u64::MAX).max(1)
+}
+
 /// The actors' numbers.
 pub fn options(config: &Config) -> Options {
     let defaults = Options::default();
@@ -143,11 +152,15 @@ pub fn options(config: &Config) -> Options {
         inserts_per_s: config.ingest.inserts_per_s,
         batch_age_max_ms: config.ingest.batch_age_max_ms,
         buffer_bytes: config.ingest.buffer_bytes / config.nodes.len().max(1) as u64,
+        copies_at_once: config.transfer.copies_at_once,
         transfer_bytes_per_s: config.transfer.bytes_per_s,
+        cluster_transfer_bytes_per_s: config.transfer.cluster_bytes_per_s,
         topic_replication: config.kafka.replication,
         rules: Rules {
             caught_up_lag_max: config.failover.preferred_leader_lag_max,
             down_after_ms: config.failover.down_after_ms,
+            operation_deadline_ms: config.balance.operation_deadline_ms,
+            copy_bytes_per_s_min: slowest(config).min(defaults.rules.copy_bytes_per_s_min),
             ..defaults.rules
         },
         balance: config.balance,

@@ -49,6 +49,8 @@ pub struct BalanceRules {
     pub replicas_per_node_min: u32,
     /// A shard with more bytes than this is split; 0: however big.
     pub split_above_bytes: u64,
+    /// How long an operation may take beside what its bytes take.
+    pub operation_deadline_ms: u64,
     /// How long one plan may be looked for; one that takes longer is not carried out.
     pub solve_deadline_ms: u64,
     /// Who looks for plans. Daemons use the default; the simulator compares.
@@ -64,6 +66,7 @@ impl Default for BalanceRules {
             copies_per_node_max: 2,
             replicas_per_node_min: 1,
             split_above_bytes: 0,
+            operation_deadline_ms: 6 * 3_600_000,
             solve_deadline_ms: 60_000,
             planner: Planner::default(),
         }

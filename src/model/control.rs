@@ -5,7 +5,7 @@ use super::hold::HoldStatus;
 use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use super::node::NodeState;
 use super::observed::Stall;
-use super::operation::Operation;
+use super::operation::{Operation, WaitCode};
 use super::range::PartitionRange;
 use super::table::{BatchLimits, MessageFormat, ShardState, TableState, TopicLayout};
 use serde::{Deserialize, Serialize};
@@ -279,4 +279,6 @@ pub struct OperationStatus {
     pub table_name: Option<String>,
     /// What an open operation waits for; `None` if it is at work, over, or nothing is known yet.
     pub waiting_for: Option<String>,
+    /// The same as a code.
+    pub waiting_code: Option<WaitCode>,
 }

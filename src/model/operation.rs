@@ -211,9 +211,84 @@ impl Operation {
     }
 }
 
+/// Why an open operation does not go on, for programs: codes do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitCode {
+    /// An earlier operation on one of its shards ends first.
+    Turn,
+    /// One of its shards is frozen.
+    Frozen,
+    /// Another replica of the shard is on its way or leaving.
+    ReplicaInFlight,
+    /// The new copy is being made: copied, or catching up.
+    Copying,
+    /// The new shards are being linked from the old ones.
+    Linking,
+    /// Tables have mutations that are not done: what is made of them now would lack them.
+    Mutations,
+    /// A node reports why it cannot do its part; the words say which and why.
+    NodeProblem,
+    /// A node is down, or takes no replicas.
+    NodeDown,
+    /// Too few complete live copies would be left.
+    FewCopies,
+    /// Queries that began before may still read what is to go.
+    Queries,
+    /// Shards to be merged are not on the same nodes.
+    Apart,
+}
+
+impl WaitCode {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Turn,
+        Self::Frozen,
+        Self::ReplicaInFlight,
+        Self::Copying,
+        Self::Linking,
+        Self::Mutations,
+        Self::NodeProblem,
+        Self::NodeDown,
+        Self::FewCopies,
+        Self::Queries,
+        Self::Apart,
+    ];
+
+    /// As in JSON and on the wire.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Turn => "turn",
+            Self::Frozen => "frozen",
+            Self::ReplicaInFlight => "replica_in_flight",
+            Self::Copying => "copying",
+            Self::Linking => "linking",
+            Self::Mutations => "mutations",
+            Self::NodeProblem => "node_problem",
+            Self::NodeDown => "node_down",
+            Self::FewCopies => "few_copies",
+            Self::Queries => "queries",
+            Self::Apart => "apart",
+        }
+    }
+
+    /// See [`WaitCode::code`].
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.code() == code)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_has_one_code_everywhere() {
+        for code in WaitCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.code());
+            assert_eq!(WaitCode::from_code(code.code()), Some(code));
+        }
+    }
 
     #[test]
     fn an_end_is_an_end_and_only_what_is_being_cancelled_is_cancelled() {

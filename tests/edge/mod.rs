@@ -281,6 +281,7 @@ pub fn operation(state: State) -> OperationStatus {
         },
         table_name: Some("shop.t".into()),
         waiting_for: (!over).then(|| "s4 to be readable on n2".into()),
+        waiting_code: (!over).then_some(converthouse::model::operation::WaitCode::Linking),
     }
 }
 

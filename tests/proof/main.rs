@@ -11,18 +11,20 @@
     dead_code
 )]
 
+mod blows;
 mod nemesis;
 #[path = "../real/support/mod.rs"]
 mod support;
 mod watcher;
+mod works;
 
 use nemesis::Nemesis;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::cluster::{Cluster, PARTITIONS};
 use support::disk::SmallDisk;
 use support::producer::Producer;
-use support::readers::{Outages, Readers};
-use watcher::Watcher;
+use support::readers::Readers;
+use watcher::{Down, Watcher};
 
 /// One month, so that every batch is one ClickHouse partition: each is there whole or not at all, at any moment.
 const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, note String) \
@@ -59,27 +61,71 @@ async fn every_query_counts_every_row_once_whatever_happens() {
         let shards = status.tables.iter().flat_map(|table| &table.shards);
         shards.flat_map(|shard| &shard.replicas).all(|replica| replica.rows > 0)
     });
-    let outages = Outages::default();
-    let readers = Readers::start(4, outages.clone());
+    let down = Down::default();
+    let readers = Readers::start(4, down.servers.clone());
     for node in &cluster.nodes {
         readers.add(node, &name).await;
     }
-    let watcher = Watcher::start(&cluster);
-    let mut nemesis = Nemesis::new(seed, outages, name, disk.as_ref());
+    let watcher = Watcher::start(&cluster, down.clone());
+    let mut nemesis = Nemesis::new(seed, down, name, disk.as_ref());
     nemesis.rage(&mut cluster, &readers, Duration::from_secs(60 * minutes)).await;
     nemesis.heal(&mut cluster).await;
+    let sent_per_s = producer.rows_per_s();
     let rows = producer.end().await;
+    let caught_up = Instant::now();
+    let tally = Tally::once_settled(&cluster, rows).await;
+    let caught_up = caught_up.elapsed();
     let times = watcher.end().await;
     let verdict = readers.end().await;
     println!("what was done:");
     nemesis.done.iter().for_each(|(what, times)| println!("  {times:>4}  {what}"));
-    println!("{verdict}{times}");
-    // Lost or double rows are found here.
-    cluster.prove_events(rows, 0).await;
+    println!("operations, as far as they are kept:");
+    nemesis::ended(&cluster).iter().for_each(|(what, times)| println!("  {times:>4}  {what}"));
+    println!("blows {}, of these while an operation was under way {}", nemesis.blows, nemesis.hits);
+    if !nemesis.left.is_empty() {
+        println!("blows that did NOT come up in this time: {:?}", nemesis.left);
+    }
+    print!("{verdict}{times}");
+    println!("rows sent {rows}, lost {}, twice {}", tally.lost, tally.twice);
+    let pace = if sent_per_s >= 0.99 * rate as f64 { "as demanded" } else { "LESS than demanded" };
     println!(
-        "{rows} rows sent, each once in each replica of its shard and in the answer of each node: 0 lost, 0 twice"
+        "rows/s sent {sent_per_s:.0} of {rate}: {pace}; every replica had them {:.1} s after the last",
+        caught_up.as_secs_f64()
     );
+    assert_eq!((tally.lost, tally.twice), (0, 0));
+    cluster.prove_events(rows, 0).await;
     assert_eq!(verdict.wrong, Vec::<String>::new());
     assert_eq!(verdict.unexplained, Vec::<String>::new());
     assert!(verdict.answered >= 100 * minutes, "{} answers are too few to prove anything", verdict.answered);
+    assert!(verdict.judged > verdict.unjudged, "{} of {} judged", verdict.judged, verdict.answered);
+    assert!(nemesis.hits > 0, "no operation was hit");
+}
+
+/// What is there at the end, by the answers of all nodes: the worst.
+struct Tally {
+    lost: u64,
+    twice: u64,
+}
+
+impl Tally {
+    /// Once nothing is missing, or nothing has come for a while.
+    async fn once_settled(cluster: &Cluster, rows: u64) -> Self {
+        let (mut before, mut since) = (0, Instant::now());
+        loop {
+            let (mut least, mut twice) = (u64::MAX, 0);
+            for node in &cluster.nodes {
+                let said = node.query("SELECT count(), uniqExact(id) FROM shop.events").await.unwrap();
+                let (count, distinct) = said.split_once('\t').unwrap();
+                let (count, distinct): (u64, u64) = (count.parse().unwrap(), distinct.parse().unwrap());
+                (least, twice) = (least.min(distinct), twice.max(count - distinct));
+            }
+            if least != before {
+                (before, since) = (least, Instant::now());
+            }
+            if least >= rows || since.elapsed() > Duration::from_secs(60) {
+                return Self { lost: rows.saturating_sub(least), twice };
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
 }

@@ -1,32 +1,45 @@
-//! Looks at the cluster's status all the time: how long shards had no leader, or too few readable replicas.
+//! Looks at the cluster's status all the time: how long it had no leader, how long shards had none, and how long they
+//! had too few readable replicas.
+//!
+//! What is down is known here before the cluster notices, so that the time until it has noticed counts too.
 
 use super::support::cluster::Cluster;
-use converthouse::model::control::{ClusterStatus, ShardStatus};
+use super::support::readers::Outages;
+use converthouse::adapters::peers::Daemon;
+use converthouse::adapters::peers::grpc::{GrpcDaemon, Options};
+use converthouse::model::control::{ClusterStatus, ShardStatus, TableStatus};
 use converthouse::model::table::ShardState;
+use std::collections::BTreeSet;
 use std::fmt;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Default)]
 pub struct Times {
+    /// No daemon said that it leads.
+    pub headless: Duration,
     /// Shards times how long.
     pub leaderless: Duration,
+    /// The longest of one shard.
+    pub leaderless_longest: Duration,
+    /// Shards times how long.
     pub under_replicated: Duration,
-    pub nobody_answered: Duration,
 }
 
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [headless, leaderless, longest, under] =
+            [self.headless, self.leaderless, self.leaderless_longest, self.under_replicated]
+                .map(|time| time.as_secs_f64());
         writeln!(
             f,
-            "shard-seconds without a leader {:.1}, with too few readable replicas {:.1}; \
-             seconds without any status {:.1}",
-            self.leaderless.as_secs_f64(),
-            self.under_replicated.as_secs_f64(),
-            self.nobody_answered.as_secs_f64()
-        )
+            "time leaderless: the cluster {headless:.1} s; shards {leaderless:.1} shard-seconds, {longest:.1} s at a \
+             time at most"
+        )?;
+        writeln!(f, "time under-replicated: {under:.1} shard-seconds")
     }
 }
 
@@ -35,19 +48,40 @@ pub struct Watcher {
     task: tokio::task::JoinHandle<Times>,
 }
 
+/// What does not work at the moment, by the word of whoever broke it.
+#[derive(Clone, Default)]
+pub struct Down {
+    pub servers: Outages,
+    pub daemons: Outages,
+}
+
+impl Down {
+    fn leads_not(&self) -> BTreeSet<String> {
+        self.servers.now().union(&self.daemons.now()).cloned().collect()
+    }
+}
+
 impl Watcher {
-    pub fn start(cluster: &Cluster) -> Self {
-        let urls: Vec<String> = cluster.nodes.iter().map(|node| node.grpc_url.clone()).collect();
+    pub fn start(cluster: &Cluster, down: Down) -> Self {
+        let options = Options { connect_timeout_ms: 500, read_timeout_ms: 1_000, ..Options::default() };
+        let daemons: Vec<GrpcDaemon> =
+            cluster.nodes.iter().map(|node| GrpcDaemon::new(&node.grpc_url, options.clone())).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let (mut times, mut last) = (Times::default(), Instant::now());
+            let (mut since, mut known) = (Since::default(), None);
             while !stopped.load(Ordering::Relaxed) {
-                let status = status(&urls).await;
+                let seen = status(&daemons).await;
                 let passed = last.elapsed();
                 last = Instant::now();
-                times.add(status.as_ref(), passed);
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                times.headless += if seen.is_none() { passed } else { Duration::ZERO };
+                // While nobody leads, what was so goes on.
+                known = seen.or(known);
+                if let Some(status) = &known {
+                    times.add(status, passed, &down, &mut since);
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
             times
         });
@@ -60,36 +94,50 @@ impl Watcher {
     }
 }
 
+/// Shards without a leader, and since when.
+type Since = std::collections::BTreeMap<String, Duration>;
+
 impl Times {
-    fn add(&mut self, status: Option<&ClusterStatus>, passed: Duration) {
-        let Some(status) = status else {
-            self.nobody_answered += passed;
-            return;
-        };
-        for table in &status.tables {
-            for shard in table.shards.iter().filter(|shard| shard.state == ShardState::Serving) {
-                self.leaderless += if shard.leader.is_some() { Duration::ZERO } else { passed };
-                let whole = readable(shard) >= table.replicas as usize;
-                self.under_replicated += if whole { Duration::ZERO } else { passed };
+    fn add(&mut self, status: &ClusterStatus, passed: Duration, down: &Down, since: &mut Since) {
+        let (dead, unable) = (down.servers.now(), down.leads_not());
+        let mut without = Since::new();
+        for (table, shard) in serving(&status.tables) {
+            let leads = shard.leader.as_ref().is_some_and(|leader| !unable.contains(leader.as_str()));
+            if !leads {
+                self.leaderless += passed;
+                let name = format!("{} {}", table.id, shard.id);
+                let long = since.get(&name).copied().unwrap_or_default() + passed;
+                self.leaderless_longest = self.leaderless_longest.max(long);
+                without.insert(name, long);
             }
+            let whole = readable(shard, &dead) >= table.replicas as usize;
+            self.under_replicated += if whole { Duration::ZERO } else { passed };
         }
+        *since = without;
     }
 }
 
-fn readable(shard: &ShardStatus) -> usize {
-    shard.replicas.iter().filter(|replica| ["leader", "ready"].contains(&replica.state.as_str())).count()
+fn serving(tables: &[TableStatus]) -> impl Iterator<Item = (&TableStatus, &ShardStatus)> {
+    let shards = tables.iter().flat_map(|table| table.shards.iter().map(move |shard| (table, shard)));
+    shards.filter(|(_, shard)| shard.state == ShardState::Serving)
 }
 
-/// The first answer of any daemon.
-async fn status(urls: &[String]) -> Option<ClusterStatus> {
-    for url in urls {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_converthouse"));
-        command.args(["--server", url, "--timeout", "2", "status", "--json"]).stderr(Stdio::null());
-        let Ok(output) = command.output().await else { continue };
-        let status: Option<ClusterStatus> = serde_json::from_slice(&output.stdout).ok();
-        if let Some(status) = status.filter(|status| status.leader.is_some()) {
+fn readable(shard: &ShardStatus, dead: &BTreeSet<String>) -> usize {
+    let reads = ["leader", "ready"];
+    let replicas = shard.replicas.iter().filter(|replica| !dead.contains(replica.node.as_str()));
+    replicas.filter(|replica| reads.contains(&replica.state.as_str())).count()
+}
+
+/// What the first daemon says that knows a leader.
+async fn status(daemons: &[GrpcDaemon]) -> Option<ClusterStatus> {
+    let asked = daemons.iter().map(|daemon| Box::pin(daemon.cluster_status()));
+    let mut asked: Vec<_> = asked.collect();
+    while !asked.is_empty() {
+        let (answer, _, rest) = futures::future::select_all(asked).await;
+        if let Some(status) = answer.ok().filter(|status| status.leader.is_some()) {
             return Some(status);
         }
+        asked = rest;
     }
     None
 }

@@ -1,16 +1,16 @@
 //! Copies by parts on real servers: every column as it is, nothing of anybody else touched, nothing left over, and
 //! daemons and servers that die on the way.
 
-use super::seeding::{DDL, SOURCE, TARGET, everything, fill, source, tables};
+use super::seeding::{DDL, SOURCE, TARGET, everything, fill, remote, source, tables};
 use super::support::clickhouse::{Current, Running};
 use super::support::cluster::Cluster;
 use super::support::producer::Producer;
 use crate::clickhouse::parsed;
-use converthouse::adapters::clickhouse::{ByParts, ClickHouse, Error, HttpClickHouse, Pieces};
+use converthouse::adapters::clickhouse::{ByParts, ClickHouse, CopyLimits, Error, HttpClickHouse, Pieces};
 use converthouse::adapters::routes::render;
 use converthouse::model::control::TableStatus;
 use converthouse::model::parts::{HeldFile, WantedParts};
-use converthouse::model::{PartitionId, names};
+use converthouse::model::{PartitionId, PartitionRange, names};
 use futures::StreamExt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -135,6 +135,15 @@ async fn a_mutation_that_is_not_done_is_waited_for() {
     there.query(&format!("ALTER TABLE `{SOURCE}`.local DELETE WHERE _cvh_offset = 5")).await;
     let refused = by_parts(&source, &client, 3, 1).await;
     assert!(matches!(refused, Err(Error::Mutating(_))), "{refused:?}");
+    // Nor is it selected, nor linked for a split on its own server.
+    let limits = CopyLimits { deadline_ms: 30_000, bytes_per_s: 0 };
+    let from = remote(&there, there.server.tcp_port(), &there.password);
+    let selected = client.copy_partition(TARGET, 3, &from, PartitionId(1), limits).await;
+    assert!(matches!(selected, Err(Error::Mutating(_))), "{selected:?}");
+    source.begin_seed(&tables(TARGET, &schema), 4).await.unwrap();
+    let whole = PartitionRange::new(0, 4).unwrap();
+    let linked = source.link_partitions(TARGET, 4, SOURCE, whole).await;
+    assert!(matches!(linked, Err(Error::Mutating(_))), "{linked:?}");
     there.query(&format!("SYSTEM START MERGES `{SOURCE}`.local")).await;
     let began = Instant::now();
     loop {

@@ -179,7 +179,7 @@ async fn what_failures_left_behind_is_in_no_seeds_way() {
     assert_eq!(everything(&running, TARGET, "1").await, wanted);
 }
 
-fn remote(running: &Running, port: u16, password: &Secret) -> RemoteReplica {
+pub fn remote(running: &Running, port: u16, password: &Secret) -> RemoteReplica {
     let endpoint = running.endpoint();
     let (host, user, password) = (endpoint.host, endpoint.user, password.clone());
     RemoteReplica { host, port, user, password, secure: false, database: SOURCE.into() }

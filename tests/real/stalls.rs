@@ -84,7 +84,7 @@ async fn a_leader_stopped_past_its_lease_changes_nothing_when_it_goes_on() {
 
 /// Twice: once nothing passes and nobody is told, once every connection is reset.
 async fn through_bad_weather(
-    which: impl Fn(&super::support::cluster::Links) -> &Vec<Link>,
+    which: impl Fn(&super::support::links::Links) -> &Vec<Link>,
     noticed: impl AsyncFn(&Cluster, &Producer, Weather),
 ) {
     let mut cluster = Cluster::start_linked(3, None).await;

@@ -25,6 +25,7 @@ pub(super) const RULES: BalanceRules = BalanceRules {
     copies_per_node_max: 2,
     replicas_per_node_min: 4,
     split_above_bytes: 0,
+    operation_deadline_ms: 6 * 3_600_000,
     solve_deadline_ms: 1_000,
     planner: Planner::Hybrid,
 };

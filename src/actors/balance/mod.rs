@@ -126,6 +126,7 @@ impl Balancer {
             return Look::Rest;
         }
         let (look, waits_for) = look(&lead, |sight| {
+            lead.seen.lock().measure(sight.heartbeats);
             let mode = mode(&lead, sight.view);
             let run = sight.view.run.as_ref().filter(|run| run.record.state == RunState::Running);
             if mode == BalanceMode::Off && run.is_none() {

@@ -105,10 +105,14 @@ pub struct Coordinator {
     pub(super) nodes: BTreeMap<NodeId, Addr<NodeActor>>,
 }
 
+fn placement(lead: &Lead) -> PlacementActor {
+    PlacementActor::new(lead.view.clone(), lead.observed.clone(), lead.clock.clone())
+}
+
 impl Coordinator {
     /// Leads with that.
     pub fn new(lead: Lead) -> Self {
-        let placement = PlacementActor::new(lead.view.clone(), lead.observed.clone()).start();
+        let placement = placement(&lead).start();
         let balancer = Balancer::new(lead.clone()).start();
         Self { lead, placement, balancer, tables: BTreeMap::new(), nodes: BTreeMap::new() }
     }
@@ -117,7 +121,7 @@ impl Coordinator {
     fn reconcile(&mut self) {
         if !self.placement.connected() {
             tracing::error!("the placement actor died: making it anew");
-            self.placement = PlacementActor::new(self.lead.view.clone(), self.lead.observed.clone()).start();
+            self.placement = placement(&self.lead).start();
             self.tables.clear();
         }
         if !self.balancer.connected() {

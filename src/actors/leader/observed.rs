@@ -54,6 +54,81 @@ pub struct Balancing {
     pub planned: Option<PlannedSize>,
     /// Why nothing can be planned.
     pub waits_for: Option<String>,
+    /// Bytes a second that copies brought to a node lately; `None` before there was any.
+    pub pace_bytes_per_s: Option<u64>,
+}
+
+/// Fewer bytes say nothing of a copy's pace.
+const TELLING_BYTES: u64 = 16 << 20;
+
+impl Balancing {
+    /// Takes in how fast copies are now, on average of the nodes that get any: smoothed over some rounds.
+    pub fn measure(&mut self, heartbeats: &BTreeMap<NodeId, Heartbeat>) {
+        let of_node = |heartbeat: &Heartbeat| -> u64 {
+            let replicas = heartbeat.replicas.values().flat_map(BTreeMap::values);
+            let copies = replicas.filter_map(|replica| replica.seeding.as_ref());
+            let telling = copies.filter(|copy| copy.bytes_moved >= TELLING_BYTES && copy.elapsed_ms >= 1_000);
+            telling.map(|copy| copy.bytes_moved.saturating_mul(1_000) / copy.elapsed_ms).sum()
+        };
+        let nodes: Vec<u64> = heartbeats.values().map(of_node).filter(|pace| *pace > 0).collect();
+        if nodes.is_empty() {
+            return;
+        }
+        let now = nodes.iter().sum::<u64>() / nodes.len() as u64;
+        let before = self.pace_bytes_per_s.unwrap_or(now);
+        self.pace_bytes_per_s = Some((before / 4 * 3 + now / 4).max(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::observed::{ReplicaObservation, Seeding};
+    use crate::model::{ShardId, TableId};
+
+    #[test]
+    fn the_pace_is_what_nodes_took_in_lately() {
+        let copies = |copies: &[(u64, u64)]| {
+            let seeding = |(bytes_moved, elapsed_ms): &(u64, u64)| {
+                let (bytes_moved, elapsed_ms) = (*bytes_moved, *elapsed_ms);
+                let seeding = Some(Seeding { bytes_moved, elapsed_ms, ..Seeding::default() });
+                ReplicaObservation { seeding, ..ReplicaObservation::default() }
+            };
+            let of: BTreeMap<ShardId, ReplicaObservation> =
+                (0..).map(ShardId).zip(copies.iter().map(seeding)).collect();
+            BTreeMap::from([(TableId(uuid::Uuid::nil()), of)])
+        };
+        let node = |name: &str, replicas| {
+            let node: NodeId = name.parse().unwrap();
+            let heartbeat = Heartbeat {
+                node: node.clone(),
+                incarnation: 1,
+                clickhouse_up: true,
+                clickhouse_error: String::new(),
+                clickhouse_version: String::new(),
+                disk_free_bytes: 0,
+                disk_total_bytes: 0,
+                replicas,
+                epochs: BTreeMap::new(),
+                settled: BTreeMap::new(),
+                dropped: Vec::new(),
+            };
+            (node, heartbeat)
+        };
+        let mut seen = Balancing::default();
+        seen.measure(&BTreeMap::from([node("n1", copies(&[(1, 5_000)]))]));
+        assert_eq!(seen.pace_bytes_per_s, None, "too little to tell");
+        let two = copies(&[(400 << 20, 4_000), (200 << 20, 4_000)]);
+        let heartbeats = BTreeMap::from([
+            node("n1", two),
+            node("n2", copies(&[(200 << 20, 4_000)])),
+            node("n3", copies(&[])),
+        ]);
+        seen.measure(&heartbeats);
+        assert_eq!(seen.pace_bytes_per_s, Some(100 << 20), "150 and 50 MiB/s");
+        seen.measure(&BTreeMap::from([node("n1", copies(&[(80 << 20, 4_000)]))]));
+        assert_eq!(seen.pace_bytes_per_s, Some(80 << 20));
+    }
 }
 
 /// The balancer's word for those who ask. A lock of its own: it is written while reports are read.

@@ -109,7 +109,13 @@ async fn make_plan(lead: Lead) -> Result<ClusterPlan, Error> {
         Some(why) => Err(Error::Unavailable(format!("no plan can be made yet: {why}"))),
         None => Ok(Forecast::of(sight, &lead.balance, &lead.cluster)),
     })?;
-    let (snapshot, limits) = (forecast.snapshot.clone(), decide::limits(&forecast.snapshot, &lead.balance));
+    let (snapshot, mut limits) =
+        (forecast.snapshot.clone(), decide::limits(&forecast.snapshot, &lead.balance));
+    if let Some(pace) = lead.seen.get().pace_bytes_per_s {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let pace = pace as f64;
+        limits.waves.bytes_per_second = pace;
+    }
     let proposal = solve(&lead, move || plan(&snapshot, &Policy::default(), &limits)).await?;
     Ok(forecast.plan(&proposal, lead.clock.unix_ms()))
 }

@@ -13,6 +13,8 @@ use crate::error::Coded;
 use crate::model::names;
 use crate::model::observed::{CopyWay, Seeding};
 use crate::model::parts::{Piece, WantedParts, kept_free_bytes};
+use crate::model::table::{Replica, ReplicaState};
+use crate::model::view::ClusterView;
 use crate::model::{NodeId, PartitionId};
 use futures::StreamExt;
 use std::collections::BTreeMap;
@@ -70,6 +72,7 @@ impl Meter {
             seeding.elapsed_ms = now_ms - self.began_ms;
             let due = at_once || now_ms >= *told_ms + REPORT_EVERY_MS;
             due.then(|| {
+                self.job.take_share();
                 *told_ms = now_ms;
                 seeding.clone()
             })
@@ -80,7 +83,31 @@ impl Meter {
     }
 }
 
+/// A node's share of the cluster's pace: by the replicas that are being copied to it, of all that are. Every daemon
+/// counts them in the same records, so that the shares make up the whole.
+fn share(cluster_bytes_per_s: u64, view: &ClusterView, node: &NodeId) -> u64 {
+    let shards = view.shards.values().flat_map(BTreeMap::values);
+    let replicas = shards.flat_map(|shard| &shard.record.replicas);
+    let copied = |replica: &&Replica| replica.state == ReplicaState::Creating && replica.copy_from.is_some();
+    let (mut ours, mut all) = (0, 0);
+    for replica in replicas.filter(copied) {
+        all += 1;
+        ours += u64::from(replica.node == *node);
+    }
+    // One that the records do not show (a half of a split whose parent is not here) counts too.
+    let (ours, all) = if ours == 0 { (1, all + 1) } else { (ours, all) };
+    (cluster_bytes_per_s / all * ours).max(1)
+}
+
 impl Job {
+    /// Keeps the node to its share, which others that come and go change.
+    fn take_share(&self) {
+        let cluster = self.ports.cluster_bytes_per_s;
+        if cluster > 0 {
+            self.ports.takes.share(share(cluster, &self.view.read(), &self.ports.node));
+        }
+    }
+
     pub(super) async fn copy(&self, tables: &ReplicaTables, sources: &[Source]) -> Result<(), String> {
         let _permit = self.ports.copies.acquire().await;
         let (server, database) = (&self.ports.clickhouse, &self.database);
@@ -279,4 +306,33 @@ fn watched(pieces: PieceStream, throttle: Throttle, meter: Meter) -> Pieces {
         Some((piece, (pieces, throttle, meter)))
     };
     futures::stream::unfold((pieces, throttle, meter), next).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::range::PartitionRange;
+    use crate::model::table::Shard;
+    use crate::model::view::Versioned;
+    use crate::model::{ShardId, TableId};
+
+    #[test]
+    fn nodes_share_the_pace_of_the_cluster_by_what_is_copied_to_each() {
+        let node = |name: &str| name.parse::<NodeId>().unwrap();
+        let mut view = ClusterView::default();
+        let table = TableId(uuid::Uuid::from_u128(1));
+        // Three copies to n2 and one to n3; the replica on n1 is no copy, and s9 is made from its topics.
+        for (id, to) in [(0, Some("n2")), (1, Some("n2")), (2, Some("n2")), (3, Some("n3")), (9, None)] {
+            let mut shard =
+                Shard::new(table, ShardId(id), PartitionRange::new(id, id + 1).unwrap(), [node("n1")]);
+            let copies = to.map(|to| Replica { copy_from: Some(node("n1")), ..Replica::creating(node(to)) });
+            shard.replicas.extend(copies);
+            let record = Versioned { record: shard, revision: 1 };
+            view.shards.entry(table).or_default().insert(ShardId(id), record);
+        }
+        assert_eq!(share(400, &view, &node("n2")), 300);
+        assert_eq!(share(400, &view, &node("n3")), 100);
+        assert_eq!(share(400, &view, &node("n1")), 80, "a copy that no record shows");
+        assert_eq!(share(2, &view, &node("n3")), 1, "never without any pace at all");
+    }
 }

@@ -96,6 +96,7 @@ pub(super) async fn stage() -> Stage {
         copies: Arc::new(Semaphore::new(1)),
         copies_max: 1,
         takes: Throttle::new(Arc::new(SimClock::new(0, 1)), 0),
+        cluster_bytes_per_s: 0,
         neighbours: Neighbours {
             peers: Arc::new(GrpcPeers::new(Default::default())),
             own_url: String::new(),

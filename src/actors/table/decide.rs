@@ -27,6 +27,10 @@ pub struct Rules {
     pub preferred_after_ms: u64,
     /// How long a node may be down before its replicas are rebuilt elsewhere.
     pub down_after_ms: u64,
+    /// How long an operation may take beside what its bytes take; then it is undone, or finished if that is late.
+    pub operation_deadline_ms: u64,
+    /// How slow copies may be.
+    pub copy_bytes_per_s_min: u64,
     /// How long a node that is down may keep replicas that left the routes from being removed: queries of its
     /// ClickHouse may still read them.
     pub initiator_grace_ms: u64,
@@ -53,6 +57,8 @@ impl Default for Rules {
             behind_lag_min: 1_000_000,
             preferred_after_ms: 3_000,
             down_after_ms: 30 * 60_000,
+            operation_deadline_ms: 6 * 3_600_000,
+            copy_bytes_per_s_min: 1 << 20,
             initiator_grace_ms: 60_000,
             left_out: None,
         }
@@ -76,6 +82,8 @@ pub struct Knowledge<'a> {
     pub unfit_since_ms: &'a BTreeMap<NodeId, u64>,
     /// The leader's clock.
     pub now_ms: u64,
+    /// The wall clock, which operations' records have.
+    pub now_unix_ms: u64,
     /// The table's frozen shards, and in which words: nothing moves nor splits there.
     pub frozen: &'a BTreeMap<ShardId, String>,
 }
@@ -105,6 +113,8 @@ pub enum Step {
     Rebuild(Vec<(ShardId, NodeId)>),
     /// An operation is over.
     End(Box<Operation>),
+    /// An operation has taken too long: it is to be undone.
+    Expire(Box<Operation>),
     /// Every node has let go of the table: remove these shards' records, and the table's with the last of them.
     Forget(Vec<ShardId>),
 }
@@ -143,7 +153,11 @@ fn abandon(open: &[&Operation]) -> Option<Step> {
 /// The oldest operation that can go on does.
 fn operations(scene: &Scene<'_>) -> Option<Step> {
     scene.open.iter().find_map(|operation| match operate::advance(operation, scene) {
-        Progress::Waiting(_) => None,
+        Progress::Waiting(wait) => {
+            let outcome = operate::expired(operation, scene, &wait)?;
+            let state = State::Cancelling;
+            Some(Step::Expire(Box::new(Operation { state, outcome, ..(*operation).clone() })))
+        }
         Progress::Step(change) => Some(Step::Write(change)),
         Progress::Ended(state, outcome) => {
             Some(Step::End(Box::new(Operation { state, outcome, ..(*operation).clone() })))

@@ -13,6 +13,8 @@ const RULES: Rules = Rules {
     behind_lag_min: 100,
     preferred_after_ms: 1_000,
     down_after_ms: 60_000,
+    operation_deadline_ms: 6 * 3_600_000,
+    copy_bytes_per_s_min: 1 << 20,
     initiator_grace_ms: 5_000,
     left_out: None,
 };
@@ -122,6 +124,7 @@ fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<
         heartbeats: &world.heartbeats,
         fit_since_ms: &world.fit_since_ms,
         unfit_since_ms: &BTreeMap::new(),
+        now_unix_ms: 0,
         now_ms,
         frozen: &world.frozen,
     };

@@ -95,7 +95,7 @@ impl TableActor {
         let reports = self.lead.observed.read();
         let nodes = Nodes::of(&view, &reports);
         let frozen = view.frozen_shards(self.id, self.lead.clock.unix_ms());
-        let known = nodes.knowledge(&reports, self.lead.clock.now_ms(), &frozen);
+        let known = nodes.knowledge(&reports, self.lead.clock.as_ref(), &frozen);
         let list: Vec<&Shard> = shards.values().map(|shard| &shard.record).collect();
         let step = decide::decide(&table.record, &list, &open(&view, self.id), &known, &self.lead.rules)?;
         Some((Basis { table, shards }, step))
@@ -128,7 +128,7 @@ impl Nodes {
     fn knowledge<'a>(
         &'a self,
         reports: &'a Reports,
-        now_ms: u64,
+        clock: &dyn Clock,
         frozen: &'a BTreeMap<ShardId, String>,
     ) -> Knowledge<'a> {
         Knowledge {
@@ -138,7 +138,8 @@ impl Nodes {
             heartbeats: &reports.heartbeats,
             fit_since_ms: &reports.fit_since_ms,
             unfit_since_ms: &reports.unfit_since_ms,
-            now_ms,
+            now_ms: clock.now_ms(),
+            now_unix_ms: clock.unix_ms(),
             frozen,
         }
     }
@@ -152,24 +153,25 @@ pub fn progress(
     clock: &dyn Clock,
 ) -> Vec<OperationStatus> {
     let nodes = Nodes::of(view, reports);
-    let (now_ms, now_unix_ms) = (clock.now_ms(), clock.unix_ms());
+    let now_unix_ms = clock.unix_ms();
     let said = |operation: &Operation| {
         let table = view.tables.get(&operation.table).map(|table| &table.record);
         let waiting = table.filter(|_| operation.state.is_open()).and_then(|table| {
             let shards: Vec<&Shard> = view.shards_of(table.id).collect();
             let open = open(view, table.id);
             let frozen = view.frozen_shards(table.id, now_unix_ms);
-            let known = nodes.knowledge(reports, now_ms, &frozen);
+            let known = nodes.knowledge(reports, clock, &frozen);
             let scene = operate::Scene { table, shards: &shards, open: &open, known: &known, rules };
             match operate::advance(operation, &scene) {
-                operate::Progress::Waiting(what) => Some(what),
+                operate::Progress::Waiting(wait) => Some(wait),
                 _ => None,
             }
         });
         OperationStatus {
             operation: operation.clone(),
             table_name: table.map(|table| table.name.to_string()),
-            waiting_for: waiting,
+            waiting_code: waiting.as_ref().map(|wait| wait.code),
+            waiting_for: waiting.map(|wait| wait.what),
         }
     };
     view.operations.values().map(|operation| said(&operation.record)).collect()

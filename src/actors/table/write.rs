@@ -28,6 +28,7 @@ pub(super) async fn carry_out(
         Step::Write(change) => write(&lead, &basis, &change).await,
         Step::Rebuild(lost) => rebuild(&lead, &placement, &basis, lost).await,
         Step::End(operation) => end(&lead, *operation).await,
+        Step::Expire(operation) => expire(&lead, *operation).await,
         Step::Forget(shards) => forget(&lead, &basis, &shards).await,
     }
 }
@@ -97,9 +98,8 @@ async fn begin(lead: &Lead, basis: &Basis, kinds: Vec<(Kind, String)>) -> Result
     operations::begin_all(lead, wanted).await.map_err(|error| error.to_string())
 }
 
-/// An operation is over.
-async fn end(lead: &Lead, mut operation: Operation) -> Result<Revision, String> {
-    operation.ended_unix_ms = lead.clock.unix_ms();
+/// An operation's next state.
+async fn become_so(lead: &Lead, operation: &Operation) -> Result<Revision, String> {
     let key = lead.keys.operation(operation.id);
     let before = lead.view.read().operations.get(&operation.id).cloned();
     let before = before.ok_or("the operation's record is gone")?;
@@ -109,12 +109,25 @@ async fn end(lead: &Lead, mut operation: Operation) -> Result<Revision, String> 
             operation.id, before.record.state, operation.state
         ));
     }
-    let revision = before.revision;
-    let compares = vec![Compare::ModifiedAt(key.clone(), revision)];
+    let compares = vec![Compare::ModifiedAt(key.clone(), before.revision)];
+    let writes = vec![Write::Put { key, value: operation.encode(), lease: None }];
+    committed(lead.write(compares, writes).await)
+}
+
+/// An operation has taken too long.
+async fn expire(lead: &Lead, operation: Operation) -> Result<Revision, String> {
+    let revision = become_so(lead, &operation).await?;
+    let (what, why) = (operation.kind.to_string(), operation.outcome);
+    tracing::warn!(id = %operation.id, what, why, "operation takes too long: undoing it");
+    Ok(revision)
+}
+
+/// An operation is over.
+async fn end(lead: &Lead, mut operation: Operation) -> Result<Revision, String> {
+    operation.ended_unix_ms = lead.clock.unix_ms();
+    let revision = become_so(lead, &operation).await?;
     let took_ms = operation.ended_unix_ms.saturating_sub(operation.started_unix_ms);
     let (what, state, why) = (operation.kind.to_string(), operation.state, operation.outcome.clone());
-    let writes = vec![Write::Put { key, value: operation.encode(), lease: None }];
-    let revision = committed(lead.write(compares, writes).await)?;
     lead.metrics.elastic.operation_ended(&operation.kind, state, took_ms);
     tracing::info!(id = %operation.id, what, ?state, why, took_ms, "operation ends");
     Ok(revision)

@@ -15,6 +15,7 @@
 pub mod conformance;
 mod ddl;
 mod digest;
+mod elsewhere;
 mod errcode;
 mod expressions;
 mod faulty;

@@ -11,13 +11,14 @@
 //! ones (tried by hand: 6 000 010 rows instead of 10); `DROP PARTITION` stops merges first. The renaming waits for
 //! merges too, but the next one may begin behind it. Nobody reads a staging table, so it need not be one step.
 
+use super::elsewhere::check_host;
 use super::errcode::Doing;
 use super::gates::hash_of;
 use super::http::{Call, Settings};
 use super::real::{CHANGE_DEADLINE, HttpClickHouse};
 use super::staging::{self, Change, Contents, Linked, Links};
 use super::statement::Statement;
-use super::{CopyLimits, Error, RemoteReplica, ReplicaSizes, ReplicaTables, copy_is_late, ddl};
+use super::{CopyLimits, Error, RemoteReplica, ReplicaTables, copy_is_late, ddl};
 use crate::model::names;
 use crate::model::table::Schema;
 use crate::model::{PartitionId, PartitionRange, TableName};
@@ -32,8 +33,6 @@ const LINKS_AT_ONCE: usize = 8;
 
 /// How long to wait for a copy's table to go: it may be in use until its killed copy notices.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
-/// For a look at another server's parts.
-const SIZES_DEADLINE: Duration = Duration::from_secs(15);
 /// How often a copy that is waited for is looked after.
 const LOOK_AFTER_COPY: Duration = Duration::from_secs(10);
 /// Looks in a row that find no such copy, after which it is given up.
@@ -66,15 +65,6 @@ fn copy_prefix(database: &str, nonce: u64, partition: PartitionId) -> String {
 
 pub(super) fn with_id(prefix: &str) -> Settings {
     vec![("query_id".to_owned(), format!("{prefix}{}", Uuid::new_v4()))]
-}
-
-/// `remote()` reads lists and patterns in an address; a host's name has nothing of the kind.
-fn check_host(host: &str) -> Result<(), Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-:[]%".contains(c);
-    if !host.is_empty() && host.chars().all(plain) {
-        return Ok(());
-    }
-    Err(ddl::refused(format!("{host:?} is no name of a host: see clickhouse_host of the node")))
 }
 
 /// Settings of a copy: all rows or an error, whatever the user's profile says.
@@ -141,6 +131,8 @@ impl HttpClickHouse {
         if self.described(&source).await?.is_none() {
             return Err(Error::Missing(source.to_string()));
         }
+        // Parts are linked as they are: what is still to be done to them would be done to the source's alone.
+        self.check_mutations(&source).await?;
         self.link_from(database, nonce, &source, range).await
     }
 
@@ -153,6 +145,7 @@ impl HttpClickHouse {
         limits: CopyLimits,
     ) -> Result<u64, Error> {
         check_host(&source.host)?;
+        self.check_mutations_elsewhere(source).await?;
         let (_, tables) = self.staging(database, nonce).await?;
         let (target, prefix) = self.begin_copy(database, nonce, partition, tables).await;
         let copied = self.copy_by(&target, nonce, source, partition, (&prefix, limits)).await;
@@ -366,26 +359,6 @@ impl HttpClickHouse {
         }
     }
 
-    /// See [`ClickHouse::remote_sizes`](super::ClickHouse::remote_sizes).
-    pub(super) async fn sizes_elsewhere(
-        &self,
-        source: &RemoteReplica,
-    ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error> {
-        check_host(&source.host)?;
-        let call = Call {
-            statement: &Statement::RemoteSizes(source),
-            doing: Doing::Read,
-            what: "sizes elsewhere",
-            // The statement holds a password; and a server that does not answer is not an empty one.
-            settings: [("log_queries", "0"), ("skip_unavailable_shards", "0")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
-            deadline: SIZES_DEADLINE,
-        };
-        let rows = self.transport().rows(call, &self.capabilities().await?).await?;
-        staging::sizes(&rows).map_err(ddl::refused)
-    }
-
     /// Ends when a copy is being waited for that does not run: its request or its answer was lost on the way, or the
     /// server was started anew. Its deadline is far too long to wait for.
     async fn copy_is_gone(&self, id_prefix: &str) -> Error {
@@ -459,21 +432,6 @@ impl HttpClickHouse {
                 self.change(&Statement::DropTable(&mended), &mended.to_string(), Settings::new()).await
             }
             dropped => dropped,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_is_no_pattern() {
-        for host in ["h", "a-b.c_d", "10.0.0.1", "::1", "[fe80::1%eth0]"] {
-            check_host(host).unwrap();
-        }
-        for pattern in ["", "h{1..3}", "a,b", "a|b", "a b", "a'b"] {
-            assert!(check_host(pattern).is_err(), "{pattern}");
         }
     }
 }

@@ -194,7 +194,13 @@ impl SimClickHouse {
                 Ok((world.peer(source)?, (world.copy_ms, world.copy_bytes_per_s)))
             })
             .await?;
-        let snapshot = peer.call(|world| Ok(world.replica(&source.database)?.taken(partition))).await;
+        let snapshot = peer
+            .call(|world| {
+                let mutating = world.mutating;
+                let rows = world.replica(&source.database)?.taken(partition);
+                if mutating { Err(Error::Mutating(source.database.clone())) } else { Ok(rows) }
+            })
+            .await;
         let rows = snapshot.map_err(|error| told_by(source, error))?;
         let takes_ms = (rows.bytes() * 1_000).checked_div(rate).unwrap_or(0);
         sleep(Duration::from_millis(copy_ms + takes_ms)).await;

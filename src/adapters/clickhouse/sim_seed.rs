@@ -136,7 +136,11 @@ impl World {
         source: &str,
         range: PartitionRange,
     ) -> Result<u64, Error> {
+        let mutating = self.mutating;
         let from = self.replica(source)?;
+        if mutating {
+            return Err(Error::Mutating(source.to_owned()));
+        }
         let schema = from.schema.clone();
         let taken: Vec<_> = range.partitions().map(|partition| (partition, from.taken(partition))).collect();
         let seed = self.seed(database, nonce)?;

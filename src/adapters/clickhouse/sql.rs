@@ -170,7 +170,10 @@ fn remote(source: &RemoteReplica, database: &str, table: &str) -> String {
 
 /// A server's text about a statement, without the secrets of the statement: it may quote all or a piece of it.
 pub fn without_secrets(statement: &Statement<'_>, text: &str) -> String {
-    let (Statement::CopyRows { source, .. } | Statement::RemoteSizes(source)) = statement else {
+    let (Statement::CopyRows { source, .. }
+    | Statement::RemoteSizes(source)
+    | Statement::RemoteMutations(source)) = statement
+    else {
         return text.to_owned();
     };
     let quoted_from = ["remote(", "remoteSecure("].iter().filter_map(|call| text.find(call)).min();
@@ -278,6 +281,12 @@ fn scan(statement: &Statement<'_>) -> String {
             "SELECT count() FROM system.mutations WHERE database = {} AND table = {} AND NOT is_done",
             quote_text(&name.database),
             quote_text(&name.table)
+        ),
+        Statement::RemoteMutations(source) => format!(
+            "SELECT count() FROM {} WHERE database = {} AND table = {} AND NOT is_done",
+            remote(source, "system", "mutations"),
+            quote_text(&source.database),
+            quote_text(LOCAL_TABLE)
         ),
         Statement::RemoteSizes(source) => format!(
             "SELECT partition, sum(bytes_on_disk), sum(rows), count() FROM {} WHERE active AND database = {} \

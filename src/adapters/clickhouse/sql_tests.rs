@@ -314,6 +314,7 @@ fn parts() {
             Statement::DataRoots,
             Statement::DataPaths(&local),
             Statement::PendingMutations(&local),
+            Statement::RemoteMutations(&source),
             Statement::RemoteSizes(&source),
             Statement::Digest {
                 database: "d",
@@ -335,6 +336,8 @@ fn parts() {
                   'local'
             SELECT count() FROM system.mutations WHERE database = 'd`' AND table = 'local' AND NOT
                   is_done
+            SELECT count() FROM remote('h:9000', 'system', 'mutations', 'u', 'p\'') WHERE database =
+                  'd\'1' AND table = 'local' AND NOT is_done
             SELECT partition, sum(bytes_on_disk), sum(rows), count() FROM remote('h:9000', 'system',
                   'parts', 'u', 'p\'') WHERE active AND database = 'd\'1' AND table = 'local' GROUP BY
                   partition
@@ -359,9 +362,10 @@ fn a_password_is_in_no_error() {
         };
         let statement =
             Statement::CopyRows { into: &into, columns: &[], source: &source, partition: PartitionId(1) };
-        let sizes = Statement::RemoteSizes(&source);
-        let quoted = render(&sizes, &Capabilities::of(""));
-        assert!(quoted.contains("'u'") && !without_secrets(&sizes, &quoted).contains("'u'"), "{quoted}");
+        for asks in [Statement::RemoteSizes(&source), Statement::RemoteMutations(&source)] {
+            let quoted = render(&asks, &Capabilities::of(""));
+            assert!(quoted.contains("'u'") && !without_secrets(&asks, &quoted).contains("'u'"), "{quoted}");
+        }
         let rendered = render(&statement, &Capabilities::of(""));
         without_secrets(&statement, &text.replace("STATEMENT", &rendered).replace("CUT", &rendered[..70]))
     };

@@ -125,6 +125,8 @@ pub enum Statement<'a> {
     DataPaths(&'a TableName),
     /// How many mutations of a table are not done.
     PendingMutations(&'a TableName),
+    /// The same of a replica on another server. Holds a password.
+    RemoteMutations(&'a RemoteReplica),
     /// Hard links of a ClickHouse partition's parts, under a name.
     FreezePartition {
         /// Table.

@@ -45,6 +45,14 @@ pub(super) const BALANCE: &[Key] = &[
         "A shard with more bytes than this in a replica is split.",
     ),
     key(
+        "operation_deadline_ms",
+        Integer(60_000, MS_MAX),
+        Default("21600000"),
+        "21600000",
+        "How long a split, merge or move may take, beside what its bytes take at a mebibyte a second (slower where \
+         `[transfer]` says so); then it is undone, and says what it waited for.",
+    ),
+    key(
         "solve_deadline_ms",
         Integer(100, MS_MAX),
         Default("60000"),

@@ -1,7 +1,7 @@
 //! The keys of `[transfer]`: how replicas are copied from node to node.
 
 use super::Absent::{Default, Otherwise};
-use super::Kind::{Bool, Bytes};
+use super::Kind::{Bool, Bytes, Integer};
 use super::{Key, key};
 
 pub(super) const TRANSFER: &[Key] = &[
@@ -22,5 +22,20 @@ pub(super) const TRANSFER: &[Key] = &[
         "\"200MB\"",
         "Bytes a second that copies may bring to each node of this daemon, and as many that they may take from it, all \
          copies of the node together. A select is held to it at the receiving end only.",
+    ),
+    key(
+        "cluster_bytes_per_s",
+        Bytes,
+        Otherwise("no limit"),
+        "\"1GB\"",
+        "Bytes a second that copies may move in the whole cluster. Each node that is being copied to keeps to its \
+         share, by how many replicas are being copied to it, and to `bytes_per_s`. Give all daemons the same.",
+    ),
+    key(
+        "copies_at_once",
+        Integer(1, 1_000),
+        Default("2"),
+        "2",
+        "Replicas that are copied to a node of this daemon at once; others wait for their turn.",
     ),
 ];

@@ -3,6 +3,7 @@
 use super::etcd::{managed, peer, start_three};
 use super::kafka::TestKafka;
 use super::link::Link;
+use super::links::Links;
 use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
 use converthouse::adapters::compute::etcd_member::{EtcdMember, Peer};
 use converthouse::adapters::compute::process::{Launch, Process, free_port};
@@ -29,15 +30,10 @@ pub struct Node {
     pub(super) daemon: Option<Process>,
     pub grpc_url: String,
     pub http_url: String,
+    /// Where routes say that its server's native protocol is.
+    pub route_port: u16,
     /// It cannot answer for the cluster at the moment: paused, or cut off.
     pub mute: bool,
-}
-
-/// What the first node's daemon reaches everything through, if its network is to fail.
-pub struct Links {
-    pub clickhouse: Vec<Link>,
-    pub etcd: Vec<Link>,
-    pub kafka: Vec<Link>,
 }
 
 pub struct Cluster {
@@ -92,30 +88,7 @@ impl Cluster {
     pub async fn start_linked(nodes: usize, data: Option<PathBuf>) -> Self {
         let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
         let etcd = start_three(folder.path());
-        let mut links = Links { clickhouse: Vec::new(), etcd: Vec::new(), kafka: Vec::new() };
-        for peer in &etcd[0].0.peers {
-            let port = peer.client_url.rsplit_once(':').unwrap().1.parse().unwrap();
-            links.etcd.push(Link::to(port).await);
-        }
-        // A client is sent to the address that the listener advertises which it came in by.
-        let door = free_port().unwrap();
-        let link = Link::to(door).await;
-        let listeners = format!(
-            "CLIENT://127.0.0.1:{{port}},INTERNAL://127.0.0.1:{{internal_port}},\
-             CONTROLLER://127.0.0.1:{{controller_port}},LINKED://127.0.0.1:{door}"
-        );
-        let advertised = format!(
-            "CLIENT://127.0.0.1:{{port}},INTERNAL://127.0.0.1:{{internal_port}},LINKED://127.0.0.1:{}",
-            link.port()
-        );
-        let protocols = "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,LINKED:PLAINTEXT";
-        let settings = [
-            ("listeners", listeners.as_str()),
-            ("advertised.listeners", advertised.as_str()),
-            ("listener.security.protocol.map", protocols),
-        ];
-        let kafka = TestKafka::start(1, &settings).await;
-        links.kafka.push(link);
+        let (links, kafka) = Links::to_store_and_queue(&etcd[0].0.peers).await;
         let client = kafka.client();
         let (started, members) = (Vec::new(), Vec::new());
         let mut cluster = Self { nodes: started, links: Some(links), members, etcd, kafka, client, folder };
@@ -163,16 +136,20 @@ impl Cluster {
         let server = start_server(&id, &folder, data).await;
         let (grpc, http) = (free_port().unwrap(), free_port().unwrap());
         let (store, brokers, clickhouse_url) = self.addresses(number, server.http_port()).await;
+        let (door, native) = match self.links.as_mut().filter(|_| number == 0) {
+            Some(links) => links.doors(grpc, server.tcp_port()).await,
+            None => (grpc, server.tcp_port()),
+        };
         let config = format!(
             "[cluster]\nname = \"test\"\n[daemon]\nnode = \"{id}\"\ndata_dir = {:?}\n\
-             grpc_listen = \"127.0.0.1:{grpc}\"\nhttp_listen = \"127.0.0.1:{http}\"\n[metadata]\n{store}\
+             grpc_listen = \"127.0.0.1:{grpc}\"\n\
+             grpc_advertise = \"http://127.0.0.1:{door}\"\nhttp_listen = \"127.0.0.1:{http}\"\n[metadata]\n{store}\
              lease_ttl_ms = {LEASE_TTL_MS}\n[kafka]\nbrokers = {brokers:?}\n\
              [ingest]\ninsert_deadline_ms = {INSERT_DEADLINE_MS}\n[[node]]\nid = \"{id}\"\n\
              labels = {{ zone = \"z{number}\" }}\nclickhouse_url = {clickhouse_url:?}\nclickhouse_user = \"default\"\n\
-             clickhouse_password = \"pass'word\"\nclickhouse_host = \"127.0.0.1\"\nclickhouse_port = {}\n\
+             clickhouse_password = \"pass'word\"\nclickhouse_host = \"127.0.0.1\"\nclickhouse_port = {native}\n\
              routes_file = {:?}\n[log]\nlevel = \"info,converthouse=debug\"\n",
             folder.join("daemon"),
-            server.tcp_port(),
             server.routes_file(),
         );
         let file = folder.join("converthouse.toml");
@@ -181,7 +158,8 @@ impl Cluster {
             .args(["server", "--config"])
             .arg(file.as_os_str());
         let (grpc_url, http_url) = (format!("http://127.0.0.1:{grpc}"), format!("http://127.0.0.1:{http}"));
-        let mut node = Node { id, server, launch, daemon: None, grpc_url, http_url, mute: false };
+        let (daemon, mute, route_port) = (None, false, native);
+        let mut node = Node { id, server, launch, daemon, grpc_url, http_url, route_port, mute };
         node.start_daemon();
         node
     }

@@ -6,8 +6,10 @@ pub mod clickhouse;
 pub mod cluster;
 pub mod disk;
 pub mod etcd;
+pub mod floors;
 pub mod kafka;
 pub mod link;
+pub mod links;
 pub mod producer;
 pub mod readers;
 #[allow(dead_code)] // for the proof, which shares this folder

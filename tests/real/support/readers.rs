@@ -1,8 +1,10 @@
 //! Readers that ask random nodes all the time, as a user's client would, and judge every answer: of each partition a
-//! gap-free prefix of offsets, no row twice. A query that failed is looked at beside the servers' outages.
+//! gap-free prefix of offsets, no row twice, and none missing that the copies which could be asked held before. A
+//! query that failed is looked at beside the servers' outages.
 
 use super::cluster::{Cluster, Node, PARTITIONS, event};
-use std::collections::BTreeMap;
+use super::floors::{Floors, Least, Seen, Watched};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +33,18 @@ impl Outages {
         open.unwrap().2 = Some(Instant::now());
     }
 
+    /// A server could not be reached by the others, though it ran: queries that were on their way broke off.
+    pub fn cut(&self, node: &str) {
+        let now = Instant::now();
+        self.0.lock().unwrap().push((format!("the way to {node}"), now, Some(now)));
+    }
+
+    /// Who is down now.
+    pub fn now(&self) -> BTreeSet<String> {
+        let all = self.0.lock().unwrap();
+        all.iter().filter(|outage| outage.2.is_none()).map(|outage| outage.0.clone()).collect()
+    }
+
     /// Why a query failed, if a server's outage says so.
     fn explain(&self, initiator: &str, began: Instant) -> Option<&'static str> {
         let all = self.0.lock().unwrap();
@@ -41,7 +55,7 @@ impl Outages {
         // ClickHouse asks another replica if one cannot be reached, not if one goes away while it answers.
         let during = |from: Instant, until: Option<Instant>| from >= began && overlaps(until);
         let torn = all.iter().any(|(_, from, until)| during(*from, *until));
-        torn.then_some("a server was killed while it answered")
+        torn.then_some("a server was killed or cut off while it answered")
     }
 }
 
@@ -49,6 +63,10 @@ impl Outages {
 #[derive(Debug, Default)]
 pub struct Verdict {
     pub answered: u64,
+    /// Of these, compared with what the copies held before.
+    pub judged: u64,
+    /// Of these, such that nothing was known to compare them with: routes or copies had just changed.
+    pub unjudged: u64,
     /// Answers that are not true, as they were.
     pub wrong: Vec<String>,
     /// Queries that failed without a server being down.
@@ -58,9 +76,13 @@ pub struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { answered, wrong, unexplained, explained } = self;
+        let Self { answered, judged, unjudged, wrong, unexplained, explained } = self;
         let failed = unexplained.len() as u64 + explained.values().sum::<u64>();
-        writeln!(f, "{answered} queries answered, {} wrong, {failed} failed", wrong.len())?;
+        writeln!(f, "queries answered {answered}, wrong {}, failed {failed}", wrong.len())?;
+        writeln!(
+            f,
+            "  {judged} compared with what every copy held before; not known what to compare {unjudged} with"
+        )?;
         for (why, times) in explained {
             writeln!(f, "  {times:>4}  {why}")?;
         }
@@ -68,13 +90,17 @@ impl fmt::Display for Verdict {
     }
 }
 
-type Asked = Arc<Mutex<Vec<(String, clickhouse::Client)>>>;
+type Asked = Arc<Mutex<Vec<Watched>>>;
 
 pub struct Readers {
     nodes: Asked,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
+    floors: Floors,
     tasks: Vec<JoinHandle<Verdict>>,
+    watching: JoinHandle<()>,
+    /// Set once no answer will come any more.
+    ended: Arc<AtomicBool>,
 }
 
 /// Makes what readers ask on a node: a `Distributed` table that shows the hidden columns.
@@ -93,9 +119,13 @@ impl Readers {
         let (nodes, stop) = (Asked::default(), Arc::new(AtomicBool::new(false)));
         let (turn, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let shared = || (stop.clone(), turn.clone(), answered.clone());
-        let read = |_| tokio::spawn(read(nodes.clone(), outages.clone(), shared()));
+        let (floors, ended) = (Floors::default(), Arc::new(AtomicBool::new(false)));
+        let read = |_| tokio::spawn(read(nodes.clone(), outages.clone(), floors.clone(), shared()));
         let tasks = (0..readers).map(read).collect();
-        Self { nodes, stop, answered, tasks }
+        let over = ended.clone();
+        let watch = floors.clone().watch(nodes.clone(), move || over.load(Ordering::Relaxed));
+        let watching = tokio::spawn(watch);
+        Self { nodes, stop, answered, floors, tasks, watching, ended }
     }
 
     /// So many readers of all nodes that there are now, of which none goes down. Every partition must hold rows
@@ -120,7 +150,8 @@ impl Readers {
     /// A further node is asked from now on; it must have its routes and the table that users see.
     pub async fn add(&self, node: &Node, cluster: &str) {
         prepare(node, cluster).await;
-        self.nodes.lock().unwrap().push((node.id.clone(), node.client()));
+        let (name, port, cluster) = (node.id.clone(), node.route_port, cluster.to_owned());
+        self.nodes.lock().unwrap().push(Watched { node: name, client: node.client(), port, cluster });
     }
 
     pub async fn end(self) -> Verdict {
@@ -135,30 +166,39 @@ impl Readers {
                 *all.explained.entry(why).or_default() += times;
             }
         }
+        self.ended.store(true, Ordering::Relaxed);
+        self.watching.await.unwrap();
+        let found = self.floors.found();
+        (all.judged, all.unjudged) = (found.judged, found.unjudged);
+        all.wrong.extend(found.missing);
         all
     }
 }
 
-/// A query, and what its answer is judged by.
-fn question(turn: u64) -> (String, fn(&str) -> Option<String>) {
+/// Whether an answer cannot be true, whatever is known besides.
+type Judge = fn(&str) -> Option<String>;
+
+/// A query, what its answer is judged by at once, and what by when it is known how much it must show.
+fn question(turn: u64) -> (String, Judge, Least) {
     match turn % 5 {
         0 | 1 => (
             "SELECT _cvh_partition, count(), min(_cvh_offset), max(_cvh_offset), sum(_cvh_offset) FROM check.all \
              GROUP BY _cvh_partition ORDER BY _cvh_partition"
                 .to_owned(),
             torn,
+            short,
         ),
-        2 => (format!("SELECT 0, count(), uniqExact(id) FROM shop.events WHERE id < {SOME}"), twice),
+        2 => (format!("SELECT 0, count(), uniqExact(id) FROM shop.events WHERE id < {SOME}"), twice, some),
         3 => {
             let keys = format!("FROM shop.events WHERE id < {SOME} GROUP BY k");
-            (format!("SELECT user % 100 AS k, count(), uniqExact(id) {keys}"), twice)
+            (format!("SELECT user % 100 AS k, count(), uniqExact(id) {keys}"), twice, some)
         }
         _ => {
             let id = turn.wrapping_mul(7919) % SOME;
             let text = String::from_utf8(event(id).payload.unwrap().to_vec()).unwrap();
             let row: serde_json::Value = serde_json::from_str(&text).unwrap();
             let point = format!("WHERE user = {} GROUP BY id", row["user"]);
-            (format!("SELECT id, count(), uniqExact(id) FROM shop.events {point}"), twice)
+            (format!("SELECT id, count(), uniqExact(id) FROM shop.events {point}"), twice, one)
         }
     }
 }
@@ -166,7 +206,7 @@ fn question(turn: u64) -> (String, fn(&str) -> Option<String>) {
 /// Whether to stop, queries begun, queries answered.
 type Shared = (Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>);
 
-async fn read(nodes: Asked, outages: Outages, (stop, turn, answered): Shared) -> Verdict {
+async fn read(nodes: Asked, outages: Outages, floors: Floors, (stop, turn, answered): Shared) -> Verdict {
     let mut verdict = Verdict::default();
     while !stop.load(Ordering::Relaxed) {
         let turn = turn.fetch_add(1, Ordering::Relaxed);
@@ -174,17 +214,18 @@ async fn read(nodes: Asked, outages: Outages, (stop, turn, answered): Shared) ->
             let nodes = nodes.lock().unwrap();
             (!nodes.is_empty()).then(|| nodes[turn as usize % nodes.len()].clone())
         };
-        let Some((node, client)) = asked else {
+        let Some(Watched { node, client, .. }) = asked else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let ((sql, judge), began) = (question(turn), Instant::now());
+        let ((sql, judge, least), began) = (question(turn), Instant::now());
         let client = client.with_setting("load_balancing", "random");
         let answer = async { client.query_raw(&sql).fetch_bytes("TabSeparatedRaw")?.collect().await };
         match answer.await {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
                 verdict.wrong.extend(judge(&text).map(|why| format!("{node}: {sql}: {why}:\n{text}")));
+                floors.judge(Seen { node, began, ended: Instant::now(), sql, text, least });
                 verdict.answered += 1;
                 answered.fetch_add(1, Ordering::Relaxed);
             }
@@ -219,4 +260,34 @@ fn torn(text: &str) -> Option<String> {
         first != 0 || last + 1 != count || sum != last * count / 2
     });
     torn.map(|partition| format!("partition {partition:?} is no prefix"))
+}
+
+/// Whether rows are missing of which every copy that could be asked had told.
+fn short(text: &str, floor: &BTreeMap<u64, u64>) -> Option<String> {
+    let seen: BTreeMap<u64, u64> = lines(text).into_iter().map(|line| (line[0], line[1])).collect();
+    let short = floor.iter().find(|(partition, least)| seen.get(partition).unwrap_or(&0) < least);
+    short.map(|(partition, least)| format!("partition {partition}: every copy held {least} rows before"))
+}
+
+/// Whether every copy held the first [`SOME`] ids: ids are sent in their order.
+fn all_held(floor: &BTreeMap<u64, u64>) -> bool {
+    static OF: std::sync::LazyLock<BTreeMap<String, u64>> = std::sync::LazyLock::new(|| {
+        let mut of = BTreeMap::new();
+        (0..SOME).for_each(|id| *of.entry(event(id).target.topic).or_default() += 1);
+        of
+    });
+    let needs = |partition: &u64| OF.get(&format!("shop.events.{partition}")).copied().unwrap_or(0);
+    floor.iter().all(|(partition, least)| *least >= needs(partition))
+}
+
+/// Whether one of the first [`SOME`] ids is missing that every copy held.
+fn some(text: &str, floor: &BTreeMap<u64, u64>) -> Option<String> {
+    let seen: u64 = lines(text).iter().map(|line| line[1]).sum();
+    (all_held(floor) && seen != SOME).then(|| format!("{seen} of {SOME} rows that every copy held"))
+}
+
+/// The same of a single row.
+fn one(text: &str, floor: &BTreeMap<u64, u64>) -> Option<String> {
+    let seen = lines(text).len();
+    (all_held(floor) && seen != 1).then(|| format!("{seen} rows where every copy held one"))
 }

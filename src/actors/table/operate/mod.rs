@@ -12,8 +12,11 @@ mod tests;
 
 use super::decide::{self, Knowledge, LeftOut, Rules};
 use crate::model::ids::{Epoch, NodeId, ShardId};
-use crate::model::operation::{Kind, Operation, State};
+use crate::model::operation::{Kind, Operation, State, WaitCode};
 use crate::model::table::{ReplicaState, Shard, Table};
+
+/// The code of what a server says of tables with mutations that are not done; a test compares.
+const MUTATING: &str = "CVH-0411";
 
 /// How an operation goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,9 +24,22 @@ pub enum Progress {
     /// Write this, then ask again.
     Step(Change),
     /// Nothing to be done before this is so.
-    Waiting(String),
+    Waiting(Wait),
     /// It is over: how, and why if not as wanted.
     Ended(State, String),
+}
+
+/// What an operation waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// For programs.
+    pub code: WaitCode,
+    /// For people: `… to end`, `… to be complete`.
+    pub what: String,
+}
+
+fn waiting(code: WaitCode, what: impl Into<String>) -> Progress {
+    Progress::Waiting(Wait { code, what: what.into() })
 }
 
 /// What one step writes, in one transaction.
@@ -62,11 +78,11 @@ pub fn advance(operation: &Operation, scene: &Scene<'_>) -> Progress {
     if let Some(other) = shared.next() {
         return match operation.state {
             State::Cancelling => Progress::Ended(State::Cancelled, operation.outcome.clone()),
-            _ => Progress::Waiting(format!("{} ({}) to end", other.id, other.kind)),
+            _ => waiting(WaitCode::Turn, format!("{} ({}) to end", other.id, other.kind)),
         };
     }
     if let Some(why) = scene.frozen(operation) {
-        return Progress::Waiting(why);
+        return waiting(WaitCode::Frozen, why);
     }
     let cancel = operation.state == State::Cancelling;
     match &operation.kind {
@@ -79,6 +95,26 @@ pub fn advance(operation: &Operation, scene: &Scene<'_>) -> Progress {
         Kind::Remove { shard, from } => relocate::remove(scene, cancel, *shard, from),
         Kind::Lead { shard, to } => relocate::lead(scene, cancel, *shard, to),
     }
+}
+
+/// Why an operation that waits is to be undone: it has taken longer than anything of its size should. What an
+/// operator holds waits for the operator.
+pub fn expired(operation: &Operation, scene: &Scene<'_>, wait: &Wait) -> Option<String> {
+    if operation.state != State::Running || wait.code == WaitCode::Frozen {
+        return None;
+    }
+    let copied = operation.kind.target().map_or(0, |_| {
+        let shards = operation.kind.shards();
+        let reports = scene.known.heartbeats.values().filter_map(|h| h.replicas.get(&scene.table.id));
+        let seen = reports.flat_map(|replicas| shards.iter().filter_map(|shard| replicas.get(shard)));
+        seen.map(|replica| replica.bytes).max().unwrap_or(0)
+    });
+    let pace = scene.rules.copy_bytes_per_s_min.max(1);
+    let copy_ms = copied.saturating_mul(1_000) / pace;
+    let deadline_ms = scene.rules.operation_deadline_ms.saturating_add(copy_ms);
+    let took_ms = scene.known.now_unix_ms.saturating_sub(operation.started_unix_ms);
+    (took_ms >= deadline_ms)
+        .then(|| format!("not done within {} min; waited for {}", deadline_ms / 60_000, wait.what))
 }
 
 impl<'a> Scene<'a> {
@@ -137,10 +173,11 @@ impl<'a> Scene<'a> {
         let nodes = self.unsettled(epoch);
         let names: Vec<&str> = nodes.iter().map(|node| node.as_str()).take(5).collect();
         (!nodes.is_empty()).then(|| {
-            Progress::Waiting(format!(
-                "queries from before epoch {epoch} that may read {what} on {}",
-                names.join(", ")
-            ))
+            let on = names.join(", ");
+            waiting(
+                WaitCode::Queries,
+                format!("queries from before epoch {epoch} that may read {what} on {on}"),
+            )
         })
     }
 
@@ -148,7 +185,17 @@ impl<'a> Scene<'a> {
     fn at_rest(&self, shard: &Shard) -> Option<Progress> {
         let replica = shard.moving()?;
         let what = if replica.state == ReplicaState::Creating { "to be complete" } else { "to be gone" };
-        Some(Progress::Waiting(format!("the replica of {} on {} {what}", shard.id, replica.node)))
+        let what = format!("the replica of {} on {} {what}", shard.id, replica.node);
+        Some(waiting(WaitCode::ReplicaInFlight, what))
+    }
+
+    /// What a node says that keeps it from making a replica, with its code.
+    fn problem(&self, shard: ShardId, node: &NodeId) -> Option<(WaitCode, String)> {
+        let seen = self.known.heartbeats.get(node)?.replicas.get(&self.table.id)?.get(&shard)?;
+        let problem = seen.problem.clone()?;
+        // As the node's server told it: the text is for people, its code is for us.
+        let code = if problem.contains(MUTATING) { WaitCode::Mutations } else { WaitCode::NodeProblem };
+        Some((code, problem))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Moving copies and leaderships: add first, publish, only then remove.
 
-use super::{Progress, Scene, not_there, step};
+use super::{Progress, Scene, not_there, step, waiting};
 use crate::actors::table::decide::{self, LeftOut};
 use crate::model::ids::{NodeId, ShardId};
-use crate::model::operation::State;
+use crate::model::operation::{State, WaitCode};
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
 
 fn done() -> Progress {
@@ -45,7 +45,7 @@ pub(super) fn move_replica(
         (Some(_), Some(target)) if target.state == ReplicaState::Ready && !scene.down(to) => {
             replace(scene, shard, from, to)
         }
-        (Some(_), Some(_)) => Progress::Waiting(arriving(scene, shard, to)),
+        (Some(_), Some(_)) => arriving(scene, shard, to),
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) fn add(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) -> 
         None => bring(scene, shard, to),
         Some(ReplicaState::Ready) if !cancel => done(),
         Some(_) if cancel || abandoned(scene, to) => leave(scene, shard, to),
-        Some(_) => Progress::Waiting(arriving(scene, shard, to)),
+        Some(_) => arriving(scene, shard, to),
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) fn lead(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) ->
     match shard.replica_on(to) {
         None => Progress::Ended(State::Failed, format!("{to} has no replica of {id}")),
         Some(replica) if replica.state != ReplicaState::Ready || scene.down(to) => {
-            Progress::Waiting(format!("the replica of {id} on {to} to be readable"))
+            waiting(WaitCode::NodeDown, format!("the replica of {id} on {to} to be readable"))
         }
         Some(_) => {
             let mut next = shard.clone();
@@ -103,20 +103,21 @@ fn abandoned(scene: &Scene<'_>, node: &NodeId) -> bool {
     !scene.known.registered.contains(node) || scene.known.down_for(node, scene.rules.down_after_ms)
 }
 
-fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> String {
+fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
     let seen = scene.known.heartbeats.get(to).and_then(|h| h.replicas.get(&shard.table)?.get(&shard.id));
-    let how = match seen {
-        Some(seen) if seen.problem.is_some() => seen.problem.clone().unwrap_or_default(),
-        Some(seen) => match &seen.seeding {
-            Some(seeding) => seeding.to_string(),
-            None => match decide::lag(scene.table, shard, to, scene.known) {
-                Some(lag) => format!("{lag} messages behind"),
-                None => "looking where to begin".to_owned(),
-            },
-        },
-        None => "nothing reported yet".to_owned(),
+    let (code, how) = match (scene.problem(shard.id, to), seen) {
+        (Some(problem), _) => problem,
+        (None, Some(seen)) => {
+            let how = match (&seen.seeding, decide::lag(scene.table, shard, to, scene.known)) {
+                (Some(seeding), _) => seeding.to_string(),
+                (None, Some(lag)) => format!("{lag} messages behind"),
+                (None, None) => "looking where to begin".to_owned(),
+            };
+            (WaitCode::Copying, how)
+        }
+        (None, None) => (WaitCode::Copying, "nothing reported yet".to_owned()),
     };
-    format!("the copy of {} on {to}: {how}", shard.id)
+    waiting(code, format!("the copy of {} on {to}: {how}", shard.id))
 }
 
 /// The copy that a new one is best taken from (H8): the most advanced, then the one that gives the fewest copies.
@@ -136,11 +137,11 @@ fn bring(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
         return busy;
     }
     if !scene.known.open.contains(to) {
-        return Progress::Waiting(format!("node {to} to be up and to take replicas"));
+        return waiting(WaitCode::NodeDown, format!("node {to} to be up and to take replicas"));
     }
     let copy_from = source(scene, shard);
     if copy_from.is_none() && shard.ready_nodes().next().is_some() {
-        return Progress::Waiting(format!("a copy of {} on a node that is up", shard.id));
+        return waiting(WaitCode::NodeDown, format!("a copy of {} on a node that is up", shard.id));
     }
     let mut next = shard.clone();
     let reason = match &copy_from {
@@ -195,10 +196,11 @@ fn leave(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Progress {
                 false => 1,
             };
             if others < enough {
-                return Progress::Waiting(format!(
+                let what = format!(
                     "{enough} complete live copies of {} besides the one on {node}; there are {others}",
                     shard.id
-                ));
+                );
+                return waiting(WaitCode::FewCopies, what);
             }
             let mut next = shard.clone();
             for replica in next.replicas.iter_mut().filter(|replica| &replica.node == node) {

@@ -4,9 +4,9 @@
 //! While the children are prepared readers see the parents, which stand still from the moment that a node has linked
 //! their parts, so every replica of a child starts with what its parent's replica showed.
 
-use super::{Change, Progress, Scene, not_there, step};
+use super::{Change, Progress, Scene, not_there, step, waiting};
 use crate::model::ids::{Epoch, NodeId, ShardId};
-use crate::model::operation::State;
+use crate::model::operation::{State, WaitCode};
 use crate::model::range::PartitionRange;
 use crate::model::table::{ReplicaState, Shard, ShardState};
 
@@ -78,7 +78,8 @@ fn begin(scene: &Scene<'_>, old: &[&Shard], children: &[ShardId], ranges: Ranges
         shard.replicas.len() != nodes.len() || nodes.iter().any(|node| shard.replica_on(node).is_none())
     };
     if let Some(other) = old.iter().find(apart) {
-        return Progress::Waiting(format!("{} and {} to be on the same nodes", old[0].id, other.id));
+        let what = format!("{} and {} to be on the same nodes", old[0].id, other.id);
+        return waiting(WaitCode::Apart, what);
     }
     let Some(ranges) = ranges(old) else {
         return refused("the partition ranges do not allow it".to_owned());
@@ -109,10 +110,15 @@ fn publish(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> Progress {
         // A child must be readable wherever its parent is, or a copy would be lost (KEEP-COPIES).
         let lacking = old.iter().flat_map(|parent| scene.ready_live(parent)).find(|node| !ready(node));
         if let Some(node) = lacking {
-            return Progress::Waiting(format!("{} to be readable on {node}", child.id));
+            let what = format!("{} to be readable on {node}", child.id);
+            return match scene.problem(child.id, node) {
+                Some((code, problem)) => waiting(code, format!("{what}: {problem}")),
+                None => waiting(WaitCode::Linking, what),
+            };
         }
         if child.ready_nodes().next().is_none() {
-            return Progress::Waiting(format!("{} to be readable anywhere: its nodes are down", child.id));
+            let what = format!("{} to be readable anywhere: its nodes are down", child.id);
+            return waiting(WaitCode::NodeDown, what);
         }
     }
     let epoch = scene.next_epoch();

@@ -1,11 +1,11 @@
 //! Operations as tables: records and observations in, the next step out.
 
-use super::{Change, Progress, Scene, advance};
+use super::{Change, MUTATING, Progress, Scene, advance, expired};
 use crate::actors::table::decide::{Knowledge, Rules};
 use crate::actors::table::decide_tests;
 use crate::model::ids::{Epoch, NodeId, OperationId, PartitionId, ShardId};
 use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation};
-use crate::model::operation::{Kind, Operation, State};
+use crate::model::operation::{Kind, Operation, State, WaitCode};
 use crate::model::range::PartitionRange;
 use crate::model::table::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,7 @@ struct World {
     down: BTreeMap<NodeId, u64>,
     heartbeats: BTreeMap<NodeId, Heartbeat>,
     frozen: BTreeMap<ShardId, String>,
+    now_unix_ms: u64,
 }
 
 impl World {
@@ -45,10 +46,17 @@ impl World {
         };
         let heartbeats = nodes.iter().map(|node| (node.clone(), heartbeat(node))).collect();
         let (down, frozen) = (BTreeMap::new(), BTreeMap::new());
-        Self { table, shards: vec![shard], operations: vec![operation], nodes, down, heartbeats, frozen }
+        let (shards, operations) = (vec![shard], vec![operation]);
+        Self { table, shards, operations, nodes, down, heartbeats, frozen, now_unix_ms: 0 }
     }
 
     fn next(&self) -> Progress {
+        let mut next = None;
+        self.with(|scene| next = Some(advance(scene.open.last().unwrap(), scene)));
+        next.unwrap()
+    }
+
+    fn with(&self, with: impl FnOnce(&Scene<'_>)) {
         let live: BTreeSet<NodeId> =
             self.nodes.iter().filter(|node| !self.down.contains_key(*node)).cloned().collect();
         let known = Knowledge {
@@ -59,13 +67,14 @@ impl World {
             fit_since_ms: &BTreeMap::new(),
             unfit_since_ms: &self.down,
             now_ms: 100_000,
+            now_unix_ms: self.now_unix_ms,
             frozen: &self.frozen,
         };
         let shards: Vec<&Shard> = self.shards.iter().collect();
         let open: Vec<&Operation> = self.operations.iter().collect();
         let rules = Rules { initiator_grace_ms: 10_000, down_after_ms: 50_000, ..Rules::default() };
         let scene = Scene { table: &self.table, shards: &shards, open: &open, known: &known, rules: &rules };
-        advance(open.last().unwrap(), &scene)
+        with(&scene);
     }
 
     /// Writes what the next step says, as the store would; it must be one.
@@ -84,9 +93,20 @@ impl World {
 
     fn waits_for(&self) -> String {
         match self.next() {
-            Progress::Waiting(what) => what,
+            Progress::Waiting(wait) => wait.what,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Whether the operation has taken too long.
+    fn expires(&self) -> bool {
+        let mut known = None;
+        self.with(|scene| {
+            let operation = scene.open.last().unwrap();
+            let Progress::Waiting(wait) = advance(operation, scene) else { panic!("it waits for nothing") };
+            known = Some(expired(operation, scene, &wait));
+        });
+        known.unwrap().is_some()
     }
 
     fn ended(&self) -> State {
@@ -383,4 +403,48 @@ fn a_split_that_has_begun_is_finished_in_spite_of_a_freeze() {
         world.ready(child, "n2");
     }
     assert!(world.step().publish, "messages go to the children already: readers must follow");
+}
+
+#[test]
+fn an_operation_may_take_as_long_as_its_bytes_and_no_longer() {
+    let mut world = to_n3();
+    world.step();
+    let table = world.table.id;
+    let replicas = &mut world.heartbeats.get_mut(&id("n1")).unwrap().replicas;
+    replicas.get_mut(&table).unwrap().get_mut(&ShardId(0)).unwrap().bytes = 3_600 << 20;
+    let hours = |hours: u64| hours * 3_600_000;
+    for (after_ms, over) in [(hours(6), false), (hours(7) - 1, false), (hours(7), true)] {
+        world.now_unix_ms = after_ms;
+        assert_eq!(world.expires(), over, "{after_ms}: an hour for 3 600 MiB beside the six");
+    }
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    assert!(!world.expires(), "an operator holds it");
+    let mut split = split();
+    split.step();
+    split.now_unix_ms = hours(6);
+    assert!(split.expires(), "nothing is copied for a split");
+}
+
+#[test]
+fn what_a_node_cannot_do_is_told_with_its_code() {
+    use crate::error::Coded as _;
+    let told = crate::adapters::clickhouse::Error::Mutating("d.local".into()).told();
+    assert!(told.starts_with(MUTATING), "{told}");
+    let mut world = split();
+    world.step();
+    let table = world.table.id;
+    let problem = |world: &mut World, node: &str, problem: &str| {
+        let replicas = &mut world.heartbeats.get_mut(&id(node)).unwrap().replicas;
+        let seen = replicas.get_mut(&table).unwrap().get_mut(&ShardId(1)).unwrap();
+        seen.problem = Some(problem.to_owned());
+    };
+    let waits = |world: &World| match world.next() {
+        Progress::Waiting(wait) => (wait.code, wait.what),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(waits(&world).0, WaitCode::Linking);
+    problem(&mut world, "n1", &told);
+    assert_eq!(waits(&world), (WaitCode::Mutations, format!("s1 to be readable on n1: {told}")));
+    problem(&mut world, "n1", "the disk is full");
+    assert_eq!(waits(&world).0, WaitCode::NodeProblem);
 }

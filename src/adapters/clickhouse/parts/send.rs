@@ -60,9 +60,7 @@ impl HttpClickHouse {
         looked.await.map_err(|error| {
             Error::NotByParts(format!("the folder of {local} is out of its daemon's reach: {error}"))
         })?;
-        if self.names(&Statement::PendingMutations(&local)).await?.first().is_none_or(|count| count != "0") {
-            return Err(Error::Mutating(local.to_string()));
-        }
+        self.check_mutations(&local).await?;
         let contents = self.contents(&local).await?;
         let of_partition = contents.iter().filter(|(_, content)| content.partition == wanted.partition);
         let ids: Vec<String> = of_partition.map(|(id, _)| id.clone()).collect();

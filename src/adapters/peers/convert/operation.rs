@@ -4,6 +4,7 @@ use super::{Malformed, node};
 use crate::adapters::operation_wire;
 use crate::model::ShardId;
 use crate::model::control::{Asked, Operate, OperationStatus};
+use crate::model::operation::WaitCode;
 use crate::wire::{self, operate_request::Change};
 
 /// A request for operations.
@@ -40,7 +41,9 @@ pub fn operation_from_wire(w: wire::OperationStatus) -> Result<OperationStatus, 
     let record = w.operation.ok_or_else(|| Malformed::absent("operation"))?;
     let operation =
         operation_wire::from_wire(record).map_err(|(field, reason)| Malformed::new(field, reason))?;
-    Ok(OperationStatus { operation, table_name: w.table_name, waiting_for: w.waiting_for })
+    // A code of a newer daemon is none here; its words are.
+    let waiting_code = w.waiting_code.as_deref().and_then(WaitCode::from_code);
+    Ok(OperationStatus { operation, table_name: w.table_name, waiting_for: w.waiting_for, waiting_code })
 }
 
 /// See [`operation_from_wire`].
@@ -49,5 +52,6 @@ pub fn operation_to_wire(m: OperationStatus) -> wire::OperationStatus {
         operation: Some(operation_wire::to_wire(&m.operation)),
         table_name: m.table_name,
         waiting_for: m.waiting_for,
+        waiting_code: m.waiting_code.map(|code| code.code().to_owned()),
     }
 }
