@@ -12,6 +12,7 @@ mod demo;
 mod drain;
 mod failure;
 mod hold;
+mod import;
 mod insert;
 mod name;
 mod node;
@@ -19,6 +20,7 @@ mod operation;
 mod output;
 mod placement;
 mod plan;
+mod replay;
 mod routes;
 mod rows;
 mod server;
@@ -28,6 +30,7 @@ mod status;
 mod table;
 mod trace;
 mod verify;
+mod what_if;
 
 pub use failure::{Exit, Failure};
 pub use name::{parse as parse_name, quote as quote_name};
@@ -130,7 +133,7 @@ enum Command {
     /// Play cases and random faults in virtual time, without servers
     #[command(subcommand)]
     Sim(sim::SimCommand),
-    /// Show traces of clusters, or make one up
+    /// Show traces of clusters, import one, or make one up
     #[command(subcommand)]
     Trace(trace::TraceCommand),
     /// Check a daemon's configuration, or print an example

@@ -26,4 +26,5 @@ mod seeding;
 mod stalls;
 mod steering;
 mod support;
+mod trace_import;
 mod verify;

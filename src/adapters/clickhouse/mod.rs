@@ -38,6 +38,7 @@ mod spoilt;
 mod sql;
 mod staging;
 mod statement;
+mod survey;
 mod tsv;
 mod user_tables;
 mod versions;
@@ -49,6 +50,7 @@ pub use real::HttpClickHouse;
 pub use sim::{InsertFault, SimClickHouse};
 pub use sim_rows::HeldRows;
 pub use sim_seed::SimServers;
+pub use survey::{ClusterLine, Held, Survey, Written};
 pub use versions::Capabilities;
 
 use crate::error::{Code, Coded, Retry, ranges};
