@@ -2,6 +2,8 @@
 
 #[path = "simulation/elastic.rs"]
 mod elastic;
+#[path = "simulation/recording.rs"]
+mod recording;
 #[path = "simulation/steering.rs"]
 mod steering;
 #[path = "simulation/worlds.rs"]

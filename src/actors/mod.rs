@@ -36,6 +36,7 @@ use crate::adapters::metadata::MetaStore;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::offload::Offload;
 use crate::adapters::peers::{Daemon, Peers};
+use crate::adapters::recording::Recording;
 use crate::adapters::routes::RoutesFile;
 use crate::error::Coded as _;
 use crate::model::Node;
@@ -209,6 +210,9 @@ impl Neighbours {
     }
 }
 
+/// Where a leader's trace goes.
+pub type Recorder = Arc<dyn Recording>;
+
 /// A daemon's actors, running.
 pub struct Running {
     /// Its verbs.
@@ -242,6 +246,11 @@ pub struct SpawnError(String);
 
 /// Starts a daemon's actors. Must be called within an actix System.
 pub fn spawn(world: World) -> Result<Running, SpawnError> {
+    spawn_recorded(world, None)
+}
+
+/// The same; while it leads, a trace of the cluster goes to `recording`, if there is one.
+pub fn spawn_recorded(world: World, recording: Option<Recorder>) -> Result<Running, SpawnError> {
     let first = world.nodes.first().ok_or_else(|| SpawnError("no node is configured".into()))?.clone();
     let keys = Keys::new(&world.cluster);
     let view = View::default();
@@ -281,7 +290,8 @@ pub fn spawn(world: World) -> Result<Running, SpawnError> {
         nodes: world.nodes.iter().map(|local| local.node.clone()).collect(),
         lease_ttl_ms: world.options.lease_ttl_ms,
     };
-    let leadership = Leadership::new(candidate, seat, crown(&world, &first, keys, view.clone())).start();
+    let leadership =
+        Leadership::new(candidate, seat, crown(&world, &first, keys, view.clone(), recording)).start();
     mirror.do_send(Observe(leadership.clone().recipient()));
     Ok(Running { daemon, view, leadership, mirror, beside: beside_nodes })
 }
@@ -332,7 +342,13 @@ fn spawn_node(
     Ok((agent, router))
 }
 
-fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership::Crown {
+fn crown(
+    world: &World,
+    first: &LocalNode,
+    keys: Keys,
+    view: View,
+    recording: Option<Recorder>,
+) -> leadership::Crown {
     let (world, clickhouse) = (world.clone(), first.clickhouse.clone());
     Box::new(move |term| {
         let lead = Lead {
@@ -352,6 +368,7 @@ fn crown(world: &World, first: &LocalNode, keys: Keys, view: View) -> leadership
             balance: world.options.balance,
             solver: world.solver.clone(),
             seen: Seen::default(),
+            recording: recording.clone(),
         };
         Coordinator::new(lead).start()
     })

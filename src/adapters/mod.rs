@@ -14,4 +14,5 @@ pub mod metadata;
 pub mod offload;
 mod operation_wire;
 pub mod peers;
+pub mod recording;
 pub mod routes;

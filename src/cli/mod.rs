@@ -12,6 +12,7 @@ mod demo;
 mod drain;
 mod failure;
 mod hold;
+mod import;
 mod insert;
 mod name;
 mod node;
@@ -20,6 +21,7 @@ mod output;
 mod patience;
 mod placement;
 mod plan;
+mod replay;
 mod routes;
 mod rows;
 mod server;
@@ -29,6 +31,7 @@ mod status;
 mod table;
 mod trace;
 mod verify;
+mod what_if;
 
 pub use failure::{Exit, Failure};
 pub use name::{parse as parse_name, quote as quote_name};
@@ -134,7 +137,7 @@ enum Command {
     /// Play cases and random faults in virtual time, without servers
     #[command(subcommand)]
     Sim(sim::SimCommand),
-    /// Show traces of clusters, or make one up
+    /// Show traces of clusters, import one, or make one up
     #[command(subcommand)]
     Trace(trace::TraceCommand),
     /// Check a daemon's configuration, or print an example

@@ -207,7 +207,7 @@ fn duration(seconds: u64) -> String {
 }
 
 /// The plan for people.
-fn text(plan: &ClusterPlan, all: bool, colour: bool) -> String {
+pub(super) fn text(plan: &ClusterPlan, all: bool, colour: bool) -> String {
     if plan.is_empty() {
         return format!("nothing to be done\n{}{}", scores(plan, colour), stays(plan, all));
     }
@@ -243,7 +243,11 @@ fn scores(plan: &ClusterPlan, colour: bool) -> String {
     out.row(of("moved", |score| score.moved));
     out.row(of("leader changes", |score| score.leader_changes));
     let gap = plan.gap.map_or_else(|| "not known".to_owned(), |gap| format!("{:.1} %", gap * 100.0));
-    format!("\n{}no placement scores below {:.4}; gap {gap}\n", out.text(0, colour), plan.bound)
+    let proof = match plan.bound {
+        bound if bound > 0.0 => format!("no placement scores below {bound:.4}; gap {gap}"),
+        _ => "no bound was looked for".to_owned(),
+    };
+    format!("\n{}{proof}\n", out.text(0, colour))
 }
 
 fn limit(all: bool) -> usize {

@@ -1,5 +1,7 @@
-//! `converthouse sim run|sweep|new`: the simulator, without servers and in virtual time.
+//! `converthouse sim run|sweep|new|what-if|replay`: the simulator, without servers and in virtual time.
 
+use super::replay::Replay;
+use super::what_if::WhatIf;
 use super::{Align, Context, Exit, Failure, Table};
 use crate::model::balance::Planner;
 use crate::simulation::case::Case;
@@ -20,6 +22,10 @@ pub(super) enum SimCommand {
     Sweep(Sweep),
     /// Print a case with every field explained
     New,
+    /// Plan what would be done in a trace's cluster if nodes were added, drained or lost
+    WhatIf(WhatIf),
+    /// Play a trace again, with what was recorded beside what would have been decided
+    Replay(Replay),
 }
 
 /// `sim run`.
@@ -106,6 +112,8 @@ impl SimCommand {
             Self::Run(play) => play.run(context),
             Self::Sweep(sweep) => sweep.run(context),
             Self::New => context.emit(case_file::TEMPLATE),
+            Self::WhatIf(what_if) => what_if.run(context),
+            Self::Replay(replay) => replay.run(context),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! `converthouse trace show|generate`: traces of clusters, without servers.
+//! `converthouse trace show|generate|import`: traces of clusters, without servers.
 
+use super::import::Import;
 use super::{Align, Context, Exit, Failure, Table, human_bytes};
 use crate::simulation::trace::{self, Summary, generate};
 use clap::{Args, Subcommand};
@@ -16,6 +17,8 @@ pub(super) enum TraceCommand {
     },
     /// Make one up: ingest by the hour of the day, growth, failures, joins, drains
     Generate(Generate),
+    /// Make one of a cluster's system tables: system.clusters, system.parts, system.part_log
+    Import(Import),
 }
 
 /// `trace generate`.
@@ -42,6 +45,7 @@ impl TraceCommand {
                 let summary = trace::read(&file).map_err(|error| Failure::coded(&error, Exit::Failed))?;
                 context.print(&shown(&summary), || text(&summary, context.colour()))
             }
+            Self::Import(import) => import.run(context),
             Self::Generate(Generate { nodes, days, seed, out }) => {
                 let lines = generate::lines(generate::Wanted { nodes, days, seed });
                 trace::write(&out, &lines).map_err(|error| Failure::coded(&error, Exit::Failed))?;

@@ -3,7 +3,7 @@
 use super::reader::{Part, Reader};
 use super::{
     Config, DaemonOptions, EtcdAccess, EtcdMember, FailoverOptions, IngestOptions, KafkaOptions,
-    MetadataOptions, NodeOptions, StoreOptions, TransferOptions, units,
+    MetadataOptions, NodeOptions, RecordOptions, StoreOptions, TransferOptions, units,
 };
 use crate::adapters::peers::{Tls, TlsIdentity};
 use crate::model::NodeId;
@@ -17,6 +17,8 @@ use toml::de::DeTable;
 
 /// With less, batches are too small for either side.
 const BUFFER_MIN_BYTES: u64 = 32_000_000;
+/// With less, a trace of a cluster of ordinary size would have no room for its beginning.
+const TRACE_MIN_BYTES: u64 = 16_000_000;
 /// With less, the pieces of one copy would be minutes apart.
 const PACE_MIN_BYTES_PER_S: u64 = 1_000_000;
 
@@ -101,6 +103,11 @@ fn daemon<'a>(
         let host = if wildcard(listen) { format!("127.0.0.1:{port}") } else { listen.clone() };
         Some(format!("http://{host}"))
     });
+    let bytes_max = reader.bytes_at_least(&part, "record_trace_bytes_max", TRACE_MIN_BYTES);
+    let record = reader.path(&part, "record_trace").map(|folder| RecordOptions { folder, bytes_max });
+    if record.as_ref().is_some_and(|record| record.folder.is_file()) {
+        reader.blame(&part, "record_trace", "is a file", "name a folder; it is made if it is not there");
+    }
     let same = grpc_listen.is_some() && grpc_listen == http_listen;
     if same && !grpc_listen.as_deref().is_some_and(|listen| listen.ends_with(":0")) {
         reader.blame(&part, "http_listen", "is the same as grpc_listen", "give each a port of its own");
@@ -113,6 +120,7 @@ fn daemon<'a>(
         http_listen: http_listen?,
         http_advertise: http_advertise?,
         tls,
+        record,
     })
 }
 

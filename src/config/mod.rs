@@ -72,6 +72,17 @@ pub struct DaemonOptions {
     pub http_advertise: String,
     /// TLS for gRPC, both as server and as client of other daemons.
     pub tls: Option<Tls>,
+    /// Where traces of the cluster go while this daemon leads.
+    pub record: Option<RecordOptions>,
+}
+
+/// Traces on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordOptions {
+    /// Their folder.
+    pub folder: PathBuf,
+    /// All of them together, at most.
+    pub bytes_max: u64,
 }
 
 /// Metadata store.

@@ -145,6 +145,21 @@ const DAEMON: &[Key] = &[
         "\"http://127.0.0.1:7401\"",
         "How the ClickHouse beside this daemon reaches its HTTP, for `INSERT INTO <table>__insert`.",
     ),
+    key(
+        "record_trace",
+        Path,
+        Otherwise("nothing is recorded"),
+        "\"/var/lib/converthouse/traces\"",
+        "Folder where this daemon writes a trace of the cluster while it leads: a file each term, and a new one when \
+         one is full. For `converthouse trace` and `converthouse sim`.",
+    ),
+    key(
+        "record_trace_bytes_max",
+        Bytes,
+        Default("1000000000"),
+        "\"1GB\"",
+        "Traces in that folder have no more bytes than this; the oldest go. At least 16MB.",
+    ),
 ];
 
 const METADATA: &[Key] = &[

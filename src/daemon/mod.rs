@@ -176,7 +176,8 @@ async fn start(mut config: Config) -> Result<Started, Error> {
         groups: config.route_groups.clone(),
         options: parts::options(&config),
     };
-    let running = actors::spawn(world).map_err(|error| Error::new(error, "correct the configuration"))?;
+    let running = actors::spawn_recorded(world, parts::recording(&config)?)
+        .map_err(|error| Error::new(error, "correct the configuration"))?;
     let (stop, stopping) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let daemon = running.daemon.clone();
     let readiness = readiness(&running, stopping.clone());

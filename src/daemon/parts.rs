@@ -9,8 +9,9 @@ use crate::adapters::kafka::embedded::EmbeddedKafka;
 use crate::adapters::kafka::{self, Kafka, KafkaClient};
 use crate::adapters::metadata::{EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, MetaStore};
 use crate::adapters::peers::TlsIdentity;
+use crate::adapters::recording::{FileRecording, Recording};
 use crate::adapters::routes::FileRoutes;
-use crate::config::{self, Config, EtcdAccess, NodeOptions, StoreOptions};
+use crate::config::{self, Config, EtcdAccess, NodeOptions, RecordOptions, StoreOptions};
 use crate::model::node::Secret;
 use crate::model::{Node, NodeState};
 use std::sync::Arc;
@@ -103,6 +104,14 @@ pub fn kafka(config: &Config) -> Result<Arc<dyn Kafka>, Error> {
             Ok(Arc::new(client))
         }
     }
+}
+
+/// Where the leader's trace goes.
+pub fn recording(config: &Config) -> Result<Option<Arc<dyn Recording>>, Error> {
+    let Some(RecordOptions { folder, bytes_max }) = &config.daemon.record else { return Ok(None) };
+    let remedy = "let the daemon's user write there, or set [daemon] record_trace";
+    let recording = FileRecording::open(folder, *bytes_max).map_err(|error| Error::new(error, remedy))?;
+    Ok(Some(Arc::new(recording)))
 }
 
 /// The servers beside this daemon.

@@ -163,6 +163,25 @@ pub fn toward(
     Some(proposal(&problem, &ids, &decision, limits))
 }
 
+/// [`plan`] by an engine of one's choice.
+///
+/// # Errors
+/// Why the engine does not take the cluster.
+pub fn plan_by(
+    engine: &dyn super::engines::Engine,
+    snapshot: &Snapshot,
+    policy: &Policy,
+    limits: &Limits,
+) -> Result<Proposal, String> {
+    let (problem, ids) = Ids::of(snapshot, policy);
+    if let Some(why) = engine.refuses(&problem) {
+        return Err(why);
+    }
+    let committed = committed(&problem);
+    let decision = settle(committed.as_ref().unwrap_or(&problem), engine, limits.seed, limits.work);
+    Ok(proposal(&problem, &ids, &decision, limits))
+}
+
 fn proposal(problem: &Problem, ids: &Ids, decision: &Decision, limits: &Limits) -> Proposal {
     let dense = sequence(problem, &decision.solution, &limits.waves);
     let left = |left: &Left| {

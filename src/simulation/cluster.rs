@@ -18,6 +18,7 @@ use crate::adapters::metadata::MemoryStore;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::peers::sim::SimNetwork;
 use crate::adapters::peers::{self, Daemon, Peers};
+use crate::adapters::recording::MemoryRecording;
 use crate::error::{Coded, Retry};
 use crate::model::control::{ClusterStatus, TableStatus};
 use crate::model::names;
@@ -75,6 +76,7 @@ impl Cluster {
             network: SimNetwork::new(),
             servers: SimServers::new(),
             setup: Arc::new(setup.clone()),
+            recording: MemoryRecording::default(),
         };
         let keys = Keys::new(&setup.cluster);
         let seen = RefCell::default();
@@ -369,6 +371,11 @@ impl Cluster {
     /// The cluster as the store holds it.
     pub fn view(&self) -> Ref<'_, ClusterView> {
         self.0.seen.borrow()
+    }
+
+    /// The traces that leaders have recorded, as text, oldest first.
+    pub fn traces(&self) -> Vec<String> {
+        self.0.shared.recording.traces()
     }
 
     /// The node whose daemon leads, by the store.

@@ -4,7 +4,7 @@ use super::journal::Journal;
 use super::process::Process;
 use super::setup::{NodeSaid, Sabotage, Setup};
 use crate::actors::mirror::common::Common;
-use crate::actors::{self, LocalNode, Running, SpawnError, World};
+use crate::actors::{self, LocalNode, Recorder, Running, SpawnError, World};
 use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse, SimServers};
 use crate::adapters::clock::SimClock;
 use crate::adapters::faults::{Lifeline, Line, Weather};
@@ -13,6 +13,7 @@ use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{FaultyStore, MemoryStore};
 use crate::adapters::offload::Inline;
 use crate::adapters::peers::sim::SimNetwork;
+use crate::adapters::recording::MemoryRecording;
 use crate::adapters::routes::{FaultyRoutes, SimRoutes};
 use crate::model::node::{ClickHouseEndpoint, NodeState, Secret};
 use crate::model::{Node, NodeId};
@@ -64,6 +65,7 @@ pub struct Shared {
     pub(super) network: SimNetwork,
     pub(super) servers: SimServers,
     pub(super) setup: Arc<Setup>,
+    pub(super) recording: MemoryRecording,
 }
 
 struct Daemon {
@@ -137,7 +139,8 @@ impl SimNode {
         let set = LocalSet::new();
         let running = {
             let _inside = set.enter();
-            actors::spawn(self.world(&lines, shared))?
+            let recording = shared.setup.recorded.then(|| Arc::new(shared.recording.clone()) as Recorder);
+            actors::spawn_recorded(self.world(&lines, shared), recording)?
         };
         set.spawn_local(shared.network.serve(&self.record.daemon_url, running.daemon.clone()));
         tokio::task::spawn_local(Process::new(set, lifeline.clone()));

@@ -12,7 +12,8 @@ fn shown(case: &Case, run: &Run) -> Value {
         "name": case.name, "about": case.about, "seed": run.seed, "passed": run.passed(),
         "failure": run.failure, "violations": run.violations, "virtual_ms": run.virtual_ms,
         "digest": format!("{:016x}", run.digest), "measures": run.measures, "queries": run.tally,
-        "rows": run.rows, "samples": run.samples,
+        "rows": run.rows, "samples": run.samples, "checks": run.checks, "moves_bound": run.measures.moves_bound(),
+        "thrash_percent": run.thrash_percent(), "settle_ms": run.settle_ms,
     })
 }
 

@@ -33,6 +33,8 @@ pub struct Setup {
     pub query_spread_ms: u64,
     /// What is broken on purpose, to see that it is noticed.
     pub sabotage: Option<Sabotage>,
+    /// Whether leaders record traces: see [`Cluster::traces`](super::Cluster::traces).
+    pub recorded: bool,
 }
 
 /// What a node has that others have not.
@@ -103,6 +105,7 @@ impl Setup {
             weather: Weather::FAIR,
             query_spread_ms: 3_000,
             sabotage: None,
+            recorded: false,
         }
     }
 

@@ -31,4 +31,5 @@ mod stalls;
 mod standalone;
 mod steering;
 mod support;
+mod trace_import;
 mod verify;

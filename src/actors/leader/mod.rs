@@ -10,7 +10,9 @@ pub mod operations;
 pub mod remove;
 pub mod status;
 pub mod steer;
+mod tape;
 
+use super::Recorder;
 use super::balance::Balancer;
 use super::mirror::{View, ViewChanged};
 use super::node::{HeartbeatCame, NodeActor};
@@ -34,6 +36,7 @@ use actix::prelude::*;
 use observed::{Observed, Seen};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tape::Tape;
 
 use super::table::decide::Rules;
 
@@ -72,6 +75,8 @@ pub struct Lead {
     pub solver: Arc<dyn Offload>,
     /// How balancing stands.
     pub seen: Seen,
+    /// Where the leader's trace goes.
+    pub recording: Option<Recorder>,
 }
 
 impl Lead {
@@ -98,6 +103,7 @@ impl Lead {
 
 /// The actor.
 pub struct Coordinator {
+    tape: Option<Tape>,
     lead: Lead,
     pub(super) placement: Addr<PlacementActor>,
     pub(super) balancer: Addr<Balancer>,
@@ -114,7 +120,8 @@ impl Coordinator {
     pub fn new(lead: Lead) -> Self {
         let placement = placement(&lead).start();
         let balancer = Balancer::new(lead.clone()).start();
-        Self { lead, placement, balancer, tables: BTreeMap::new(), nodes: BTreeMap::new() }
+        let tape = lead.recording.clone().map(|sink| Tape::new(sink, lead.clock.now_ms()));
+        Self { lead, placement, balancer, tables: BTreeMap::new(), nodes: BTreeMap::new(), tape }
     }
 
     /// One actor for each record; one that died is made anew from the store.
@@ -156,6 +163,9 @@ impl Coordinator {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.reconcile();
         gauges::show(&self.lead);
+        if let Some(tape) = &mut self.tape {
+            tape.look(&self.lead);
+        }
         self.tables.values().for_each(|table| table.do_send(Review));
         let wait = std::time::Duration::from_millis(self.lead.tick_ms);
         ctx.run_later(wait, |coordinator, ctx| coordinator.tick(ctx));

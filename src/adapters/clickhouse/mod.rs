@@ -39,6 +39,7 @@ mod spoilt;
 mod sql;
 mod staging;
 mod statement;
+mod survey;
 mod tsv;
 mod user_tables;
 mod versions;
@@ -50,6 +51,7 @@ pub use real::HttpClickHouse;
 pub use sim::{InsertFault, SimClickHouse};
 pub use sim_rows::HeldRows;
 pub use sim_seed::SimServers;
+pub use survey::{ClusterLine, Held, Survey, Written};
 pub use versions::Capabilities;
 
 use crate::error::{Code, Coded, Retry, ranges};

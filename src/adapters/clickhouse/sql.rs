@@ -260,6 +260,7 @@ fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
              FROM system.clusters WHERE cluster = {} ORDER BY shard_num, replica_num",
             quote_text(name)
         ),
+        Statement::Survey(question) => question.sql(),
         _ => scan(statement),
     }
 }

@@ -263,4 +263,6 @@ pub enum Statement<'a> {
     ReloadConfig,
     /// A cluster's replicas.
     Cluster(&'a str),
+    /// What a trace is made of.
+    Survey(super::survey::Question),
 }

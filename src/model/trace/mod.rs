@@ -4,8 +4,10 @@
 //! lines in the order of time. Each line stands for itself, so a trace can be written and read as it comes. [`World`]
 //! is what the lines so far amount to; a line that makes no sense in it is refused. Pure: no file is opened here.
 
+mod diff;
 mod world;
 
+pub use diff::{changes, snapshot};
 pub use world::World;
 
 use super::ids::{NodeId, OperationId, ShardId, TableId};

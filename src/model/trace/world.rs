@@ -18,6 +18,8 @@ pub struct World {
     pub tables: BTreeMap<TableId, TraceTable>,
     /// Shards, with their bytes at [`Self::at_ms`].
     pub shards: BTreeMap<(TableId, ShardId), TraceShard>,
+    /// Nodes that are down, and since when; from the beginning for those that the snapshot shows so.
+    pub down_since_ms: BTreeMap<NodeId, u64>,
     /// Operations under way.
     pub operations: BTreeMap<OperationId, (TableId, Kind)>,
     happened: bool,
@@ -85,8 +87,14 @@ impl World {
     pub fn apply(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::NodeJoined { node } => self.node(node)?,
-            Event::NodeDied { node } => self.known(&node)?.live = false,
-            Event::NodeReturned { node } => self.known(&node)?.live = true,
+            Event::NodeDied { node } => {
+                self.known(&node)?.live = false;
+                self.down_since_ms.entry(node).or_insert(self.at_ms);
+            }
+            Event::NodeReturned { node } => {
+                self.known(&node)?.live = true;
+                self.down_since_ms.remove(&node);
+            }
             Event::NodeState { node, state } => self.known(&node)?.state = state,
             Event::NodeRemoved { node } => {
                 self.known(&node)?;
@@ -94,6 +102,7 @@ impl World {
                     return Err(format!("node {node} still has a copy of shard {}", shard.shard));
                 }
                 self.nodes.remove(&node);
+                self.down_since_ms.remove(&node);
             }
             Event::TableCreated { table } => self.table(table)?,
             Event::TableDropped { table } => {
@@ -135,6 +144,9 @@ impl World {
 
     fn node(&mut self, node: TraceNode) -> Result<(), String> {
         let id = node.id.clone();
+        if !node.live {
+            self.down_since_ms.insert(id.clone(), self.at_ms);
+        }
         match self.nodes.insert(id.clone(), node) {
             Some(_) => Err(format!("node {id} is there twice")),
             None => Ok(()),
