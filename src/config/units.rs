@@ -9,6 +9,7 @@ pub(super) fn expected(kind: Kind) -> String {
         Kind::Text | Kind::Secret => "a text".into(),
         Kind::Path => "a path".into(),
         Kind::Address => "host:port".into(),
+        Kind::Ip => "an IP address".into(),
         Kind::Url => "http://host:port".into(),
         Kind::Node => "a node's name".into(),
         Kind::Integer(min, i64::MAX) => format!("a whole number, at least {min}"),

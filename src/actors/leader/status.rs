@@ -12,14 +12,14 @@ use crate::model::table::{Replica, ReplicaState, Shard, ShardState, Table, Table
 use crate::model::view::ClusterView;
 use std::collections::BTreeMap;
 
-/// The table of that name.
+/// The table of that name; if there is none any more, the one that is being dropped.
 pub fn named(
     view: &ClusterView,
     reports: &Reports,
     name: &TableName,
     now_unix_ms: u64,
 ) -> Result<TableStatus, Error> {
-    let table = view.table_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))?;
+    let table = view.table_last_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))?;
     Ok(self::table(view, reports, table, now_unix_ms))
 }
 
@@ -49,6 +49,7 @@ pub fn table(view: &ClusterView, reports: &Reports, table: &Table, now_unix_ms: 
         |node: &&&NodeId| reports.heartbeats.get(**node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
     let usable =
         table.state == TableState::Active && readable && unrouted.iter().filter(servers_up).count() == 0;
+    let gone = !table.delete_topics && view.live.keys().all(|node| let_go(reports, table, node));
     TableStatus {
         id: table.id,
         database: table.name.database.clone(),
@@ -66,21 +67,30 @@ pub fn table(view: &ClusterView, reports: &Reports, table: &Table, now_unix_ms: 
         shards: shards.iter().map(|shard| shard_status(view, reports, shard)).collect(),
         acknowledged,
         usable,
-        complete: usable && waiting_for.is_empty(),
+        complete: if table.state == TableState::Dropping { gone } else { usable && waiting_for.is_empty() },
         waiting_for,
         holds: view.holds_in_force(Some(table), now_unix_ms),
     }
 }
 
+/// Whether a node has removed everything of a table that is being dropped.
+fn let_go(reports: &Reports, table: &Table, node: &NodeId) -> bool {
+    reports.heartbeats.get(node).is_some_and(|heartbeat| heartbeat.dropped.contains(&table.id))
+}
+
 fn waiting(view: &ClusterView, reports: &Reports, table: &Table, shards: &[&Shard]) -> Vec<String> {
     let mut waiting = Vec::new();
     if table.state == TableState::Dropping {
-        let keeps = |node: &&NodeId| {
-            !reports.heartbeats.get(*node).is_some_and(|heartbeat| heartbeat.dropped.contains(&table.id))
-        };
-        waiting.extend(
-            view.nodes.keys().filter(keeps).map(|node| format!("node {node} to let go of the table")),
-        );
+        if table.delete_topics {
+            waiting.push(format!("topics {}.* to be deleted", table.source.topic_prefix));
+        }
+        let (live, down): (Vec<_>, Vec<_>) = view
+            .nodes
+            .keys()
+            .filter(|node| !let_go(reports, table, node))
+            .partition(|node| view.is_live(node));
+        waiting.extend(live.iter().map(|node| format!("node {node} to let go of the table")));
+        waiting.extend(down.iter().map(|node| format!("node {node}, which is down, to let go of the table")));
         return waiting;
     }
     if table.state == TableState::Creating && shards.len() < table.next_shard as usize {

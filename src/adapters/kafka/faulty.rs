@@ -76,6 +76,10 @@ impl Kafka for FaultyKafka {
         self.change("delete_topics", self.kafka.delete_topics(topics)).await
     }
 
+    fn keeps_topics(&self) -> Option<&'static str> {
+        self.kafka.keeps_topics()
+    }
+
     async fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
         self.ask("watermarks", self.kafka.watermarks(source)).await
     }

@@ -222,6 +222,11 @@ pub trait Kafka: Send + Sync + 'static {
     async fn create_topics(&self, topics: &[NewTopic]) -> Result<(), Error>;
     /// Removes topics; absent ones are no error.
     async fn delete_topics(&self, topics: &[String]) -> Result<(), Error>;
+
+    /// Why this broker can never delete topics; `None` if it can.
+    fn keeps_topics(&self) -> Option<&'static str> {
+        None
+    }
     /// First and last offset.
     async fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error>;
     /// Reads one message at or after `offset`, if any is before the end.

@@ -486,6 +486,7 @@ fn start_etcd(folder: &Path) -> Vec<(EtcdMember, Option<Process>)> {
         cluster: "test".into(),
         name: peer.name.clone(),
         peers: peers.clone(),
+        listen: None,
     };
     let members: Vec<EtcdMember> = peers.iter().map(member).collect();
     members
