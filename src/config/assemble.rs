@@ -179,7 +179,7 @@ fn metadata<'a>(
         Some(name) if !name.contains('/') => PathBuf::from(name),
         _ => reader.path(part, "binary").unwrap_or_default(),
     };
-    let listen = reader.parsed(part, "listen");
+    let listen = reader.text(part, "listen").and_then(|text| text.parse().ok());
     let members = members(reader, root);
     // The schema makes it one of the three; a missing one is on the list of problems.
     let kind = reader_kind(part)?;

@@ -30,6 +30,9 @@ pub(super) fn text(kind: Kind, text: &str) -> Result<String, String> {
             Err(format!("is {text:?} and should be {}", expected(kind)))
         }
         Kind::Address => host_port(text).map(|_| text.to_owned()).map_err(|e| format!("is {text:?}: {e}")),
+        Kind::Ip if text.parse::<std::net::IpAddr>().is_err() => {
+            Err(format!("is {text:?} and should be {}", expected(kind)))
+        }
         Kind::Url => url(text).map(|_| text.trim_end_matches('/').to_owned()),
         Kind::Path | Kind::Text if text.is_empty() => Err("is empty".into()),
         _ => Ok(text.to_owned()),
