@@ -5,9 +5,9 @@ use crate::actors::balance::pursue;
 use crate::adapters::peers::Error;
 use crate::model::balance::{BalanceMode, BalanceStatus};
 use crate::model::control::{ClusterStatus, NodeStatus, ReplicaStatus, ShardStatus, TableStatus};
-use crate::model::ids::NodeId;
+use crate::model::ids::{NodeId, PartitionId};
 use crate::model::names;
-use crate::model::observed::ReplicaObservation;
+use crate::model::observed::{self, ReplicaObservation};
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState, Table, TableName, TableState};
 use crate::model::view::ClusterView;
 use std::collections::BTreeMap;
@@ -148,6 +148,9 @@ fn batch_ages<'a>(reports: &'a Reports, shard: &'a Shard) -> impl Iterator<Item 
 }
 
 fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardStatus {
+    let copies = shard.replicas.iter().filter_map(|replica| observation(reports, shard, &replica.node));
+    // What one has heard of the topics holds for all: one that hears of nothing more must not pass for complete.
+    let ends = observed::ends(copies.filter(|seen| seen.serving));
     ShardStatus {
         id: shard.id,
         epoch: shard.epoch,
@@ -156,7 +159,7 @@ fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardSt
         state: shard.state,
         leader: shard.leader.clone(),
         preferred_leader: shard.preferred_leader().cloned(),
-        replicas: shard.replicas.iter().map(|r| replica_status(view, reports, shard, r)).collect(),
+        replicas: shard.replicas.iter().map(|r| replica_status(view, reports, shard, r, &ends)).collect(),
     }
 }
 
@@ -176,7 +179,13 @@ pub fn spread(view: &ClusterView, reports: &Reports, shard: &Shard) -> Option<u6
     Some(shard.range.partitions().filter_map(apart).sum())
 }
 
-fn replica_status(view: &ClusterView, reports: &Reports, shard: &Shard, replica: &Replica) -> ReplicaStatus {
+fn replica_status(
+    view: &ClusterView,
+    reports: &Reports,
+    shard: &Shard,
+    replica: &Replica,
+    ends: &BTreeMap<PartitionId, i64>,
+) -> ReplicaStatus {
     let live = view.is_live(&replica.node);
     let seen = observation(reports, shard, &replica.node).filter(|_| live);
     let up = live && reports.heartbeats.get(&replica.node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
@@ -193,7 +202,7 @@ fn replica_status(view: &ClusterView, reports: &Reports, shard: &Shard, replica:
     ReplicaStatus {
         node: replica.node.clone(),
         state: state.to_owned(),
-        lag: seen.filter(|seen| seen.serving).map(ReplicaObservation::lag),
+        lag: seen.filter(|seen| seen.serving).map(|seen| seen.lag_to(ends)),
         bytes: seen.map_or(0, |seen| seen.bytes),
         rows: seen.map_or(0, |seen| seen.rows),
         dead_letters: seen.map_or(0, |seen| seen.dead_letters),

@@ -146,9 +146,10 @@ impl FaultyLane {
         let mut state = self.state();
         let of_it = |kept: &Fetched| match kept {
             Fetched::Chunk(chunk) => chunk.source == *source,
-            Fetched::End(of, _) | Fetched::OutOfRange { source: of, .. } | Fetched::TopicMissing(of) => {
-                of == source
-            }
+            Fetched::End(of, _)
+            | Fetched::OutOfRange { source: of, .. }
+            | Fetched::TopicMissing(of)
+            | Fetched::Unreachable(of, _) => of == source,
             Fetched::Trouble(_) => false,
         };
         state.kept = state.kept.take().filter(|kept| !of_it(kept));

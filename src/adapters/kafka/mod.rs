@@ -7,7 +7,9 @@
 //! - Committing is recording: it never moves where a lane reads.
 //! - An offset out of range is reported ([`Fetched::OutOfRange`]), never reset in silence.
 
+mod absence;
 mod budget;
+mod chunk;
 mod client;
 pub mod conformance;
 pub mod embedded;
@@ -92,6 +94,9 @@ pub enum Fetched {
     },
     /// The topic is not there (any more). The partition is no longer assigned.
     TopicMissing(TopicPartition),
+    /// The partition's broker does not answer, and why: nothing is known of its end. It stays assigned, and once the
+    /// broker answers again an [`End`](Self::End) follows, or messages.
+    Unreachable(TopicPartition, String),
     /// The lane as a whole has trouble (brokers down); it goes on by itself.
     Trouble(String),
 }
