@@ -12,7 +12,7 @@ mod steer_cli;
 
 use converthouse::adapters::peers::Error;
 use converthouse::model::control::TableStatus;
-use converthouse::model::table::{BatchLimits, MessageFormat, TopicLayout};
+use converthouse::model::table::{BatchLimits, MessageFormat, TableState, TopicLayout};
 use edge::{Asked, Edge, Mood, name, routes, table};
 use expect_test::{ExpectFile, expect, expect_file};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -280,13 +280,26 @@ fn create_can_go_ahead_without_waiting_or_give_up() {
 #[test]
 fn drop_waits_until_it_is_gone() {
     let edge = Edge::start();
-    *edge.daemon.tables.lock().unwrap() = vec![Ok(table()), Ok(table()), Err(Error::NotFound(NAME.into()))];
+    let dropping = |complete, waiting_for| {
+        Ok(TableStatus { state: TableState::Dropping, complete, waiting_for, ..table() })
+    };
+    let down = vec!["node n3, which is down, to let go of the table".to_owned()];
+    *edge.daemon.tables.lock().unwrap() =
+        vec![dropping(false, vec![]), dropping(false, vec![]), Err(Error::NotFound(NAME.into()))];
     let ran = run(&edge, &["table", "drop", NAME, "--delete-topics"]);
     assert_eq!((ran.code, ran.out.as_str()), (0, "shop.`événements ``x``` is gone\n"), "{}", ran.err);
     let Asked::Drop(drop) = edge.daemon.asked.lock().unwrap()[0].clone() else { panic!() };
     assert!(drop.delete_topics && !drop.if_exists);
     let ran = run(&edge, &["table", "drop", NAME, "--no-wait", "--json"]);
     assert!(ran.out.contains("\"gone\": false"), "{}", ran.out);
+    *edge.daemon.tables.lock().unwrap() = vec![dropping(false, vec![]), dropping(true, down)];
+    let ran = run(&edge, &["table", "drop", NAME]);
+    assert_eq!(ran.code, 0, "nodes that are down are not waited for: {}", ran.err);
+    assert!(
+        ran.out.ends_with("is gone\n  waiting for node n3, which is down, to let go of the table\n"),
+        "{}",
+        ran.out
+    );
 }
 
 #[test]

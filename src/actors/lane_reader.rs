@@ -83,6 +83,10 @@ impl LaneReader {
         let (source, over) = match &fetched {
             Fetched::Chunk(chunk) => (&chunk.source, false),
             Fetched::End(source, _) => (source, false),
+            Fetched::Unreachable(source, error) => {
+                tracing::warn!(%source, error, "a partition's broker does not answer");
+                (source, false)
+            }
             Fetched::OutOfRange { source, .. } | Fetched::TopicMissing(source) => (source, true),
             Fetched::Trouble(error) => {
                 tracing::warn!(%error, "Kafka lane has trouble");

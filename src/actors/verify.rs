@@ -334,7 +334,7 @@ impl State {
                 }
                 Fetched::End(_, end) => next = next.max(end),
                 Fetched::OutOfRange { .. } | Fetched::TopicMissing(_) => break,
-                Fetched::Trouble(_) => {}
+                Fetched::Unreachable(..) | Fetched::Trouble(_) => {}
             }
         }
         lane.unassign(&source);

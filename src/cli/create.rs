@@ -5,7 +5,7 @@ use super::{Context, Failure, quote_name};
 use crate::adapters::peers::{Daemon, Error};
 use crate::error::{Coded, Retry};
 use crate::model::control::{CreateTable, TableStatus};
-use crate::model::table::{BatchLimits, MessageFormat, TopicLayout};
+use crate::model::table::{BatchLimits, MessageFormat, TableState, TopicLayout};
 use crate::model::{NodeId, TableName};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -244,18 +244,21 @@ async fn wait_until_ready(
     Ok(done.await?.unwrap_or(created))
 }
 
-/// Waits until the daemon knows no such table.
+/// Waits until no live node has anything of the table; returns it while nodes that are down still do.
 pub(super) async fn wait_until_gone(
     context: &Context,
     daemon: &dyn Daemon,
     name: &TableName,
-) -> Result<(), Failure> {
-    let done = poll(context, daemon, name, |answer| match answer {
+) -> Result<Option<TableStatus>, Failure> {
+    poll(context, daemon, name, |answer| match answer {
         Err(Error::NotFound(_)) => Ok(None),
+        // Made again meanwhile.
+        Ok(table) if table.state != TableState::Dropping => Ok(None),
+        Ok(table) if table.complete => Ok(Some(table)),
         Ok(table) => Err(Progress::Waiting(
             table.waiting_for.first().cloned().unwrap_or_else(|| "the nodes to remove it".to_owned()),
         )),
         Err(error) => Err(Progress::Failed(error)),
-    });
-    done.await.map(|_| ())
+    })
+    .await
 }

@@ -184,16 +184,21 @@ impl Drop {
             delete_topics: self.delete_topics,
             if_exists: self.if_exists,
         };
-        let gone = context.block_on(async {
+        let (gone, waiting_for) = context.block_on(async {
             daemon.drop_table(request).await?;
             if self.no_wait {
-                return Ok(false);
+                return Ok((false, Vec::new()));
             }
-            super::create::wait_until_gone(context, daemon.as_ref(), &name).await?;
-            Ok(true)
+            let left = super::create::wait_until_gone(context, daemon.as_ref(), &name).await?;
+            Ok((true, left.map(|table| table.waiting_for).unwrap_or_default()))
         })?;
         let said = if gone { "is gone" } else { "is being dropped" };
-        let result = json!({ "database": self.name.database, "table": self.name.table, "gone": gone });
-        context.print(&result, || format!("{} {said}\n", quote_name(&self.name)))
+        let result = json!({
+            "database": self.name.database, "table": self.name.table, "gone": gone, "waiting_for": waiting_for,
+        });
+        context.print(&result, || {
+            let rest = waiting_for.iter().map(|what| format!("  waiting for {}\n", printable(what)));
+            format!("{} {said}\n{}", quote_name(&self.name), rest.collect::<String>())
+        })
     }
 }

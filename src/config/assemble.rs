@@ -187,10 +187,13 @@ fn metadata<'a>(
         Some(name) if !name.contains('/') => PathBuf::from(name),
         _ => reader.path(part, "binary").unwrap_or_default(),
     };
+    let listen = reader.text(part, "listen").and_then(|text| text.parse().ok());
     let members = members(reader, root);
     // The schema makes it one of the three; a missing one is on the list of problems.
     let kind = reader_kind(part)?;
-    for (name, of) in [("endpoints", "etcd"), ("path", "embedded"), ("binary", "managed")] {
+    for (name, of) in
+        [("endpoints", "etcd"), ("path", "embedded"), ("binary", "managed"), ("listen", "managed")]
+    {
         if part.has(name) && kind != of {
             let what = format!("is given, and kind is {kind:?}");
             reader.blame(part, name, &what, &format!("drop it, or set kind = {of:?}"));
@@ -204,7 +207,7 @@ fn metadata<'a>(
         "embedded" => StoreOptions::Embedded { path },
         "managed" => {
             check_members(reader, part, &members);
-            StoreOptions::Managed { members, binary, access }
+            StoreOptions::Managed { members, binary, listen, access }
         }
         _ => StoreOptions::Etcd { endpoints: check_endpoints(reader, part, endpoints), access },
     };

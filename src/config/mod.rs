@@ -110,6 +110,8 @@ pub enum StoreOptions {
         members: Vec<EtcdMember>,
         /// Program.
         binary: PathBuf,
+        /// What this daemon's member listens on, if not what its URLs say.
+        listen: Option<std::net::IpAddr>,
         /// How to be let in.
         access: EtcdAccess,
     },

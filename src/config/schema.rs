@@ -20,6 +20,8 @@ pub enum Kind {
     Path,
     /// `host:port`.
     Address,
+    /// An IP address.
+    Ip,
     /// `http(s)://host:port`.
     Url,
     /// A node's name.
@@ -92,7 +94,7 @@ const fn key(
 }
 
 use Absent::{Default, Otherwise, Required};
-use Kind::{Address, Bool, Bytes, Choice, Integer, Map, Node, Path, Secret, Text, Texts, Url, Weight};
+use Kind::{Address, Bool, Bytes, Choice, Integer, Ip, Map, Node, Path, Secret, Text, Texts, Url, Weight};
 
 const MS_MAX: i64 = 366 * 24 * 3_600_000;
 
@@ -207,6 +209,14 @@ const METADATA: &[Key] = &[
         Default("\"etcd\""),
         "\"/usr/bin/etcd\"",
         "etcd's program; a bare name is looked for on the PATH. For `kind = \"managed\"` only.",
+    ),
+    key(
+        "listen",
+        Ip,
+        Otherwise("the member's own host if that is an IP address, else all addresses"),
+        "\"10.0.0.1\"",
+        "Address that this daemon's member listens on, where its `client_url` and `peer_url` are host names. For \
+         `kind = \"managed\"` only.",
     ),
 ];
 

@@ -89,6 +89,7 @@ fn a_cluster_of_three_with_managed_etcd() {
         grpc_advertise = "http://n2:7400"
         [metadata]
         kind = "managed"
+        listen = "10.0.0.2"
         member = [
             { node = "n1", client_url = "http://n1:2379", peer_url = "http://n1:2380" },
             { node = "n2", client_url = "http://n2:2379", peer_url = "http://n2:2380" },
@@ -108,7 +109,8 @@ fn a_cluster_of_three_with_managed_etcd() {
     )
     .unwrap();
     assert!(!config.standalone());
-    let StoreOptions::Managed { members, binary, .. } = &config.metadata.store else { panic!() };
+    let StoreOptions::Managed { members, binary, listen, .. } = &config.metadata.store else { panic!() };
+    assert_eq!(*listen, Some([10, 0, 0, 2].into()));
     assert_eq!((members.len(), binary.to_str()), (3, Some("etcd")));
     assert_eq!(config.kafka.settings["socket.timeout.ms"], Secret::new("1000"));
     let node = &config.nodes[0];
@@ -131,6 +133,7 @@ grpc_listen = "0.0.0.0:7400"
 http_listen = "localhost"
 [metadata]
 kind = "etcd"
+listen = "n1"
 lease_ttl_ms = 5
 password = "geheim"
 [[metadata.member]]

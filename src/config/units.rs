@@ -9,6 +9,7 @@ pub(super) fn expected(kind: Kind) -> String {
         Kind::Text | Kind::Secret => "a text".into(),
         Kind::Path => "a path".into(),
         Kind::Address => "host:port".into(),
+        Kind::Ip => "an IP address".into(),
         Kind::Url => "http://host:port".into(),
         Kind::Node => "a node's name".into(),
         Kind::Integer(min, i64::MAX) => format!("a whole number, at least {min}"),
@@ -29,6 +30,9 @@ pub(super) fn text(kind: Kind, text: &str) -> Result<String, String> {
             Err(format!("is {text:?} and should be {}", expected(kind)))
         }
         Kind::Address => host_port(text).map(|_| text.to_owned()).map_err(|e| format!("is {text:?}: {e}")),
+        Kind::Ip if text.parse::<std::net::IpAddr>().is_err() => {
+            Err(format!("is {text:?} and should be {}", expected(kind)))
+        }
         Kind::Url => url(text).map(|_| text.trim_end_matches('/').to_owned()),
         Kind::Path | Kind::Text if text.is_empty() => Err("is empty".into()),
         _ => Ok(text.to_owned()),

@@ -29,7 +29,9 @@ pub fn fill_ports(config: &mut Config, grpc: u16, http: u16) {
 
 /// The member that this daemon runs, if the store is managed (C8): three such daemons form their own store.
 pub async fn managed_etcd(config: &Config) -> Result<Option<ManagedEtcd>, Error> {
-    let StoreOptions::Managed { members, binary, .. } = &config.metadata.store else { return Ok(None) };
+    let StoreOptions::Managed { members, binary, listen, .. } = &config.metadata.store else {
+        return Ok(None);
+    };
     let peer = |member: &config::EtcdMember| Peer {
         name: member.node.to_string(),
         peer_url: member.peer_url.clone(),
@@ -41,6 +43,7 @@ pub async fn managed_etcd(config: &Config) -> Result<Option<ManagedEtcd>, Error>
         cluster: config.cluster.clone(),
         name: config.daemon.node.to_string(),
         peers: members.iter().map(peer).collect(),
+        listen: *listen,
     };
     ManagedEtcd::start(member).await.map(Some).map_err(|error| Error::of(&error))
 }

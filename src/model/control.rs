@@ -134,7 +134,8 @@ pub struct TableStatus {
     pub acknowledged: BTreeMap<NodeId, Epoch>,
     /// Every shard has a ready replica and every live node has loaded the newest epoch.
     pub usable: bool,
-    /// Usable, and every wanted replica is ready.
+    /// Usable, and every wanted replica is ready. Of a table that is being dropped: every live node has let go of it,
+    /// and its topics are gone if they were to be.
     pub complete: bool,
     /// What keeps it from being complete, one line each.
     pub waiting_for: Vec<String>,

@@ -5,6 +5,7 @@
 
 use super::ids::{NodeId, PartitionId, ShardId, TableId};
 use super::table::{Source, TableName, TopicLayout};
+use std::collections::BTreeSet;
 
 /// Hidden column: the row's partition.
 pub const PARTITION_COLUMN: &str = "_cvh_partition";
@@ -104,6 +105,12 @@ pub fn topic_partition(source: &Source, partition: PartitionId) -> TopicPartitio
 /// The topic that takes messages which ClickHouse refuses.
 pub fn dead_letter_topic(source: &Source) -> String {
     format!("{}.dead-letter", source.topic_prefix)
+}
+
+/// Every topic of a table: its partitions' and the one for dead letters.
+pub fn topics(source: &Source, partitions: u32) -> BTreeSet<String> {
+    let of_partitions = (0..partitions).map(|p| topic_partition(source, PartitionId(p)).topic);
+    of_partitions.chain([dead_letter_topic(source)]).collect()
 }
 
 /// The Kafka group under which a node commits offsets; the commit's metadata names table and shard.

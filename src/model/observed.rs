@@ -189,7 +189,9 @@ impl ReplicaObservation {
 pub fn ends<'a>(replicas: impl IntoIterator<Item = &'a ReplicaObservation>) -> BTreeMap<PartitionId, i64> {
     let mut ends = BTreeMap::new();
     let partitions = replicas.into_iter().flat_map(|replica| &replica.partitions);
-    for (id, seen) in partitions.filter(|(_, seen)| seen.stall.is_none()) {
+    let of_the_topic =
+        |seen: &PartitionProgress| matches!(seen.stall, None | Some(Stall::KafkaUnreachable { .. }));
+    for (id, seen) in partitions.filter(|(_, seen)| of_the_topic(seen)) {
         let end = ends.entry(*id).or_insert(0);
         *end = seen.end_offset.max(seen.next_offset).max(*end);
     }

@@ -10,7 +10,7 @@ use super::node::Node;
 use super::operation::Operation;
 use super::shards::Shards;
 use super::shared::Shared;
-use super::table::{Shard, Table, TableName};
+use super::table::{Shard, Table, TableName, TableState};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A record with the store revision of its last write, for compare-and-swap.
@@ -206,9 +206,15 @@ impl ClusterView {
     }
 
     /// The table of that name that is not being dropped.
-    pub fn table_named(&self, name: &TableName) -> Option<&Table> {
-        let alive = |table: &&Table| table.name == *name && table.state != super::table::TableState::Dropping;
-        self.tables.values().map(|table| &table.record).find(alive)
+    pub fn table_named<'a>(&'a self, name: &TableName) -> Option<&'a Table> {
+        let tables = self.tables.values().map(|table| &table.record);
+        tables.filter(|table| table.name == *name).find(|table| table.state != TableState::Dropping)
+    }
+
+    /// The table of that name; if there is none, one that is being dropped.
+    pub fn table_last_named<'a>(&'a self, name: &TableName) -> Option<&'a Table> {
+        let any = || self.tables.values().map(|table| &table.record).find(|table| table.name == *name);
+        self.table_named(name).or_else(any)
     }
 
     /// A table's shards, in number order.

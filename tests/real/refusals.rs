@@ -1,7 +1,7 @@
 //! Bad input of every kind, given to a running cluster by the command line: each is refused with a code, a place and
 //! a remedy, and changes nothing.
 
-use super::support::cluster::Cluster;
+use super::support::cluster::{Cluster, DDL};
 
 const GOOD: &str = "CREATE TABLE d.good (a UInt64, s String) ENGINE = MergeTree ORDER BY a";
 
@@ -75,6 +75,31 @@ async fn a_dropped_table_goes_everywhere_and_its_name_can_be_used_again() {
     let gone = cluster.nodes[0].query("SELECT count() FROM system.databases WHERE name LIKE '%cvh%'").await;
     assert_eq!(gone.unwrap(), "1");
     assert_eq!(cluster.nodes[1].query("SELECT count() FROM d.good").await.unwrap(), "0");
+}
+
+/// The node that was down still has the old table when it comes back: nothing that it or the leader then removes may
+/// be the new table's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_made_again_keeps_its_messages_when_a_node_comes_back_with_the_dropped_one() {
+    let mut cluster = Cluster::start(2, 1).await;
+    cluster.create_events(2);
+    cluster.produce(0..2_000).await;
+    cluster.prove_events(2_000, 0).await;
+    let away = 1 - cluster.leader();
+    cluster.nodes[away].kill_daemon();
+    let name = cluster.nodes[away].id.clone();
+    cluster.until("the daemon's lease to end", |status| {
+        status.nodes.iter().any(|node| node.id.as_str() == name && !node.live)
+    });
+    let said = cluster.cli(&["table", "drop", "shop.events", "--delete-topics"]).unwrap();
+    assert!(said.contains("is gone") && said.contains(&format!("node {name}, which is down")), "{said}");
+    let again =
+        ["table", "create", DDL, "--partitions", "8", "--shards", "2", "--partition-by", "user", "--no-wait"];
+    cluster.cli(&again).unwrap();
+    cluster.produce(0..3_000).await;
+    cluster.nodes[away].start_daemon();
+    cluster.until("the old table to be forgotten", |status| status.tables.len() == 1);
+    cluster.prove("shop.events", 3_000, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

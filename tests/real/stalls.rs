@@ -1,9 +1,10 @@
 //! Parts that neither answer nor die: stopped processes, networks that swallow or cut. Afterwards each replica holds
 //! each row once, without a gap, replicas are equal, and no daemon saw an invariant broken.
 
-use super::support::cluster::{Cluster, Node};
+use super::support::cluster::{Cluster, DDL, Node};
 use super::support::link::{Link, Weather};
 use super::support::producer::Producer;
+use converthouse::model::observed::Stall;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -136,6 +137,27 @@ async fn a_daemon_cut_off_from_kafka_loses_and_doubles_nothing() {
         });
     };
     through_bad_weather(|links| &links.kafka, noticed).await;
+}
+
+/// Nothing is sent meanwhile: neither its going nor its return shows in messages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_down_is_told_and_that_it_is_back_too() {
+    let mut cluster = Cluster::start(1, 1).await;
+    let made = cluster.cli(&["table", "create", DDL, "--partitions", "8", "--partition-by", "user"]);
+    made.unwrap();
+    cluster.produce(0..1_000).await;
+    cluster.prove("shop.events", 1_000, 0).await;
+    assert!(cluster.status().unwrap().healthy);
+    cluster.kafka.brokers.kill(0).unwrap();
+    cluster.until("all partitions to be told", |status| {
+        let replica = &status.tables[0].shards[0].replicas[0];
+        let away = |stall: &Stall| matches!(stall, Stall::KafkaUnreachable { .. });
+        !status.healthy && replica.stalls.values().filter(|stall| away(stall)).count() == 8
+    });
+    cluster.kafka.brokers.restart(0).await.unwrap();
+    cluster.until("all to be well again", |status| status.healthy);
+    cluster.produce(1_000..1_500).await;
+    cluster.prove("shop.events", 1_500, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -175,17 +175,21 @@ fn check_topics_free(lead: &Lead, table: &Table) -> Result<(), Error> {
             "topic prefix {prefix:?} must be 1 to 200 letters, digits, '.', '_' or '-' (Kafka's rule)"
         )));
     }
+    let topics = names::topics(&table.source, table.partitions);
     let view = lead.view.read();
-    let taken = view
-        .tables
-        .values()
-        .map(|t| &t.record)
-        .find(|other| other.source.topic_prefix == *prefix && other.state != TableState::Dropping);
+    // Of a table that is being dropped the topics count for as long as they are still to be deleted: deleting them
+    // later would take the new table's messages.
+    let holds = |other: &&Table| other.state != TableState::Dropping || other.delete_topics;
+    let shares = |other: &&Table| !names::topics(&other.source, other.partitions).is_disjoint(&topics);
+    let taken = view.tables.values().map(|t| &t.record).filter(holds).find(shares);
     taken.map_or(Ok(()), |other| {
-        Err(Error::Exists(format!(
-            "a table on topics {prefix}.*, which is {}; choose another topic prefix,",
-            other.name
-        )))
+        let whose = format!("{}.*, the topics of {}", other.source.topic_prefix, other.name);
+        Err(match other.state {
+            TableState::Dropping => Error::Unavailable(format!(
+                "{whose} are still being deleted with it: try again once they are gone, or choose another topic prefix"
+            )),
+            _ => Error::Exists(format!("a table on {whose}; choose another topic prefix,")),
+        })
     })
 }
 

@@ -17,6 +17,9 @@ pub async fn drop_table(lead: Lead, request: DropTable) -> Result<(), Error> {
     let Some(found) = found else {
         return if request.if_exists { Ok(()) } else { Err(Error::NotFound(format!("table {name}"))) };
     };
+    if let Some(why) = lead.kafka.keeps_topics().filter(|_| request.delete_topics) {
+        return Err(Error::Refused(format!("{why}: drop {name} without deleting them")));
+    }
     let mut table = found.record.clone();
     table.state = TableState::Dropping;
     table.delete_topics = request.delete_topics;

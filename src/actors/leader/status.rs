@@ -5,21 +5,21 @@ use crate::actors::balance::pursue;
 use crate::adapters::peers::Error;
 use crate::model::balance::{BalanceMode, BalanceStatus};
 use crate::model::control::{ClusterStatus, NodeStatus, ReplicaStatus, ShardStatus, TableStatus};
-use crate::model::ids::NodeId;
+use crate::model::ids::{NodeId, PartitionId};
 use crate::model::names;
-use crate::model::observed::ReplicaObservation;
+use crate::model::observed::{self, ReplicaObservation};
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState, Table, TableName, TableState};
 use crate::model::view::ClusterView;
 use std::collections::BTreeMap;
 
-/// The table of that name.
+/// The table of that name; if there is none any more, the one that is being dropped.
 pub fn named(
     view: &ClusterView,
     reports: &Reports,
     name: &TableName,
     now_unix_ms: u64,
 ) -> Result<TableStatus, Error> {
-    let table = view.table_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))?;
+    let table = view.table_last_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))?;
     Ok(self::table(view, reports, table, now_unix_ms))
 }
 
@@ -49,6 +49,7 @@ pub fn table(view: &ClusterView, reports: &Reports, table: &Table, now_unix_ms: 
         |node: &&&NodeId| reports.heartbeats.get(**node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
     let usable =
         table.state == TableState::Active && readable && unrouted.iter().filter(servers_up).count() == 0;
+    let gone = !table.delete_topics && view.live.keys().all(|node| let_go(reports, table, node));
     TableStatus {
         id: table.id,
         database: table.name.database.clone(),
@@ -66,21 +67,30 @@ pub fn table(view: &ClusterView, reports: &Reports, table: &Table, now_unix_ms: 
         shards: shards.iter().map(|shard| shard_status(view, reports, shard)).collect(),
         acknowledged,
         usable,
-        complete: usable && waiting_for.is_empty(),
+        complete: if table.state == TableState::Dropping { gone } else { usable && waiting_for.is_empty() },
         waiting_for,
         holds: view.holds_in_force(Some(table), now_unix_ms),
     }
 }
 
+/// Whether a node has removed everything of a table that is being dropped.
+fn let_go(reports: &Reports, table: &Table, node: &NodeId) -> bool {
+    reports.heartbeats.get(node).is_some_and(|heartbeat| heartbeat.dropped.contains(&table.id))
+}
+
 fn waiting(view: &ClusterView, reports: &Reports, table: &Table, shards: &[&Shard]) -> Vec<String> {
     let mut waiting = Vec::new();
     if table.state == TableState::Dropping {
-        let keeps = |node: &&NodeId| {
-            !reports.heartbeats.get(*node).is_some_and(|heartbeat| heartbeat.dropped.contains(&table.id))
-        };
-        waiting.extend(
-            view.nodes.keys().filter(keeps).map(|node| format!("node {node} to let go of the table")),
-        );
+        if table.delete_topics {
+            waiting.push(format!("topics {}.* to be deleted", table.source.topic_prefix));
+        }
+        let (live, down): (Vec<_>, Vec<_>) = view
+            .nodes
+            .keys()
+            .filter(|node| !let_go(reports, table, node))
+            .partition(|node| view.is_live(node));
+        waiting.extend(live.iter().map(|node| format!("node {node} to let go of the table")));
+        waiting.extend(down.iter().map(|node| format!("node {node}, which is down, to let go of the table")));
         return waiting;
     }
     if table.state == TableState::Creating && shards.len() < table.next_shard as usize {
@@ -138,6 +148,9 @@ fn batch_ages<'a>(reports: &'a Reports, shard: &'a Shard) -> impl Iterator<Item 
 }
 
 fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardStatus {
+    let copies = shard.replicas.iter().filter_map(|replica| observation(reports, shard, &replica.node));
+    // What one has heard of the topics holds for all: one that hears of nothing more must not pass for complete.
+    let ends = observed::ends(copies.filter(|seen| seen.serving));
     ShardStatus {
         id: shard.id,
         epoch: shard.epoch,
@@ -146,7 +159,7 @@ fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardSt
         state: shard.state,
         leader: shard.leader.clone(),
         preferred_leader: shard.preferred_leader().cloned(),
-        replicas: shard.replicas.iter().map(|r| replica_status(view, reports, shard, r)).collect(),
+        replicas: shard.replicas.iter().map(|r| replica_status(view, reports, shard, r, &ends)).collect(),
     }
 }
 
@@ -166,7 +179,13 @@ pub fn spread(view: &ClusterView, reports: &Reports, shard: &Shard) -> Option<u6
     Some(shard.range.partitions().filter_map(apart).sum())
 }
 
-fn replica_status(view: &ClusterView, reports: &Reports, shard: &Shard, replica: &Replica) -> ReplicaStatus {
+fn replica_status(
+    view: &ClusterView,
+    reports: &Reports,
+    shard: &Shard,
+    replica: &Replica,
+    ends: &BTreeMap<PartitionId, i64>,
+) -> ReplicaStatus {
     let live = view.is_live(&replica.node);
     let seen = observation(reports, shard, &replica.node).filter(|_| live);
     let up = live && reports.heartbeats.get(&replica.node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
@@ -183,7 +202,7 @@ fn replica_status(view: &ClusterView, reports: &Reports, shard: &Shard, replica:
     ReplicaStatus {
         node: replica.node.clone(),
         state: state.to_owned(),
-        lag: seen.filter(|seen| seen.serving).map(ReplicaObservation::lag),
+        lag: seen.filter(|seen| seen.serving).map(|seen| seen.lag_to(ends)),
         bytes: seen.map_or(0, |seen| seen.bytes),
         rows: seen.map_or(0, |seen| seen.rows),
         dead_letters: seen.map_or(0, |seen| seen.dead_letters),

@@ -233,6 +233,9 @@ impl Handler<FromLane> for ReplicaActor {
                 lost(source, Stall::TopicReplaced { next: wanted, end: high })
             }
             Fetched::TopicMissing(source) => lost(source, Stall::TopicMissing),
+            Fetched::Unreachable(source, error) => {
+                find(&source).map(|id| Event::Unreachable(id, assignment, error))
+            }
             Fetched::Trouble(_) => None, // the lane reader logs it; the lane goes on by itself
         };
         if let Some(event) = event {

@@ -80,6 +80,11 @@ impl Partition {
         self.detach(id, effects);
     }
 
+    /// Its broker answers; whether it had not before.
+    pub(super) fn reached(&mut self) -> bool {
+        self.stall.take_if(|stall| matches!(stall, Stall::KafkaUnreachable { .. })).is_some()
+    }
+
     /// Takes no more messages, and forgets those that wait.
     pub(super) fn detach(&mut self, id: PartitionId, effects: &mut Vec<Effect>) {
         self.buffer.clear();

@@ -33,6 +33,8 @@ pub enum Event {
     End(PartitionId, i64),
     /// The lane lost the partition, in the assignment of that number.
     Lost(PartitionId, u32, Stall),
+    /// Its broker does not answer, in the assignment of that number; an end or messages follow once it does.
+    Unreachable(PartitionId, u32, String),
     /// An insert ended.
     Inserted(PartitionId, u32, Outcome),
     /// Batches are due by these limits from now on.
@@ -208,9 +210,18 @@ impl State {
             }
             Event::End(id, end) => {
                 if let Some(p) = self.partitions.get_mut(&id)
-                    && p.end != end
+                    && (p.reached() || p.end != end)
                 {
                     p.end = end;
+                    effects.push(Effect::Report);
+                }
+            }
+            Event::Unreachable(id, assignment, error) => {
+                if let Some(p) = self.partitions.get_mut(&id)
+                    && p.assignment == Some(assignment)
+                    && p.stall.is_none()
+                {
+                    p.stall = Some(Stall::KafkaUnreachable { error });
                     effects.push(Effect::Report);
                 }
             }
@@ -322,6 +333,9 @@ impl State {
         let Some(p) = self.partitions.get_mut(&id) else { return };
         if p.assignment != Some(assignment) {
             return;
+        }
+        if p.reached() {
+            effects.push(Effect::Report);
         }
         // The lane promises each message once; what was taken already is not taken again whatever it does.
         chunk.messages.retain(|message| message.offset >= p.read_to);

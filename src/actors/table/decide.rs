@@ -115,6 +115,8 @@ pub enum Step {
     End(Box<Operation>),
     /// An operation has taken too long: it is to be undone.
     Expire(Box<Operation>),
+    /// The table is being dropped, its topics with it: delete them, and note in its record that they are gone.
+    DeleteTopics,
     /// Every node has let go of the table: remove these shards' records, and the table's with the last of them.
     Forget(Vec<ShardId>),
 }
@@ -128,7 +130,9 @@ pub fn decide(
     rules: &Rules,
 ) -> Option<Step> {
     if table.state == TableState::Dropping {
-        return abandon(open).or_else(|| forget(table, shards, known));
+        // Topics before anything that waits for nodes: they hold back a new table of that name until they are gone.
+        let topics = || table.delete_topics.then_some(Step::DeleteTopics);
+        return abandon(open).or_else(topics).or_else(|| forget(table, shards, known));
     }
     if table.state == TableState::Creating {
         let missing = missing(table, shards);

@@ -348,3 +348,13 @@ fn a_dropped_table_is_forgotten_when_every_registered_node_has_let_go() {
     }
     assert_eq!(step(&table, &[&now], &all, 0), Some(Step::Forget(vec![ShardId(0)])));
 }
+
+#[test]
+fn topics_of_a_dropped_table_are_deleted_first_whatever_nodes_are_down() {
+    let table = Table { delete_topics: true, ..table(TableState::Dropping, 3, 1) };
+    let now = shard(&[("n1", Ready), ("n2", Ready)], Some("n1"));
+    let down = world(&[("n1", true, None), ("n2", false, None)]);
+    assert_eq!(step(&table, &[&now], &down, 0), Some(Step::DeleteTopics));
+    let deleted = Table { delete_topics: false, ..table };
+    assert_eq!(step(&deleted, &[&now], &down, 0), None, "once, and not again");
+}

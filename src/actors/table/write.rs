@@ -11,9 +11,9 @@ use crate::model::ids::{NodeId, ShardId};
 use crate::model::names;
 use crate::model::operation::{Kind, Operation, cause};
 use crate::model::range::PartitionRange;
-use crate::model::table::{Shard, TableState};
+use crate::model::table::{Shard, Table, TableState};
 use actix::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Does what a step says; returns the store's revision after it.
 pub(super) async fn carry_out(
@@ -29,6 +29,7 @@ pub(super) async fn carry_out(
         Step::Rebuild(lost) => rebuild(&lead, &placement, &basis, lost).await,
         Step::End(operation) => end(&lead, *operation).await,
         Step::Expire(operation) => expire(&lead, *operation).await,
+        Step::DeleteTopics => delete_topics(&lead, &basis).await,
         Step::Forget(shards) => forget(&lead, &basis, &shards).await,
     }
 }
@@ -168,22 +169,28 @@ async fn write(lead: &Lead, basis: &Basis, change: &Change) -> Result<Revision, 
     Ok(revision)
 }
 
-/// Every node has let go: topics if wanted, then the records, the table's own with the last shards'.
+/// Deletes the topics, once: the record says when they are gone, and until then no other table may be made on them
+/// (`leader::create`). Whoever reads them still reads for a table that is being dropped.
+async fn delete_topics(lead: &Lead, basis: &Basis) -> Result<Revision, String> {
+    let table = &basis.table.record;
+    // A deposed leader that wakes up would take away the topics of a table that has been made again since. Kafka
+    // deletes by name, so what is between this look and its request remains.
+    if !lead.stands().await.map_err(|error| error.told())? {
+        return Err("the term is over".into());
+    }
+    let topics: Vec<String> = names::topics(&table.source, table.partitions).into_iter().collect();
+    lead.kafka.delete_topics(&topics).await.map_err(|error| error.told())?;
+    tracing::info!(table = %table.name, topics = topics.len(), "topics deleted");
+    let key = lead.keys.table(table.id);
+    let compares = vec![Compare::ModifiedAt(key.clone(), basis.table.revision)];
+    let value = Table { delete_topics: false, ..table.clone() }.encode();
+    committed(lead.write(compares, vec![Write::Put { key, value, lease: None }]).await)
+}
+
+/// Every node has let go: the records, the table's own with the last shards'.
 async fn forget(lead: &Lead, basis: &Basis, shards: &[ShardId]) -> Result<Revision, String> {
     let table = &basis.table.record;
     let last = shards.len() == basis.shards.len();
-    if last && table.delete_topics {
-        // A deposed leader that wakes up would take away the topics of a table that has been made again since.
-        if !lead.stands().await.map_err(|error| error.told())? {
-            return Err("the term is over".into());
-        }
-        let partitions = (0..table.partitions).map(crate::model::PartitionId);
-        let mut topics: BTreeSet<String> =
-            partitions.map(|p| names::topic_partition(&table.source, p).topic).collect();
-        topics.insert(names::dead_letter_topic(&table.source));
-        let topics: Vec<String> = topics.into_iter().collect();
-        lead.kafka.delete_topics(&topics).await.map_err(|error| error.to_string())?;
-    }
     let key = lead.keys.table(table.id);
     let compares = vec![Compare::ModifiedAt(key.clone(), basis.table.revision)];
     let mut writes: Vec<Write> =

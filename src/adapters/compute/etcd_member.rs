@@ -10,7 +10,7 @@
 use super::process::{Error, Launch, Process};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,6 +52,9 @@ pub struct EtcdMember {
     pub name: String,
     /// All members at the cluster's beginning, itself included.
     pub peers: Vec<Peer>,
+    /// The address that it listens on; `None`: its URLs' host if that is an address, else every address, since etcd
+    /// binds to no name.
+    pub listen: Option<IpAddr>,
 }
 
 impl EtcdMember {
@@ -91,13 +94,14 @@ impl EtcdMember {
         let peers: Vec<_> =
             self.peers.iter().map(|peer| format!("{}={}", peer.name, peer.peer_url)).collect();
         let flag = |name: &str, value: &str| format!("--{name}={value}");
+        let (clients, members) = (self.listens(&own.client_url), self.listens(&own.peer_url));
         Launch::new("etcd", &self.program, &self.folder)
             .arg(flag("name", &own.name))
             // The working directory is the folder: nothing of its own path stands in the data.
             .arg(flag("data-dir", "data"))
-            .arg(flag("listen-client-urls", &own.client_url))
+            .arg(flag("listen-client-urls", &clients))
             .arg(flag("advertise-client-urls", &own.client_url))
-            .arg(flag("listen-peer-urls", &own.peer_url))
+            .arg(flag("listen-peer-urls", &members))
             .arg(flag("initial-advertise-peer-urls", &own.peer_url))
             .arg(flag("initial-cluster", &peers.join(",")))
             .arg(flag("initial-cluster-token", &self.cluster))
@@ -114,6 +118,19 @@ impl EtcdMember {
             // etcd ends at once if a variable and a flag set the same thing.
             .hide_env("ETCD_")
             .start()
+    }
+
+    /// Where it listens, for one of its own URLs.
+    fn listens(&self, url: &str) -> String {
+        let Some((host, port)) = host_and_port(url).and_then(|authority| authority.rsplit_once(':')) else {
+            return url.to_owned();
+        };
+        let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || host == "localhost";
+        match self.listen {
+            Some(address) => format!("http://{}", SocketAddr::new(address, port.parse().unwrap_or_default())),
+            None if is_address => url.to_owned(),
+            None => format!("http://0.0.0.0:{port}"),
+        }
     }
 
     /// Whether it takes writes: it runs, and knows a leader.
@@ -262,7 +279,21 @@ mod tests {
             cluster: "test".into(),
             name: name.into(),
             peers: peers.iter().map(peer).collect(),
+            listen: None,
         }
+    }
+
+    #[test]
+    fn a_member_listens_on_addresses_whatever_its_urls_say() {
+        let mut member = member("a", &[("a", "http://a.example.org:1", "http://a.example.org:2")]);
+        assert_eq!(member.listens("http://a.example.org:2"), "http://0.0.0.0:2");
+        for url in ["http://10.0.0.1:2", "http://[::1]:2", "http://localhost:2"] {
+            assert_eq!(member.listens(url), url);
+        }
+        member.listen = Some("10.0.0.1".parse().unwrap());
+        assert_eq!(member.listens("http://a.example.org:2"), "http://10.0.0.1:2");
+        member.listen = Some("fe80::1".parse().unwrap());
+        assert_eq!(member.listens("http://a.example.org:2"), "http://[fe80::1]:2");
     }
 
     #[test]

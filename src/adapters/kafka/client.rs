@@ -211,7 +211,7 @@ impl Inner {
         };
         let topic = raw.start(source, offset)?;
         let result =
-            super::lane::first_chunk(&raw, source, &self.budget, Instant::now() + self.options.deadline());
+            super::chunk::first_chunk(&raw, source, &self.budget, Instant::now() + self.options.deadline());
         raw.stop(&topic, source);
         // Before the consumer can go: a handle must not outlive it.
         drop(topic);

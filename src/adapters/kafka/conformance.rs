@@ -88,7 +88,7 @@ impl Reader {
         let essential = async {
             loop {
                 match self.0.next().await {
-                    Fetched::End(..) | Fetched::Trouble(_) => {}
+                    Fetched::End(..) | Fetched::Unreachable(..) | Fetched::Trouble(_) => {}
                     other => return other,
                 }
             }
@@ -117,7 +117,9 @@ impl Reader {
         while let Ok(fetched) = tokio::time::timeout_at(until, self.0.next()).await {
             let about = match &fetched {
                 Fetched::Chunk(chunk) => &chunk.source,
-                Fetched::End(about, _) | Fetched::TopicMissing(about) => about,
+                Fetched::End(about, _) | Fetched::TopicMissing(about) | Fetched::Unreachable(about, _) => {
+                    about
+                }
                 Fetched::OutOfRange { source, .. } => source,
                 Fetched::Trouble(_) => continue,
             };

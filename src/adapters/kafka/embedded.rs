@@ -95,6 +95,10 @@ impl Kafka for EmbeddedKafka {
         }
     }
 
+    fn keeps_topics(&self) -> Option<&'static str> {
+        Some("the embedded broker cannot delete topics")
+    }
+
     async fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
         self.client.watermarks(source).await
     }

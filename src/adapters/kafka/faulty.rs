@@ -76,6 +76,10 @@ impl Kafka for FaultyKafka {
         self.change("delete_topics", self.kafka.delete_topics(topics)).await
     }
 
+    fn keeps_topics(&self) -> Option<&'static str> {
+        self.kafka.keeps_topics()
+    }
+
     async fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
         self.ask("watermarks", self.kafka.watermarks(source)).await
     }
@@ -142,9 +146,10 @@ impl FaultyLane {
         let mut state = self.state();
         let of_it = |kept: &Fetched| match kept {
             Fetched::Chunk(chunk) => chunk.source == *source,
-            Fetched::End(of, _) | Fetched::OutOfRange { source: of, .. } | Fetched::TopicMissing(of) => {
-                of == source
-            }
+            Fetched::End(of, _)
+            | Fetched::OutOfRange { source: of, .. }
+            | Fetched::TopicMissing(of)
+            | Fetched::Unreachable(of, _) => of == source,
             Fetched::Trouble(_) => false,
         };
         state.kept = state.kept.take().filter(|kept| !of_it(kept));

@@ -3,11 +3,13 @@
 //! The thread starts, stops, holds and releases partitions in the order they were asked for, so that what a batch
 //! brings always belongs to the assignments it knows; the mailbox drops what the caller has given up meanwhile.
 
+use super::absence::{Absence, Answer};
 use super::budget::Budget;
+use super::chunk::chunk;
 use super::mailbox::{Command, Mailbox};
 use super::options::Options;
 use super::raw::{Item, RawConsumer, Topic, unknown};
-use super::{Chunk, Error, Fetched, Lane, Message};
+use super::{Error, Fetched, Lane};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -22,13 +24,17 @@ const BATCH_MAX: usize = 8_192;
 /// Payload bytes of a chunk above which it is closed.
 const CHUNK_MAX_BYTES: usize = 1 << 20;
 /// How long the thread waits for messages before it looks round.
-const WAIT: Duration = Duration::from_millis(200);
+pub(super) const WAIT: Duration = Duration::from_millis(200);
 /// How often ends are told, and open questions asked again.
 const ROUND: Duration = Duration::from_secs(1);
 /// The same trouble is told again after this.
 const TROUBLE_AGAIN: Duration = Duration::from_secs(10);
 /// How long the thread may wait for watermarks.
 const ASK_WAIT: Duration = Duration::from_secs(3);
+/// The same while brokers may be down: other partitions wait behind it.
+const ABSENT_WAIT: Duration = Duration::from_secs(1);
+/// How long it may ask one partition after the other.
+const ABSENT_TURN: Duration = Duration::from_millis(200);
 
 /// How a lane's consumer is set up: for throughput, within bounded memory.
 pub(super) fn config(options: &Options, name: &str) -> Result<rdkafka::ClientConfig, Error> {
@@ -168,18 +174,22 @@ struct Reading {
     doubtful: bool,
 }
 
+/// A partition's key and number, as librdkafka tells them.
+type Place = (usize, i32);
+
 struct Thread {
     shared: Arc<Shared>,
-    reading: BTreeMap<(usize, i32), Reading>,
-    places: BTreeMap<TopicPartition, (usize, i32)>,
+    reading: BTreeMap<Place, Reading>,
+    places: BTreeMap<TopicPartition, Place>,
     told: Option<(String, Instant)>,
     round: Instant,
+    absence: Absence<Place>,
 }
 
 impl Thread {
     fn new(shared: Arc<Shared>) -> Self {
         let (reading, places) = (BTreeMap::new(), BTreeMap::new());
-        Self { shared, reading, places, told: None, round: Instant::now() }
+        Self { shared, reading, places, told: None, round: Instant::now(), absence: Absence::default() }
     }
 
     fn run(mut self) {
@@ -201,6 +211,7 @@ impl Thread {
             if self.round.elapsed() >= ROUND {
                 self.round = Instant::now();
                 self.tell_ends();
+                self.ask_absent();
             }
         }
         for (_, (key, partition)) in std::mem::take(&mut self.places) {
@@ -263,7 +274,7 @@ impl Thread {
         }
     }
 
-    fn stop(&mut self, place: (usize, i32)) {
+    fn stop(&mut self, place: Place) {
         if let Some(reading) = self.reading.remove(&place) {
             self.shared.raw.stop(&reading.topic, &reading.source);
         }
@@ -299,7 +310,7 @@ impl Thread {
     }
 
     /// Hands on what has not been handed on before, wherever librdkafka may think that it is.
-    fn deliver(&mut self, place: (usize, i32), mut run: &[Item]) {
+    fn deliver(&mut self, place: Place, mut run: &[Item]) {
         let Some(reading) = self.reading.get_mut(&place) else { return };
         let mut something = false;
         while let Some(at) = run.iter().position(|item| item.offset() >= reading.next) {
@@ -313,12 +324,13 @@ impl Thread {
             let (now, later) = run[at..].split_at(fresh.count());
             let chunk = chunk(reading.source.clone(), now, &self.shared.budget);
             something |= self.shared.mailbox().deliver(reading.assignment, chunk);
+            self.absence.heard(&place);
             run = later;
         }
         self.wake_if(something);
     }
 
-    fn event(&mut self, place: (usize, i32), code: Code, offset: i64, reason: &str) {
+    fn event(&mut self, place: Place, code: Code, offset: i64, reason: &str) {
         let Some(reading) = self.reading.get_mut(&place) else { return };
         match code {
             Code::PartitionEOF => {
@@ -338,7 +350,7 @@ impl Thread {
         }
     }
 
-    fn missing(&mut self, place: (usize, i32)) {
+    fn missing(&mut self, place: Place) {
         if let Some(reading) = self.reading.get(&place) {
             let (source, assignment) = (reading.source.clone(), reading.assignment);
             let last = Fetched::TopicMissing(source.clone());
@@ -350,7 +362,7 @@ impl Thread {
 
     /// Finds out what the topic has instead; asked again each round until there is an answer. Nothing is reported that
     /// is not so: an offset that is there after all is read on from.
-    fn ask_range(&mut self, place: (usize, i32)) {
+    fn ask_range(&mut self, place: Place) {
         let Some(reading) = self.reading.get(&place) else { return };
         let (source, assignment, wanted) = (reading.source.clone(), reading.assignment, reading.next);
         match self.shared.raw.ask_watermarks(&source, ASK_WAIT) {
@@ -371,6 +383,7 @@ impl Thread {
     /// Hands on what librdkafka said outside of any partition.
     fn listen(&mut self) {
         if let Some(text) = self.shared.raw.trouble() {
+            self.absence.suspect(Instant::now());
             self.trouble(text);
         }
         for source in self.shared.raw.missing() {
@@ -404,7 +417,10 @@ impl Thread {
             self.reading.iter().filter(|(_, reading)| reading.doubtful).map(|(place, _)| *place).collect();
         doubtful.into_iter().for_each(|place| self.ask_range(place));
         let mut something = false;
-        for reading in self.reading.values() {
+        for (place, reading) in &self.reading {
+            if self.absence.is_away(place) {
+                continue;
+            }
             if let Some(end) = self.shared.raw.known_end(&reading.source) {
                 something |= self.shared.mailbox().end(&reading.source, reading.assignment, end);
             }
@@ -413,45 +429,36 @@ impl Thread {
     }
 }
 
-/// Copies a run of messages into one buffer.
-fn chunk(source: TopicPartition, run: &[Item], budget: &Arc<Budget>) -> Chunk {
-    let mut payload = Vec::with_capacity(run.iter().map(Item::len).sum());
-    let mut messages = Vec::with_capacity(run.len());
-    for item in run {
-        let text = item.payload();
-        messages.push(Message {
-            offset: item.offset(),
-            timestamp_ms: item.timestamp_ms(),
-            start: u32::try_from(payload.len()).expect("a chunk is far below 4 GB"),
-            len: u32::try_from(item.len()).expect("a message is far below 4 GB"),
-            tombstone: text.is_none(),
-        });
-        payload.extend_from_slice(text.unwrap_or_default());
-    }
-    let payload = budget.count(payload, messages.len());
-    Chunk { source, messages, payload }
-}
-
-/// Waits for the first messages of the one partition that `raw` reads; `None` if there are none.
-pub(super) fn first_chunk(
-    raw: &RawConsumer,
-    source: &TopicPartition,
-    budget: &Arc<Budget>,
-    until: Instant,
-) -> Result<Option<Chunk>, Error> {
-    let mut batch = Vec::new();
-    while Instant::now() < until {
-        raw.take(1, WAIT, &mut batch);
-        if raw.missing().contains(source) {
-            return Err(Error::TopicMissing(source.topic.clone()));
-        }
-        let Some(item) = batch.first() else { continue };
-        match item.event() {
-            None => return Ok(Some(chunk(source.clone(), &batch, budget))),
-            Some(Code::PartitionEOF | Code::AutoOffsetReset) => return Ok(None),
-            Some(code) if unknown(code) => return Err(Error::TopicMissing(source.topic.clone())),
-            Some(_) => batch.clear(),
+impl Thread {
+    /// Since librdkafka does not say which partitions a broker that is down concerns, nor when it is back, their
+    /// ends are asked for, one after the other, until each has answered.
+    fn ask_absent(&mut self) {
+        let began = Instant::now();
+        while let Some(place) = self.absence.next(Instant::now(), self.reading.keys()) {
+            let Some(reading) = self.reading.get(&place) else { return };
+            let (source, assignment) = (reading.source.clone(), reading.assignment);
+            let told = match self.shared.raw.ask_watermarks(&source, ABSENT_WAIT) {
+                Ok((_, high)) => match self.absence.answered(place) {
+                    Answer::Back => self.shared.mailbox().end(&source, assignment, high),
+                    Answer::AsBefore => false,
+                },
+                Err(Error::TopicMissing(_)) => {
+                    self.absence.heard(&place);
+                    self.missing(place);
+                    false
+                }
+                Err(failure) => {
+                    let away = self.absence.silent(place, Instant::now(), self.reading.keys());
+                    let told = away.into_iter().filter_map(|place| self.reading.get(&place)).map(|reading| {
+                        self.shared.mailbox().away(&reading.source, reading.assignment, failure.to_string())
+                    });
+                    told.fold(false, |any, told| any | told)
+                }
+            };
+            self.wake_if(told);
+            if began.elapsed() >= ABSENT_TURN {
+                return;
+            }
         }
     }
-    Err(Error::Unreachable(format!("{source}: no message and no end in time")))
 }

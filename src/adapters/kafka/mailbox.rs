@@ -32,6 +32,8 @@ struct Part {
     chunks: VecDeque<Chunk>,
     bytes: usize,
     end: Option<i64>,
+    /// Why its broker does not answer.
+    away: Option<String>,
     /// `OutOfRange` or `TopicMissing`: follows the chunks, then the partition is gone.
     last: Option<Fetched>,
     paused: bool,
@@ -41,7 +43,7 @@ struct Part {
 
 impl Part {
     fn has_something(&self) -> bool {
-        !self.chunks.is_empty() || self.end.is_some() || self.last.is_some()
+        !self.chunks.is_empty() || self.end.is_some() || self.away.is_some() || self.last.is_some()
     }
 }
 
@@ -125,6 +127,10 @@ impl Mailbox {
             if part.paused || !part.has_something() {
                 continue;
             }
+            if let Some(why) = part.away.take() {
+                self.queue_turn(&source);
+                return Some(Fetched::Unreachable(source, why));
+            }
             if let Some(end) = part.end.take() {
                 self.queue_turn(&source);
                 return Some(Fetched::End(source, end));
@@ -171,14 +177,21 @@ impl Mailbox {
     /// Notes a partition's end.
     pub(super) fn end(&mut self, source: &TopicPartition, assignment: u64, end: i64) -> bool {
         let Some(part) = self.of(source, assignment) else { return false };
-        part.end = Some(end);
+        (part.end, part.away) = (Some(end), None);
+        self.queue_turn(source)
+    }
+
+    /// Notes that a partition's broker does not answer: what was heard of its end before is out of date.
+    pub(super) fn away(&mut self, source: &TopicPartition, assignment: u64, why: String) -> bool {
+        let Some(part) = self.of(source, assignment) else { return false };
+        (part.end, part.away) = (None, Some(why));
         self.queue_turn(source)
     }
 
     /// Notes why a partition ends here.
     pub(super) fn last(&mut self, source: &TopicPartition, assignment: u64, last: Fetched) -> bool {
         let Some(part) = self.of(source, assignment) else { return false };
-        part.end = None;
+        (part.end, part.away) = (None, None);
         part.last = Some(last);
         self.queue_turn(source)
     }
@@ -303,6 +316,19 @@ mod tests {
             order.push((chunk.source.partition, chunk.messages[0].offset));
         }
         assert_eq!(order, [(0, 0), (1, 0), (0, 1), (1, 1)]);
+    }
+
+    #[test]
+    fn a_broker_that_is_away_or_back_is_told_by_the_last_that_was_heard() {
+        let mut mailbox = Mailbox::default();
+        mailbox.assign(&source(0), 0);
+        mailbox.end(&source(0), 1, 5);
+        mailbox.away(&source(0), 1, "gone".into());
+        assert_eq!(mailbox.next(), Some(Fetched::Unreachable(source(0), "gone".into())));
+        assert_eq!(mailbox.next(), None, "the end heard before counts no more");
+        mailbox.away(&source(0), 1, "gone".into());
+        mailbox.end(&source(0), 1, 6);
+        assert_eq!((mailbox.next(), mailbox.next()), (Some(Fetched::End(source(0), 6)), None));
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //! - Committing is recording: it never moves where a lane reads.
 //! - An offset out of range is reported ([`Fetched::OutOfRange`]), never reset in silence.
 
+mod absence;
 mod budget;
+mod chunk;
 mod client;
 pub mod conformance;
 pub mod embedded;
@@ -92,6 +94,9 @@ pub enum Fetched {
     },
     /// The topic is not there (any more). The partition is no longer assigned.
     TopicMissing(TopicPartition),
+    /// The partition's broker does not answer, and why: nothing is known of its end. It stays assigned, and once the
+    /// broker answers again an [`End`](Self::End) follows, or messages.
+    Unreachable(TopicPartition, String),
     /// The lane as a whole has trouble (brokers down); it goes on by itself.
     Trouble(String),
 }
@@ -222,6 +227,11 @@ pub trait Kafka: Send + Sync + 'static {
     async fn create_topics(&self, topics: &[NewTopic]) -> Result<(), Error>;
     /// Removes topics; absent ones are no error.
     async fn delete_topics(&self, topics: &[String]) -> Result<(), Error>;
+
+    /// Why this broker can never delete topics; `None` if it can.
+    fn keeps_topics(&self) -> Option<&'static str> {
+        None
+    }
     /// First and last offset.
     async fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error>;
     /// Reads one message at or after `offset`, if any is before the end.

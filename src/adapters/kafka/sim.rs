@@ -373,6 +373,7 @@ mod tests {
         sim.set_reachable(false);
         lane.assign(&source(), 0);
         assert!(matches!(lane.next().await, Fetched::Trouble(_)));
+        assert!(matches!(lane.next().await, Fetched::Unreachable(cut, _) if cut == source()));
         assert!(timeout(Duration::from_secs(60), lane.next()).await.is_err());
         assert!(matches!(sim.watermarks(&source()).await, Err(Error::Unreachable(_))));
         sim.set_reachable(true);

@@ -21,6 +21,8 @@ struct Part {
     /// The topic that was first seen under the name.
     topic: Option<u64>,
     told: Option<(i64, Instant)>,
+    /// Said to be out of reach.
+    away: bool,
 }
 
 #[derive(Default)]
@@ -88,10 +90,20 @@ impl SimLane {
         let mut world = self.sim.world();
         let mut parts = self.parts();
         if world.unreachable {
-            let told = std::mem::replace(&mut parts.told_trouble, true);
-            return (!told).then(|| Fetched::Trouble("the simulated brokers are cut off".into()));
+            let why = "the simulated brokers are cut off";
+            if !std::mem::replace(&mut parts.told_trouble, true) {
+                return Some(Fetched::Trouble(why.into()));
+            }
+            let (source, part) = parts.all.iter_mut().find(|(_, part)| !part.away && !part.paused)?;
+            part.away = true;
+            return Some(Fetched::Unreachable(source.clone(), why.into()));
         }
-        parts.told_trouble = false;
+        if std::mem::take(&mut parts.told_trouble) {
+            for part in parts.all.values_mut().filter(|part| part.away) {
+                (part.away, part.told) = (false, None);
+            }
+            parts.swept = None;
+        }
         let end_every = Duration::from_millis(world.end_every_ms);
         let news = world
             .lanes
@@ -153,7 +165,9 @@ impl Lane for SimLane {
     fn assign(&self, source: &TopicPartition, from: i64) {
         self.read_by(source, true);
         let mut parts = self.parts();
-        parts.all.insert(source.clone(), Part { next: from, paused: false, topic: None, told: None });
+        parts
+            .all
+            .insert(source.clone(), Part { next: from, paused: false, topic: None, told: None, away: false });
         parts.queue.insert(source.clone());
         self.changed.notify_one();
     }

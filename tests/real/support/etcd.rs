@@ -28,6 +28,7 @@ impl EtcdCluster {
             cluster: "test".into(),
             name: peer.name.clone(),
             peers: peers.clone(),
+            listen: None,
         };
         let members: Vec<EtcdMember> = peers.iter().map(member).collect();
         Self { processes: members.iter().map(|_| None).collect(), members, _folder: folder }
@@ -126,7 +127,7 @@ pub fn managed(members: &[Peer]) -> String {
         format!("{{ node = {name:?}, client_url = {client_url:?}, peer_url = {peer_url:?} }}")
     };
     let members: Vec<String> = members.iter().map(member).collect();
-    format!("kind = \"managed\"\nmember = [{}]\n", members.join(", "))
+    format!("kind = \"managed\"\nlisten = \"127.0.0.1\"\nmember = [{}]\n", members.join(", "))
 }
 
 /// A member of that name, on free ports.
@@ -144,6 +145,7 @@ pub fn start_three(folder: &std::path::Path) -> Vec<(EtcdMember, Option<Process>
         cluster: "test".into(),
         name: peer.name.clone(),
         peers: peers.clone(),
+        listen: None,
     };
     let members: Vec<EtcdMember> = peers.iter().map(member).collect();
     members
