@@ -86,7 +86,7 @@ impl Meter {
 /// A node's share of the cluster's pace: by the replicas that are being copied to it, of all that are. Every daemon
 /// counts them in the same records, so that the shares make up the whole.
 fn share(cluster_bytes_per_s: u64, view: &ClusterView, node: &NodeId) -> u64 {
-    let shards = view.shards.values().flat_map(BTreeMap::values);
+    let shards = view.shards.values().flat_map(|shards| shards.values());
     let replicas = shards.flat_map(|shard| &shard.record.replicas);
     let copied = |replica: &&Replica| replica.state == ReplicaState::Creating && replica.copy_from.is_some();
     let (mut ours, mut all) = (0, 0);
@@ -327,7 +327,7 @@ mod tests {
                 Shard::new(table, ShardId(id), PartitionRange::new(id, id + 1).unwrap(), [node("n1")]);
             let copies = to.map(|to| Replica { copy_from: Some(node("n1")), ..Replica::creating(node(to)) });
             shard.replicas.extend(copies);
-            let record = Versioned { record: shard, revision: 1 };
+            let record = Versioned { record: shard, revision: 1 }.into();
             view.shards.entry(table).or_default().insert(ShardId(id), record);
         }
         assert_eq!(share(400, &view, &node("n2")), 300);

@@ -41,7 +41,8 @@ impl Cluster {
                 .args(["server", "--config"])
                 .arg(folder.path().join("n1/converthouse.toml").as_os_str());
             let (grpc_url, http_url) = (grpc_url.clone(), http_url.clone());
-            started.push(Node { id, server, launch, daemon: None, grpc_url, http_url, mute: false });
+            let (daemon, mute, route_port) = (None, false, server.tcp_port());
+            started.push(Node { id, server, launch, daemon, grpc_url, http_url, route_port, mute });
         }
         std::fs::write(folder.path().join("n1/converthouse.toml"), config).unwrap();
         started[0].start_daemon();
