@@ -32,7 +32,7 @@ REAL = ("real", "proof")
 OPTIMISED = ("simulation", "placement")
 OPTIMISED_ENV = ["env", "CARGO_PROFILE_DEV_OPT_LEVEL=1", "CONVERTHOUSE_SWEEP_SEEDS=1000"]
 TEST_LINE = re.compile(r"^test (?P<name>.+?)(?: - should panic)? \.\.\. (?P<outcome>ok|FAILED|ignored)\b")
-# What a test prints that lacks something (tests/real/support): it passes by doing nothing, except in CI, where it fails.
+# What a test prints that lacks something (tests/real/support): it passes by doing nothing; in CI it fails.
 SKIPPED_LINE = re.compile(r"SKIPPED: (?P<name>\S+): (?P<why>.*)")
 RESULT_LINE = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 

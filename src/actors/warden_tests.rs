@@ -1,5 +1,6 @@
 //! Every kind of actor is killed in turn by a panic of its own. Either its parent makes it again from the store, or
-//! the daemon says that it must end, and its next run goes on. Both are shown by work: an old and a new table take rows.
+//! the daemon says that it must end, and its next run goes on. Both are shown by work: old tables and a new one take
+//! rows.
 
 use super::agent::Agent;
 use super::balance::Balancer;

@@ -19,7 +19,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(3);
 /// Follows everything under the prefix. The stream never ends by itself.
 ///
 /// First comes [`Update::Snapshot`] (or [`Update::Unreachable`], then it). [`Update::Unreachable`] comes once an
-/// outage, and again if its reason becomes another; the next update of another kind ends the outage, if need be with [`Update::Changes`] that hold none.
+/// outage, and again if its reason becomes another; the next update of another kind ends the outage, if need be with
+/// [`Update::Changes`] that hold none.
 pub fn follow(store: Arc<dyn MetaStore>, prefix: String) -> BoxStream<'static, Update> {
     let follower = Follower { store, prefix, stage: Stage::Read, failures: 0, told_outage: None };
     stream::unfold(follower, |mut follower| async move {
