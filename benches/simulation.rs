@@ -1,9 +1,9 @@
 //! How fast the simulator is, and what it takes: virtual seconds a wall second, peak memory.
 //!
-//! `cargo bench --bench simulation` plays a day of 100 nodes with 10 000 replicas, then of 1000 nodes with 100 000, each for
-//! ten minutes of wall time at most; `-- NODES REPLICAS VIRTUAL_SECONDS [WALL_SECONDS_MAX]` one of another size. One round of
-//! messages goes into every partition each virtual hour. Rounds are as long as such a cluster would have them (a minute);
-//! everything else is the daemon's own code. What does not come to its end says so.
+//! `cargo bench --bench simulation` plays a day of 100 nodes with 10 000 replicas, then of 1000 nodes with 100 000,
+//! each for ten minutes of wall time at most; `-- NODES REPLICAS VIRTUAL_SECONDS [WALL_SECONDS_MAX]` one of another
+//! size. One round of messages goes into every partition each virtual hour. Rounds are as long as such a cluster would
+//! have them (a minute); everything else is the daemon's own code. What does not come to its end says so.
 
 // Clippy knows tests only by `#[test]`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]

@@ -11,10 +11,11 @@ The binary is $CONVERTHOUSE_BINARY by default (`make bench-placement` sets it). 
 environment with numpy and the peers in $CONVERTHOUSE_PROVISION_DIR/placement (.provision/placement).
 
 Each solution is judged by scripts/placement/evaluate.py; a broken rule in one of ours ends the run with exit code 1,
-unless the instance has shards that fit on no node (Zipf with exponent 1.0, see EXEMPT). One line an instance and solver: Z, the bound, the gap to
-the best bound known for the instance, wall and CPU seconds, peak memory; where the demand is for a longer time too, a second
-line of the default engine for that. A peer that has no chance at a size is named there. Peers that cannot be imported are left
-out with a note: `rebalancer` (Meta's Rebalancer), `ortools` (CP-SAT), `highspy` (HiGHS as a plain ILP).
+unless the instance has shards that fit on no node (Zipf with exponent 1.0, see EXEMPT). One line an instance and
+solver: Z, the bound, the gap to the best bound known for the instance, wall and CPU seconds, peak memory; where the
+demand is for a longer time too, a second line of the default engine for that. A peer that has no chance at a size is
+named there. Peers that cannot be imported are left out with a note: `rebalancer` (Meta's Rebalancer), `ortools`
+(CP-SAT), `highspy` (HiGHS as a plain ILP).
 """
 import argparse, glob, json, os, shutil, subprocess, sys, tempfile, threading, time
 

@@ -52,7 +52,7 @@ use daemon::{Beside, LocalDaemon};
 use leader::observed::{Observed, Seen};
 use leader::{Coordinator, Lead};
 use leadership::{Candidate, Leadership, Resign, Seat};
-use mirror::common::Common;
+use mirror::made::MadeViews;
 use mirror::{Mirror, Observe, View};
 use node_ports::{InsertRoom, NodePorts};
 use router::{Introduce, Router};
@@ -168,7 +168,7 @@ pub struct World {
     /// The metadata store.
     pub store: Arc<dyn MetaStore>,
     /// Where daemons of this process that follow the same store find each other's views.
-    pub common: Option<Common>,
+    pub common: Option<MadeViews>,
     /// The message queue.
     pub kafka: Arc<dyn Kafka>,
     /// The other daemons.

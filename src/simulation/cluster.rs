@@ -9,7 +9,7 @@ use super::observer::{self, Lacked};
 use super::readers::{Dark, Tally};
 use super::samples::Sample;
 use super::setup::{NewTable, Setup};
-use crate::actors::mirror::common::Common;
+use crate::actors::mirror::made::MadeViews;
 use crate::adapters::clickhouse::{SimClickHouse, SimServers};
 use crate::adapters::clock::{Clock, SimClock};
 use crate::adapters::faults::{Crash, Lifeline, Line, Weather};
@@ -71,7 +71,7 @@ impl Cluster {
         let shared = Shared {
             journal: journal.clone(),
             store: MemoryStore::new(),
-            common: Common::default(),
+            common: MadeViews::default(),
             kafka: SimKafka::new(),
             network: SimNetwork::new(),
             servers: SimServers::new(),

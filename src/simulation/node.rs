@@ -3,7 +3,7 @@
 use super::journal::Journal;
 use super::process::Process;
 use super::setup::{NodeSaid, Sabotage, Setup};
-use crate::actors::mirror::common::Common;
+use crate::actors::mirror::made::MadeViews;
 use crate::actors::{self, LocalNode, Recorder, Running, SpawnError, World};
 use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse, SimServers};
 use crate::adapters::clock::SimClock;
@@ -60,7 +60,7 @@ impl Port {
 pub struct Shared {
     pub(super) journal: Journal,
     pub(super) store: MemoryStore,
-    pub(super) common: Common,
+    pub(super) common: MadeViews,
     pub(super) kafka: SimKafka,
     pub(super) network: SimNetwork,
     pub(super) servers: SimServers,

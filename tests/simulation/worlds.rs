@@ -1,5 +1,5 @@
-//! Two worlds too large to be played replica by replica: the engine plans them whole, and the plan made on the planned state
-//! is empty. Both are re-created after their sources' descriptions: Cruise Control's random cluster (40 nodes, 10
+//! Two worlds too large to be played replica by replica: the engine plans them whole, and the plan made on the planned
+//! state is empty. Both are re-created after their sources' descriptions: Cruise Control's random cluster (40 nodes, 10
 //! racks, 50 001 replicas of 3000 tables) and Elasticsearch's three nodes that become six with 30 240 shards.
 
 use converthouse::model::{NodeId, NodeState, ShardId, TableId};
@@ -66,8 +66,8 @@ fn converges(what: &str, snapshot: &Snapshot) -> (Proposal, Snapshot) {
     let verdict = &proposal.verdict;
     let (before, now) = (&verdict.before, &verdict.after);
     println!(
-        "{what}: planned in {took_s:.1} s, {} copies in {} waves; worst deviation of replicas {:.3} -> {:.3}, of leaders \
-        {:.3} -> {:.3}, of bytes {:.3} -> {:.3}",
+        "{what}: planned in {took_s:.1} s, {} copies in {} waves; worst deviation of replicas {:.3} -> {:.3}, of \
+        leaders {:.3} -> {:.3}, of bytes {:.3} -> {:.3}",
         now.copies,
         proposal.waves,
         before.replicas,

@@ -2,7 +2,7 @@
 //!
 //! Other actors of the daemon read the shared view and are told what was touched. Writes nothing.
 
-pub mod common;
+pub mod made;
 pub mod read;
 
 use crate::adapters::metadata::keys::Keys;
@@ -12,7 +12,7 @@ use crate::model::invariants;
 use crate::model::view::{ClusterView, Record, Touched};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
-use common::{Common, Made};
+use made::{Made, MadeViews};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 /// Code under which unreadable records are counted: `records::DecodeError`.
@@ -59,7 +59,7 @@ pub struct Mirror {
     view: View,
     observers: Vec<Recipient<ViewChanged>>,
     metrics: Metrics,
-    common: Option<Common>,
+    common: Option<MadeViews>,
 }
 
 impl Mirror {
@@ -69,7 +69,7 @@ impl Mirror {
         keys: Keys,
         view: View,
         metrics: Metrics,
-        common: Option<Common>,
+        common: Option<MadeViews>,
     ) -> Self {
         Self { store, keys, view, observers: Vec::new(), metrics, common }
     }

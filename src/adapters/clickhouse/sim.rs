@@ -13,9 +13,8 @@ use super::{
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::gate;
 use crate::model::parts::{HeldFile, WantedParts};
-use crate::model::table::{MessageFormat, Schema};
-use crate::model::verify::Digest;
-use crate::model::{PartitionId, PartitionRange, TableName};
+use crate::model::table::{MessageFormat, Schema, TableName};
+use crate::model::{PartitionId, PartitionRange, verify::Digest};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -477,9 +476,7 @@ impl ClickHouse for SimClickHouse {
 
     async fn drop_distributed(&self, name: &TableName, cluster: &str) -> Result<(), Error> {
         self.call(|world| {
-            if world.distributed.get(name).is_some_and(|table| table.cluster == cluster) {
-                world.distributed.remove(name);
-            }
+            world.distributed.retain(|other, table| other != name || table.cluster != cluster);
             Ok(())
         })
         .await

@@ -164,17 +164,11 @@ impl<'a> Program<'a> {
         added
     }
 
-    /// A shard's variables: its replicas on open nodes are free, the others stay.
-    fn shard(&mut self, shard: usize) {
+    /// What a shard's replicas on open nodes are to them is no longer fixed.
+    fn release(&mut self, shard: usize) {
         let (problem, part) = (self.part.problem, self.part);
-        let placed = part.base.of(problem, shard);
         let is_open = |node: u32| node != NONE && part.open[node as usize];
-        let free = placed.iter().filter(|&&node| is_open(node)).count();
-        if free == 0 {
-            return;
-        }
-        let stays: Vec<u32> = placed.iter().copied().filter(|&node| !is_open(node)).collect();
-        let leads = is_open(placed[0]);
+        let placed = part.base.of(problem, shard);
         for (slot, &node) in placed.iter().enumerate().filter(|(_, node)| is_open(**node)) {
             if !problem.holds(shard, node) {
                 self.fixed_copies.0 -= problem.bytes[shard];
@@ -189,6 +183,20 @@ impl<'a> Program<'a> {
                 on.reads -= problem.reads[shard];
             }
         }
+    }
+
+    /// A shard's variables: its replicas on open nodes are free, the others stay.
+    fn shard(&mut self, shard: usize) {
+        let (problem, part) = (self.part.problem, self.part);
+        let placed = part.base.of(problem, shard);
+        let is_open = |node: u32| node != NONE && part.open[node as usize];
+        let free = placed.iter().filter(|&&node| is_open(node)).count();
+        if free == 0 {
+            return;
+        }
+        let stays: Vec<u32> = placed.iter().copied().filter(|&node| !is_open(node)).collect();
+        let leads = is_open(placed[0]);
+        self.release(shard);
         let copy = problem.policy.weights.moved * problem.bytes[shard] as f64 / problem.total_bytes.max(1.0);
         let change = problem.policy.weights.leader_changes / problem.shards() as f64;
         let (mut replicas, mut leaders) = (Vec::new(), Vec::new());

@@ -1,9 +1,9 @@
 //! Views that several daemons of one process make of one store: each is made once.
 //!
 //! In the simulator a thousand daemons follow one store. The view that one of them has made of a batch is taken by all
-//! others that come to the same batch from an equal view: nothing is decoded twice, and what they know is in memory once. A
-//! daemon by itself has nobody to share with. Changes no outcome: a mirror that has missed something has another view
-//! before the batch, and so makes the one after it by itself.
+//! others that come to the same batch from an equal view: nothing is decoded twice, and what they know is in memory
+//! once. A daemon by itself has nobody to share with. Changes no outcome: a mirror that has missed something has
+//! another view before the batch, and so makes the one after it by itself.
 
 use crate::adapters::metadata::Revision;
 use crate::model::invariants::Violation;
@@ -36,9 +36,9 @@ pub(super) type Batch = (Revision, bool);
 
 /// See the module. Clones are handles on the same memory.
 #[derive(Clone, Default)]
-pub struct Common(Arc<Mutex<VecDeque<Step>>>);
+pub struct MadeViews(Arc<Mutex<VecDeque<Step>>>);
 
-impl Common {
+impl MadeViews {
     fn steps(&self) -> MutexGuard<'_, VecDeque<Step>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
