@@ -65,19 +65,6 @@ pub enum Record {
     PlanRun(Option<Box<Versioned<PlanRun>>>),
 }
 
-impl Record {
-    /// The table that it is of or belongs to.
-    pub fn table(&self) -> Option<TableId> {
-        match self {
-            Self::Table(id, _) | Self::Shard(id, ..) => Some(*id),
-            Self::Operation(_, operation) => operation.as_ref().map(|operation| operation.record.table),
-            Self::Hold(Scope::Table(id) | Scope::Shard(id, _), _) => Some(*id),
-            Self::Leader(_) | Self::Node(..) | Self::Live(..) => None,
-            Self::Hold(Scope::Cluster, _) | Self::Balance(_) | Self::PlanRun(_) => None,
-        }
-    }
-}
-
 /// What a batch of records touched.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Touched {
