@@ -67,6 +67,11 @@ fn level(state: &mut State<'_>, load: Load, budget: &mut dyn Budget) -> u64 {
             break;
         }
         let before = load(state, hot);
+        let looked = state.on[hot as usize].len() as u64;
+        work += looked;
+        if budget.spend(looked) >= 1.0 {
+            break;
+        }
         let found = cold.iter().take(16).find_map(|&to| {
             let fits = |&&slot: &&u32| {
                 let (slot, shard) = (slot as usize, state.shard_of[slot as usize] as usize);
@@ -81,11 +86,43 @@ fn level(state: &mut State<'_>, load: Load, budget: &mut dyn Budget) -> u64 {
             slots.copied().min_by(|&a, &b| off(a).total_cmp(&off(b)).then(a.cmp(&b))).map(|slot| (slot, to))
         });
         match found {
-            Some((slot, to)) if load(state, to) < before => state.relocate(slot as usize, to),
+            Some((slot, to)) if load(state, to) < before => {
+                for slot in alike(state, slot, hot, to) {
+                    state.relocate(slot as usize, to);
+                }
+            }
             _ => stuck[hot as usize] = true,
         }
     }
     work
+}
+
+/// A slot and those of shards of the same size that can follow it: half of what the hot node has too much and the
+/// cold one too little of. Where a node has hundreds of thousands of equal shards, a look at all of them a move would
+/// never end.
+fn alike(state: &State<'_>, slot: u32, hot: u32, to: u32) -> Vec<u32> {
+    let problem = state.problem;
+    let size_of = |slot: u32| state.size[state.shard_of[slot as usize] as usize];
+    let size = size_of(slot);
+    let room = |over: f64, under: f64| over.min(under).max(0.0) / 2.0;
+    let (from, into) = (&state.sites[hot as usize], &state.sites[to as usize]);
+    let by_size = room(from.size - from.fair, into.fair.min(into.room) - into.size) / size;
+    let by_size = if size > 0.0 { by_size } else { f64::INFINITY };
+    let fair = |node: u32| problem.fair[node as usize].replicas;
+    let by_count = room(from.replicas - fair(hot), fair(to) - into.replicas);
+    let count = by_size.min(by_count) as usize;
+    let movable = |&other: &u32| {
+        let shard = state.shard_of[other as usize] as usize;
+        other != slot
+            && size_of(other) == size
+            && !problem.frozen[shard]
+            && state.fits(shard, other as usize, to)
+    };
+    let mut found = vec![slot];
+    if count > 1 {
+        found.extend(state.on[hot as usize].iter().copied().filter(movable).take(count - 1));
+    }
+    found
 }
 
 /// Leaders from nodes with too many to replicas on nodes with too few.
