@@ -68,10 +68,6 @@ fn level(state: &mut State<'_>, load: Load, budget: &mut dyn Budget) -> u64 {
         }
         let before = load(state, hot);
         let looked = state.on[hot as usize].len() as u64;
-        work += looked;
-        if budget.spend(looked) >= 1.0 {
-            break;
-        }
         let found = cold.iter().take(16).find_map(|&to| {
             let fits = |&&slot: &&u32| {
                 let (slot, shard) = (slot as usize, state.shard_of[slot as usize] as usize);
@@ -92,6 +88,10 @@ fn level(state: &mut State<'_>, load: Load, budget: &mut dyn Budget) -> u64 {
                 }
             }
             _ => stuck[hot as usize] = true,
+        }
+        work += looked;
+        if budget.spend(looked) >= 1.0 {
+            break;
         }
     }
     work
