@@ -19,7 +19,7 @@ INTERFACE = {
     "wait_end_of_query",
 }
 LOCK = threading.Lock()
-OWN_PARTS = re.compile(r"remote\('127\.0\.0\.1:1', 'system', 'parts'(?:, '(?:[^'\\]|\\.)*')*\)")
+OWN_SYSTEM = re.compile(r"remote\('127\.0\.0\.1:1', 'system', '(parts|mutations)'(?:, '(?:[^'\\]|\\.)*')*\)")
 # merge() takes database and table as literals too.
 OWN = re.compile(r"remote\('127\.0\.0\.1:1', ('(?:[^'\\]|\\.)*'), 'local'(?:, '(?:[^'\\]|\\.)*')*\)")
 
@@ -75,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             query = parameters.get("query", "")
             text = (query + "\n" if query else "") + body.decode()
             text = OWN.sub(r"merge(\1, '^local$')", text)
-            text = OWN_PARTS.sub("system.parts", text)
+            text = OWN_SYSTEM.sub(r"system.\1", text)
             with LOCK:
                 for name, value in parameters.items():
                     if name not in INTERFACE:

@@ -115,7 +115,7 @@ impl Seen {
                         assert!(fresh, "{} offset {} came twice", chunk.source, message.offset);
                     }
                 }
-                Fetched::End(..) | Fetched::Trouble(_) => {}
+                Fetched::End(..) | Fetched::Unreachable(..) | Fetched::Trouble(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -163,7 +163,7 @@ async fn partitions_held_again_and_again_under_load_come_whole_in_order_and_once
         while let Ok(fetched) = timeout(patience, lane.next()).await {
             let chunk = match fetched {
                 Fetched::Chunk(chunk) => chunk,
-                Fetched::End(..) | Fetched::Trouble(_) => continue,
+                Fetched::End(..) | Fetched::Unreachable(..) | Fetched::Trouble(_) => continue,
                 other => panic!("{other:?}"),
             };
             let at = usize::try_from(chunk.source.partition).unwrap();

@@ -16,7 +16,7 @@ use crate::model::trace::{
     Event, Header, Line, Origin, Timed, TraceNode, TraceShard, TraceTable, VERSION, World, changes, snapshot,
 };
 use crate::model::view::ClusterView;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Between two looks.
@@ -37,12 +37,22 @@ pub struct Tape {
     revision: i64,
     /// What the trace amounts to so far; none while it has not begun.
     told: Option<World>,
+    /// Operations that had ended by the last look: what began and ended since is told too.
+    over: BTreeSet<OperationId>,
 }
 
 impl Tape {
     /// Nothing is told yet.
     pub fn new(sink: Arc<dyn Recording>, now_ms: u64) -> Self {
-        Self { sink, began_ms: now_ms, looked_ms: None, sized_ms: 0, revision: -1, told: None }
+        Self {
+            sink,
+            began_ms: now_ms,
+            looked_ms: None,
+            sized_ms: 0,
+            revision: -1,
+            told: None,
+            over: BTreeSet::new(),
+        }
     }
 
     /// Looks, if it is time, and tells what has happened.
@@ -65,10 +75,12 @@ impl Tape {
         let seen = Look { view: &view, heartbeats: &reports.heartbeats, told: &told, sizes }.world();
         let Some(mut events) = changes(&told, &seen) else { return };
         // Operations begin before what they change and end after it.
-        let mut all = begun(&told, &view, &seen);
+        let mut all = begun(&told, &self.over, &view, &seen);
+        let ended = ended(&told, &all, &view);
         all.append(&mut events);
-        all.extend(ended(&told, &view));
+        all.extend(ended);
         self.told = self.tell(lead, told, all);
+        self.over = over(&view);
         if self.told.is_some() {
             self.revision = view.revision;
             self.sized_ms = if sizes { now_ms } else { self.sized_ms };
@@ -92,7 +104,8 @@ impl Tape {
         let mut world = look.world();
         let mut lines = vec![Line::Header(header.clone())];
         lines.extend(snapshot(&world));
-        let open = begun(&world, &view, &world);
+        self.over = over(&view);
+        let open = begun(&world, &self.over, &view, &world);
         world.header = Some(header.clone());
         let begins = |event: Event| Line::Event(Timed { at_ms: 0, event });
         lines.extend(open.iter().cloned().map(begins));
@@ -128,10 +141,18 @@ impl Tape {
     }
 }
 
-/// Operations that the trace does not know yet.
-fn begun(told: &World, view: &ClusterView, seen: &World) -> Vec<Event> {
+/// Operations that have ended.
+fn over(view: &ClusterView) -> BTreeSet<OperationId> {
+    let ended = view.operations.iter().filter(|(_, operation)| !operation.record.state.is_open());
+    ended.map(|(id, _)| *id).collect()
+}
+
+/// Operations that the trace does not know yet; `over` had ended by the last look.
+fn begun(told: &World, over: &BTreeSet<OperationId>, view: &ClusterView, seen: &World) -> Vec<Event> {
     let new = |operation: &&Operation| {
-        !told.operations.contains_key(&operation.id) && seen.tables.contains_key(&operation.table)
+        !told.operations.contains_key(&operation.id)
+            && !over.contains(&operation.id)
+            && seen.tables.contains_key(&operation.table)
     };
     let event = |operation: &Operation| {
         let copied = operation.kind.target().and(operation.kind.shards().first().copied());
@@ -144,13 +165,17 @@ fn begun(told: &World, view: &ClusterView, seen: &World) -> Vec<Event> {
             reason: operation.reason.clone(),
         }
     };
-    view.open_operations().filter(new).map(event).collect()
+    view.operations.values().map(|operation| &operation.record).filter(new).map(event).collect()
 }
 
-/// Operations that the trace holds for open and that are not.
-fn ended(told: &World, view: &ClusterView) -> Vec<Event> {
+/// Operations that the trace holds for open, those just begun with them, and that are not.
+fn ended(told: &World, begun: &[Event], view: &ClusterView) -> Vec<Event> {
     let state = |id: &OperationId| view.operations.get(id).map_or(State::Done, |of| of.record.state);
-    let over = told.operations.keys().filter(|id| !state(id).is_open());
+    let just = begun.iter().filter_map(|event| match event {
+        Event::OperationBegun { id, .. } => Some(id),
+        _ => None,
+    });
+    let over = told.operations.keys().chain(just).filter(|id| !state(id).is_open());
     over.map(|id| Event::OperationEnded { id: *id, state: state(id) }).collect()
 }
 

@@ -283,7 +283,7 @@ impl Cluster {
             let mut peers = Vec::new();
             for replica in &shard.replicas {
                 let node = self.nodes.iter().find(|node| node.id == replica.node.as_str()).unwrap();
-                peers.push((node.id.clone(), node.rows_of(&database).await));
+                peers.push((node.id.clone(), node.rows_of(&database).await?));
             }
             if peers.iter().any(|peer| peer.1 != peers[0].1) {
                 return Err(format!("replicas of {} differ: {peers:?}", shard.id));
@@ -450,15 +450,16 @@ impl Node {
         }
     }
 
-    /// By partition: number, rows, distinct rows, first and last offset, hash of the content.
-    async fn rows_of(&self, database: &str) -> Vec<Vec<u64>> {
+    /// By partition: number, rows, distinct rows, first and last offset, hash of the content. A replica that is being
+    /// moved may have gone since it was listed.
+    async fn rows_of(&self, database: &str) -> Result<Vec<Vec<u64>>, String> {
         let quoted = format!("`{}`", database.replace('\\', "\\\\").replace('`', "\\`"));
         let sql = format!(
             "SELECT _cvh_partition, count(), uniqExact(_cvh_offset, _cvh_row), min(_cvh_offset), max(_cvh_offset), \
              sum(cityHash64(*)) FROM {quoted}.local GROUP BY _cvh_partition ORDER BY _cvh_partition"
         );
-        let text = self.query(&sql).await.unwrap_or_else(|error| panic!("{}: {sql}: {error}", self.id));
+        let text = self.query(&sql).await.map_err(|error| format!("{}: {sql}: {error}", self.id))?;
         let numbers = |line: &str| line.split('\t').map(|word| word.parse().unwrap()).collect();
-        text.lines().map(numbers).collect()
+        Ok(text.lines().map(numbers).collect())
     }
 }
