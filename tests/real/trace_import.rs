@@ -60,7 +60,7 @@ async fn a_clusters_system_tables_become_a_trace_that_can_be_planned_on() {
         running.query(&format!("INSERT INTO shop.events {rows}")).await;
     }
     // The log is written in the background; it is there once it shows the part.
-    let seen = "SELECT count() FROM system.part_log WHERE event_type = 'NewPart' AND database = 'shop'";
+    let seen = "SELECT count() FROM system.part_log WHERE event_type = 'NEW_PART' AND database = 'shop'";
     let logged = async {
         while one.try_query(seen).await.is_ok_and(|count| count.trim() != "1")
             || one.try_query(seen).await.is_err()

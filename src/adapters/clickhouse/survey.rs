@@ -37,9 +37,11 @@ impl Question {
             Self::HasPartLog => {
                 "SELECT count() FROM system.tables WHERE database = 'system' AND name = 'part_log'".to_owned()
             }
+            // 18.16 says NEW_PART, later servers NewPart.
             Self::Written(hours) => format!(
                 "SELECT database, table, toUInt32(toStartOfHour(event_time)) AS hour, sum(size_in_bytes) \
-                 FROM system.part_log WHERE event_type = 'NewPart' AND event_time >= now() - {} \
+                 FROM system.part_log WHERE toString(event_type) IN ('NewPart', 'NEW_PART') \
+                   AND event_time >= now() - {} \
                  GROUP BY database, table, hour ORDER BY hour, database, table",
                 u64::from(hours) * 3_600
             ),
