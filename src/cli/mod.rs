@@ -10,6 +10,7 @@ mod config;
 mod create;
 mod demo;
 mod drain;
+mod engine;
 mod failure;
 mod hold;
 mod import;

@@ -1,14 +1,13 @@
 //! `converthouse sim replay`: a trace played again, what was recorded beside what would have been decided.
 
+use super::engine::Engine;
 use super::what_if::{share, span};
 use super::{Align, Context, Exit, Failure, Table, human_bytes};
-use crate::placement::engines::NAMES;
 use crate::simulation::case::Span;
 use crate::simulation::trace;
 use crate::simulation::trace::how::How;
 use crate::simulation::trace::replay::{Outcome, replay};
 use clap::Args;
-use clap::builder::PossibleValuesParser;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -21,8 +20,8 @@ pub(super) struct Replay {
     /// The trace
     trace: PathBuf,
     /// Decide with this engine rather than as the daemon does; again for more, side by side
-    #[arg(long, value_parser = PossibleValuesParser::new(NAMES))]
-    engine: Vec<String>,
+    #[arg(long, value_name = "NAME", value_enum)]
+    engine: Vec<Engine>,
     /// A file with [policy] as in a case, and [placement]; see docs/simulation.md
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -37,11 +36,14 @@ impl Replay {
         let how = how.map_err(|error| Failure::coded(&error, Exit::Usage))?;
         let ways: Vec<How> = match self.engine.as_slice() {
             [] => vec![how],
-            engines => engines.iter().map(|name| How { engine: Some(name.clone()), ..how.clone() }).collect(),
+            engines => engines.iter().map(|engine| how.by((*engine).into())).collect(),
         };
         let (recorded, ours) = replay(&self.trace, self.until.map(|until| until.0), &ways)
             .map_err(|error: trace::Error| Failure::coded(&error, Exit::Failed))?;
-        let names: Vec<&str> = ways.iter().map(|how| how.engine.as_deref().unwrap_or(OWN)).collect();
+        let names: Vec<String> = match self.engine.as_slice() {
+            [] => vec![OWN.to_owned()],
+            engines => engines.iter().map(|engine| engine.name()).collect(),
+        };
         let each: Vec<_> = names
             .iter()
             .zip(&ours)
@@ -53,10 +55,10 @@ impl Replay {
     }
 }
 
-fn text(recorded: &Outcome, names: &[&str], ours: &[Outcome], colour: bool) -> String {
+fn text(recorded: &Outcome, names: &[String], ours: &[Outcome], colour: bool) -> String {
     let columns: Vec<(&str, Align)> = [("MEASURE", Align::Left), ("RECORDED", Align::Right)]
         .into_iter()
-        .chain(names.iter().map(|name| (*name, Align::Right)))
+        .chain(names.iter().map(|name| (name.as_str(), Align::Right)))
         .collect();
     let mut table = Table::new(&columns);
     let mut row = |name: &str, of: &dyn Fn(&Outcome) -> String| {

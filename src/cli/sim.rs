@@ -1,12 +1,12 @@
 //! `converthouse sim run|sweep|new|what-if|replay`: the simulator, without servers and in virtual time.
 
+use super::engine::Engine;
 use super::replay::Replay;
 use super::what_if::WhatIf;
 use super::{Align, Context, Exit, Failure, Table};
-use crate::model::balance::Planner;
 use crate::simulation::case::Case;
 use crate::simulation::{self, Run, case_file, report, sweep};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -48,41 +48,14 @@ pub(super) struct Play {
     report: Option<PathBuf>,
 }
 
-/// Who looks for plans.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Engine {
-    /// What daemons use
-    Hybrid,
-    /// An exact model; for small worlds
-    Milp,
-    /// Annealing alone
-    LocalSearch,
-    /// One pass
-    Greedy,
-    /// Nothing but what rules ask for
-    Pinned,
-}
-
-impl From<Engine> for Planner {
-    fn from(engine: Engine) -> Self {
-        match engine {
-            Engine::Hybrid => Self::Hybrid,
-            Engine::Milp => Self::Milp,
-            Engine::LocalSearch => Self::LocalSearch,
-            Engine::Greedy => Self::Greedy,
-            Engine::Pinned => Self::Pinned,
-        }
-    }
-}
-
 /// Each case with each of the engines; as it says itself if none is named.
 fn with_engines(cases: Vec<Case>, engines: &[Engine]) -> Vec<Case> {
     let several = engines.len() > 1;
     let with = |case: &Case, engine: Engine| {
         let mut case = case.clone();
         case.policy.engine = Some(engine.into());
-        if let Some(name) = engine.to_possible_value().filter(|_| several) {
-            case.name = format!("{} ({})", case.name, name.get_name());
+        if several {
+            case.name = format!("{} ({})", case.name, engine.name());
         }
         case
     };

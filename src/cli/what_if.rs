@@ -1,16 +1,15 @@
 //! `converthouse sim what-if`: the plan that a trace's cluster would make if it had other nodes.
 
+use super::engine::Engine;
 use super::output::counted;
 use super::{Align, Context, Exit, Failure, Table, human_bytes, plan};
 use crate::config::units::parse_bytes;
 use crate::model::ids::NodeId;
-use crate::placement::engines::NAMES;
 use crate::simulation::case::Span;
 use crate::simulation::trace;
 use crate::simulation::trace::how::How;
 use crate::simulation::trace::what_if::{Answer, Balance, Change, Joining, answer};
 use clap::Args;
-use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
 
 /// Nodes that one command may add.
@@ -20,8 +19,8 @@ const ADD_MAX: u32 = 10_000;
 #[derive(Debug, Args)]
 pub(super) struct HowArgs {
     /// Look for plans with this engine rather than as the daemon does
-    #[arg(long, value_parser = PossibleValuesParser::new(NAMES))]
-    engine: Option<String>,
+    #[arg(long, value_name = "NAME", value_enum)]
+    engine: Option<Engine>,
     /// A file with [policy] as in a case, and [placement]; see docs/simulation.md
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -31,7 +30,7 @@ impl HowArgs {
     pub(super) fn how(&self) -> Result<How, Failure> {
         let read = self.policy.as_deref().map_or_else(|| Ok(How::default()), How::read);
         let how = read.map_err(|error| Failure::coded(&error, Exit::Usage))?;
-        Ok(How { engine: self.engine.clone(), ..how })
+        Ok(self.engine.map_or(how.clone(), |engine| how.by(engine.into())))
     }
 }
 

@@ -44,7 +44,7 @@ impl Column {
 }
 
 /// The user's table as ClickHouse itself parsed it: no SQL is parsed at home.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schema {
     /// The user's columns in order, without the hidden ones.
     pub columns: Vec<Column>,

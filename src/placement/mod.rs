@@ -33,7 +33,7 @@ pub mod verdict;
 
 pub use place_new::{NewPlacement, NewShard, NewTable, place_new};
 pub use policy::Policy;
-pub use proposal::{ClusterAction, ClusterStep, HeldUp, Limits, Proposal, plan, plan_by, resume, toward};
+pub use proposal::{ClusterAction, ClusterStep, HeldUp, Limits, Proposal, plan, resume, toward, try_plan};
 pub use sequence::WaveLimits;
 pub use snapshot::{Load, NodeView, ReplicaView, ShardView, Snapshot};
 pub use verdict::{Decision, Move, Verdict, decide, settle};

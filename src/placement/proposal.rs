@@ -20,8 +20,8 @@
 //!   is the same on every machine. A cluster within the policy's hysteresis of what could be reached at best is
 //!   seen at once and costs one look at every replica.
 
-use super::engines::of_planner;
 use super::engines::repair::{committed, standing};
+use super::engines::{Engine, of_planner};
 use super::ids::Ids;
 use super::plan::{Action, Left, Plan, Stuck};
 use super::policy::Policy;
@@ -143,11 +143,7 @@ pub fn resume(
 ) -> Proposal {
     let (problem, ids) = Ids::of(snapshot, policy);
     let pursued = target(&problem, &ids, towards).and_then(|target| pursue(&problem, target));
-    let decision = pursued.unwrap_or_else(|| {
-        let committed = committed(&problem);
-        let engine = of_planner(limits.planner);
-        settle(committed.as_ref().unwrap_or(&problem), engine.as_ref(), limits.seed, limits.work)
-    });
+    let decision = pursued.unwrap_or_else(|| search(&problem, of_planner(limits.planner).as_ref(), limits));
     proposal(&problem, &ids, &decision, limits)
 }
 
@@ -163,23 +159,23 @@ pub fn toward(
     Some(proposal(&problem, &ids, &decision, limits))
 }
 
-/// [`plan`] by an engine of one's choice.
+/// [`plan`], unless the engine does not take the cluster.
 ///
 /// # Errors
-/// Why the engine does not take the cluster.
-pub fn plan_by(
-    engine: &dyn super::engines::Engine,
-    snapshot: &Snapshot,
-    policy: &Policy,
-    limits: &Limits,
-) -> Result<Proposal, String> {
+/// Why it does not.
+pub fn try_plan(snapshot: &Snapshot, policy: &Policy, limits: &Limits) -> Result<Proposal, String> {
     let (problem, ids) = Ids::of(snapshot, policy);
+    let engine = of_planner(limits.planner);
     if let Some(why) = engine.refuses(&problem) {
         return Err(why);
     }
-    let committed = committed(&problem);
-    let decision = settle(committed.as_ref().unwrap_or(&problem), engine, limits.seed, limits.work);
+    let decision = search(&problem, engine.as_ref(), limits);
     Ok(proposal(&problem, &ids, &decision, limits))
+}
+
+fn search(problem: &Problem, engine: &dyn Engine, limits: &Limits) -> Decision {
+    let committed = committed(problem);
+    settle(committed.as_ref().unwrap_or(problem), engine, limits.seed, limits.work)
 }
 
 fn proposal(problem: &Problem, ids: &Ids, decision: &Decision, limits: &Limits) -> Proposal {

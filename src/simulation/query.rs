@@ -92,17 +92,7 @@ mod tests {
 
     fn table() -> Table {
         let request = NewTable::named("t").request();
-        let schema = Schema {
-            columns: Vec::new(),
-            engine: "MergeTree".into(),
-            engine_arguments: String::new(),
-            partition_key: String::new(),
-            sorting_key: String::new(),
-            primary_key: String::new(),
-            sampling_key: String::new(),
-            ttl: String::new(),
-            settings: String::new(),
-        };
+        let schema = Schema { engine: "MergeTree".into(), ..Schema::default() };
         let source = Source {
             topic_prefix: "d.t".into(),
             layout: request.layout,

@@ -69,17 +69,21 @@ fn budgets_and_goals_hold() {
 fn an_interrupt_gives_the_best_so_far() {
     let folder = tempfile::tempdir().unwrap();
     let path = instance(folder.path(), 30, 3000);
-    let arguments = ["placement", "solve", path.to_str().unwrap(), "--time-limit", "900", "--json"];
-    let mut child = command(None, &arguments)
+    interrupted(&path, &["--time-limit", "900"], "annealing");
+}
+
+/// Solves until it says that it is at that phase, and interrupts: what it says then.
+fn interrupted(instance: &Path, more: &[&str], phase: &str) -> serde_json::Value {
+    let solve = ["placement", "solve", instance.to_str().unwrap(), "--json"];
+    let mut child = command(None, &[&solve[..], more].concat())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    while !lines.next().expect("it goes on").unwrap().contains("annealing") {}
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
+    while !lines.next().expect("it goes on").unwrap().contains(phase) {}
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     assert!(lines.any(|line| line.unwrap().contains("best placement so far")));
     let mut out = String::new();
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
@@ -88,6 +92,7 @@ fn an_interrupt_gives_the_best_so_far() {
     let solved: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(solved["broken"], 0);
     assert!(solved["after"]["z"].as_f64() < solved["before"]["z"].as_f64());
+    solved
 }
 
 #[test]
@@ -156,23 +161,6 @@ fn a_policy_file_says_what_is_wanted() {
 fn an_interrupt_during_an_integer_program_gives_the_best_so_far() {
     let folder = tempfile::tempdir().unwrap();
     let path = instance(folder.path(), 10, 240);
-    let solve = ["placement", "solve", path.to_str().unwrap(), "--engine", "milp"];
-    let mut child = command(None, &[&solve[..], &["--work-limit", "3000000", "--json"]].concat())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    while !lines.next().expect("it goes on").unwrap().contains("integer program") {}
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    assert!(lines.any(|line| line.unwrap().contains("best placement so far")));
-    let mut out = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    lines.for_each(drop);
-    assert!(child.wait().unwrap().success());
-    let solved: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(solved["broken"], 0);
-    assert!(solved["after"]["z"].as_f64() < solved["before"]["z"].as_f64());
+    let solved = interrupted(&path, &["--engine", "milp", "--work-limit", "3000000"], "integer program");
     assert!(solved["bound"].as_f64() > Some(0.0));
 }

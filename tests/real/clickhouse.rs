@@ -306,16 +306,6 @@ async fn wrong_credentials_and_an_unreachable_server_are_told_apart() {
 }
 
 fn replica_of(engine: &str, database: &str) -> ReplicaTables {
-    let schema = Schema {
-        columns: Vec::new(),
-        engine: engine.into(),
-        engine_arguments: String::new(),
-        partition_key: String::new(),
-        sorting_key: String::new(),
-        primary_key: String::new(),
-        sampling_key: String::new(),
-        ttl: String::new(),
-        settings: String::new(),
-    };
+    let schema = Schema { engine: engine.into(), ..Schema::default() };
     ReplicaTables { database: database.into(), schema }
 }

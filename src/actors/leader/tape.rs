@@ -2,7 +2,7 @@
 //!
 //! A new trace begins with each term, as soon as all nodes have reported, and again when events cannot tell what
 //! changed or the sink has lost some. Looked at every few seconds, so what comes and goes between two looks is not in
-//! it. Decides nothing; nothing that goes wrong here is more than a trace that is missing.
+//! it, operations aside. Decides nothing; nothing that goes wrong here is more than a trace that is missing.
 
 use super::Lead;
 use crate::actors::balance::decide;

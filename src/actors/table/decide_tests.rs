@@ -25,17 +25,7 @@ fn id(name: &str) -> NodeId {
 
 /// A table of 8 partitions and 2 replicas a shard.
 pub(in crate::actors) fn table(state: TableState, epoch: u64, shards: u32) -> Table {
-    let schema = Schema {
-        columns: vec![],
-        engine: "MergeTree".into(),
-        engine_arguments: String::new(),
-        partition_key: String::new(),
-        sorting_key: "a".into(),
-        primary_key: String::new(),
-        sampling_key: String::new(),
-        ttl: String::new(),
-        settings: String::new(),
-    };
+    let schema = Schema { engine: "MergeTree".into(), sorting_key: "a".into(), ..Schema::default() };
     let source = Source {
         topic_prefix: "d.t".into(),
         layout: TopicLayout::TopicPerPartition,

@@ -174,17 +174,7 @@ impl HttpClickHouse {
         let source = TableName { database: database.to_owned(), table: sql::GATE_SOURCE.to_owned() };
         let mut columns = self.columns_of(&source).await?;
         columns.retain(|column| !column.name.starts_with(HIDDEN_PREFIX));
-        let schema = Schema {
-            columns,
-            engine: String::new(),
-            engine_arguments: String::new(),
-            partition_key: String::new(),
-            sorting_key: String::new(),
-            primary_key: String::new(),
-            sampling_key: String::new(),
-            ttl: String::new(),
-            settings: String::new(),
-        };
+        let schema = Schema { columns, ..Schema::default() };
         self.make_gate(database, number, |number| Statement::CreateGate { database, schema: &schema, number })
             .await
     }

@@ -78,7 +78,7 @@ impl<P: Ord + Copy> Absence<P> {
         if self.away.remove(&place) { Answer::Back } else { Answer::AsBefore }
     }
 
-    /// Its messages come, or it is gone: neither needs an answer.
+    /// Its messages come, which is an answer.
     pub(super) fn heard(&mut self, place: &P) {
         self.away.remove(place);
     }

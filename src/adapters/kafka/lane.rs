@@ -442,9 +442,10 @@ impl Thread {
                     Answer::Back => self.shared.mailbox().end(&source, assignment, high),
                     Answer::AsBefore => false,
                 },
+                // Some broker answers. One that has just started may not know the topic yet: whether it is gone is
+                // for librdkafka's own look at the topics to say.
                 Err(Error::TopicMissing(_)) => {
-                    self.absence.heard(&place);
-                    self.missing(place);
+                    self.absence.answered(place);
                     false
                 }
                 Err(failure) => {

@@ -48,17 +48,7 @@ fn table() -> Table {
         format_settings: BTreeMap::new(),
         batch: BatchLimits::default(),
     };
-    let schema = Schema {
-        columns: Vec::new(),
-        engine: "MergeTree".into(),
-        engine_arguments: String::new(),
-        partition_key: String::new(),
-        sorting_key: "user".into(),
-        primary_key: String::new(),
-        sampling_key: String::new(),
-        ttl: String::new(),
-        settings: String::new(),
-    };
+    let schema = Schema { engine: "MergeTree".into(), sorting_key: "user".into(), ..Schema::default() };
     Table {
         id: TABLE,
         name,

@@ -3,9 +3,8 @@
 use super::Error;
 use crate::actors::Options;
 use crate::actors::balance::pursue::Towards;
-use crate::model::balance::BalanceRules;
-use crate::placement::engines::by_name;
-use crate::placement::{Limits, Policy, Proposal, Snapshot, plan, plan_by, toward};
+use crate::model::balance::{BalanceRules, Planner};
+use crate::placement::{Limits, Policy, Proposal, Snapshot, toward, try_plan};
 use crate::simulation::case::PolicySpec;
 use crate::simulation::case_file::line_at;
 use serde::Deserialize;
@@ -14,11 +13,9 @@ use std::path::Path;
 /// See the module.
 #[derive(Debug, Clone, PartialEq)]
 pub struct How {
-    /// By name; the daemon's own if none is named.
-    pub engine: Option<String>,
     /// What placement aims at.
     pub placement: Policy,
-    /// The balancer's numbers.
+    /// The balancer's numbers, and who looks for plans.
     pub balance: BalanceRules,
     /// How long a node may be down before its replicas are rebuilt elsewhere.
     pub down_after_ms: u64,
@@ -43,7 +40,13 @@ impl How {
         let mut options = Options::default();
         policy.apply(&mut options);
         let Options { rules, balance, .. } = options;
-        Self { engine: None, placement, balance, down_after_ms: rules.down_after_ms }
+        Self { placement, balance, down_after_ms: rules.down_after_ms }
+    }
+
+    /// The same with plans looked for by another engine.
+    #[must_use]
+    pub fn by(&self, planner: Planner) -> Self {
+        Self { balance: BalanceRules { planner, ..self.balance }, ..self.clone() }
     }
 
     /// From a policy file.
@@ -84,11 +87,9 @@ impl How {
     /// What the engine proposes for a cluster, within the work that the leader gives it.
     ///
     /// # Errors
-    /// There is no such engine, or it does not take the cluster.
+    /// It does not take the cluster.
     pub fn propose(&self, snapshot: &Snapshot, limits: &Limits) -> Result<Proposal, Error> {
-        let Some(name) = &self.engine else { return Ok(plan(snapshot, &self.placement, limits)) };
-        let engine = by_name(name).ok_or_else(|| Error::Impossible(format!("there is no engine {name}")))?;
-        plan_by(engine.as_ref(), snapshot, &self.placement, limits).map_err(Error::Impossible)
+        try_plan(snapshot, &self.placement, limits).map_err(Error::Impossible)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Traces that are played again: what was recorded is measured, what is decided afresh is better, and repeats.
 
 use super::*;
+use crate::model::balance::Planner;
 use crate::model::trace::{Header, Origin, TraceNode, TraceTable, VERSION};
 
 const TABLE: TableId = TableId(uuid::Uuid::from_u128(1));
@@ -49,15 +50,15 @@ fn played(lines: &[Line], ways: &[How]) -> (Outcome, Vec<Outcome>) {
     replay(&path, None, ways).unwrap()
 }
 
-fn by(engine: &str) -> How {
-    How { engine: Some(engine.to_owned()), ..How::default() }
+fn by(planner: Planner) -> How {
+    How::default().by(planner)
 }
 
 #[test]
 fn an_uneven_cluster_that_was_left_alone_would_have_been_levelled() {
     let mut lines = lines();
     lines.push(event(24 * HOUR_MS, Event::Ingest { table: TABLE, bytes_per_s: 0 }));
-    let ways = [How::default(), by("greedy"), by("pinned")];
+    let ways = [How::default(), by(Planner::Greedy), by(Planner::Pinned)];
     let (recorded, ours) = played(&lines, &ways);
     assert_eq!((recorded.moves, recorded.worst_milli, recorded.end_milli), (0, 4_000, 4_000));
     let [own, greedy, pinned] = ours.as_slice() else { panic!("three ways") };
@@ -83,7 +84,7 @@ fn recorded_moves_are_counted_and_not_made_again() {
         let to = if hour % 2 == 1 { "n3" } else { "n2" };
         lines.push(event(hour * HOUR_MS, placed(0, ["n1", to])));
     }
-    let (recorded, ours) = played(&lines, &[by("pinned")]);
+    let (recorded, ours) = played(&lines, &[by(Planner::Pinned)]);
     assert_eq!((recorded.moves, recorded.bytes_moved), (4, 40 * GB));
     assert!(recorded.thrash_percent > 0, "{recorded:?}");
     assert_eq!((ours[0].moves, ours[0].thrash_percent), (0, 0));

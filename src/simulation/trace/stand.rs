@@ -106,17 +106,7 @@ fn node(of: &TraceNode) -> Node {
 }
 
 fn table(of: &TraceTable, next_shard: u32) -> Table {
-    let schema = Schema {
-        columns: Vec::new(),
-        engine: String::new(),
-        engine_arguments: String::new(),
-        partition_key: String::new(),
-        sorting_key: String::new(),
-        primary_key: String::new(),
-        sampling_key: String::new(),
-        ttl: String::new(),
-        settings: String::new(),
-    };
+    let schema = Schema::default();
     let source = Source {
         topic_prefix: String::new(),
         layout: TopicLayout::default(),

@@ -1,6 +1,7 @@
 //! What-if on a made-up cluster: the plans are production's, and lead where they say.
 
 use super::*;
+use crate::model::balance::Planner;
 use crate::model::ids::TableId;
 use crate::simulation::trace::generate::{self, Wanted};
 
@@ -109,7 +110,7 @@ fn what_cannot_be_changed_is_told() {
     assert_eq!(of(drain, How::default()), "--drain: there is no node n99 then");
     let both = Change { drain: vec![id("n1")], remove: vec![id("n1")], ..Change::default() };
     assert_eq!(of(both, How::default()), "--remove: node n1 is drained already");
-    let milp = How { engine: Some("milp".to_owned()), ..How::default() };
+    let milp = How::default().by(Planner::Milp);
     let said = of(Change::default(), milp);
     assert!(said.starts_with("the milp engine takes up to 5000 binaries"), "{said}");
 }
