@@ -204,10 +204,12 @@ impl HttpClickHouse {
         Ok(rows.into_iter().next().and_then(Described::read))
     }
 
-    /// A table's columns, in order.
+    /// A table's columns, in order. Every table has some: without any, it was dropped or renamed since it was
+    /// described, which is told as missing.
     pub(super) async fn columns_of(&self, name: &TableName) -> Result<Vec<Column>, Error> {
         let rows = self.look(&Statement::Columns(name), "system.columns", Doing::Read).await?;
-        Ok(rows.into_iter().filter_map(column).collect())
+        let columns: Vec<_> = rows.into_iter().filter_map(column).collect();
+        if columns.is_empty() { Err(Error::Missing(name.to_string())) } else { Ok(columns) }
     }
 }
 
