@@ -138,22 +138,38 @@ fn name() -> TableName {
     TableName { database: "shop".into(), table: "events".into() }
 }
 
-/// The longest time without a row going into a node's tables, until told to stop.
-fn longest_gap(node: &Node, stop: &Arc<AtomicBool>) -> tokio::task::JoinHandle<Duration> {
-    let (url, stop) = (node.http_url.clone(), stop.clone());
+/// The longest time without a row going in, and what it is taken of.
+#[derive(Clone, Copy, Default)]
+struct Gap {
+    rows: f64,
+    longest: Duration,
+    since: Option<Instant>,
+}
+
+impl Gap {
+    fn see(&mut self, rows: f64) {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        self.longest = self.longest.max(now - since);
+        if rows > self.rows {
+            (self.rows, self.since) = (rows, Some(now));
+        }
+    }
+}
+
+/// The longest times without a row going in, until told to stop: into the table on any node, and into that of the
+/// node that waited longest.
+fn longest_gaps(urls: Vec<String>, stop: &Arc<AtomicBool>) -> tokio::task::JoinHandle<[Duration; 2]> {
+    let stop = stop.clone();
     tokio::task::spawn_blocking(move || {
-        let (mut last, mut since, mut longest) = (-1.0, Instant::now(), Duration::ZERO);
+        let (mut cluster, mut nodes) = (Gap::default(), vec![Gap::default(); urls.len()]);
         while !stop.load(Ordering::Relaxed) {
-            let rows = ingested(&url);
-            if rows > last {
-                if last >= 0.0 {
-                    longest = longest.max(since.elapsed());
-                }
-                (last, since) = (rows, Instant::now());
-            }
+            let rows: Vec<f64> = urls.iter().map(|url| ingested(url)).collect();
+            cluster.see(rows.iter().sum());
+            nodes.iter_mut().zip(&rows).for_each(|(node, rows)| node.see(*rows));
             std::thread::sleep(Duration::from_millis(5));
         }
-        longest.max(since.elapsed())
+        [cluster.longest, nodes.iter().map(|node| node.longest).max().unwrap_or_default()]
     })
 }
 
@@ -166,18 +182,19 @@ fn ingested(url: &str) -> f64 {
     text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-async fn gaps<T>(cluster: &Cluster, table: &TableStatus, work: impl Future<Output = T>) -> (Duration, T) {
+async fn gaps<T>(
+    cluster: &Cluster,
+    table: &TableStatus,
+    work: impl Future<Output = T>,
+) -> ([Duration; 2], T) {
     let stop = Arc::new(AtomicBool::new(false));
     let holds =
         |node: &&Node| table.shards[0].replicas.iter().any(|replica| replica.node.as_str() == node.id);
-    let watched: Vec<_> = cluster.nodes.iter().filter(holds).map(|node| longest_gap(node, &stop)).collect();
+    let urls = cluster.nodes.iter().filter(holds).map(|node| node.http_url.clone()).collect();
+    let watched = longest_gaps(urls, &stop);
     let out = work.await;
     stop.store(true, Ordering::Relaxed);
-    let mut longest = Duration::ZERO;
-    for gap in watched {
-        longest = longest.max(gap.await.unwrap());
-    }
-    (longest, out)
+    (watched.await.unwrap(), out)
 }
 
 async fn split(cluster: &Cluster) {
@@ -197,11 +214,15 @@ async fn split(cluster: &Cluster) {
         }
     })
     .await;
+    let ms = |gap: Duration| gap.as_millis();
     println!(
-        "split: published after {} ms; longest gap between inserts {} ms, {} ms without a split",
+        "split: published after {} ms; longest gap between inserts over the cluster {} ms ({} ms without a split), on \
+         one node {} ms ({} ms)",
         took.as_millis(),
-        gap.as_millis(),
-        idle.as_millis()
+        ms(gap[0]),
+        ms(idle[0]),
+        ms(gap[1]),
+        ms(idle[1])
     );
     cluster.until("the split to have ended", |status| {
         status.tables[0].shards.len() == 2 && status.tables[0].complete

@@ -157,8 +157,10 @@ async fn operations_and_node_states_survive_the_wire() {
     let daemon = client(&edge);
     let (shard, to) = (ShardId(2), node("n3"));
     for change in [
-        Change::Split { shard: Some(shard), cut: Some(9) },
-        Change::Split { shard: None, cut: None },
+        Change::Split { shard: Some(shard), cut: Some(9), by_bytes: false },
+        Change::Split { shard: None, cut: None, by_bytes: true },
+        Change::Add { shard, to: to.clone() },
+        Change::Remove { shard, from: to.clone() },
         Change::Merge { left: ShardId(1), right: shard },
         Change::Move { shard, from: node("n1"), to: to.clone() },
         Change::Lead { shard, to: to.clone() },
@@ -175,6 +177,8 @@ async fn operations_and_node_states_survive_the_wire() {
         assert_eq!((&answered.id, answered.state), (&to, state));
         assert_eq!(edge.daemon.last(), Asked::NodeState(to.clone(), state));
     }
+    daemon.remove_node(to.clone()).await.unwrap();
+    assert_eq!(edge.daemon.last(), Asked::RemoveNode(to));
 }
 
 fn operate(asked: Change) -> Operate {
@@ -192,10 +196,14 @@ async fn all(daemon: &dyn Daemon) -> Vec<(&'static str, Error)> {
         ("routes", daemon.routes(name()).await.unwrap_err()),
         ("watch_routes", daemon.watch_routes(name()).await.err().unwrap()),
         ("insert", daemon.insert(insert(b"1\n")).await.unwrap_err()),
-        ("operate", daemon.operate(operate(Change::Split { shard: None, cut: None })).await.unwrap_err()),
+        (
+            "operate",
+            daemon.operate(operate(Change::Merge { left: ShardId(1), right: ShardId(2) })).await.unwrap_err(),
+        ),
         ("cancel_operation", daemon.cancel_operation(OperationId(1)).await.unwrap_err()),
         ("operations", daemon.operations().await.unwrap_err()),
         ("set_node_state", daemon.set_node_state(node("n1"), NodeState::Draining).await.unwrap_err()),
+        ("remove_node", daemon.remove_node(node("n1")).await.unwrap_err()),
         ("make_plan", daemon.make_plan().await.unwrap_err()),
         ("apply_plan", daemon.apply_plan(steer::apply()).await.unwrap_err()),
         ("cancel_plan", daemon.cancel_plan().await.unwrap_err()),

@@ -2,8 +2,8 @@
 
 use super::leader::steer::{Apply, Balance, Brake, CancelPlan, PlanAsked};
 use super::leader::{
-    Begin, Cancel, ClusterAsked, Create, Drop, OperationsAsked, SetNodeState, TableAsked, TakeHeartbeat,
-    status,
+    Begin, Cancel, ClusterAsked, Create, Drop, OperationsAsked, RemoveNode, SetNodeState, TableAsked,
+    TakeHeartbeat, status,
 };
 use super::leadership::Seat;
 use super::mirror::View;
@@ -231,6 +231,13 @@ impl Daemon for LocalDaemon {
         match self.leading()? {
             Leading::Here(coordinator) => ask(&coordinator, SetNodeState(node, state)).await?,
             Leading::There(daemon) => daemon.set_node_state(node, state).await,
+        }
+    }
+
+    async fn remove_node(&self, node: NodeId) -> Result<(), Error> {
+        match self.leading()? {
+            Leading::Here(coordinator) => ask(&coordinator, RemoveNode(node)).await?,
+            Leading::There(daemon) => daemon.remove_node(node).await,
         }
     }
 

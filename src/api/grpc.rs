@@ -233,6 +233,16 @@ impl Control for Service {
         Ok(Response::new(wire::SetNodeStateResponse { node: Some(convert::node_to_wire(node)) }))
     }
 
+    async fn remove_node(
+        &self,
+        request: Request<wire::RemoveNodeRequest>,
+    ) -> Result<Response<wire::RemoveNodeResponse>, Status> {
+        let node = convert::node("node", &request.into_inner().node).map_err(malformed)?;
+        let daemon = self.daemon.clone();
+        run(async move { daemon.remove_node(node).await }).await?;
+        Ok(Response::new(wire::RemoveNodeResponse {}))
+    }
+
     async fn make_plan(
         &self,
         _: Request<wire::MakePlanRequest>,

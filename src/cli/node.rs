@@ -1,10 +1,11 @@
-//! `converthouse node list|drain|cordon|activate`.
+//! `converthouse node list|drain|cordon|activate|remove`.
 
 use super::output::{Align, Table, bytes, or_dash};
 use super::{Context, Failure, drain};
 use crate::model::control::NodeStatus;
 use crate::model::{NodeId, NodeState};
 use clap::Subcommand;
+use serde::Serialize;
 
 /// Subcommands of `node`.
 #[derive(Debug, Subcommand)]
@@ -29,6 +30,18 @@ pub(super) enum NodeCommand {
         /// Its name
         node: NodeId,
     },
+    /// Forget a node that is empty, or lost and rebuilt elsewhere; its daemon must be stopped
+    Remove {
+        /// Its name
+        node: NodeId,
+    },
+}
+
+/// What `node remove` answers.
+#[derive(Serialize)]
+struct Removed {
+    node: NodeId,
+    removed: bool,
 }
 
 impl NodeCommand {
@@ -38,6 +51,12 @@ impl NodeCommand {
             Self::List => {
                 let status = context.block_on(async move { Ok(daemon.cluster_status().await?) })?;
                 return context.print(&status.nodes, || nodes(&status.nodes, 0, context.colour()));
+            }
+            Self::Remove { node } => {
+                let id = node.clone();
+                context.block_on(async move { Ok(daemon.remove_node(id).await?) })?;
+                let removed = Removed { node, removed: true };
+                return context.print(&removed, || format!("node {} is forgotten\n", removed.node));
             }
             Self::Drain { node, wait } => (node, NodeState::Draining, wait),
             Self::Cordon { node } => (node, NodeState::Cordoned, false),

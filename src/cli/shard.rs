@@ -1,4 +1,4 @@
-//! `converthouse shard list|split|merge|move|lead`.
+//! `converthouse shard list|split|merge|move|add|remove|lead`.
 
 use super::operation::Begin;
 use super::output::{Align, Table, bytes, or_dash};
@@ -28,6 +28,9 @@ pub(super) enum ShardCommand {
         /// First partition of the right half [default: the middle]
         #[arg(long, value_name = "PARTITION", requires = "shard")]
         at: Option<PartitionId>,
+        /// Cut where the halves' bytes are the most equal
+        #[arg(long, conflicts_with = "at")]
+        by_bytes: bool,
         #[command(flatten)]
         begin: Begin,
     },
@@ -54,6 +57,30 @@ pub(super) enum ShardCommand {
         from: NodeId,
         /// Where it goes
         to: NodeId,
+        #[command(flatten)]
+        begin: Begin,
+    },
+    /// Make a further replica; balancing takes away again what is more than the table wants
+    Add {
+        /// db.table
+        #[arg(value_parser = parse_name)]
+        name: TableName,
+        /// Which
+        shard: ShardId,
+        /// Where
+        to: NodeId,
+        #[command(flatten)]
+        begin: Begin,
+    },
+    /// Take a replica away, of which there are more than the table wants
+    Remove {
+        /// db.table
+        #[arg(value_parser = parse_name)]
+        name: TableName,
+        /// Which
+        shard: ShardId,
+        /// Where
+        from: NodeId,
         #[command(flatten)]
         begin: Begin,
     },
@@ -84,12 +111,15 @@ impl ShardCommand {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let name = match self {
             Self::List { name } => name,
-            Self::Split { name, shard, at, begin } => {
-                return begin.run(
-                    context,
-                    name,
-                    Asked::Split { shard, cut: at.map(|partition| partition.0) },
-                );
+            Self::Split { name, shard, at, by_bytes, begin } => {
+                let cut = at.map(|partition| partition.0);
+                return begin.run(context, name, Asked::Split { shard, cut, by_bytes });
+            }
+            Self::Add { name, shard, to, begin } => {
+                return begin.run(context, name, Asked::Add { shard, to });
+            }
+            Self::Remove { name, shard, from, begin } => {
+                return begin.run(context, name, Asked::Remove { shard, from });
             }
             Self::Merge { name, left, right, begin } => {
                 return begin.run(context, name, Asked::Merge { left, right });

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::adapters::peers::{Tls, TlsIdentity};
 use crate::model::NodeId;
-use crate::model::balance::{BalanceMode, BalanceRules};
+use crate::model::balance::{BalanceMode, BalanceRules, SplitAt};
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::routes::RouteGroup;
 use crate::telemetry::{self, LogFormat, LogOptions};
@@ -437,6 +437,10 @@ fn balance<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> BalanceRules {
         copies_per_node_max: reader.number(&part, "copies_per_node_max"),
         replicas_per_node_min: reader.number(&part, "replicas_per_node_min"),
         split_above_bytes: reader.bytes(&part, "split_above_bytes"),
+        split_at: match reader.text(&part, "split_at").as_deref() {
+            Some("bytes") => SplitAt::Bytes,
+            _ => SplitAt::Middle,
+        },
         operation_deadline_ms: reader.number(&part, "operation_deadline_ms"),
         solve_deadline_ms: reader.number(&part, "solve_deadline_ms"),
         ..BalanceRules::default()

@@ -98,7 +98,7 @@ async fn split(scene: &Scene, report: &mut Report) -> Result<(), Error> {
     let request = Operate {
         database: "shop".into(),
         table: "events".into(),
-        asked: Asked::Split { shard: None, cut: None },
+        asked: Asked::Split { shard: None, cut: None, by_bytes: false },
         reason: "the demo".into(),
         dry_run: false,
     };

@@ -34,6 +34,16 @@ pub enum Planner {
     Pinned,
 }
 
+/// Where the policy has shards cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SplitAt {
+    /// In the middle of their partitions.
+    Middle,
+    /// Where the halves' bytes are the most equal.
+    Bytes,
+}
+
 /// The balancer's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalanceRules {
@@ -49,6 +59,8 @@ pub struct BalanceRules {
     pub replicas_per_node_min: u32,
     /// A shard with more bytes than this is split; 0: however big.
     pub split_above_bytes: u64,
+    /// Where shards are cut.
+    pub split_at: SplitAt,
     /// How long an operation may take beside what its bytes take.
     pub operation_deadline_ms: u64,
     /// How long one plan may be looked for; one that takes longer is not carried out.
@@ -66,6 +78,7 @@ impl Default for BalanceRules {
             copies_per_node_max: 2,
             replicas_per_node_min: 1,
             split_above_bytes: 0,
+            split_at: SplitAt::Middle,
             operation_deadline_ms: 6 * 3_600_000,
             solve_deadline_ms: 60_000,
             planner: Planner::default(),

@@ -229,6 +229,9 @@ pub enum Asked {
         shard: Option<ShardId>,
         /// First partition of the right half.
         cut: Option<u32>,
+        /// Without a cut: where the halves' bytes are the most equal, rather than in the middle.
+        #[serde(default)]
+        by_bytes: bool,
     },
     /// Merges two neighbours.
     Merge {
@@ -252,6 +255,20 @@ pub enum Asked {
         shard: ShardId,
         /// Who.
         to: NodeId,
+    },
+    /// Makes a further replica.
+    Add {
+        /// Whose.
+        shard: ShardId,
+        /// Where.
+        to: NodeId,
+    },
+    /// Takes away a replica, of which there are more than the table wants.
+    Remove {
+        /// Whose.
+        shard: ShardId,
+        /// Where.
+        from: NodeId,
     },
 }
 

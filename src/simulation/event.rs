@@ -394,7 +394,9 @@ impl Cluster {
 
     fn operate(&self, event: &Event) -> Result<(), Failure> {
         let (table, asked) = match event {
-            Event::Split { table, shard } => (table, Asked::Split { shard: shard.map(ShardId), cut: None }),
+            Event::Split { table, shard } => {
+                (table, Asked::Split { shard: shard.map(ShardId), cut: None, by_bytes: false })
+            }
             Event::Merge { table, left, right } => {
                 (table, Asked::Merge { left: ShardId(*left), right: ShardId(*right) })
             }

@@ -49,6 +49,7 @@ pub enum Asked {
     Cancel(OperationId),
     Operations,
     NodeState(NodeId, NodeState),
+    RemoveNode(NodeId),
     MakePlan,
     ApplyPlan(Box<ApplyPlan>),
     CancelPlan,
@@ -217,6 +218,10 @@ impl Daemon for Fake {
         self.note(Asked::NodeState(node.clone(), state)).await?;
         let first = cluster().nodes.remove(0);
         Ok(NodeStatus { id: node, state, ..first })
+    }
+
+    async fn remove_node(&self, node: NodeId) -> Result<(), Error> {
+        self.note(Asked::RemoveNode(node)).await
     }
 
     async fn make_plan(&self) -> Result<ClusterPlan, Error> {

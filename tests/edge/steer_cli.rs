@@ -5,6 +5,7 @@ use super::{NAME, golden, run};
 use converthouse::adapters::peers::Error;
 use converthouse::model::ShardId;
 use converthouse::model::balance::{ApplyPlan, BalanceMode, SetBalance};
+use converthouse::model::control::{Asked as Change, Operate};
 use converthouse::model::hold::{Brake, NamedScope, SetHold};
 use converthouse::model::plan::ClusterPlan;
 use expect_test::expect_file;
@@ -103,4 +104,31 @@ fn modes_and_holds_are_sent_as_typed() {
     ] {
         assert_eq!(run(&edge, wrong).code, 2, "{wrong:?}");
     }
+}
+
+#[test]
+fn replicas_and_nodes_come_and_go_as_typed() {
+    let edge = Edge::start();
+    let node = |name: &str| name.parse().unwrap();
+    let shard = ShardId(3);
+    for (arguments, asked) in [
+        (&["add", NAME, "s3", "n2"][..], Change::Add { shard, to: node("n2") }),
+        (&["remove", NAME, "s3", "n2"], Change::Remove { shard, from: node("n2") }),
+        (
+            &["split", NAME, "s3", "--by-bytes"],
+            Change::Split { shard: Some(shard), cut: None, by_bytes: true },
+        ),
+    ] {
+        let arguments = [&["shard"], arguments, &["--no-wait"]].concat();
+        assert_eq!(run(&edge, &arguments).code, 0, "{arguments:?}");
+        let (database, table) = (name().database, name().table);
+        let request = Operate { database, table, asked, reason: String::new(), dry_run: false };
+        assert_eq!(edge.daemon.last(), Asked::Operate(request));
+    }
+    let both = run(&edge, &["shard", "split", NAME, "s3", "--at", "4", "--by-bytes"]);
+    assert_eq!(both.code, 2, "{}", both.err);
+    assert_eq!(run(&edge, &["node", "remove", "n9"]).out, "node n9 is forgotten\n");
+    assert_eq!(edge.daemon.last(), Asked::RemoveNode(node("n9")));
+    let json = run(&edge, &["node", "remove", "n9", "--json"]).out;
+    assert_eq!(json, "{\n  \"node\": \"n9\",\n  \"removed\": true\n}\n");
 }

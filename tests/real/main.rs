@@ -32,4 +32,5 @@ mod standalone;
 mod steering;
 mod support;
 mod trace_import;
+mod upkeep;
 mod verify;

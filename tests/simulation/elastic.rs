@@ -48,7 +48,7 @@ fn shards_split_under_ingest_and_every_query_counts_every_row_once() {
             cluster.produce_everywhere(&table, 100);
             cluster.advance(200).await?;
         }
-        let split = operate(cluster, "t", Asked::Split { shard: None, cut: None });
+        let split = operate(cluster, "t", Asked::Split { shard: None, cut: None, by_bytes: false });
         all_done(&split.await?);
         let ranges: Vec<String> =
             cluster.view().shards_of(table.id).map(|shard| shard.range.to_string()).collect();

@@ -4,7 +4,8 @@
 //! flight counts once; what placement proposes becomes operations, as many at once as the limits allow. C9: when
 //! nodes have joined and a table has too few shards to go round, its shards are split first.
 
-use crate::model::balance::BalanceRules;
+use super::weights;
+use crate::model::balance::{BalanceRules, SplitAt};
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::observed::Heartbeat;
@@ -99,6 +100,13 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
     }
     splits.truncate(SPLITS_MAX);
     splits
+}
+
+/// Where the policy has a shard cut, if not in the middle.
+pub fn cut(sight: &Sight<'_>, rules: &BalanceRules, table: TableId, id: ShardId) -> Option<u32> {
+    let by_bytes = rules.split_at == SplitAt::Bytes;
+    let shard = sight.view.shards.get(&table)?.get(&id).filter(|_| by_bytes)?;
+    weights::cut(sight.heartbeats, &shard.record)
 }
 
 /// Shards that a table needs for every node to hold its share.

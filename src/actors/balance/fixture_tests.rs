@@ -25,6 +25,7 @@ pub(super) const RULES: BalanceRules = BalanceRules {
     copies_per_node_max: 2,
     replicas_per_node_min: 4,
     split_above_bytes: 0,
+    split_at: crate::model::balance::SplitAt::Middle,
     operation_deadline_ms: 6 * 3_600_000,
     solve_deadline_ms: 1_000,
     planner: Planner::Hybrid,
@@ -249,7 +250,7 @@ impl Cluster {
         for _ in 0..200 {
             let split = self.see(|sight| splits(sight, rules));
             for (table, shard) in &split {
-                let kind = split_kind(&self.view, *table, *shard, 0).expect("it can be split");
+                let kind = split_kind(&self.view, (*table, *shard), None, 0).expect("it can be split");
                 self.carry_out(&kind);
             }
             let begun = if split.is_empty() { self.on_course() } else { Vec::new() };

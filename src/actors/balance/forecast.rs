@@ -4,6 +4,7 @@
 //! the bytes, and moves are planned on that. Pure; the solving itself is the caller's, who may do it elsewhere.
 
 use super::decide::{self, Sight};
+use super::weights;
 use crate::actors::leader::operations::split_kind;
 use crate::model::balance::{BalanceRules, Cut, PlannedSize};
 use crate::model::ids::{NodeId, ShardId, TableId};
@@ -12,6 +13,7 @@ use crate::model::operation::Kind;
 use crate::model::plan::{
     self, ClusterPlan, PlanScore, PlannedMove, PlannedSplit, PlannedStay, PlannedStep, StepAction, World,
 };
+use crate::model::range::PartitionRange;
 use crate::model::table::{Shard, ShardState};
 use crate::model::view::{ClusterView, Versioned};
 use crate::placement::explain::Why;
@@ -42,7 +44,8 @@ impl Ahead {
         while made != ahead.cuts.len() {
             made = ahead.cuts.len();
             for (table, shard) in decide::splits(&ahead.sight(sight), rules) {
-                let kind = split_kind(&ahead.view, table, shard, 0);
+                let at = decide::cut(&ahead.sight(sight), rules, table, shard);
+                let kind = split_kind(&ahead.view, (table, shard), at, 0);
                 if let Some(Kind::Split { shard, cut, left, right }) = kind {
                     ahead.split(Cut { table, shard, cut, left, right });
                 }
@@ -77,20 +80,29 @@ impl Ahead {
             shards.insert(id, Versioned { record, revision: 0 }.into());
         }
         for (id, range) in [(cut.left, left), (cut.right, right)] {
-            let part = (u64::from(range.width()), u64::from(parent.range.width()));
-            self.report(&parent, id, part);
+            let part = weights::share(&self.heartbeats, &parent, range);
+            self.report(&parent, (id, range), part);
         }
         self.cuts.push(cut);
         true
     }
 
     /// Each node that holds the parent reports the child with its part of the bytes.
-    fn report(&mut self, parent: &Shard, child: ShardId, (part, whole): (u64, u64)) {
+    fn report(
+        &mut self,
+        parent: &Shard,
+        (child, range): (ShardId, PartitionRange),
+        (part, whole): (u64, u64),
+    ) {
         for heartbeat in self.heartbeats.values_mut() {
             let Some(shards) = heartbeat.replicas.get_mut(&parent.table) else { continue };
-            let Some(bytes) = shards.get(&parent.id).map(|seen| seen.bytes) else { continue };
-            let bytes = bytes / whole.max(1) * part;
-            let seen = ReplicaObservation { serving: true, bytes, ..ReplicaObservation::default() };
+            let Some(of) = shards.get(&parent.id) else { continue };
+            let bytes = of.bytes / whole.max(1) * part;
+            // What each partition has taken is kept: the half may be cut again.
+            let mut partitions = of.partitions.clone();
+            partitions.retain(|partition, _| range.contains(*partition));
+            let seen =
+                ReplicaObservation { serving: true, bytes, partitions, ..ReplicaObservation::default() };
             shards.insert(child, seen);
         }
     }

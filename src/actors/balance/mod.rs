@@ -14,6 +14,7 @@ pub mod forecast;
 pub mod pursue;
 #[cfg(test)]
 mod tests;
+pub mod weights;
 
 use super::leader::operations::{begin_all, split_kind};
 use super::leader::{Lead, steer};
@@ -176,7 +177,8 @@ impl Balancer {
             let mut begun = Wanted::new();
             for (table, shard) in splits {
                 let kinds = begun.entry(table).or_default();
-                let kind = split_kind(sight.view, table, shard, kinds.len());
+                let cut = decide::cut(sight, rules, table, shard);
+                let kind = split_kind(sight.view, (table, shard), cut, kinds.len());
                 kinds.extend(kind.map(|kind| (kind, cause::GROWN.to_owned())));
             }
             return Look::Begin(begun);

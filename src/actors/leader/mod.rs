@@ -297,6 +297,18 @@ impl Handler<SetNodeState> for Coordinator {
     }
 }
 
+/// Forget a node.
+#[derive(Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct RemoveNode(pub NodeId);
+
+impl Handler<RemoveNode> for Coordinator {
+    type Result = ResponseFuture<Result<(), Error>>;
+    fn handle(&mut self, RemoveNode(id): RemoveNode, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(remove::remove_node(self.lead.clone(), id))
+    }
+}
+
 /// All operations, oldest first.
 #[derive(Message)]
 #[rtype(result = "Vec<OperationStatus>")]

@@ -2,11 +2,13 @@
 
 use super::create::of_metadata;
 use super::{Lead, status};
+use crate::actors::balance::weights;
 use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::Record as _};
 use crate::adapters::peers::Error;
 use crate::model::control::{Asked, NodeStatus, Operate, OperationStatus};
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
 use crate::model::node::NodeState;
+use crate::model::observed::Heartbeat;
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableName, TableState};
@@ -31,7 +33,8 @@ pub async fn operate(lead: Lead, request: Operate) -> Result<Vec<OperationStatus
             let record = view.table_named(&name).map(|table| table.id);
             let found = record.and_then(|id| view.tables.get(&id).cloned());
             let table = found.ok_or_else(|| Error::NotFound(format!("table {name}")))?;
-            let kinds = kinds(&view, &table.record, &request.asked)?;
+            let reports = lead.observed.read();
+            let kinds = kinds(&view, &reports.heartbeats, &table.record, &request.asked)?;
             refuse_frozen(&view, &table.record, &kinds, lead.clock.unix_ms())?;
             (table, kinds)
         };
@@ -149,15 +152,25 @@ pub async fn begin_all(
     record(lead, &tables, &operations).await?.ok_or_else(changed)
 }
 
-/// The split of a shard in the middle, numbered as the `nth` of its table in one request. Pure.
-pub fn split_kind(view: &ClusterView, table: TableId, id: ShardId, nth: usize) -> Option<Kind> {
+/// The split of a shard in the middle or at a cut, numbered as the `nth` of its table in one request. Pure.
+pub fn split_kind(
+    view: &ClusterView,
+    (table, id): (TableId, ShardId),
+    cut: Option<u32>,
+    nth: usize,
+) -> Option<Kind> {
     let shard = &view.shards.get(&table)?.get(&id)?.record;
     let next = view.tables.get(&table)?.record.next_shard + 2 * u32::try_from(nth).ok()?;
-    split(shard, None, next).ok()
+    split(shard, cut, next).ok()
 }
 
 /// What a request means for the table as it stands. Pure.
-fn kinds(view: &ClusterView, table: &Table, asked: &Asked) -> Result<Vec<Kind>, Error> {
+fn kinds(
+    view: &ClusterView,
+    heartbeats: &BTreeMap<NodeId, Heartbeat>,
+    table: &Table,
+    asked: &Asked,
+) -> Result<Vec<Kind>, Error> {
     if table.state != TableState::Active {
         return Err(Error::Refused(format!("table {} is not in use yet, or no more", table.name)));
     }
@@ -171,11 +184,18 @@ fn kinds(view: &ClusterView, table: &Table, asked: &Asked) -> Result<Vec<Kind>, 
         held.then_some(()).ok_or_else(|| Error::Refused(format!("{node} has no replica of {}", shard.id)))
     };
     match asked {
-        Asked::Split { shard: Some(id), cut } => Ok(vec![split(shard(*id)?, *cut, table.next_shard)?]),
-        Asked::Split { shard: None, cut: Some(_) } => {
+        Asked::Split { cut: Some(_), by_bytes: true, .. } => {
+            Err(Error::Invalid("a cut is given, or found by bytes: say only one of them".to_owned()))
+        }
+        Asked::Split { shard: Some(id), cut, by_bytes } => {
+            let shard = shard(*id)?;
+            let cut = cut.or_else(|| by_bytes.then(|| weights::cut(heartbeats, shard)).flatten());
+            Ok(vec![split(shard, cut, table.next_shard)?])
+        }
+        Asked::Split { shard: None, cut: Some(_), .. } => {
             Err(Error::Invalid("a cut needs a shard: name the shard to be cut there".to_owned()))
         }
-        Asked::Split { shard: None, cut: None } => {
+        Asked::Split { shard: None, cut: None, by_bytes } => {
             let busy = |id| view.open_operations().any(|op| op.table == table.id && op.kind.touches(id));
             let mut wide: Vec<&Shard> = view
                 .shards_of(table.id)
@@ -189,7 +209,8 @@ fn kinds(view: &ClusterView, table: &Table, asked: &Asked) -> Result<Vec<Kind>, 
                 )));
             }
             let numbers = (table.next_shard..).step_by(2);
-            wide.iter().take(BEGIN_MAX).zip(numbers).map(|(shard, next)| split(shard, None, next)).collect()
+            let cut = |shard: &Shard| by_bytes.then(|| weights::cut(heartbeats, shard)).flatten();
+            wide.iter().take(BEGIN_MAX).zip(numbers).map(|(s, next)| split(s, cut(s), next)).collect()
         }
         Asked::Merge { left, right } => {
             let (one, other) = (shard(*left)?, shard(*right)?);
@@ -205,18 +226,40 @@ fn kinds(view: &ClusterView, table: &Table, asked: &Asked) -> Result<Vec<Kind>, 
         Asked::Move { shard: id, from, to } => {
             let shard = shard(*id)?;
             on(shard, from)?;
-            if !view.nodes.contains_key(to) {
-                return Err(Error::NotFound(format!("node {to}")));
-            }
-            if shard.replica_on(to).is_some() {
-                return Err(Error::Refused(format!("{to} has a replica of {id} already")));
-            }
+            not_on(view, shard, to)?;
             Ok(vec![Kind::Move { shard: *id, from: from.clone(), to: to.clone() }])
         }
         Asked::Lead { shard: id, to } => {
             on(shard(*id)?, to)?;
             Ok(vec![Kind::Lead { shard: *id, to: to.clone() }])
         }
+        Asked::Add { shard: id, to } => {
+            not_on(view, shard(*id)?, to)?;
+            Ok(vec![Kind::Add { shard: *id, to: to.clone() }])
+        }
+        Asked::Remove { shard: id, from } => {
+            let shard = shard(*id)?;
+            on(shard, from)?;
+            let (others, wanted) = (shard.staying().filter(|r| r.node != *from).count(), table.replicas);
+            if others < wanted as usize {
+                return Err(Error::Refused(format!(
+                    "{id} would have {others} replicas and {} wants {wanted}: move it, or add another first",
+                    table.name
+                )));
+            }
+            Ok(vec![Kind::Remove { shard: *id, from: from.clone() }])
+        }
+    }
+}
+
+/// A node that could take a replica.
+fn not_on(view: &ClusterView, shard: &Shard, to: &NodeId) -> Result<(), Error> {
+    if !view.nodes.contains_key(to) {
+        return Err(Error::NotFound(format!("node {to}")));
+    }
+    match shard.replica_on(to) {
+        Some(_) => Err(Error::Refused(format!("{to} has a replica of {} already", shard.id))),
+        None => Ok(()),
     }
 }
 

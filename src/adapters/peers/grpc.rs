@@ -277,6 +277,12 @@ impl Daemon for GrpcDaemon {
         convert::node_from_wire(&answer).map_err(convert::Malformed::into_answer_error)
     }
 
+    async fn remove_node(&self, node: NodeId) -> Result<(), Error> {
+        let mut client = self.control()?;
+        let request = wire::RemoveNodeRequest { node: node.into() };
+        self.write(client.remove_node(request)).await.map(|_| ())
+    }
+
     async fn make_plan(&self) -> Result<ClusterPlan, Error> {
         let mut client = self.control()?;
         let plan = self.read(client.make_plan(wire::MakePlanRequest {})).await?.plan;

@@ -160,6 +160,8 @@ pub trait Daemon: Send + Sync + 'static {
     async fn operations(&self) -> Result<Vec<OperationStatus>, Error>;
     /// Says what is wanted of a node.
     async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<NodeStatus, Error>;
+    /// Forgets a node whose daemon is gone. Refused while it still holds anything, naming what.
+    async fn remove_node(&self, node: NodeId) -> Result<(), Error>;
     /// Makes a plan for the whole cluster; changes nothing.
     async fn make_plan(&self) -> Result<ClusterPlan, Error>;
     /// Has exactly that plan carried out; [`Error::Stale`] if its world is no more.

@@ -241,6 +241,13 @@ impl Daemon for SimPeer {
         self.call(changes("set_node_state"), work).await
     }
 
+    async fn remove_node(&self, node: NodeId) -> Result<(), Error> {
+        let work = move |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.remove_node(node).await })
+        };
+        self.call(changes("remove_node"), work).await
+    }
+
     async fn make_plan(&self) -> Result<ClusterPlan, Error> {
         let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
             Box::pin(async move { daemon.make_plan().await })

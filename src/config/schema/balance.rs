@@ -45,6 +45,14 @@ pub(super) const BALANCE: &[Key] = &[
         "A shard with more bytes than this in a replica is split.",
     ),
     key(
+        "split_at",
+        Choice(&["middle", "bytes"]),
+        Default("\"middle\""),
+        "\"middle\"",
+        "Where a shard is cut that is split by itself: in the middle of its partitions, or where the halves' bytes are \
+         the most equal, by what each partition has taken of its topic.",
+    ),
+    key(
         "operation_deadline_ms",
         Integer(60_000, MS_MAX),
         Default("21600000"),

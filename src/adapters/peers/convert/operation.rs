@@ -10,7 +10,9 @@ use crate::wire::{self, operate_request::Change};
 /// A request for operations.
 pub fn operate_from_wire(w: wire::OperateRequest) -> Result<Operate, Malformed> {
     let asked = match w.change.ok_or_else(|| Malformed::absent("change"))? {
-        Change::Split(split) => Asked::Split { shard: split.shard.map(ShardId), cut: split.cut },
+        Change::Split(split) => {
+            Asked::Split { shard: split.shard.map(ShardId), cut: split.cut, by_bytes: split.by_bytes }
+        }
         Change::Merge(merge) => Asked::Merge { left: ShardId(merge.left), right: ShardId(merge.right) },
         Change::Move(m) => Asked::Move {
             shard: ShardId(m.shard),
@@ -18,6 +20,10 @@ pub fn operate_from_wire(w: wire::OperateRequest) -> Result<Operate, Malformed> 
             to: node("move.to", &m.to)?,
         },
         Change::Lead(lead) => Asked::Lead { shard: ShardId(lead.shard), to: node("lead.to", &lead.to)? },
+        Change::Add(add) => Asked::Add { shard: ShardId(add.shard), to: node("add.to", &add.to)? },
+        Change::Remove(remove) => {
+            Asked::Remove { shard: ShardId(remove.shard), from: node("remove.from", &remove.from)? }
+        }
     };
     Ok(Operate { database: w.database, table: w.table, asked, reason: w.reason, dry_run: w.dry_run })
 }
@@ -25,12 +31,18 @@ pub fn operate_from_wire(w: wire::OperateRequest) -> Result<Operate, Malformed> 
 /// See [`operate_from_wire`].
 pub fn operate_to_wire(m: Operate) -> wire::OperateRequest {
     let change = match m.asked {
-        Asked::Split { shard, cut } => Change::Split(wire::SplitShard { shard: shard.map(|s| s.0), cut }),
+        Asked::Split { shard, cut, by_bytes } => {
+            Change::Split(wire::SplitShard { shard: shard.map(|s| s.0), cut, by_bytes })
+        }
         Asked::Merge { left, right } => Change::Merge(wire::MergeShards { left: left.0, right: right.0 }),
         Asked::Move { shard, from, to } => {
             Change::Move(wire::MoveReplica { shard: shard.0, from: from.into(), to: to.into() })
         }
         Asked::Lead { shard, to } => Change::Lead(wire::LeadShard { shard: shard.0, to: to.into() }),
+        Asked::Add { shard, to } => Change::Add(wire::AddReplica { shard: shard.0, to: to.into() }),
+        Asked::Remove { shard, from } => {
+            Change::Remove(wire::RemoveReplica { shard: shard.0, from: from.into() })
+        }
     };
     let (database, table) = (m.database, m.table);
     wire::OperateRequest { database, table, reason: m.reason, dry_run: m.dry_run, change: Some(change) }
