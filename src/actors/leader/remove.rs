@@ -114,7 +114,7 @@ mod tests {
         let mut view = ClusterView::default();
         let range = PartitionRange::new(0, 4).unwrap();
         let record = Shard::new(table, ShardId(2), range, [node("n1"), node("n2")]);
-        view.shards.entry(table).or_default().insert(ShardId(2), Versioned { record, revision: 1 });
+        view.shards.entry(table).or_default().insert(ShardId(2), Versioned { record, revision: 1 }.into());
         assert_eq!(held(&view, &node("n1")), [format!("s2 of {table}")]);
         assert_eq!(held(&view, &node("n3")), Vec::<String>::new());
         let record = Operation {
@@ -127,7 +127,7 @@ mod tests {
             started_unix_ms: 0,
             ended_unix_ms: 0,
         };
-        view.operations.insert(OperationId(5), Versioned { record, revision: 1 });
+        view.operations.insert(OperationId(5), Versioned { record, revision: 1 }.into());
         assert_eq!(held(&view, &node("n3")), ["the target of o5 (add s2 on n3)"]);
     }
 }
