@@ -213,13 +213,14 @@ async fn all(daemon: &dyn Daemon) -> Vec<(&'static str, Error)> {
     ]
 }
 
-const WRITES: [&str; 10] = [
+const WRITES: [&str; 11] = [
     "create_table",
     "drop_table",
     "insert",
     "operate",
     "cancel_operation",
     "set_node_state",
+    "remove_node",
     "apply_plan",
     "cancel_plan",
     "set_balance",

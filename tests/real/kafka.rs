@@ -71,6 +71,21 @@ async fn a_killed_broker_loses_nothing_and_the_lane_goes_on() {
     assert_eq!(client.committed(group, &sources[..1]).await, Ok(vec![Some(position)]));
 }
 
+/// librdkafka keeps a "no such topic" among what it knows of other topics, behind whose age of 15 minutes it does not
+/// expire: a broker that had just started and did not know its topics yet made them missing for that long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_missing_when_it_was_asked_for_is_found_once_it_is_there() {
+    let kafka = TestKafka::start(1, &[]).await;
+    let (asking, creating) = (kafka.client(), kafka.client());
+    let known = topic(&creating, "known", 1, 1).await.remove(0);
+    asking.watermarks(&known).await.unwrap();
+    let late = TopicPartition { topic: "late".into(), partition: 0 };
+    assert_eq!(asking.watermarks(&late).await, Err(Error::TopicMissing("late".into())));
+    assert_eq!(topic(&creating, "late", 1, 1).await, std::slice::from_ref(&late));
+    let there = asking.watermarks(&late).await;
+    assert!(there.as_ref().is_ok_and(|marks| (marks.low, marks.high) == (0, 0)), "{there:?}");
+}
+
 /// Sends small batches, again until each is acknowledged; returns what was.
 async fn send_until(
     kafka: KafkaClient,

@@ -188,10 +188,12 @@ impl Inner {
         match self.looker.fetch_watermarks(topic, partition, left) {
             Ok((low, high)) => Ok(Watermarks { low, high }),
             Err(failure) => match failed(&self.looker, &failure, topic, Effect::Read) {
-                // A topic that is not there may look like a partition without a leader.
-                Error::Unreachable(text) => match self.partitions() {
-                    Ok(known) if !known.contains_key(topic) => Err(Error::TopicMissing(topic.to_owned())),
-                    _ => Err(Error::Unreachable(text)),
+                // A topic that is not there may look like a partition without a leader, and one that is there like
+                // one that is not: librdkafka keeps an earlier "no such topic" for as long as what it learned of
+                // other topics before. To ask for all topics renews what it knows.
+                Error::Unreachable(text) | Error::TopicMissing(text) => match self.partitions()?.get(topic) {
+                    Some(count) if partition < *count => Err(Error::Unreachable(text)),
+                    _ => Err(Error::TopicMissing(topic.to_owned())),
                 },
                 other => Err(other),
             },
