@@ -369,6 +369,7 @@ fn crown(
             solver: world.solver.clone(),
             seen: Seen::default(),
             recording: recording.clone(),
+            creating: Arc::default(),
         };
         Coordinator::new(lead).start()
     })

@@ -66,6 +66,23 @@ async fn a_table_that_exists_is_told_from_one_that_is_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_tables_made_at_the_same_moment_on_the_same_topics_one_is_refused() {
+    let cluster = Cluster::start(1, 1).await;
+    let make = |n: u32| {
+        let ddl = format!("CREATE TABLE d.twin{n} (a UInt64) ENGINE = MergeTree ORDER BY a");
+        create(&cluster, &ddl, &["--topic-prefix", "twins"])
+    };
+    let made: Vec<_> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..4).map(|n| scope.spawn(move || make(n))).collect();
+        makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+    });
+    let errors: Vec<_> = made.iter().filter_map(|made| made.as_ref().err()).collect();
+    assert_eq!(errors.len(), 3, "{made:?}");
+    assert!(errors.iter().all(|error| error.contains("twins.*")), "{errors:?}");
+    assert_eq!(cluster.status().unwrap().tables.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_table_goes_everywhere_and_its_name_can_be_used_again() {
     let cluster = Cluster::start(2, 1).await;
     create(&cluster, GOOD, &["--replicas", "2"]).unwrap();

@@ -48,6 +48,10 @@ pub async fn create_table(lead: Lead, request: CreateTable) -> Result<TableStatu
     tracing::debug!(table = %table.name, topics = table.source.topic_prefix, "making topics");
     create_topics(&lead, &table.source, table.partitions, copies).await?;
     table.origin_offsets = origins(&lead, &table).await?;
+    // One at a time from the last look at the topics until the record can be seen: of two requests for the same topics
+    // at the same moment the second is refused.
+    let _turn = lead.creating.lock().await;
+    check_topics_free(&lead, &table)?;
     write(&lead, &table, request.first_node).await?;
     shown(&lead, table.id).await;
     let view = lead.view.read();

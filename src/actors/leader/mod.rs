@@ -77,6 +77,8 @@ pub struct Lead {
     pub seen: Seen,
     /// Where the leader's trace goes.
     pub recording: Option<Recorder>,
+    /// Held while a table's record is written.
+    pub creating: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Lead {
