@@ -82,7 +82,7 @@ impl LaneReader {
     fn deliver(&mut self, fetched: Fetched) {
         let (source, over) = match &fetched {
             Fetched::Chunk(chunk) => (&chunk.source, false),
-            Fetched::End(source, _) => (source, false),
+            Fetched::End(source, _) | Fetched::Passed(source, _) => (source, false),
             Fetched::Unreachable(source, error) => {
                 tracing::warn!(%source, error, "a partition's broker does not answer");
                 (source, false)

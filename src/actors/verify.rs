@@ -3,15 +3,18 @@
 //! Each partition is compared below the position that all its replicas have recorded: what is below is in the table
 //! or among the dead letters, and changes no more. One replica is asked at a time, in slices that bound its memory,
 //! with a pause after each that keeps to a pace. What differs is narrowed down by halving, so the first offsets are
-//! told. It changes nothing. It does not look into messages: a row that every replica lacks of a message that gave
+//! told; a stretch that is not whole is read in the topic, where offsets may have no message or one without rows. It
+//! changes nothing. It does not look into messages: a row that every replica lacks of a message that gave
 //! others is not seen.
+
+mod topic;
 
 use super::Neighbours;
 use super::mirror::View;
 use super::replica::encode;
 use super::replica::position::Position;
 use crate::adapters::clock::Clock;
-use crate::adapters::kafka::{Fetched, Kafka};
+use crate::adapters::kafka::{Chunk, Kafka, Message, Watermarks};
 use crate::adapters::peers::Error;
 use crate::error::Coded as _;
 use crate::model::names::{self, TopicPartition};
@@ -22,17 +25,16 @@ use futures::stream::{self, BoxStream, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use topic::Reader;
 
 /// Offsets that are looked at in one go: the server keeps each in memory.
 const SLICE: i64 = 4_000_000;
 /// Offsets that are told of one difference.
 const TOLD_MAX: usize = 5;
-/// Offsets without a row that are looked up in the topic, for each partition.
-const LOOKED_UP_MAX: usize = 200;
+/// A stretch of offsets so short is read in the topic rather than halved, and so many messages at a time.
+const READ_MAX: u64 = 4_096;
 /// Dead letters that are read to compare with.
 const LETTERS_MAX: usize = 100_000;
-/// Wait for the next dead letter.
-const LETTER_WAIT: Duration = Duration::from_secs(20);
 
 /// What a comparison needs.
 pub struct Verification {
@@ -58,6 +60,20 @@ struct State {
     table: Table,
     left: Vec<(Shard, PartitionId)>,
     letters: Option<Result<Letters, String>>,
+    reader: Reader,
+}
+
+/// What a stretch of a topic should have brought.
+#[derive(Default)]
+struct Owed {
+    /// Messages with rows.
+    messages: u64,
+    /// The first of them.
+    first: Vec<i64>,
+    /// Messages that are dead letters.
+    dead: u64,
+    /// Offsets without a message, or with one without rows.
+    empty: u64,
 }
 
 impl Verification {
@@ -77,7 +93,8 @@ impl Verification {
             (table, left)
         };
         left.sort_by_key(|(_, partition)| std::cmp::Reverse(*partition));
-        let state = State { verification: self, table, left, letters: None };
+        let reader = Reader::new(self.kafka.clone());
+        let state = State { verification: self, table, left, letters: None, reader };
         let next = |mut state: State| async move {
             let (shard, partition) = state.left.pop()?;
             let verdict = state.check(&shard, partition).await;
@@ -106,7 +123,8 @@ impl State {
         };
         let mut nodes = Vec::new();
         for node in shard.ready_nodes() {
-            match self.passed(shard, node, &topic).await? {
+            let passed = self.passed(shard, node, &topic).await?;
+            match passed.or_else(|| untouched(watermarks, origin)) {
                 Some(next) => {
                     verdict.below = verdict.below.min(next);
                     nodes.push(node.clone());
@@ -241,7 +259,7 @@ impl State {
         Ok(found)
     }
 
-    /// Looks up the offsets of which a replica has no row.
+    /// Looks in the topic for what a replica has no row of.
     async fn against_topic(
         &mut self,
         shard: &Shard,
@@ -250,31 +268,35 @@ impl State {
         node: &NodeId,
     ) -> Result<(), Error> {
         (verdict.dead_letters, verdict.empty) = (0, 0);
-        let (mut ranges, mut missing, mut looked_up) =
-            (vec![(verdict.topic_from, verdict.below)], Vec::new(), 0);
-        while let Some((from, below)) = ranges.pop().filter(|(from, below)| from < below) {
-            let held = self.digest(node, shard, verdict.partition, (from, below)).await?;
-            if held.messages == below.abs_diff(from) {
+        let mut missing = Vec::new();
+        let mut ranges = vec![(verdict.topic_from, verdict.below)];
+        ranges.retain(|(from, below)| from < below);
+        while let Some((from, below)) = ranges.pop().filter(|_| missing.len() < TOLD_MAX) {
+            let held = self.digest(node, shard, verdict.partition, (from, below)).await?.messages;
+            let width = below.abs_diff(from);
+            if held == width {
                 continue;
             }
-            if below - from > 1 && held.messages > 0 {
-                let middle = from + (below - from) / 2;
+            let middle = from + (below - from) / 2;
+            if held > 0 && width > READ_MAX {
                 ranges.extend([(middle, below), (from, middle)]);
                 continue;
             }
-            for offset in from..below {
-                if looked_up == LOOKED_UP_MAX {
-                    let what = format!("{node}: offsets from {offset} on without rows: too many to look up");
-                    verdict.unchecked.push(what);
-                    ranges.clear();
+            let owed = match self.owed(topic, (from, below), verdict).await {
+                Ok(owed) => owed,
+                Err(why) => {
+                    verdict.unchecked.push(format!("offsets from {from} on: {why}"));
                     break;
                 }
-                looked_up += 1;
-                match self.payload_at(topic, offset).await? {
-                    None => verdict.empty += 1,
-                    Some(payload) if self.is_dead(payload, verdict).await? => verdict.dead_letters += 1,
-                    Some(_) => missing.push(offset),
-                }
+            };
+            if held > 0 && held != owed.messages {
+                ranges.extend([(middle, below), (from, middle)]);
+                continue;
+            }
+            verdict.dead_letters += owed.dead;
+            verdict.empty += owed.empty;
+            if held == 0 {
+                missing.extend(owed.first);
             }
         }
         if !missing.is_empty() {
@@ -284,62 +306,75 @@ impl State {
         Ok(())
     }
 
-    /// Length and checksum of a message's payload; `None` if it has no rows to give, or is not there.
-    async fn payload_at(&self, topic: &TopicPartition, offset: i64) -> Result<Option<(u32, u32)>, Error> {
-        let chunk = self.verification.kafka.peek(topic, offset).await.map_err(of_kafka)?;
-        Ok(chunk.and_then(|chunk| {
-            let message = chunk.messages.iter().find(|message| message.offset == offset)?;
-            let payload = chunk.payload_of(message);
-            let rows = encode::split(self.table.source.format, payload);
-            let blank = rows.is_ok_and(|rows| rows.is_empty());
-            (!blank).then(|| (message.len, crc32fast::hash(payload)))
-        }))
+    /// What stands in a stretch of the topic; of a long one, until there are enough messages that have rows.
+    async fn owed(
+        &mut self,
+        topic: &TopicPartition,
+        (from, below): (i64, i64),
+        verdict: &mut PartitionVerdict,
+    ) -> Result<Owed, String> {
+        let (mut owed, mut at) = (Owed::default(), from);
+        while at < below && owed.first.len() < TOLD_MAX {
+            let format = self.table.source.format;
+            let (mut seen, mut found) = (0, Vec::new());
+            let mut take = |chunk: &Chunk, message: &Message| {
+                let payload = chunk.payload_of(message);
+                // What cannot be cut into rows is a dead letter, or should be.
+                if encode::split(format, payload).map_or(true, |rows| !rows.is_empty()) {
+                    found.push((message.offset, (message.len, crc32fast::hash(payload))));
+                }
+                seen += 1;
+                seen < READ_MAX
+            };
+            let next = self.reader.read(topic, (at, below), &mut take).await?;
+            owed.empty += next.abs_diff(at) - found.len() as u64;
+            for (offset, payload) in found {
+                if self.is_dead(payload, verdict).await {
+                    owed.dead += 1;
+                } else {
+                    owed.messages += 1;
+                    owed.first.push(offset);
+                }
+            }
+            at = next;
+        }
+        owed.first.truncate(TOLD_MAX);
+        Ok(owed)
     }
 
-    async fn is_dead(&mut self, payload: (u32, u32), verdict: &mut PartitionVerdict) -> Result<bool, Error> {
+    async fn is_dead(&mut self, payload: (u32, u32), verdict: &mut PartitionVerdict) -> bool {
         if self.letters.is_none() {
             self.letters = Some(self.read_letters().await);
         }
         match &self.letters {
-            Some(Ok(letters)) => Ok(letters.contains(&payload)),
+            Some(Ok(letters)) => letters.contains(&payload),
             Some(Err(why)) => {
                 let what = format!("dead letters cannot be read: {why}");
                 if !verdict.unchecked.contains(&what) {
                     verdict.unchecked.push(what);
                 }
-                Ok(false)
+                false
             }
-            None => Ok(false),
+            None => false,
         }
     }
 
-    async fn read_letters(&self) -> Result<Letters, String> {
-        let kafka = &self.verification.kafka;
+    async fn read_letters(&mut self) -> Result<Letters, String> {
         let source = TopicPartition { topic: names::dead_letter_topic(&self.table.source), partition: 0 };
-        let watermarks = kafka.watermarks(&source).await.map_err(|e| e.told())?;
-        let (mut letters, mut next) = (Letters::new(), watermarks.low);
-        if next >= watermarks.high {
-            return Ok(letters);
-        }
-        let lane = kafka.lane("verify").map_err(|e| e.told())?;
-        lane.assign(&source, next);
-        while next < watermarks.high && letters.len() < LETTERS_MAX {
-            let fetched = tokio::time::timeout(LETTER_WAIT, lane.next()).await;
-            match fetched.map_err(|_| format!("nothing came for {} s", LETTER_WAIT.as_secs()))? {
-                Fetched::Chunk(chunk) => {
-                    for message in &chunk.messages {
-                        letters.insert((message.len, crc32fast::hash(chunk.payload_of(message))));
-                        next = message.offset + 1;
-                    }
-                }
-                Fetched::End(_, end) => next = next.max(end),
-                Fetched::OutOfRange { .. } | Fetched::TopicMissing(_) => break,
-                Fetched::Unreachable(..) | Fetched::Trouble(_) => {}
-            }
-        }
-        lane.unassign(&source);
+        let watermarks = self.verification.kafka.watermarks(&source).await.map_err(|e| e.told())?;
+        let mut letters = Letters::new();
+        let mut take = |chunk: &Chunk, message: &Message| {
+            letters.insert((message.len, crc32fast::hash(chunk.payload_of(message))));
+            letters.len() < LETTERS_MAX
+        };
+        self.reader.read(&source, (watermarks.low, watermarks.high), &mut take).await?;
         Ok(letters)
     }
+}
+
+/// Where a replica stands that has recorded nothing because there never was anything to take.
+fn untouched(watermarks: Watermarks, origin: i64) -> Option<i64> {
+    (watermarks.high <= origin).then_some(origin)
 }
 
 fn of_kafka(error: crate::adapters::kafka::Error) -> Error {

@@ -8,6 +8,7 @@ use converthouse::adapters::kafka::{Committed, Error, Fetched, Kafka, KafkaClien
 use converthouse::model::names::TopicPartition;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -192,6 +193,49 @@ async fn partitions_held_again_and_again_under_load_come_whole_in_order_and_once
         }
     }
     sending.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_open_transaction_has_sent_is_no_lag() {
+    let kafka = TestKafka::start(1, &[]).await;
+    let client = kafka.client();
+    let source = topic(&client, "open", 1, 1).await.remove(0);
+    client.produce(outgoing(&source, ["one".into()])).await.unwrap();
+    let lane = client.lane("open").unwrap();
+    lane.assign(&source, 0);
+    Seen::default().read_more(&*lane, 1).await;
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka.brokers.bootstrap()).set("transactional.id", "another's");
+    let producer: ThreadedProducer<DefaultProducerContext> = config.create().unwrap();
+    let send = |text: &str| {
+        producer.send(BaseRecord::<[u8], [u8]>::to("open").partition(0).payload(text.as_bytes())).unwrap();
+        producer.flush(PATIENCE).unwrap();
+    };
+    producer.init_transactions(PATIENCE).unwrap();
+    producer.begin_transaction().unwrap();
+    send("two");
+    let end_is = async |wanted: i64| {
+        let told = timeout(PATIENCE, async {
+            // It is told again and again, so it must stay.
+            let mut times = 0;
+            while times < 3 {
+                match lane.next().await {
+                    Fetched::End(_, end) if end == wanted => times += 1,
+                    Fetched::End(..) => times = 0,
+                    Fetched::Chunk(chunk) => panic!("not committed: {chunk:?}"),
+                    _ => {}
+                }
+            }
+        });
+        told.await.unwrap_or_else(|_| panic!("the end is {wanted}"));
+    };
+    end_is(1).await;
+    send("three");
+    end_is(1).await;
+    assert_eq!(client.watermarks(&source).await.unwrap().high, 1, "what can be read");
+    producer.commit_transaction(PATIENCE).unwrap();
+    Seen::default().read_more(&*lane, 2).await;
+    end_is(4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

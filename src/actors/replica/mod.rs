@@ -124,7 +124,11 @@ impl ReplicaActor {
                     "an insert's outcome is unknown: looking what the table holds");
             }
             Effect::Gap(partition, from, to) => {
-                tracing::warn!(replica = %self.id, %partition, from, to, "the topic has no messages there");
+                // One offset is what the end of a transaction takes.
+                if to - from > 1 {
+                    tracing::info!(replica = %self.id, %partition, from, to,
+                        "the topic has no messages there: a transaction that was given up, or compaction");
+                }
                 let gap = u64::try_from(to - from).unwrap_or(0);
                 self.job.ports.metrics.offset_gaps(&self.job.table.name.to_string()).inc_by(gap);
             }
@@ -226,6 +230,7 @@ impl Handler<FromLane> for ReplicaActor {
         let event = match fetched {
             Fetched::Chunk(chunk) => find(&chunk.source).map(|id| Event::Fetched(id, assignment, chunk)),
             Fetched::End(source, end) => find(&source).map(|id| Event::End(id, end)),
+            Fetched::Passed(source, next) => find(&source).map(|id| Event::Passed(id, assignment, next)),
             Fetched::OutOfRange { source, wanted, low, .. } if wanted < low => {
                 lost(source, Stall::OffsetsGone { from: wanted, to: low })
             }

@@ -39,7 +39,7 @@ pub(super) struct Partition {
     pub(super) next: i64,
     /// One past what may be in the table: inserts under way, and those whose outcome is not known yet.
     pub(super) reach: i64,
-    /// One past the last message taken from the lane.
+    /// Everything below was taken from the lane, or is not there.
     pub(super) read_to: i64,
     pub(super) end: i64,
     pub(super) position: Position,
@@ -88,10 +88,36 @@ impl Partition {
     /// Takes no more messages, and forgets those that wait.
     pub(super) fn detach(&mut self, id: PartitionId, effects: &mut Vec<Effect>) {
         self.buffer.clear();
+        // What was read and is not in counts as not read.
+        self.read_to = self.next;
         self.paused = false;
         if self.assignment.take().is_some() {
             effects.push(Effect::Unassign(id));
         }
+    }
+
+    /// The topic has no message from where reading is up to this offset.
+    pub(super) fn read_on(&mut self, id: PartitionId, to: i64, effects: &mut Vec<Effect>) {
+        if to > self.read_to {
+            effects.push(Effect::Gap(id, self.read_to, to));
+            self.read_to = to;
+            self.end = self.end.max(to);
+        }
+    }
+
+    /// Takes offsets without a message as done, once every message before them is.
+    fn pass(&mut self, id: PartitionId, effects: &mut Vec<Effect>) {
+        let all_in = self.phase == Phase::Streaming && self.buffer.is_empty();
+        if !all_in || self.read_to <= self.next {
+            return;
+        }
+        // The fingerprint stays that of the last message, which is not right before any more.
+        if self.position.fingerprint.is_some() {
+            self.position.fingerprint_at.get_or_insert(self.next - 1);
+        }
+        self.next = self.read_to;
+        self.held = self.held.split_off(&(self.next, 0));
+        effects.extend([Effect::Report, Effect::Commit(id, self.next, self.position.clone())]);
     }
 
     /// Fetching pauses while a whole further batch waits.
@@ -112,6 +138,7 @@ impl Partition {
         now_ms: u64,
         effects: &mut Vec<Effect>,
     ) -> Option<u64> {
+        self.pass(id, effects);
         let due = match self.phase {
             Phase::Waiting { until_ms } if until_ms <= now_ms => {
                 self.attempt += 1;

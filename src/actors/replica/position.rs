@@ -1,7 +1,8 @@
 //! What a node records in Kafka beside a partition's next offset, so that a later look can tell a table that lost
 //! rows, a topic that was made anew, and another table's leftovers from the real thing.
 //!
-//! Pure. The text form is one short line, versioned: `cvh1 t=1f3a9c2d s=3 row=12344 fp=0a1b2c3d`.
+//! Pure. The text form is one short line, versioned: `cvh1 t=1f3a9c2d s=3 row=12344 fp=0a1b2c3d`, with ` at=12345`
+//! where the fingerprint is of an earlier message than the one right before the position.
 
 use crate::adapters::kafka::{Chunk, Message};
 use crate::model::{ShardId, TableId};
@@ -16,14 +17,16 @@ pub struct Position {
     pub shard: ShardId,
     /// The highest offset whose rows were put into the table, if any were.
     pub last_row_offset: Option<i64>,
-    /// Fingerprint of the message at the committed offset less one.
+    /// Fingerprint of the last message below the committed offset.
     pub fingerprint: Option<u32>,
+    /// That message's offset; `None`: the committed offset less one.
+    pub fingerprint_at: Option<i64>,
 }
 
 impl Position {
     /// A position of that table and shard at the start of history.
     pub fn start(table: TableId, shard: ShardId) -> Self {
-        Self { table: table.short(), shard, last_row_offset: None, fingerprint: None }
+        Self { table: table.short(), shard, last_row_offset: None, fingerprint: None, fingerprint_at: None }
     }
 
     /// Without what it says of rows: for a table whose rows go by themselves (TTL), where rows that are not there
@@ -42,6 +45,9 @@ impl Position {
         if let Some(fingerprint) = self.fingerprint {
             write!(text, " fp={fingerprint:08x}").expect("writing to a string");
         }
+        if let Some(offset) = self.fingerprint_at {
+            write!(text, " at={offset}").expect("writing to a string");
+        }
         text
     }
 
@@ -51,14 +57,20 @@ impl Position {
         if words.next() != Some("cvh1") {
             return None;
         }
-        let mut position =
-            Self { table: String::new(), shard: ShardId(0), last_row_offset: None, fingerprint: None };
+        let mut position = Self {
+            table: String::new(),
+            shard: ShardId(0),
+            last_row_offset: None,
+            fingerprint: None,
+            fingerprint_at: None,
+        };
         for word in words {
             match word.split_once('=')? {
                 ("t", table) => position.table = table.to_owned(),
                 ("s", shard) => position.shard = shard.parse().ok()?,
                 ("row", offset) => position.last_row_offset = Some(offset.parse().ok()?),
                 ("fp", hex) => position.fingerprint = Some(u32::from_str_radix(hex, 16).ok()?),
+                ("at", offset) => position.fingerprint_at = Some(offset.parse().ok()?),
                 _ => {} // a newer daemon's word
             }
         }
@@ -88,6 +100,8 @@ mod tests {
         position.last_row_offset = Some(12_344);
         position.fingerprint = Some(0x0a1b_2c3d);
         assert_eq!(position.encode(), "cvh1 t=1f3a9c2d s=3 row=12344 fp=0a1b2c3d");
+        assert_eq!(Position::decode(&position.encode()), Some(position.clone()));
+        position.fingerprint_at = Some(12_346);
         assert_eq!(Position::decode(&position.encode()), Some(position));
     }
 

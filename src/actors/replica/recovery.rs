@@ -24,7 +24,7 @@ pub struct Findings {
     pub holdings: Holdings,
     /// The topic's ends.
     pub watermarks: Watermarks,
-    /// Fingerprint of the message at the committed offset less one, if it can still be read.
+    /// Fingerprint of the message that the committed one is of, if it can still be read.
     pub fingerprint: Option<u32>,
 }
 
@@ -165,6 +165,16 @@ mod tests {
         assert_eq!(stall, Err(Stall::OffsetsGone { from: 5, to: 8 }));
         let held = plan(&findings(Some((5, Some(4))), &[(4, 0), (5, 0), (6, 0), (7, 0)], 8, 20)).unwrap();
         assert_eq!(held.from, 8);
+    }
+
+    #[test]
+    fn a_position_behind_offsets_without_a_message_is_gone_on_from() {
+        // Messages 0 to 9, the end of their transaction at 10; retention takes everything.
+        let mut passed = findings(Some((11, Some(9))), &[(9, 0)], 11, 11);
+        passed.fingerprint = None;
+        assert_eq!(plan(&passed).map(|start| (start.from, start.end)), Ok((11, 11)));
+        passed.watermarks = Watermarks { low: 0, high: 14 };
+        assert_eq!(plan(&passed).map(|start| (start.from, start.lost_from)), Ok((11, None)));
     }
 
     #[test]

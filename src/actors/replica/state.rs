@@ -31,6 +31,8 @@ pub enum Event {
     Fetched(PartitionId, u32, Chunk),
     /// The topic's end.
     End(PartitionId, i64),
+    /// No message is left below that offset, in the assignment of that number.
+    Passed(PartitionId, u32, i64),
     /// The lane lost the partition, in the assignment of that number.
     Lost(PartitionId, u32, Stall),
     /// Its broker does not answer, in the assignment of that number; an end or messages follow once it does.
@@ -196,7 +198,7 @@ impl State {
         let mut effects = Vec::new();
         // Messages of one partition concern no other; everything else may.
         let only = match &event {
-            Event::Fetched(id, ..) | Event::End(id, _) => Some(*id),
+            Event::Fetched(id, ..) | Event::End(id, _) | Event::Passed(id, ..) => Some(*id),
             _ => None,
         };
         match event {
@@ -214,6 +216,13 @@ impl State {
                 {
                     p.end = end;
                     effects.push(Effect::Report);
+                }
+            }
+            Event::Passed(id, assignment, next) => {
+                if let Some(p) = self.partitions.get_mut(&id)
+                    && p.assignment == Some(assignment)
+                {
+                    p.read_on(id, next, &mut effects);
                 }
             }
             Event::Unreachable(id, assignment, error) => {
@@ -302,7 +311,7 @@ impl State {
                 }
                 // It is of the message before `next`, and says nothing of another place.
                 if p.next != start.from {
-                    p.position.fingerprint = None;
+                    (p.position.fingerprint, p.position.fingerprint_at) = (None, None);
                 }
                 p.next = start.from;
                 // What the table holds beyond was put in before we knew.
@@ -340,9 +349,7 @@ impl State {
         // The lane promises each message once; what was taken already is not taken again whatever it does.
         chunk.messages.retain(|message| message.offset >= p.read_to);
         for message in &chunk.messages {
-            if message.offset > p.read_to {
-                effects.push(Effect::Gap(id, p.read_to, message.offset));
-            }
+            p.read_on(id, message.offset, effects);
             p.read_to = message.offset + 1;
         }
         p.end = p.end.max(p.read_to);
@@ -397,6 +404,7 @@ impl State {
                 p.held = p.held.split_off(&(done.next, 0));
                 p.position.last_row_offset = p.position.last_row_offset.max(done.last_row_offset);
                 p.position.fingerprint = Some(done.fingerprint);
+                p.position.fingerprint_at = None;
                 self.dead_letters += done.dead_letters;
                 effects.push(Effect::Commit(id, p.next, p.position.clone()));
             }

@@ -303,3 +303,66 @@ fn a_look_that_the_server_refused_is_settled_by_one_that_it_answers() {
     state.on(Event::Recovered(P, attempt, Ok(Start { from: 9, end: 9, ..Start::default() })), 260);
     assert_eq!(state.observe().partitions[&P].stall, None);
 }
+
+/// What is committed, if anything.
+fn committed(effects: &[Effect]) -> Option<i64> {
+    effects.iter().rev().find_map(|e| match e {
+        Effect::Commit(P, next, _) => Some(*next),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_hole_at_the_end_is_taken_as_done_once_the_messages_before_it_are() {
+    let (mut state, assignment) = streaming();
+    state.on(Event::Fetched(P, assignment, chunk(0..2)), 0);
+    state.on(Event::End(P, 3), 0);
+    let effects = state.on(Event::Passed(P, assignment, 3), 0);
+    assert_eq!(effects, [Effect::Gap(P, 2, 3)], "the messages before it are not in yet");
+    assert_eq!(state.observe().lag(), 3);
+    let (attempt, ..) = inserting(&state.on(Event::Tick, 100));
+    let effects = state.on(Event::Inserted(P, attempt, done(2)), 110);
+    assert_eq!(committed(&effects), Some(3));
+    let position = effects.iter().rev().find_map(|e| match e {
+        Effect::Commit(_, _, position) => Some(position.clone()),
+        _ => None,
+    });
+    let position = position.unwrap();
+    assert_eq!((position.fingerprint, position.fingerprint_at), (Some(7), Some(1)), "of the last message");
+    assert_eq!(state.observe().lag(), 0);
+    // Another hole behind it, and then a message.
+    let effects = state.on(Event::Passed(P, assignment, 5), 200);
+    assert_eq!(committed(&effects), Some(5), "nothing waits: at once");
+    state.on(Event::Fetched(P, assignment, chunk(5..6)), 200);
+    let (attempt, _, _, first) = inserting(&state.on(Event::Tick, 300));
+    assert_eq!(first, 5);
+    let effects = state.on(Event::Inserted(P, attempt, done(6)), 310);
+    let own = effects.iter().any(|e| matches!(e, Effect::Commit(P, 6, at) if at.fingerprint_at.is_none()));
+    assert!(own, "right before the position again: {effects:?}");
+}
+
+#[test]
+fn a_hole_passed_in_an_assignment_that_was_lost_is_not_taken_as_done() {
+    let (mut state, assignment) = streaming();
+    let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
+    // These wait, and are forgotten with the assignment.
+    state.on(Event::Fetched(P, assignment, chunk(4..6)), 1);
+    state.on(Event::Passed(P, assignment, 9), 1);
+    state.on(Event::Lost(P, assignment, Stall::TopicMissing), 2);
+    assert_eq!(state.on(Event::Passed(P, assignment, 12), 2), [], "out of date");
+    let effects = state.on(Event::Inserted(P, attempt, done(4)), 3);
+    assert_eq!(committed(&effects), Some(4));
+    assert_eq!(state.observe().partitions[&P].next_offset, 4);
+}
+
+#[test]
+fn a_position_behind_a_hole_is_where_reading_goes_on() {
+    let mut state = state();
+    state.on(Event::Begin, 0);
+    let attempt = recovering(&state.on(Event::Prepared(1, Ok(1)), 0));
+    // A partition in which there are only transactions that were given up.
+    state.on(Event::Recovered(P, attempt, Ok(Start { end: 7, ..Start::default() })), 0);
+    assert_eq!(state.observe().lag(), 7);
+    assert_eq!(committed(&state.on(Event::Passed(P, attempt, 7), 0)), Some(7));
+    assert_eq!(state.observe().lag(), 0);
+}

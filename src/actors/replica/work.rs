@@ -92,10 +92,11 @@ impl Job {
         let newest = server.holdings(&self.database, partition, i64::MAX).await.map_err(refused)?.max_offset;
         let from = recovery::look_from(origin, committed.as_ref(), newest);
         let holdings = server.holdings(&self.database, partition, from).await.map_err(refused)?;
-        let fingerprint = match &committed {
-            Some((next, position)) if position.fingerprint.is_some() && *next > watermarks.low => {
-                self.fingerprint_at(source, next - 1).await?
-            }
+        let of = |(next, position): &(i64, Position)| {
+            position.fingerprint.map(|_| position.fingerprint_at.unwrap_or(next - 1))
+        };
+        let fingerprint = match committed.as_ref().and_then(of) {
+            Some(offset) if offset >= watermarks.low => self.fingerprint_at(source, offset).await?,
             _ => None,
         };
         Ok(Findings { origin, committed, holdings, watermarks, fingerprint })

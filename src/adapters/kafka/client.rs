@@ -1,8 +1,8 @@
 //! Real Kafka, through `rdkafka`.
 //!
 //! Every call that blocks in librdkafka runs on a thread of its own. One consumer without a group looks things up, one
-//! per group reads and records positions (neither ever subscribes), one producer sends, and each lane has its own
-//! consumer (see [`super::lane`]).
+//! per group reads and records positions (neither ever subscribes), one producer sends, each named batch has a
+//! producer of its own (see [`super::transaction`]), and each lane its own consumer (see [`super::lane`]).
 
 use super::budget::Budget;
 use super::lane::KafkaLane;
@@ -10,7 +10,8 @@ use super::offsets::{AGAIN, Groups};
 use super::options::{Effect, Options, error, of_code};
 use super::produce::Producer;
 use super::raw::RawConsumer;
-use super::{Chunk, Committed, Error, Kafka, Lane, NewTopic, Outgoing, Watermarks};
+use super::transaction;
+use super::{BatchFate, Chunk, Committed, Error, Kafka, Lane, NamedBatch, NewTopic, Outgoing, Watermarks};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;
 use rdkafka::admin::{self, AdminClient, AdminOptions, TopicReplication};
@@ -307,6 +308,10 @@ impl Kafka for KafkaClient {
 
     async fn produce(&self, messages: Vec<Outgoing>) -> Result<(), Error> {
         Arc::clone(&self.producer).produce(messages).await
+    }
+
+    async fn produce_once(&self, batch: NamedBatch) -> Result<BatchFate, Error> {
+        self.blocking(move |inner| transaction::produce_once(&inner.options, &batch)).await
     }
 
     fn lane(&self, name: &str) -> Result<Arc<dyn Lane>, Error> {

@@ -3,6 +3,8 @@
 //! Part of the library so that unit tests and `tests/` run the very same checks. A check panics with what it found.
 //! Each works on topics of its own, so the cluster may hold others.
 
+mod batches;
+
 use super::{Chunk, Committed, Error, Fetched, Kafka, Lane, NewTopic, Outgoing, Watermarks};
 use crate::model::names::TopicPartition;
 use bytes::Bytes;
@@ -83,12 +85,13 @@ impl Reader {
         timeout(PATIENCE, self.0.next()).await.expect("the lane yields something in time")
     }
 
-    /// The next thing that is neither an end nor trouble.
+    /// The next thing that is no news of an end, nor trouble.
     async fn essential(&self) -> Fetched {
         let essential = async {
             loop {
                 match self.0.next().await {
-                    Fetched::End(..) | Fetched::Unreachable(..) | Fetched::Trouble(_) => {}
+                    Fetched::End(..) | Fetched::Passed(..) => {}
+                    Fetched::Unreachable(..) | Fetched::Trouble(_) => {}
                     other => return other,
                 }
             }
@@ -117,9 +120,10 @@ impl Reader {
         while let Ok(fetched) = tokio::time::timeout_at(until, self.0.next()).await {
             let about = match &fetched {
                 Fetched::Chunk(chunk) => &chunk.source,
-                Fetched::End(about, _) | Fetched::TopicMissing(about) | Fetched::Unreachable(about, _) => {
-                    about
-                }
+                Fetched::End(about, _)
+                | Fetched::Passed(about, _)
+                | Fetched::TopicMissing(about)
+                | Fetched::Unreachable(about, _) => about,
                 Fetched::OutOfRange { source, .. } => source,
                 Fetched::Trouble(_) => continue,
             };
@@ -143,6 +147,7 @@ pub async fn run_all(subject: &Subject) {
             )+
         };
     }
+    use batches::*;
     run!(
         topics_are_made_once_and_too_few_partitions_are_refused,
         what_is_not_there_is_said_to_be_missing,
@@ -158,6 +163,10 @@ pub async fn run_all(subject: &Subject) {
         truncated_messages_are_reported,
         a_topic_deleted_while_it_is_read_is_reported,
         a_topic_made_anew_is_not_taken_for_the_old_one,
+        a_named_batch_goes_in_whole_and_once,
+        a_batch_that_cannot_go_in_whole_leaves_nothing,
+        a_batch_sent_twice_at_a_time_is_in_once,
+        offsets_without_a_message_are_passed,
     );
 }
 

@@ -2,10 +2,14 @@
 //!
 //! What it does not do: it forgets everything on exit; it keeps at most 5 MB (as sent, so compressed) a Kafka
 //! partition and drops the oldest beyond that; topics cannot be deleted, truncated or given settings; it has no
-//! users. Reading what it dropped is reported as out of range, as everywhere. Topics are made through its handle,
-//! since it does not speak the administrator's part of the protocol; everything else is the ordinary client.
+//! users; its transactions keep nothing back that is given up, so they are refused. Reading what it dropped is
+//! reported as out of range, as everywhere. Topics are made through its handle, since it does not speak the
+//! administrator's part of the protocol; everything else is the ordinary client.
 
-use super::{Chunk, Committed, Error, Kafka, KafkaClient, Lane, NewTopic, Options, Outgoing, Watermarks};
+use super::{
+    BatchFate, Chunk, Committed, Error, Kafka, KafkaClient, Lane, NamedBatch, NewTopic, Options, Outgoing,
+    Watermarks,
+};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;
 use rdkafka::mocking::MockCluster;
@@ -15,6 +19,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 /// What a Kafka partition keeps, in bytes as they were sent.
 pub const PARTITION_MAX_BYTES: u64 = 5 << 20;
+
+const NO_TRANSACTIONS: &str = "the embedded broker has no transactions, and so no named batches";
 
 type Create = (NewTopic, mpsc::Sender<Result<(), String>>);
 
@@ -121,6 +127,14 @@ impl Kafka for EmbeddedKafka {
 
     async fn produce(&self, messages: Vec<Outgoing>) -> Result<(), Error> {
         self.client.produce(messages).await
+    }
+
+    fn no_transactions(&self) -> Option<&'static str> {
+        Some(NO_TRANSACTIONS)
+    }
+
+    async fn produce_once(&self, _: NamedBatch) -> Result<BatchFate, Error> {
+        Err(Error::Invalid(NO_TRANSACTIONS.into()))
     }
 
     fn lane(&self, name: &str) -> Result<Arc<dyn Lane>, Error> {

@@ -1,7 +1,9 @@
 //! Simulated Kafka at the far end of a [`Line`]: what one simulated daemon sees of it.
 
 use super::sim::SimKafka;
-use super::{Chunk, Committed, Error, Fetched, Kafka, Lane, NewTopic, Outgoing, Watermarks};
+use super::{
+    BatchFate, Chunk, Committed, Error, Fetched, Kafka, Lane, NamedBatch, NewTopic, Outgoing, Watermarks,
+};
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;
@@ -116,6 +118,14 @@ impl Kafka for FaultyKafka {
         .await
     }
 
+    fn no_transactions(&self) -> Option<&'static str> {
+        self.kafka.no_transactions()
+    }
+
+    async fn produce_once(&self, batch: NamedBatch) -> Result<BatchFate, Error> {
+        self.change("produce_once", self.kafka.produce_once(batch)).await
+    }
+
     fn lane(&self, name: &str) -> Result<Arc<dyn Lane>, Error> {
         let lane = self.kafka.lane(name)?;
         Ok(Arc::new(FaultyLane { lane, line: self.line.clone(), state: Mutex::default() }))
@@ -147,6 +157,7 @@ impl FaultyLane {
         let of_it = |kept: &Fetched| match kept {
             Fetched::Chunk(chunk) => chunk.source == *source,
             Fetched::End(of, _)
+            | Fetched::Passed(of, _)
             | Fetched::OutOfRange { source: of, .. }
             | Fetched::TopicMissing(of)
             | Fetched::Unreachable(of, _) => of == source,

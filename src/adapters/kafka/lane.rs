@@ -6,6 +6,7 @@
 use super::absence::{Absence, Answer};
 use super::budget::Budget;
 use super::chunk::chunk;
+use super::ends::{Ends, Tell};
 use super::mailbox::{Command, Mailbox};
 use super::options::Options;
 use super::raw::{Item, RawConsumer, Topic, unknown};
@@ -33,6 +34,8 @@ const TROUBLE_AGAIN: Duration = Duration::from_secs(10);
 const ASK_WAIT: Duration = Duration::from_secs(3);
 /// The same while brokers may be down: other partitions wait behind it.
 const ABSENT_WAIT: Duration = Duration::from_secs(1);
+/// How long it may ask, in a round, how far one can read.
+const ASK_TURN: Duration = Duration::from_millis(100);
 /// How long it may ask one partition after the other.
 const ABSENT_TURN: Duration = Duration::from_millis(200);
 
@@ -170,6 +173,7 @@ struct Reading {
     topic: Topic,
     /// One past the last message taken.
     next: i64,
+    ends: Ends,
     /// Said to be out of range there; the watermarks are still to be asked.
     doubtful: bool,
 }
@@ -239,7 +243,9 @@ impl Thread {
                     Ok(topic) => {
                         let place = (topic.key(), source.partition);
                         self.places.insert(source.clone(), place);
-                        let reading = Reading { source, assignment, topic, next: from, doubtful: false };
+                        let ends = Ends::default();
+                        let reading =
+                            Reading { source, assignment, topic, next: from, ends, doubtful: false };
                         self.reading.insert(place, reading);
                     }
                     Err(failure) => {
@@ -334,8 +340,15 @@ impl Thread {
         let Some(reading) = self.reading.get_mut(&place) else { return };
         match code {
             Code::PartitionEOF => {
+                let hole = offset > reading.next;
                 reading.next = reading.next.max(offset);
-                let something = self.shared.mailbox().end(&reading.source, reading.assignment, offset);
+                reading.ends.reach(offset);
+                let mut mailbox = self.shared.mailbox();
+                let mut something = mailbox.end(&reading.source, reading.assignment, offset);
+                if hole {
+                    something |= mailbox.passed(&reading.source, reading.assignment, offset);
+                }
+                drop(mailbox);
                 self.wake_if(something);
             }
             Code::AutoOffsetReset | Code::OffsetOutOfRange => {
@@ -416,14 +429,25 @@ impl Thread {
         let doubtful: Vec<_> =
             self.reading.iter().filter(|(_, reading)| reading.doubtful).map(|(place, _)| *place).collect();
         doubtful.into_iter().for_each(|place| self.ask_range(place));
-        let mut something = false;
-        for (place, reading) in &self.reading {
+        let (mut something, began) = (false, Instant::now());
+        for (place, reading) in &mut self.reading {
             if self.absence.is_away(place) {
                 continue;
             }
-            if let Some(end) = self.shared.raw.known_end(&reading.source) {
-                something |= self.shared.mailbox().end(&reading.source, reading.assignment, end);
-            }
+            let Some(high) = self.shared.raw.known_end(&reading.source) else { continue };
+            let end = match reading.ends.tell(reading.next, high) {
+                Tell::End(end) => end,
+                Tell::Ask if began.elapsed() >= ASK_TURN => high,
+                Tell::Ask => match self.shared.raw.ask_watermarks(&reading.source, ASK_TURN) {
+                    Ok((_, end)) => {
+                        reading.ends.answered(high, end);
+                        end
+                    }
+                    // Whoever does not answer is found out elsewhere.
+                    Err(_) => high,
+                },
+            };
+            something |= self.shared.mailbox().end(&reading.source, reading.assignment, end);
         }
         self.wake_if(something);
     }

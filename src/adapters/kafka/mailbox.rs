@@ -32,6 +32,8 @@ struct Part {
     chunks: VecDeque<Chunk>,
     bytes: usize,
     end: Option<i64>,
+    /// Follows the chunks: there is no message between the last of them and this offset.
+    passed: Option<i64>,
     /// Why its broker does not answer.
     away: Option<String>,
     /// `OutOfRange` or `TopicMissing`: follows the chunks, then the partition is gone.
@@ -43,7 +45,8 @@ struct Part {
 
 impl Part {
     fn has_something(&self) -> bool {
-        !self.chunks.is_empty() || self.end.is_some() || self.away.is_some() || self.last.is_some()
+        let told = self.end.is_some() || self.passed.is_some() || self.away.is_some() || self.last.is_some();
+        told || !self.chunks.is_empty()
     }
 }
 
@@ -142,6 +145,10 @@ impl Mailbox {
                 self.queue_turn(&source);
                 return Some(Fetched::Chunk(chunk));
             }
+            if let Some(next) = part.passed.take() {
+                self.queue_turn(&source);
+                return Some(Fetched::Passed(source, next));
+            }
             let last = part.last.take();
             self.parts.remove(&source);
             return last;
@@ -178,6 +185,13 @@ impl Mailbox {
     pub(super) fn end(&mut self, source: &TopicPartition, assignment: u64, end: i64) -> bool {
         let Some(part) = self.of(source, assignment) else { return false };
         (part.end, part.away) = (Some(end), None);
+        self.queue_turn(source)
+    }
+
+    /// Notes that no message is left below an offset.
+    pub(super) fn passed(&mut self, source: &TopicPartition, assignment: u64, next: i64) -> bool {
+        let Some(part) = self.of(source, assignment) else { return false };
+        part.passed = Some(next);
         self.queue_turn(source)
     }
 
@@ -316,6 +330,19 @@ mod tests {
             order.push((chunk.source.partition, chunk.messages[0].offset));
         }
         assert_eq!(order, [(0, 0), (1, 0), (0, 1), (1, 1)]);
+    }
+
+    #[test]
+    fn a_hole_is_passed_behind_the_messages_before_it() {
+        let mut mailbox = Mailbox::default();
+        mailbox.assign(&source(0), 0);
+        mailbox.deliver(1, chunk(0, 0, 1));
+        mailbox.end(&source(0), 1, 3);
+        assert!(mailbox.passed(&source(0), 1, 3));
+        assert_eq!(mailbox.next(), Some(Fetched::End(source(0), 3)));
+        assert_eq!(offset_of(mailbox.next()), Some(0));
+        assert_eq!((mailbox.next(), mailbox.next()), (Some(Fetched::Passed(source(0), 3)), None));
+        assert!(!mailbox.passed(&source(0), 7, 3), "of another assignment");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! # Contract (`conformance` runs on a real broker, the embedded one and the simulated one)
 //! - Manual assignment only: no consumer-group rebalance ever moves a partition.
 //! - A lane yields each assigned partition's messages in offset order, none twice, from the offset it was assigned
-//!   at. Offsets may have holes (compaction, transactions); holes inside a fetched chunk are shown by its messages.
+//!   at. Offsets may have holes (compaction, transactions): one before a message is shown by that message's offset, one
+//!   that reaches to the end by [`Fetched::Passed`].
+//! - Only messages of committed transactions are yielded, and ends are those of what can be read.
 //! - Committing is recording: it never moves where a lane reads.
 //! - An offset out of range is reported ([`Fetched::OutOfRange`]), never reset in silence.
 
@@ -13,6 +15,7 @@ mod chunk;
 mod client;
 pub mod conformance;
 pub mod embedded;
+mod ends;
 mod faulty;
 mod lane;
 mod mailbox;
@@ -23,6 +26,7 @@ mod raw;
 pub mod sim;
 mod sim_lane;
 mod sim_log;
+mod transaction;
 
 pub use client::KafkaClient;
 pub use faulty::FaultyKafka;
@@ -81,6 +85,9 @@ pub enum Fetched {
     Chunk(Chunk),
     /// The partition's end as of now (`next` offset to be written), sent when reached and from time to time.
     End(TopicPartition, i64),
+    /// All messages below this offset have been yielded, and those before it are followed by none: what is left up to
+    /// here are offsets without a message. Sent where there are such, and nothing is known of what comes behind.
+    Passed(TopicPartition, i64),
     /// The offset wanted is not in the topic: `low..high` is what it has. The partition is no longer assigned.
     OutOfRange {
         /// Which.
@@ -128,6 +135,28 @@ pub struct Outgoing {
     pub payload: Option<Bytes>,
     /// Headers.
     pub headers: Vec<(String, String)>,
+}
+
+/// Messages that go in whole, and once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedBatch {
+    /// Tells it from every other batch; brokers know it as a group and as a transactional id.
+    pub name: String,
+    /// The Kafka partition at which the group's position says that it is in; it must exist.
+    pub mark: TopicPartition,
+    /// Kept with the mark, at most 4096 bytes.
+    pub note: String,
+    /// What goes in.
+    pub messages: Vec<Outgoing>,
+}
+
+/// What became of a [`NamedBatch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchFate {
+    /// It is in.
+    Sent,
+    /// One of that name was in before, with this note: nothing was sent.
+    SentBefore(String),
 }
 
 /// A topic to be made.
@@ -246,6 +275,15 @@ pub trait Kafka: Send + Sync + 'static {
     async fn commit(&self, group: &str, positions: &[(TopicPartition, Committed)]) -> Result<(), Error>;
     /// Sends messages, each acknowledged by all in-sync replicas; in order per target; retried without doubling.
     async fn produce(&self, messages: Vec<Outgoing>) -> Result<(), Error>;
+    /// Why this broker can take no [`NamedBatch`]; `None` if it can.
+    fn no_transactions(&self) -> Option<&'static str> {
+        None
+    }
+    /// Sends a batch whole, and once: readers see all of its messages or none, and one that is in already is not sent
+    /// again. After any failure, [`Error::OutcomeUnknown`] too, the same call may be made again: it first puts an end
+    /// to earlier attempts. Of two at a time, one is sent. It is known for as long as brokers keep positions that
+    /// nobody renews, and transactional ids (seven days each, unless they are told otherwise).
+    async fn produce_once(&self, batch: NamedBatch) -> Result<BatchFate, Error>;
     /// A new lane. `name` shows in client ids and logs.
     fn lane(&self, name: &str) -> Result<Arc<dyn Lane>, Error>;
 }

@@ -57,17 +57,9 @@ impl Groups {
         if let Some(group) = groups.get(name) {
             return Ok(Arc::clone(group));
         }
-        let mut config = self.options.config("offsets")?;
-        config.set("group.id", name);
-        config.set("enable.auto.commit", "false");
-        // How long a commit waits for a coordinator.
-        config.set("session.timeout.ms", "10000");
-        let consumer = config
-            .create_with_context(Ears::default())
-            .map_err(|failure| error(&failure, name, Effect::Read))?;
         let group = Arc::new(Group {
             name: name.to_owned(),
-            consumer,
+            consumer: consumer(&self.options, name)?,
             deadline: self.options.deadline(),
             waiting: Mutex::default(),
             turn: Arc::default(),
@@ -86,21 +78,7 @@ impl Groups {
             return Ok(Vec::new());
         }
         let group = self.group(group)?;
-        let mut list = TopicPartitionList::with_capacity(sources.len());
-        for source in sources {
-            checked(source)?;
-            list.add_partition(&source.topic, source.partition);
-        }
-        let until = Instant::now() + self.options.deadline();
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let found = look_up(&group.consumer, &group.name, &list, sources, left);
-            // A coordinator that is still loading, or just moved, is asked again.
-            if !matches!(found, Err(Error::Unreachable(_))) || Instant::now() + AGAIN > until {
-                return found;
-            }
-            std::thread::sleep(AGAIN);
-        }
+        look_up_patiently(&group.consumer, &group.name, sources, self.options.deadline())
     }
 
     /// See [`super::Kafka::commit`].
@@ -211,7 +189,7 @@ impl Group {
     }
 }
 
-fn acceptable(source: &TopicPartition, position: &Committed) -> Result<(), Error> {
+pub(super) fn acceptable(source: &TopicPartition, position: &Committed) -> Result<(), Error> {
     checked(source)?;
     let length = position.metadata.len();
     if length > METADATA_MAX_BYTES {
@@ -222,6 +200,40 @@ fn acceptable(source: &TopicPartition, position: &Committed) -> Result<(), Error
         return Err(Error::Invalid(format!("{source}: offset {}", position.next)));
     }
     Ok(())
+}
+
+/// A consumer that only reads and records a group's positions.
+pub(super) fn consumer(options: &Options, group: &str) -> Result<Looker, Error> {
+    let mut config = options.config("offsets")?;
+    config.set("group.id", group);
+    config.set("enable.auto.commit", "false");
+    // How long a commit waits for a coordinator.
+    config.set("session.timeout.ms", "10000");
+    config.create_with_context(Ears::default()).map_err(|failure| error(&failure, group, Effect::Read))
+}
+
+/// What a group recorded: of transactions, those that have ended; one that is just ending is waited for. Blocks.
+pub(super) fn look_up_patiently(
+    consumer: &Looker,
+    group: &str,
+    sources: &[TopicPartition],
+    wait: Duration,
+) -> Result<Vec<Option<Committed>>, Error> {
+    let mut list = TopicPartitionList::with_capacity(sources.len());
+    for source in sources {
+        checked(source)?;
+        list.add_partition(&source.topic, source.partition);
+    }
+    let until = Instant::now() + wait;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let found = look_up(consumer, group, &list, sources, left);
+        // A coordinator that is still loading, or just moved, is asked again.
+        if !matches!(found, Err(Error::Unreachable(_))) || Instant::now() + AGAIN > until {
+            return found;
+        }
+        std::thread::sleep(AGAIN);
+    }
 }
 
 fn look_up(

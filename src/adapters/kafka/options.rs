@@ -132,6 +132,7 @@ pub(super) fn of_code(code: Code, about: &str, effect: Effect) -> Error {
         | Code::InvalidReplicaAssignment
         | Code::InvalidConfig
         | Code::InvalidArgument
+        | Code::InvalidTransactionTimeout
         | Code::PolicyViolation
         | Code::MessageSizeTooLarge
         | Code::InvalidMessageSize

@@ -3,6 +3,7 @@
 
 use super::options::{Effect, Options, error, of_code};
 use super::{Error, Outgoing};
+use rdkafka::ClientConfig;
 use rdkafka::bindings::rd_kafka_msg_status_t as Status;
 use rdkafka::client::ClientContext;
 use rdkafka::error::KafkaError;
@@ -14,15 +15,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// What is still out of one batch.
-struct Batch {
+pub(super) struct Batch {
     left: usize,
     /// Acknowledged so far.
     sent: usize,
-    failure: Option<Error>,
+    pub(super) failure: Option<Error>,
     done: Option<oneshot::Sender<Result<(), Error>>>,
 }
 
 impl Batch {
+    pub(super) fn new(messages: usize, done: Option<oneshot::Sender<Result<(), Error>>>) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { left: messages, sent: 0, failure: None, done }))
+    }
+
     /// Notes that `count` messages are settled.
     fn settle(&mut self, count: usize, failure: Option<Error>) {
         self.left -= count;
@@ -53,8 +58,15 @@ impl Batch {
 }
 
 #[derive(Default)]
-struct Context {
+pub(super) struct Context {
     denied: Mutex<Option<String>>,
+}
+
+impl Context {
+    /// Why brokers refused us, if they did; said once.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        self.denied.lock().expect("no panic while held").take().map(Error::Denied)
+    }
 }
 
 impl ClientContext for Context {
@@ -78,11 +90,7 @@ impl ProducerContext for Context {
             let code = failure.rdkafka_error_code().unwrap_or(Code::Fail);
             if status == Status::RD_KAFKA_MSG_STATUS_NOT_PERSISTED {
                 match of_code(code, topic, Effect::Read) {
-                    Error::Unreachable(text) => match self.denied.lock().expect("no panic while held").take()
-                    {
-                        Some(reason) => Error::Denied(reason),
-                        None => Error::Unreachable(text),
-                    },
+                    Error::Unreachable(text) => self.refusal().unwrap_or(Error::Unreachable(text)),
                     other => other,
                 }
             } else {
@@ -93,7 +101,28 @@ impl ProducerContext for Context {
     }
 }
 
-type Native = ThreadedProducer<Context>;
+pub(super) type Native = ThreadedProducer<Context>;
+
+/// How a producer is set up; what the operator has set stands, but for what our promises rest on.
+pub(super) fn config(options: &Options, name: &str) -> Result<ClientConfig, Error> {
+    let mut config = options.config(name)?;
+    let timeout_ms = options.deadline_ms.to_string();
+    let defaults = [
+        ("linger.ms", "5"),
+        ("compression.codec", "zstd"),
+        ("batch.num.messages", "10000"),
+        ("queue.buffering.max.messages", "200000"),
+        ("queue.buffering.max.kbytes", "131072"),
+        ("message.timeout.ms", &timeout_ms),
+        ("topic.metadata.propagation.max.ms", "5000"),
+    ];
+    for (name, value) in defaults.into_iter().filter(|(name, _)| !options.settings.contains_key(*name)) {
+        config.set(name, value);
+    }
+    config.set("enable.idempotence", "true");
+    config.set("acks", "all");
+    Ok(config)
+}
 
 /// A producer that is made at its first use, and again after an error that it cannot survive.
 pub(super) struct Producer {
@@ -111,24 +140,7 @@ impl Producer {
         if let Some(living) = native.as_ref().filter(|living| living.client().fatal_error().is_none()) {
             return Ok(Arc::clone(living));
         }
-        let mut config = self.options.config("producer")?;
-        let timeout_ms = self.options.deadline_ms.to_string();
-        let defaults = [
-            ("linger.ms", "5"),
-            ("compression.codec", "zstd"),
-            ("batch.num.messages", "10000"),
-            ("queue.buffering.max.messages", "200000"),
-            ("queue.buffering.max.kbytes", "131072"),
-            ("message.timeout.ms", &timeout_ms),
-            ("topic.metadata.propagation.max.ms", "5000"),
-        ];
-        for (name, value) in
-            defaults.into_iter().filter(|(name, _)| !self.options.settings.contains_key(*name))
-        {
-            config.set(name, value);
-        }
-        config.set("enable.idempotence", "true");
-        config.set("acks", "all");
+        let config = config(&self.options, "producer")?;
         let made: Native = config
             .create_with_context(Context::default())
             .map_err(|failure| error(&failure, "producer", Effect::Read))?;
@@ -141,16 +153,8 @@ impl Producer {
     fn enqueue(&self, messages: &[Outgoing]) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
         let native = self.native()?;
         let (done, fate) = oneshot::channel();
-        let batch = Batch { left: messages.len(), sent: 0, failure: None, done: Some(done) };
-        let batch = Arc::new(Mutex::new(batch));
-        let until = Instant::now() + self.options.deadline();
-        for (sent, message) in messages.iter().enumerate() {
-            if let Err(failure) = send(&native, message, &batch, until) {
-                let rest = messages.len() - sent;
-                batch.lock().expect("no panic while held").settle(rest, Some(failure));
-                break;
-            }
-        }
+        let batch = Batch::new(messages.len(), Some(done));
+        send_all(&native, messages, &batch, Instant::now() + self.options.deadline());
         Ok(fate)
     }
 
@@ -168,6 +172,17 @@ impl Producer {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(unknown("the producer ended")),
             Err(_) => Err(unknown("no answer in time")),
+        }
+    }
+}
+
+/// Queues messages, blocking while the queue is full; what cannot be queued is settled.
+pub(super) fn send_all(native: &Native, messages: &[Outgoing], batch: &Arc<Mutex<Batch>>, until: Instant) {
+    for (sent, message) in messages.iter().enumerate() {
+        if let Err(failure) = send(native, message, batch, until) {
+            let rest = messages.len() - sent;
+            batch.lock().expect("no panic while held").settle(rest, Some(failure));
+            return;
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::sim_lane::SimLane;
 use super::sim_log::SimLog;
-use super::{Chunk, Committed, Error, Kafka, Lane, NewTopic, Outgoing, Watermarks};
+use super::{BatchFate, Chunk, Committed, Error, Kafka, Lane, NamedBatch, NewTopic, Outgoing, Watermarks};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -96,6 +96,39 @@ impl World {
     fn now_ms(&self) -> i64 {
         let passed = self.start.map(|start| start.elapsed()).unwrap_or_default();
         i64::try_from(passed.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// All or nothing, as under a lock. What ends a transaction takes an offset of each partition, and one that is
+    /// given up leaves the offsets of its messages too.
+    fn send_once(&mut self, batch: NamedBatch) -> Result<BatchFate, Error> {
+        let before = self.groups.get(&batch.name).and_then(|group| group.get(&batch.mark));
+        if let Some(before) = before {
+            return Ok(BatchFate::SentBefore(before.metadata.clone()));
+        }
+        let targets: BTreeSet<_> = batch.messages.iter().map(|message| message.target.clone()).collect();
+        let absent = targets.iter().chain([&batch.mark]).find(|target| self.log(target).is_none());
+        let refusal = absent.map(|absent| Error::TopicMissing(absent.topic.clone()));
+        let now_ms = self.now_ms();
+        for message in batch.messages {
+            let Some(log) = self.log_mut(&message.target) else { continue };
+            if refusal.is_none() {
+                log.append(vec![message.payload], now_ms);
+            } else {
+                log.skip(1);
+            }
+        }
+        for target in &targets {
+            if let Some(log) = self.log_mut(target) {
+                log.skip(1);
+                self.wake_readers(target);
+            }
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let mark = Committed { next: 0, metadata: batch.note };
+        self.groups.entry(batch.name).or_default().insert(batch.mark, mark);
+        Ok(BatchFate::Sent)
     }
 
     fn create(&mut self, topic: &NewTopic) -> Result<(), Error> {
@@ -216,6 +249,14 @@ impl SimKafka {
     }
 }
 
+fn acceptable(source: &TopicPartition, metadata: &str) -> Result<(), Error> {
+    let length = metadata.len();
+    if length > METADATA_MAX_BYTES {
+        return Err(Error::Invalid(format!("{source}: {length} bytes beside a position")));
+    }
+    Ok(())
+}
+
 fn lost(what: &str) -> Error {
     Error::OutcomeUnknown { what: what.into(), reason: "the answer got lost".into() }
 }
@@ -265,12 +306,7 @@ impl Kafka for SimKafka {
     }
 
     async fn commit(&self, group: &str, positions: &[(TopicPartition, Committed)]) -> Result<(), Error> {
-        for (source, position) in positions {
-            let length = position.metadata.len();
-            if length > METADATA_MAX_BYTES {
-                return Err(Error::Invalid(format!("{source}: {length} bytes beside a position")));
-            }
-        }
+        positions.iter().try_for_each(|(source, position)| acceptable(source, &position.metadata))?;
         let mut world = self.answer().await?;
         let fault = take_first(&mut world.lose_commits);
         if fault == Some(Lost::Request) {
@@ -301,6 +337,17 @@ impl Kafka for SimKafka {
             world.wake_readers(&message.target);
         }
         fault.map_or(Ok(()), |_| Err(lost("messages sent")))
+    }
+
+    async fn produce_once(&self, batch: NamedBatch) -> Result<BatchFate, Error> {
+        acceptable(&batch.mark, &batch.note)?;
+        let mut world = self.answer().await?;
+        let fault = take_first(&mut world.lose_sends);
+        if fault == Some(Lost::Request) {
+            return Err(lost("batch sent"));
+        }
+        let fate = world.send_once(batch)?;
+        fault.map_or(Ok(fate), |_| Err(lost("batch sent")))
     }
 
     fn lane(&self, _name: &str) -> Result<Arc<dyn Lane>, Error> {
@@ -382,6 +429,7 @@ mod tests {
         assert_eq!(chunk.messages.len(), 5);
         assert_eq!(chunk.payload_of(&chunk.messages[4]), &[0; 100]);
         assert_eq!(chunk.payload.len(), 100, "they share one buffer");
+        assert_eq!(lane.next().await, Fetched::Passed(source(), 7), "nothing is left to read");
         let told = Instant::now();
         assert_eq!(lane.next().await, Fetched::End(source(), 7));
         assert!(told.elapsed() >= Duration::from_millis(900), "a hole at the end is no reason to hurry");

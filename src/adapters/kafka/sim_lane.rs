@@ -152,11 +152,14 @@ impl Part {
             self.told = Some((high, Instant::now()));
             return Some(Fetched::End(source.clone(), high));
         }
-        let chunk = log.read(source, self.next, CHUNK_MAX);
-        // Behind the last message there may be a hole up to the end.
-        self.next =
-            chunk.as_ref().and_then(|chunk| chunk.messages.last()).map_or(high, |last| last.offset + 1);
-        chunk.map(Fetched::Chunk)
+        let Some(chunk) = log.read(source, self.next, CHUNK_MAX) else {
+            // Behind the last message there may be a hole up to the end.
+            let hole = self.next < high;
+            self.next = high;
+            return hole.then(|| Fetched::Passed(source.clone(), high));
+        };
+        self.next = chunk.messages.last().map_or(high, |last| last.offset + 1);
+        Some(Fetched::Chunk(chunk))
     }
 }
 
