@@ -18,7 +18,7 @@ pub enum NodeState {
 }
 
 /// How ClickHouse on a node is reached by other ClickHouse servers (native protocol).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClickHouseEndpoint {
     /// Host name or address as other nodes resolve it.
     pub host: String,
@@ -33,7 +33,7 @@ pub struct ClickHouseEndpoint {
 }
 
 /// A text that must not appear in logs: `Debug` and `Display` hide it.
-#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 

@@ -11,7 +11,7 @@ use super::table::{Shard, ShardState, Table, TableName};
 use std::collections::BTreeMap;
 
 /// One replica to ask.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RouteReplica {
     /// Where.
     pub node: NodeId,
@@ -22,7 +22,7 @@ pub struct RouteReplica {
 }
 
 /// One shard to ask: any one of its replicas.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RouteShard {
     /// Shard.
     pub shard: ShardId,
@@ -33,7 +33,7 @@ pub struct RouteShard {
 }
 
 /// A table's topology at one epoch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TableRoutes {
     /// Identity.
     pub table: TableId,

@@ -1,5 +1,5 @@
 //! Wrong passwords, through a real daemon: told with code and remedy wherever somebody looks, and mended by the
-//! right one.
+//! right one. And what routes say of a node, when it changes.
 
 use super::support::cluster::{Cluster, DDL};
 use super::support::etcd::EtcdCluster;
@@ -74,4 +74,21 @@ async fn a_wrong_password_for_etcd_is_told_with_its_code_and_its_remedy() {
     cluster.nodes[0].start_daemon();
     cluster.until("a leader", leads);
     assert_eq!(cluster.nodes[0].get("/readyz").trim(), "ready");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_address_changes_is_reached_by_the_new_one() {
+    let mut cluster = Cluster::start(2, 1).await;
+    cluster.create_events(2);
+    cluster.produce(0..1_000).await;
+    cluster.prove_events(1_000, 0).await;
+    restart(&mut cluster, "clickhouse_host = \"127.0.0.1\"", "clickhouse_host = \"localhost\"");
+    let started = std::time::Instant::now();
+    let sql = "SELECT count() FROM system.clusters WHERE cluster LIKE 'cvh%' AND host_name = 'localhost'";
+    while cluster.nodes[1].query(sql).await.unwrap() == "0" {
+        let written = std::fs::read_to_string(cluster.nodes[1].server.routes_file()).unwrap();
+        assert!(started.elapsed().as_secs() < 60, "the new address is not in {written}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    cluster.prove_events(1_000, 0).await;
 }

@@ -212,17 +212,14 @@ impl Work {
             self.ports.routes.replace(&content).await.map_err(|e| e.told())?;
         }
         let routes = std::mem::take(&mut self.round.routes);
-        self.achieved.epochs.retain(|id, _| routes.iter().any(|table| table.table == *id));
-        let stale: Vec<&TableRoutes> = routes
-            .iter()
-            .filter(|table| self.achieved.epochs.get(&table.table) != Some(&table.epoch))
-            .collect();
+        self.achieved.keep_loaded(|id| routes.iter().any(|table| table.table == *id));
+        let stale: Vec<&TableRoutes> = routes.iter().filter(|table| !self.achieved.loaded(table)).collect();
         if changed || !stale.is_empty() {
             self.ports.clickhouse.reload_config().await.map_err(|e| e.told())?;
         }
         for table in stale {
             self.read_back(table).await?;
-            self.achieved.epochs.insert(table.table, table.epoch);
+            self.achieved.load(table);
             tracing::info!(node = %self.ports.node, table = %table.name, epoch = %table.epoch, "routes loaded");
         }
         self.round.routes = routes;
@@ -305,7 +302,7 @@ impl Handler<ServerSeen> for Router {
     fn handle(&mut self, seen: ServerSeen, ctx: &mut Context<Self>) {
         if seen.restarted {
             self.covered = None;
-            self.achieved.epochs.clear();
+            self.achieved.keep_loaded(|_| false);
             self.settling.forget();
             self.achieved.distributed.clear();
         }
