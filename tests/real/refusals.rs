@@ -59,6 +59,22 @@ async fn a_table_that_exists_is_told_from_one_that_is_the_same() {
     create(&cluster, GOOD, &["--if-not-exists"]).unwrap();
     let other = "CREATE TABLE d.good (a UInt64, s UInt8) ENGINE = MergeTree ORDER BY a";
     refused(&cluster, other, &["--if-not-exists"], &["another definition"]);
+    for (option, value, told) in [
+        ("--shards", "2", "shards 1, not 2"),
+        ("--replicas", "1", ""),
+        ("--format", "CSV", "format JSONEachRow, not CSV"),
+        ("--partition-by", "a + 1", "partition expression a, not a + 1"),
+        ("--topic-layout", "one-topic", "topic layout"),
+        ("--setting", "input_format_skip_unknown_fields=1", "format settings none, not input_format"),
+        ("--topic-prefix", "elsewhere", "topic prefix d.good, not elsewhere"),
+    ] {
+        let more = ["--if-not-exists", option, value];
+        if told.is_empty() {
+            create(&cluster, GOOD, &more).unwrap();
+        } else {
+            refused(&cluster, GOOD, &more, &["another definition", told]);
+        }
+    }
     let same_topics = "CREATE TABLE d.other (a UInt64) ENGINE = MergeTree ORDER BY a";
     refused(&cluster, same_topics, &["--topic-prefix", "d.good"], &["d.good"]);
     let error = cluster.cli(&["table", "drop", "d.nobody"]).unwrap_err();

@@ -115,15 +115,47 @@ fn existing(
 ) -> Result<Option<TableStatus>, Error> {
     let view = lead.view.read();
     let Some(table) = view.table_named(name) else { return Ok(None) };
-    let same = table.schema == *schema
-        && table.partitions == request.partitions
-        && table.replicas == request.replicas
-        && table.partition_by == request.partition_by;
-    match (request.if_not_exists, same) {
-        (true, true) => Ok(Some(status::table(&view, &lead.observed.read(), table, lead.clock.unix_ms()))),
-        (true, false) => Err(Error::Exists(format!("table {name} with another definition"))),
-        (false, _) => Err(Error::Exists(format!("table {name}"))),
+    if !request.if_not_exists {
+        return Err(Error::Exists(format!("table {name}")));
     }
+    let shards: Vec<&Shard> = view.shards_of(table.id).collect();
+    let differs = differences(table, &shards, schema, request);
+    if differs.is_empty() {
+        return Ok(Some(status::table(&view, &lead.observed.read(), table, lead.clock.unix_ms())));
+    }
+    Err(Error::Exists(format!("table {name} with another definition ({})", differs.join(", "))))
+}
+
+/// In what a table is not the one that is asked for.
+fn differences(table: &Table, shards: &[&Shard], schema: &Schema, request: &CreateTable) -> Vec<String> {
+    let mut differs = Vec::new();
+    let mut compare = |what: &str, is: String, asked: String| {
+        if is != asked {
+            differs.push(format!("{what} {is}, not {asked}"));
+        }
+    };
+    let source = &table.source;
+    compare("partitions", table.partitions.to_string(), request.partitions.to_string());
+    compare("replicas", table.replicas.to_string(), request.replicas.to_string());
+    // Once shards were split or merged, nobody knows any more how many there were to begin with.
+    if shards.iter().all(|shard| shard.parents.is_empty()) {
+        compare("shards", table.next_shard.to_string(), request.shards.to_string());
+    }
+    compare("partition expression", table.partition_by.clone(), request.partition_by.clone());
+    compare("format", source.format.to_string(), request.format.to_string());
+    let settings = |all: &BTreeMap<String, String>| {
+        let each: Vec<_> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if each.is_empty() { "none".to_owned() } else { each.join(" ") }
+    };
+    compare("format settings", settings(&source.format_settings), settings(&request.format_settings));
+    compare("topic layout", format!("{:?}", source.layout), format!("{:?}", request.layout));
+    if let Some(prefix) = &request.topic_prefix {
+        compare("topic prefix", source.topic_prefix.clone(), prefix.clone());
+    }
+    if table.schema != *schema {
+        differs.push("its CREATE TABLE".into());
+    }
+    differs
 }
 
 async fn check_expression(lead: &Lead, schema: &Schema, expression: &str) -> Result<(), Error> {
@@ -313,6 +345,7 @@ pub fn of_kafka(error: kafka::Error) -> Error {
 pub fn of_metadata(error: &metadata::Error) -> Error {
     match error {
         metadata::Error::Denied(_) => Error::Refused(with_remedy(error)),
+        metadata::Error::OutcomeUnknown(_) => Error::OutcomeUnknown(error.told()),
         _ => Error::Unavailable(with_remedy(error)),
     }
 }
