@@ -327,6 +327,30 @@ fn insert_sends_whole_rows_in_pieces() {
 }
 
 #[test]
+fn a_named_batch_is_one_request_and_may_be_repeated() {
+    let edge = Edge::start();
+    let rows = "{\"a\": 1}\n".repeat(1_000_000);
+    let ran = feed(&edge, &["insert", "a.b", "--batch", "load-7", "--json"], rows.as_bytes());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let Asked::Insert(insert) = edge.daemon.last() else { panic!() };
+    assert_eq!(insert.batch, Some("load-7".parse().unwrap()));
+    assert_eq!(insert.body.len(), rows.len(), "more than a piece");
+    let said: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&said["rows"], &said["before"]), (&1_000_000.into(), &false.into()));
+    let ran = feed(&edge, &["insert", "a.b", "--batch", "load 7"], b"{}\n");
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("1 to 200 letters, digits, '.', '_' or '-'"), "{}", ran.err);
+    edge.daemon.set(Mood::Fails(Error::OutcomeUnknown("nothing was heard".into())));
+    let ran = feed(&edge, &["insert", "a.b", "--batch", "load-7"], b"{}\n");
+    assert_eq!(ran.code, 3);
+    expect![[r#"
+        error [CVH-0811]: it is not known whether the batch is in: nothing was heard
+        remedy: repeat the insert with the same batch name: it goes in once
+    "#]]
+    .assert_eq(&ran.err);
+}
+
+#[test]
 fn an_insert_that_fails_says_so() {
     let edge = Edge::start();
     edge.daemon.set(Mood::Fails(Error::Invalid("row 3 is no JSON".into())));

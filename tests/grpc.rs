@@ -75,7 +75,7 @@ fn drop_table() -> DropTable {
 
 fn insert(body: &[u8]) -> InsertRows {
     let TableName { database, table } = name();
-    InsertRows { database, table, format: MessageFormat::CSV, body: body.to_vec().into() }
+    InsertRows { database, table, format: MessageFormat::CSV, body: body.to_vec().into(), batch: None }
 }
 
 fn heartbeat() -> Heartbeat {
@@ -132,8 +132,14 @@ async fn every_request_and_answer_survives_the_wire() {
     assert_eq!(daemon.cluster_status().await.unwrap(), cluster());
     assert_eq!(daemon.routes(name()).await.unwrap(), routes(3));
     let inserted = daemon.insert(insert(b"1\n\xff\n")).await.unwrap();
-    assert_eq!(inserted, Inserted { rows: 2, partitions: 7 });
+    assert_eq!(inserted, Inserted { rows: 2, partitions: 7, before: false });
     assert_eq!(edge.daemon.last(), Asked::Insert(insert(b"1\n\xff\n")));
+    let named = InsertRows { batch: Some("load-7".parse().unwrap()), ..insert(b"1\n") };
+    daemon.insert(named.clone()).await.unwrap();
+    assert_eq!(edge.daemon.last(), Asked::Insert(named.clone()));
+    edge.daemon.set(Mood::Fails(Error::OutcomeUnknown("late".into())));
+    assert_eq!(daemon.insert(named).await, Err(Error::BatchUnknown("late".into())));
+    edge.daemon.set(Mood::Well);
     assert_eq!(daemon.heartbeat(heartbeat()).await.unwrap().term.0, 42);
     assert_eq!(edge.daemon.last(), Asked::Heartbeat(heartbeat()));
     let held = HeldFile { part: "1_1_1_0".into(), file: "a.bin".into(), bytes: 3, checksum: u32::MAX };

@@ -202,8 +202,9 @@ impl Daemon for LocalDaemon {
             let view = self.view.read();
             view.table_named(&name).cloned().ok_or_else(|| Error::NotFound(format!("table {name}")))?
         };
-        insert::insert(self.clickhouse.as_ref(), self.kafka.as_ref(), &table, request.format, request.body)
-            .await
+        let batch = request.batch.map(|batch| (self.cluster.as_str(), batch));
+        let rows = insert::Rows { table: &table, format: request.format, body: request.body };
+        rows.insert(self.clickhouse.as_ref(), self.kafka.as_ref(), batch).await
     }
 
     async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {

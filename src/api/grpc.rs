@@ -299,7 +299,11 @@ impl Control for Service {
         name(request.database.clone(), request.table.clone())?;
         let daemon = self.daemon.clone();
         let inserted = run(async move { daemon.insert(request).await }).await?;
-        Ok(Response::new(wire::InsertResponse { rows: inserted.rows, partitions: inserted.partitions }))
+        Ok(Response::new(wire::InsertResponse {
+            rows: inserted.rows,
+            partitions: inserted.partitions,
+            before: inserted.before,
+        }))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::adapters::peers::grpc::INSERT_BYTES_MAX;
 use crate::adapters::peers::{Daemon, Error};
 use crate::error::Coded;
 use crate::model::control::InsertRows;
+use crate::model::ids::InvalidId;
 use crate::model::table::MessageFormat;
 use axum::Router;
 use axum::body::Body;
@@ -71,7 +72,7 @@ async fn front() -> String {
     format!(
         "converthouse {}\n\nGET  /metrics               Prometheus\nGET  /healthz               the process runs\n\
          GET  /readyz                it can do its work\nPOST /insert/<db>/<table>   \
-         rows; ?format=JSONEachRow (default), CSV, TSV\n",
+         rows; ?format=JSONEachRow (default), CSV, TSV; &batch=<name>: whole, and once\n",
         env!("CARGO_PKG_VERSION")
     )
 }
@@ -106,6 +107,7 @@ struct InsertOptions {
     database: Option<String>,
     table: Option<String>,
     format: Option<String>,
+    batch: Option<String>,
 }
 
 async fn insert(
@@ -138,15 +140,18 @@ async fn take(
     }
     let format = options.format.as_deref().unwrap_or("JSONEachRow");
     let format: MessageFormat = format.parse().map_err(|e| invalid(format!("format: {e}")))?;
+    let batch = options.batch.map(|batch| batch.parse()).transpose();
+    let batch = batch.map_err(|e: InvalidId| invalid(e.to_string()))?;
     let mut held = Held { bytes: 0, of: &edge.buffered };
     let body = read(body, &mut held).await?;
-    let request = InsertRows { database, table, format, body };
+    let request = InsertRows { database, table, format, body, batch };
     let daemon = edge.daemon.clone();
     // A task of its own: a client that goes away does not stop an insert half way.
     let ended = tokio::spawn(async move { daemon.insert(request).await }).await;
     let outcome = ended.unwrap_or_else(|e| Err(Error::Internal(format!("the insert ended early: {e}"))));
     let inserted = outcome.map_err(|e| (status_of(&e), e))?;
-    Ok(format!("{} rows into {} partitions\n", inserted.rows, inserted.partitions))
+    let before = if inserted.before { ", before: nothing was sent now" } else { "" };
+    Ok(format!("{} rows into {} partitions{before}\n", inserted.rows, inserted.partitions))
 }
 
 /// Bytes of one body within the limit of all; given back when dropped.
@@ -195,7 +200,7 @@ fn status_of(error: &Error) -> StatusCode {
         Error::NotFound(_) => StatusCode::NOT_FOUND,
         Error::Exists(_) | Error::Refused(_) | Error::Held(_) | Error::Stale(_) => StatusCode::CONFLICT,
         Error::NoLeader(_) | Error::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        Error::OutcomeUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
+        Error::OutcomeUnknown(_) | Error::BatchUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
         Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -72,6 +72,11 @@ impl Failure {
         Self { code: Some(error.code()), retry: error.retry(), ..new }
     }
 
+    /// The same, with what helps here.
+    pub fn with_remedy(self, remedy: &str) -> Self {
+        Self { remedy: remedy.to_owned(), ..self }
+    }
+
     /// The same, with what happened before it.
     pub fn after(mut self, story: &str) -> Self {
         self.message = format!("{story}: {}", self.message);
@@ -112,7 +117,8 @@ impl From<peers::Error> for Failure {
     fn from(error: peers::Error) -> Self {
         use peers::Error as E;
         let exit = match &error {
-            E::NoLeader(_) | E::Unavailable(_) | E::OutcomeUnknown(_) => Exit::Unavailable,
+            E::NoLeader(_) | E::Unavailable(_) => Exit::Unavailable,
+            E::OutcomeUnknown(_) | E::BatchUnknown(_) => Exit::Unavailable,
             E::Invalid(_) | E::NotFound(_) | E::Exists(_) | E::Refused(_) => Exit::Failed,
             E::Held(_) | E::Stale(_) | E::Internal(_) => Exit::Failed,
         };

@@ -86,6 +86,12 @@ impl Import {
 }
 
 fn failed(url: &str, error: &Error) -> Failure {
-    let exit = if matches!(error, Error::Unreachable { .. }) { Exit::Unavailable } else { Exit::Failed };
-    Failure::coded(error, exit).after(url)
+    let told = |exit| Failure::coded(error, exit).after(url);
+    // Their own remedies are of a daemon's configuration, which has no part in this.
+    match error {
+        Error::Unreachable { .. } => told(Exit::Unavailable)
+            .with_remedy("check that the server runs and that --clickhouse names its HTTP address"),
+        Error::Denied(_) => told(Exit::Failed).with_remedy("check --user and --password"),
+        _ => told(Exit::Failed),
+    }
 }

@@ -5,6 +5,7 @@ use super::{Context, Failure, parse_name, quote_name};
 use crate::adapters::peers::Daemon;
 use crate::adapters::peers::grpc::INSERT_BYTES_MAX;
 use crate::model::TableName;
+use crate::model::batch::BatchName;
 use crate::model::control::InsertRows;
 use crate::model::table::MessageFormat;
 use bytes::Bytes;
@@ -26,6 +27,10 @@ pub(super) struct Insert {
     /// How the rows are written: JSONEachRow, CSV or TSV
     #[arg(long, default_value = "JSONEachRow")]
     format: MessageFormat,
+    /// Give the rows a name: they go in whole or not at all, and once, however often the command is repeated with it.
+    /// At most 64 MiB; letters, digits, '.', '_' and '-'
+    #[arg(long, value_name = "NAME")]
+    batch: Option<BatchName>,
     /// Read the rows from a file rather than from standard input
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -37,6 +42,7 @@ struct Sent {
     rows: u64,
     bytes: u64,
     requests: u64,
+    before: bool,
 }
 
 impl Insert {
@@ -66,8 +72,16 @@ impl Insert {
             // Whoever goes on must know from where.
             _ => failure.after(&format!("after {} rows ({} bytes) went in", sent.rows, sent.bytes)),
         })?;
-        let result = json!({ "rows": sent.rows, "bytes": sent.bytes, "requests": sent.requests });
-        context.print(&result, || format!("{} rows into {}\n", sent.rows, quote_name(&self.name)))
+        let (rows, name) = (sent.rows, quote_name(&self.name));
+        let result = json!({
+            "rows": rows, "bytes": sent.bytes, "requests": sent.requests, "before": sent.before,
+        });
+        context.print(&result, || match &self.batch {
+            Some(batch) if sent.before => {
+                format!("batch {batch} was imported before, {rows} rows into {name}\n")
+            }
+            _ => format!("{rows} rows into {name}\n"),
+        })
     }
 
     async fn send(
@@ -77,13 +91,30 @@ impl Insert {
         sent: &mut Sent,
         bar: &ProgressBar,
     ) -> Result<(), Failure> {
-        let unreadable =
-            |e| Failure::failed(format!("cannot read the rows: {e}"), "send them as a file or a pipe");
+        if self.batch.is_none() {
+            return self.send_pieces(daemon, input, sent, bar).await;
+        }
+        let mut whole = Vec::new();
+        input.take(INSERT_BYTES_MAX as u64 + 1).read_to_end(&mut whole).map_err(|e| unreadable(&e))?;
+        if whole.len() > INSERT_BYTES_MAX {
+            let what = format!("a batch has at most {INSERT_BYTES_MAX} bytes: nothing was sent");
+            return Err(Failure::failed(what, "cut the rows into batches, each with a name of its own"));
+        }
+        self.put(daemon, whole.into(), sent).await
+    }
+
+    async fn send_pieces(
+        &self,
+        daemon: &dyn Daemon,
+        input: &mut dyn Read,
+        sent: &mut Sent,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
         let mut cutter = Cutter::new(self.format);
         let mut piece: Vec<u8> = Vec::new();
         loop {
             let held = piece.len();
-            let read = input.take(PIECE_BYTES as u64).read_to_end(&mut piece).map_err(unreadable)?;
+            let read = input.take(PIECE_BYTES as u64).read_to_end(&mut piece).map_err(|e| unreadable(&e))?;
             cutter.feed(&piece[held..]);
             let whole = if read < PIECE_BYTES { piece.len() } else { cutter.cut() };
             if whole > 0 {
@@ -103,7 +134,7 @@ impl Insert {
     }
 
     async fn put(&self, daemon: &dyn Daemon, body: Bytes, sent: &mut Sent) -> Result<(), Failure> {
-        if body.iter().all(u8::is_ascii_whitespace) {
+        if self.batch.is_none() && body.iter().all(u8::is_ascii_whitespace) {
             return Ok(());
         }
         let bytes = body.len() as u64;
@@ -112,13 +143,19 @@ impl Insert {
             table: self.name.table.clone(),
             format: self.format,
             body,
+            batch: self.batch.clone(),
         };
         let inserted = daemon.insert(request).await?;
         sent.rows += inserted.rows;
         sent.bytes += bytes;
         sent.requests += 1;
+        sent.before |= inserted.before;
         Ok(())
     }
+}
+
+fn unreadable(error: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot read the rows: {error}"), "send them as a file or a pipe")
 }
 
 fn progress(context: &Context) -> ProgressBar {

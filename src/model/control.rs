@@ -1,6 +1,7 @@
 //! What is asked of a daemon and what it answers: the control requests, before any wire format.
 
 use super::balance::BalanceStatus;
+use super::batch::BatchName;
 use super::hold::HoldStatus;
 use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use super::node::NodeState;
@@ -208,6 +209,8 @@ pub struct InsertRows {
     pub format: MessageFormat,
     /// The rows.
     pub body: bytes::Bytes,
+    /// Names them: they go in whole or not at all, and once, however often they are sent.
+    pub batch: Option<BatchName>,
 }
 
 /// What became of them: all are in their topics.
@@ -217,6 +220,9 @@ pub struct Inserted {
     pub rows: u64,
     /// Topics they went to.
     pub partitions: u32,
+    /// A batch of that name was in before: nothing was sent now.
+    #[serde(default)]
+    pub before: bool,
 }
 
 /// A change of a table's shards, as asked for.

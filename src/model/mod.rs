@@ -4,6 +4,7 @@
 //! three families of types with three owners; a decision sees all three, none is stored in another.
 
 pub mod balance;
+pub mod batch;
 pub mod control;
 pub mod hold;
 pub mod ids;

@@ -3,6 +3,7 @@
 //! A name carries the first eight hex digits of the table's id, so that a table dropped and created again never
 //! meets what a node that was down kept of the old one, and `a__b`.`c` never meets `a`.`b__c`.
 
+use super::batch::BatchName;
 use super::ids::{NodeId, PartitionId, ShardId, TableId};
 use super::table::{Source, TableName, TopicLayout};
 use std::collections::BTreeSet;
@@ -116,6 +117,11 @@ pub fn topics(source: &Source, partitions: u32) -> BTreeSet<String> {
 /// The Kafka group under which a node commits offsets; the commit's metadata names table and shard.
 pub fn consumer_group(cluster: &str, node: &NodeId) -> String {
     format!("converthouse.{}.{}", kafka_plain(cluster), node)
+}
+
+/// What Kafka knows an import batch by: the group that holds its mark, and the transactional id of who sends it.
+pub fn import_batch(cluster: &str, table: TableId, batch: &BatchName) -> String {
+    format!("converthouse.{}.import.{table}.{batch}", kafka_plain(cluster))
 }
 
 /// The gate of a replica: inserts go through the view `gate_<n>`; closing it fences whoever still writes.

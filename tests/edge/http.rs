@@ -64,6 +64,16 @@ fn an_insert_names_its_table_percent_encoded() {
 }
 
 #[test]
+fn an_insert_may_name_its_batch() {
+    let edge = Edge::start();
+    assert_eq!(status(&ask(&edge, "POST /insert/d/t?batch=load-7", "{}")), 200);
+    let Asked::Insert(insert) = edge.daemon.last() else { panic!() };
+    assert_eq!(insert.batch, Some("load-7".parse().unwrap()));
+    let refused = ask(&edge, "POST /insert/d/t?batch=load%207", "{}");
+    assert!(status(&refused) == 400 && refused.contains("batch name"), "{refused}");
+}
+
+#[test]
 fn an_insert_of_clickhouse_finds_its_table_whatever_its_name() {
     let edge = Edge::start();
     let odd = TableName { database: "x/y?z%w#v&u+t s`r".into(), table: "é=p'o\"n\\m".into() };

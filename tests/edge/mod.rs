@@ -196,7 +196,7 @@ impl Daemon for Fake {
     async fn insert(&self, request: InsertRows) -> Result<Inserted, Error> {
         let rows = request.body.split(|b| *b == b'\n').filter(|line| !line.is_empty()).count();
         self.note(Asked::Insert(request)).await?;
-        Ok(Inserted { rows: rows as u64, partitions: 7 })
+        Ok(Inserted { rows: rows as u64, partitions: 7, before: false })
     }
 
     async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {

@@ -17,6 +17,7 @@ mod dashboards;
 mod elastic;
 mod faults;
 mod history;
+mod imports;
 mod ingest;
 mod kafka;
 mod leaving;

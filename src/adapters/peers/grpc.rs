@@ -247,8 +247,10 @@ impl Daemon for GrpcDaemon {
             let (bytes, limit) = (request.body.len(), INSERT_BYTES_MAX);
             return Err(Error::Invalid(format!("{bytes} bytes in one insert; at most {limit} are taken")));
         }
-        let answer = self.write(client.insert(convert::insert_to_wire(request))).await?;
-        Ok(Inserted { rows: answer.rows, partitions: answer.partitions })
+        let named = request.batch.is_some();
+        let answer = self.write(client.insert(convert::insert_to_wire(request))).await;
+        let answer = answer.map_err(|error| if named { error.of_batch() } else { error })?;
+        Ok(Inserted { rows: answer.rows, partitions: answer.partitions, before: answer.before })
     }
 
     async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {

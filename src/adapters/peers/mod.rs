@@ -53,9 +53,23 @@ pub enum Error {
     /// The world that the request speaks of is no more; says what has changed.
     #[error("{0}")]
     Stale(String),
+    /// Sent, and no answer in time; but what was sent has a name, and may be sent again under it.
+    #[error("it is not known whether the batch is in: {0}")]
+    BatchUnknown(String),
     /// A bug: an actor died or an answer made no sense.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl Error {
+    /// The same of an insert whose batch has a name.
+    #[must_use]
+    pub fn of_batch(self) -> Self {
+        match self {
+            Self::OutcomeUnknown(text) => Self::BatchUnknown(text),
+            other => other,
+        }
+    }
 }
 
 impl Coded for Error {
@@ -73,13 +87,15 @@ impl Coded for Error {
                     Self::Internal(_) => 8,
                     Self::Held(_) => 9,
                     Self::Stale(_) => 10,
+                    Self::BatchUnknown(_) => 11,
                 },
         )
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::NoLeader(_) | Self::Unavailable(_) => Retry::Safe,
+            // Twice is once.
+            Self::NoLeader(_) | Self::Unavailable(_) | Self::BatchUnknown(_) => Retry::Safe,
             Self::OutcomeUnknown(_) => Retry::OutcomeUnknown,
             _ => Retry::Never,
         }
@@ -94,6 +110,7 @@ impl Coded for Error {
             Self::NoLeader(_) => "try again in a few seconds; see `converthouse status`",
             Self::Unavailable(_) => "bring the named part back and try again",
             Self::OutcomeUnknown(_) => "look with `converthouse table show` before trying again",
+            Self::BatchUnknown(_) => "repeat the insert with the same batch name: it goes in once",
             Self::Held(_) => "wait for its end, or release it with `converthouse hold release`",
             Self::Stale(_) => "make a new plan with `converthouse plan`",
             Self::Internal(_) => "report this as a bug, with the daemon's log",

@@ -78,6 +78,7 @@ fn parts(error: &Error) -> (&'static str, Code, &str) {
         Error::NoLeader(text) => ("no_leader", Code::Unavailable, text),
         Error::Unavailable(text) => ("unavailable", Code::Unavailable, text),
         Error::OutcomeUnknown(text) => ("outcome_unknown", Code::DeadlineExceeded, text),
+        Error::BatchUnknown(text) => ("batch_unknown", Code::DeadlineExceeded, text),
         Error::Held(text) => ("held", Code::FailedPrecondition, text),
         Error::Stale(text) => ("stale", Code::Aborted, text),
         Error::Internal(text) => ("internal", Code::Internal, text),
@@ -93,6 +94,7 @@ fn by_kind(kind: &str, text: String) -> Option<Error> {
         "no_leader" => Error::NoLeader(text),
         "unavailable" => Error::Unavailable(text),
         "outcome_unknown" => Error::OutcomeUnknown(text),
+        "batch_unknown" => Error::BatchUnknown(text),
         "held" => Error::Held(text),
         "stale" => Error::Stale(text),
         "internal" => Error::Internal(text),
@@ -207,6 +209,7 @@ mod tests {
             "no_leader",
             "unavailable",
             "outcome_unknown",
+            "batch_unknown",
             "internal",
         ];
         kinds.iter().map(|kind| by_kind(kind, text.to_owned()).expect("known")).collect()

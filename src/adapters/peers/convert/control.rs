@@ -9,6 +9,7 @@ use super::{
 use crate::model::control::{
     ClusterStatus, CreateTable, DropTable, InsertRows, NodeStatus, ReplicaStatus, ShardStatus, TableStatus,
 };
+use crate::model::ids::InvalidId;
 use crate::model::table::{BatchLimits, ShardState};
 use crate::model::{Epoch, NodeState, PartitionId, ShardId, TableState};
 use crate::wire;
@@ -79,13 +80,17 @@ pub fn drop_to_wire(m: DropTable) -> wire::DropTableRequest {
 /// Rows as they came.
 pub fn insert_from_wire(w: wire::InsertRequest) -> Result<InsertRows, Malformed> {
     let format = format_from_wire(w.format)?;
-    Ok(InsertRows { database: w.database, table: w.table, format, body: w.body.into() })
+    let batch = Some(w.batch).filter(|batch| !batch.is_empty());
+    let named = |text: String| text.parse().map_err(|e: InvalidId| Malformed::new("batch", e.to_string()));
+    let batch = batch.map(named).transpose()?;
+    Ok(InsertRows { database: w.database, table: w.table, format, body: w.body.into(), batch })
 }
 
 /// See [`insert_from_wire`].
 pub fn insert_to_wire(m: InsertRows) -> wire::InsertRequest {
     let format = format_to_wire(m.format);
-    wire::InsertRequest { database: m.database, table: m.table, format, body: m.body.into() }
+    let batch = m.batch.map(|batch| batch.to_string()).unwrap_or_default();
+    wire::InsertRequest { database: m.database, table: m.table, format, body: m.body.into(), batch }
 }
 
 /// Everything.
