@@ -42,6 +42,11 @@ impl PartitionRange {
         (self.lo..self.hi).map(PartitionId)
     }
 
+    /// What is in both; `None` if nothing is.
+    pub fn common(self, other: Self) -> Option<Self> {
+        Self::new(self.lo.max(other.lo), self.hi.min(other.hi))
+    }
+
     /// Cuts before `cut`; `None` unless both halves are non-empty.
     pub fn split_at(self, cut: u32) -> Option<(Self, Self)> {
         Some((Self::new(self.lo, cut)?, Self::new(cut, self.hi)?))

@@ -164,6 +164,28 @@ pub fn split_kind(
     split(shard, cut, next).ok()
 }
 
+/// The splits of every shard that can be split and is not busy. Pure.
+fn split_all(
+    view: &ClusterView,
+    heartbeats: &BTreeMap<NodeId, Heartbeat>,
+    table: &Table,
+    by_bytes: bool,
+) -> Result<Vec<Kind>, Error> {
+    let busy = |id| view.open_operations().any(|op| op.table == table.id && op.kind.touches(id));
+    let mut wide: Vec<&Shard> = view
+        .shards_of(table.id)
+        .filter(|s| s.state == ShardState::Serving && s.range.width() > 1 && !busy(s.id))
+        .collect();
+    wide.sort_by_key(|shard| shard.range);
+    if wide.is_empty() {
+        let name = &table.name;
+        return Err(Error::Refused(format!("no shard of {name} can be split: each has one partition")));
+    }
+    let numbers = (table.next_shard..).step_by(2);
+    let cut = |shard: &Shard| by_bytes.then(|| weights::cut(heartbeats, shard)).flatten();
+    wide.iter().take(BEGIN_MAX).zip(numbers).map(|(s, next)| split(s, cut(s), next)).collect()
+}
+
 /// What a request means for the table as it stands. Pure.
 fn kinds(
     view: &ClusterView,
@@ -195,23 +217,7 @@ fn kinds(
         Asked::Split { shard: None, cut: Some(_), .. } => {
             Err(Error::Invalid("a cut needs a shard: name the shard to be cut there".to_owned()))
         }
-        Asked::Split { shard: None, cut: None, by_bytes } => {
-            let busy = |id| view.open_operations().any(|op| op.table == table.id && op.kind.touches(id));
-            let mut wide: Vec<&Shard> = view
-                .shards_of(table.id)
-                .filter(|s| s.state == ShardState::Serving && s.range.width() > 1 && !busy(s.id))
-                .collect();
-            wide.sort_by_key(|shard| shard.range);
-            if wide.is_empty() {
-                let name = &table.name;
-                return Err(Error::Refused(format!(
-                    "no shard of {name} can be split: each has one partition"
-                )));
-            }
-            let numbers = (table.next_shard..).step_by(2);
-            let cut = |shard: &Shard| by_bytes.then(|| weights::cut(heartbeats, shard)).flatten();
-            wide.iter().take(BEGIN_MAX).zip(numbers).map(|(s, next)| split(s, cut(s), next)).collect()
-        }
+        Asked::Split { shard: None, cut: None, by_bytes } => split_all(view, heartbeats, table, *by_bytes),
         Asked::Merge { left, right } => {
             let (one, other) = (shard(*left)?, shard(*right)?);
             if one.range.hi() != other.range.lo() {

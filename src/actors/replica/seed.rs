@@ -59,9 +59,13 @@ pub fn plan(
     let parents: Vec<&Shard> =
         view.shards_of(table).filter(|other| shard.parents.contains(&other.id)).collect();
     if !shard.parents.is_empty() {
-        let here: Vec<String> = shard.parents.iter().map(|id| database(*id)).collect();
-        if here.iter().all(|database| whole.contains(database)) {
-            return Seed::Link(here.into_iter().map(|database| (database, shard.range)).collect());
+        // Each parent gives what it has, and no more: to link a range makes it what the parent holds there, so the
+        // second of two that merge would take away what the first gave.
+        let of = |parent: &&Shard| Some((database(parent.id), shard.range.common(parent.range)?));
+        let here: Vec<_> = parents.iter().filter_map(of).collect();
+        let is_whole = here.len() == shard.parents.len();
+        if is_whole && here.iter().all(|(database, _)| whole.contains(database)) {
+            return Seed::Link(here);
         }
     } else if shard.replica_on(node).is_none_or(|replica| replica.copy_from.is_none()) {
         return Seed::Fresh;
