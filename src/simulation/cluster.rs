@@ -321,6 +321,11 @@ impl Cluster {
     /// Lets virtual time pass; fails at once if an invariant was broken.
     pub async fn advance(&self, ms: u64) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(ms)).await;
+        for (id, node) in &*self.0.nodes.borrow() {
+            if node.rows_found_missing() > 0 {
+                return Err(self.failure(format!("NO-LOSS: {id} found rows missing that were committed")));
+            }
+        }
         match self.0.shared.journal.first_violation() {
             Some(violation) => Err(self.failure(format!("an invariant is broken: {violation}"))),
             None => Ok(()),

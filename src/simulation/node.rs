@@ -15,6 +15,7 @@ use crate::adapters::offload::Inline;
 use crate::adapters::peers::sim::SimNetwork;
 use crate::adapters::recording::MemoryRecording;
 use crate::adapters::routes::{FaultyRoutes, SimRoutes};
+use crate::model::invariants::Invariant;
 use crate::model::node::{ClickHouseEndpoint, NodeState, Secret};
 use crate::model::{Node, NodeId};
 use crate::telemetry::Metrics;
@@ -72,6 +73,7 @@ struct Daemon {
     lifeline: Lifeline,
     lines: BTreeMap<Port, Line>,
     running: Running,
+    metrics: Metrics,
 }
 
 /// See the module.
@@ -137,14 +139,15 @@ impl SimNode {
         let lines: BTreeMap<Port, Line> =
             Port::ALL.into_iter().map(|port| (port, self.line(port, &lifeline, shared))).collect();
         let set = LocalSet::new();
+        let metrics = Metrics::new();
         let running = {
             let _inside = set.enter();
             let recording = shared.setup.recorded.then(|| Arc::new(shared.recording.clone()) as Recorder);
-            actors::spawn_recorded(self.world(&lines, shared), recording)?
+            actors::spawn_recorded(self.world(&lines, metrics.clone(), shared), recording)?
         };
         set.spawn_local(shared.network.serve(&self.record.daemon_url, running.daemon.clone()));
         tokio::task::spawn_local(Process::new(set, lifeline.clone()));
-        self.daemon = Some(Daemon { lifeline, lines, running });
+        self.daemon = Some(Daemon { lifeline, lines, running, metrics });
         Ok(())
     }
 
@@ -156,7 +159,7 @@ impl SimNode {
         line
     }
 
-    fn world(&self, lines: &BTreeMap<Port, Line>, shared: &Shared) -> World {
+    fn world(&self, lines: &BTreeMap<Port, Line>, metrics: Metrics, shared: &Shared) -> World {
         let line = |port: Port| lines[&port].clone();
         let seed = shared.setup.seed
             ^ (self.runs << 32)
@@ -184,7 +187,7 @@ impl SimNode {
             peers: Arc::new(shared.network.peers(&self.record.daemon_url, line(Port::Peers))),
             clock: Arc::new(SimClock::new(1_700_000_000_000, seed).drifting(self.drift_ppm)),
             solver: Arc::new(Inline),
-            metrics: Metrics::new(),
+            metrics,
             nodes: vec![LocalNode {
                 node: self.record.clone(),
                 clickhouse: Arc::new(FaultyClickHouse::new(self.server.clone(), line(Port::ClickHouse))),
@@ -203,6 +206,12 @@ impl SimNode {
     /// Whether a daemon was started and has not died. One whose root actors died counts as dead.
     pub fn daemon_runs(&self) -> bool {
         self.daemon.as_ref().is_some_and(|daemon| !daemon.lifeline.is_over() && daemon.running.healthy())
+    }
+
+    /// How often its daemon found that a table lacks rows which were committed. Nothing here takes rows from a server,
+    /// so it never may: that the daemon reads them again from the topic would hide that they were not published whole.
+    pub fn rows_found_missing(&self) -> u64 {
+        self.daemon.as_ref().map_or(0, |daemon| daemon.metrics.invariant_violations(Invariant::NoLoss).get())
     }
 
     /// Ends the daemon without a goodbye.

@@ -145,11 +145,15 @@ fn fault(dice: &mut Dice, nodes: u32, tables: &[TableSpec]) -> (Event, Option<Ev
 /// Something an operator may ask for, in the dark: numbers of shards are guessed.
 fn operation(dice: &mut Dice, nodes: u32, tables: &[TableSpec], node: String) -> Event {
     let table = &tables[dice.small(0, tables.len() as u32 - 1) as usize];
-    let shard = dice.small(0, table.shards + 1);
+    let (shard, shards) = (dice.small(0, table.shards + 1), table.shards);
     let table = table.name.clone();
     match dice.small(0, 4) {
         0 | 1 => Event::Split { table, shard: (!dice.one_in(3)).then_some(shard) },
-        2 => Event::Merge { table, left: shard, right: shard + 1 },
+        // The halves of a shard that was split lie on the same nodes, and have such numbers.
+        2 => {
+            let left = if dice.one_in(2) { shard } else { shards + 2 * dice.small(0, 2) };
+            Event::Merge { table, left, right: left + 1 }
+        }
         3 => Event::Move { table, shard, from: node, to: dice.node(nodes) },
         _ => Event::Lead { table, shard, to: node },
     }

@@ -4,10 +4,12 @@ use super::seed::{Seed, Source, plan};
 use super::work::Job;
 use super::writer_tests::{DATABASE, P, stage, texts};
 use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables, SimServers};
+use crate::model::names;
 use crate::model::node::{ClickHouseEndpoint, Secret};
+use crate::model::range::PartitionRange;
 use crate::model::table::{Replica, ReplicaState};
 use crate::model::view::{ClusterView, Live, Versioned};
-use crate::model::{Node, NodeId, NodeState};
+use crate::model::{Node, NodeId, NodeState, Shard, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn id(number: usize) -> NodeId {
@@ -56,6 +58,28 @@ async fn the_chosen_source_is_asked_first_then_the_leader_then_the_others_that_l
     view.live.clear();
     let none = plan(&view, table.id, &shard, &id(1), &BTreeSet::new());
     assert!(matches!(none, Seed::Nowhere(_)), "{none:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_shards_that_merge_each_gives_its_own_partitions() {
+    let Job { table, shard, .. } = stage().await.job;
+    let range = |lo, hi| PartitionRange::new(lo, hi).unwrap();
+    let mut view = ClusterView { complete: true, ..ClusterView::default() };
+    view.tables.insert(table.id, Versioned { record: (*table).clone(), revision: 1 }.into());
+    for (number, range) in [(5, range(0, 2)), (6, range(2, 4))] {
+        let record = Shard::new(table.id, ShardId(number), range, [id(1)]);
+        let parents = view.shards.entry(table.id).or_default();
+        parents.insert(ShardId(number), Versioned { record, revision: 1 }.into());
+    }
+    let parents = vec![ShardId(5), ShardId(6)];
+    let child = Shard { parents, range: range(0, 4), ..shard };
+    let databases = [5, 6].map(|number| names::replica_database(&table.name, table.id, ShardId(number)));
+    let whole = BTreeSet::from(databases.clone());
+    let [left, right] = databases;
+    let link = Seed::Link(vec![(left, range(0, 2)), (right.clone(), range(2, 4))]);
+    assert_eq!(plan(&view, table.id, &child, &id(1), &whole), link);
+    let half = plan(&view, table.id, &child, &id(1), &BTreeSet::from([right]));
+    assert!(matches!(half, Seed::Nowhere(_)), "{half:?}");
 }
 
 /// Copies from n2 to n7, of which only n`number` is there; what came of it, and the rows that came.
