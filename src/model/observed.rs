@@ -225,6 +225,28 @@ pub struct Heartbeat {
     pub dropped: Vec<TableId>,
 }
 
+impl Heartbeat {
+    /// Of a first run beside a server that is up and holds these replicas; nothing else is known.
+    pub fn of_healthy(
+        node: NodeId,
+        replicas: BTreeMap<TableId, BTreeMap<ShardId, ReplicaObservation>>,
+    ) -> Self {
+        Self {
+            node,
+            incarnation: 1,
+            clickhouse_up: true,
+            clickhouse_error: String::new(),
+            clickhouse_version: String::new(),
+            disk_free_bytes: 0,
+            disk_total_bytes: 0,
+            replicas,
+            epochs: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            dropped: Vec::new(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

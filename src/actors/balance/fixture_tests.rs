@@ -133,19 +133,7 @@ impl Cluster {
                 ..ReplicaObservation::default()
             };
             let held = held.map(|shard| (shard.id, seen(shard))).collect();
-            let heartbeat = Heartbeat {
-                node: node.clone(),
-                incarnation: 1,
-                clickhouse_up: true,
-                clickhouse_error: String::new(),
-                clickhouse_version: String::new(),
-                disk_free_bytes: 0,
-                disk_total_bytes: 0,
-                replicas: BTreeMap::from([(self.of(), held)]),
-                epochs: BTreeMap::new(),
-                settled: BTreeMap::new(),
-                dropped: vec![],
-            };
+            let heartbeat = Heartbeat::of_healthy(node.clone(), BTreeMap::from([(self.of(), held)]));
             (node.clone(), heartbeat)
         };
         self.view.live.keys().map(heartbeat).collect()

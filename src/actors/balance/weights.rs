@@ -58,19 +58,10 @@ mod tests {
             |next_offset: &i64| PartitionProgress { next_offset: *next_offset, ..Default::default() };
         let partitions = (4..).map(PartitionId).zip(taken.iter().map(progress)).collect();
         let seen = ReplicaObservation { partitions, ..ReplicaObservation::default() };
-        let heartbeat = Heartbeat {
-            node: node.clone(),
-            incarnation: 1,
-            clickhouse_up: true,
-            clickhouse_error: String::new(),
-            clickhouse_version: String::new(),
-            disk_free_bytes: 0,
-            disk_total_bytes: 0,
-            replicas: BTreeMap::from([(table, BTreeMap::from([(ShardId(0), seen)]))]),
-            epochs: BTreeMap::new(),
-            settled: BTreeMap::new(),
-            dropped: Vec::new(),
-        };
+        let heartbeat = Heartbeat::of_healthy(
+            node.clone(),
+            BTreeMap::from([(table, BTreeMap::from([(ShardId(0), seen)]))]),
+        );
         (BTreeMap::from([(node, heartbeat)]), shard)
     }
 

@@ -100,19 +100,7 @@ mod tests {
         };
         let node = |name: &str, replicas| {
             let node: NodeId = name.parse().unwrap();
-            let heartbeat = Heartbeat {
-                node: node.clone(),
-                incarnation: 1,
-                clickhouse_up: true,
-                clickhouse_error: String::new(),
-                clickhouse_version: String::new(),
-                disk_free_bytes: 0,
-                disk_total_bytes: 0,
-                replicas,
-                epochs: BTreeMap::new(),
-                settled: BTreeMap::new(),
-                dropped: Vec::new(),
-            };
+            let heartbeat = Heartbeat::of_healthy(node.clone(), replicas);
             (node, heartbeat)
         };
         let mut seen = Balancing::default();

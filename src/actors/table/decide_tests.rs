@@ -83,19 +83,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
             partitions: [(PartitionId(0), progress)].into(),
             ..ReplicaObservation::default()
         };
-        Heartbeat {
-            node: id(node),
-            incarnation: 1,
-            clickhouse_up: true,
-            clickhouse_error: String::new(),
-            clickhouse_version: String::new(),
-            disk_free_bytes: 0,
-            disk_total_bytes: 0,
-            replicas: [(TableId(uuid::Uuid::nil()), [(ShardId(0), seen)].into())].into(),
-            epochs: BTreeMap::new(),
-            settled: BTreeMap::new(),
-            dropped: vec![],
-        }
+        Heartbeat::of_healthy(id(node), [(TableId(uuid::Uuid::nil()), [(ShardId(0), seen)].into())].into())
     };
     World {
         live: nodes.iter().filter(|n| n.1).map(|n| id(n.0)).collect(),

@@ -144,17 +144,8 @@ fn shard(of: &TraceShard) -> Option<Shard> {
 /// Each live node reports what it holds.
 fn heartbeats(world: &World) -> BTreeMap<NodeId, Heartbeat> {
     let report = |node: &TraceNode| Heartbeat {
-        node: node.id.clone(),
-        incarnation: 1,
-        clickhouse_up: true,
-        clickhouse_error: String::new(),
-        clickhouse_version: String::new(),
-        disk_free_bytes: 0,
         disk_total_bytes: node.capacity_bytes,
-        replicas: BTreeMap::new(),
-        epochs: BTreeMap::new(),
-        settled: BTreeMap::new(),
-        dropped: Vec::new(),
+        ..Heartbeat::of_healthy(node.id.clone(), BTreeMap::new())
     };
     let live = world.nodes.values().filter(|node| node.live);
     let mut reports: BTreeMap<NodeId, Heartbeat> = live.map(|node| (node.id.clone(), report(node))).collect();

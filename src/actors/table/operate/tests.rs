@@ -141,19 +141,7 @@ impl World {
 fn heartbeat(node: &NodeId) -> Heartbeat {
     let seen = ReplicaObservation { serving: true, ..ReplicaObservation::default() };
     let shards: BTreeMap<ShardId, ReplicaObservation> = (0..4).map(|s| (ShardId(s), seen.clone())).collect();
-    Heartbeat {
-        node: node.clone(),
-        incarnation: 1,
-        clickhouse_up: true,
-        clickhouse_error: String::new(),
-        clickhouse_version: String::new(),
-        disk_free_bytes: 0,
-        disk_total_bytes: 0,
-        replicas: BTreeMap::from([(table().id, shards)]),
-        epochs: BTreeMap::new(),
-        settled: BTreeMap::new(),
-        dropped: vec![],
-    }
+    Heartbeat::of_healthy(node.clone(), BTreeMap::from([(table().id, shards)]))
 }
 
 fn table() -> Table {
