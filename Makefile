@@ -29,12 +29,12 @@ help: ## this list
 demo: ## real ClickHouse servers, a million rows; split, join, drain and kill under queries: two minutes
 	@scripts/provision.sh rust build clickhouse
 	@cargo build --locked --bin converthouse
-	@target/debug/converthouse demo $(DEMO_ARGS)
+	@TMPDIR="$$(scripts/scratch.sh)" target/debug/converthouse demo $(DEMO_ARGS)
 
 .PHONY: test
 test: ## format, lints, and every test, those on real servers too
 	@scripts/provision.sh
-	@python3 scripts/test_summary.py all $(FILTER)
+	@TMPDIR="$$(scripts/scratch.sh)" python3 scripts/test_summary.py all $(FILTER)
 
 .PHONY: test-unit
 test-unit: ## the tests that need no server
@@ -44,7 +44,7 @@ test-unit: ## the tests that need no server
 .PHONY: test-real
 test-real: ## the tests on real ClickHouse, etcd, Kafka and Prometheus
 	@scripts/provision.sh
-	@python3 scripts/test_summary.py real $(FILTER)
+	@TMPDIR="$$(scripts/scratch.sh)" python3 scripts/test_summary.py real $(FILTER)
 
 .PHONY: fmt
 fmt: ## rewrites the sources in the project's format
@@ -72,7 +72,7 @@ SEED ?= 1
 .PHONY: proof
 proof: ## real servers under ingest, queries and a nemesis: MINUTES=10 SEED=1
 	@scripts/provision.sh
-	@CONVERTHOUSE_PROOF_MINUTES=$(MINUTES) CONVERTHOUSE_PROOF_SEED=$(SEED) \
+	@TMPDIR="$$(scripts/scratch.sh)" CONVERTHOUSE_PROOF_MINUTES=$(MINUTES) CONVERTHOUSE_PROOF_SEED=$(SEED) \
 	  cargo test --locked --test proof -- --nocapture
 
 .PHONY: bench-ingest

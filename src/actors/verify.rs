@@ -156,10 +156,7 @@ impl State {
         let group = names::consumer_group(&self.verification.cluster, node);
         let kafka = &self.verification.kafka;
         let recorded = kafka.committed(&group, std::slice::from_ref(topic)).await.map_err(of_kafka)?;
-        let short = self.table.id.short();
-        let ours = |position: &Position| {
-            position.table == short && (position.shard == shard.id || shard.parents.contains(&position.shard))
-        };
+        let ours = |position: &Position| position.tells_of(shard, node);
         let recorded = recorded.into_iter().next().flatten();
         Ok(recorded.filter(|at| Position::decode(&at.metadata).as_ref().is_some_and(ours)).map(|at| at.next))
     }

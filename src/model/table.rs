@@ -302,6 +302,12 @@ impl Shard {
         self.replicas.iter().filter(|r| r.state == ReplicaState::Ready).map(|r| &r.node)
     }
 
+    /// Whether the node has a complete copy: in the routes, or out of them for being late.
+    pub fn is_complete_on(&self, node: &NodeId) -> bool {
+        let complete = |r: &Replica| matches!(r.state, ReplicaState::Ready | ReplicaState::Behind);
+        self.replica_on(node).is_some_and(complete)
+    }
+
     /// A replica that is on its way here or away, if any.
     pub fn moving(&self) -> Option<&Replica> {
         self.replicas.iter().find(|r| matches!(r.state, ReplicaState::Creating | ReplicaState::Leaving))

@@ -8,9 +8,10 @@ use super::work::Job;
 use crate::actors::agent::ReplicaNews;
 use crate::actors::throttle::Throttle;
 use crate::adapters::clickhouse::{self, CopyLimits, Pieces, ReplicaTables};
+use crate::adapters::kafka::{self, Committed};
 use crate::adapters::peers::{self, PieceStream};
 use crate::error::Coded;
-use crate::model::names;
+use crate::model::names::{self, TopicPartition};
 use crate::model::observed::{CopyWay, Seeding};
 use crate::model::parts::{Piece, WantedParts, kept_free_bytes};
 use crate::model::table::{Replica, ReplicaState};
@@ -123,17 +124,18 @@ impl Job {
         for (done, partition) in (0u32..).zip(range.partitions()) {
             meter.note(true, |seeding| (seeding.done, seeding.bytes_done) = (done, before));
             let topic = names::topic_partition(&self.table.source, partition);
-            let having = sources.iter().filter(|source| source.range.contains(partition)).take(SOURCES_MAX);
+            let having =
+                sources.iter().filter(|source| source.shard.range.contains(partition)).take(SOURCES_MAX);
             let (mut last, mut copied) = ("no source".to_owned(), false);
             let bytes = sizes.get(&partition).copied();
             for source in having {
                 // Read before the copy: the copy then holds every row below it.
-                let position = self.position_of(&source.node, &topic).await;
+                let position = self.position_of(source, &topic).await;
                 match self.copy_one(nonce, source, partition, bytes, &mut declined, &meter).await {
                     Ok(rows) => {
                         let metric = &self.ports.metrics;
                         metric.copied_rows(&self.table.name.to_string()).inc_by(rows);
-                        positions.extend(position.map(|committed| (topic.clone(), committed)));
+                        positions.push((topic.clone(), position));
                         copied = true;
                         break;
                     }
@@ -145,20 +147,36 @@ impl Job {
             }
             before += bytes.unwrap_or(0);
         }
-        // What the source had done is done here too: the topics are read from there on.
-        self.ports.kafka.commit(&self.ports.group, &positions).await.map_err(|e| e.told())?;
+        self.record(positions).await.map_err(|e| e.told())?;
         server.finish_seed(database, nonce).await.map_err(|e| e.told())
+    }
+
+    /// What the sources had done is done here too: the topics are read from there on. Where one has recorded nothing,
+    /// what this node recorded of a copy that it had before must not stand.
+    async fn record(&self, positions: Vec<(TopicPartition, Option<Committed>)>) -> Result<(), kafka::Error> {
+        let (kafka, group) = (&self.ports.kafka, &self.ports.group);
+        let bare: Vec<TopicPartition> = positions
+            .iter()
+            .filter(|(_, position)| position.is_none())
+            .map(|(topic, _)| topic.clone())
+            .collect();
+        let before = kafka.committed(group, &bare).await?;
+        let stale = bare.into_iter().zip(before).filter(|(_, before)| before.is_some());
+        let unknown = Committed { next: 0, metadata: String::new() };
+        let overwritten = stale.map(|(topic, _)| (topic, unknown.clone()));
+        let known = positions.into_iter().filter_map(|(topic, position)| Some((topic, position?)));
+        kafka.commit(group, &known.chain(overwritten).collect::<Vec<_>>()).await
     }
 
     /// Bytes by partition, of the first source that tells them; nothing depends on it but deadlines and reports.
     async fn sizes_of(&self, sources: &[Source]) -> BTreeMap<PartitionId, u64> {
         let mut sizes = BTreeMap::new();
         for source in sources {
-            if source.range.partitions().all(|partition| sizes.contains_key(&partition)) {
+            if source.shard.range.partitions().all(|partition| sizes.contains_key(&partition)) {
                 continue;
             }
             let Ok(told) = self.ports.clickhouse.remote_sizes(&source.replica).await else { continue };
-            for partition in source.range.partitions() {
+            for partition in source.shard.range.partitions() {
                 let bytes = told.get(&partition).map_or(0, |size| size.bytes);
                 sizes.entry(partition).or_insert(bytes);
             }

@@ -1,15 +1,17 @@
 //! Where a copy comes from (H8): the chosen source first, then the leader, then the others; five at most.
 
+use super::position::Position;
 use super::seed::{Seed, Source, plan};
 use super::work::Job;
 use super::writer_tests::{DATABASE, P, stage, texts};
 use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables, SimServers};
+use crate::adapters::kafka::{Committed, NewTopic, Outgoing};
 use crate::model::names;
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::range::PartitionRange;
 use crate::model::table::{Replica, ReplicaState};
 use crate::model::view::{ClusterView, Live, Versioned};
-use crate::model::{Node, NodeId, NodeState, Shard, ShardId};
+use crate::model::{Epoch, Node, NodeId, NodeState, Shard, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn id(number: usize) -> NodeId {
@@ -82,17 +84,11 @@ async fn of_two_shards_that_merge_each_gives_its_own_partitions() {
     assert!(matches!(half, Seed::Nowhere(_)), "{half:?}");
 }
 
-/// Copies from n2 to n7, of which only n`number` is there; what came of it, and the rows that came.
-async fn copied_from_the_only_one(number: usize) -> (Result<(), String>, u64) {
-    let (here, there) = (stage().await, stage().await);
-    there.insert(&texts(10, |_| false)).await;
-    let network = SimServers::new();
-    here.server.join(&network, "n1", 9_000);
-    there.server.join(&network, &id(number).to_string(), 9_000);
-    let database = "d__t__cvh00000000_s1".to_owned();
-    let source = |number: usize| Source {
+/// The replica of the stage, as a copy on that node.
+fn source(number: usize, shard: Shard) -> Source {
+    Source {
         node: id(number),
-        range: here.job.shard.range,
+        shard,
         replica: RemoteReplica {
             host: id(number).to_string(),
             port: 9_000,
@@ -102,8 +98,18 @@ async fn copied_from_the_only_one(number: usize) -> (Result<(), String>, u64) {
             database: DATABASE.into(),
         },
         daemon_url: String::new(),
-    };
-    let sources: Vec<Source> = (2..=7).map(source).collect();
+    }
+}
+
+/// Copies from n2 to n7, of which only n`number` is there; what came of it, and the rows that came.
+async fn copied_from_the_only_one(number: usize) -> (Result<(), String>, u64) {
+    let (here, there) = (stage().await, stage().await);
+    there.insert(&texts(10, |_| false)).await;
+    let network = SimServers::new();
+    here.server.join(&network, "n1", 9_000);
+    there.server.join(&network, &id(number).to_string(), 9_000);
+    let database = "d__t__cvh00000000_s1".to_owned();
+    let sources: Vec<Source> = (2..=7).map(|number| source(number, here.job.shard.clone())).collect();
     let job = Job { database: database.clone(), ..here.job.clone() };
     let tables = ReplicaTables { database: database.clone(), schema: job.table.schema.clone() };
     let ended = job.copy(&tables, &sources).await;
@@ -120,4 +126,37 @@ async fn a_copy_goes_on_with_the_next_source_and_gives_up_after_the_fifth() {
     let why = ended.unwrap_err();
     assert!(why.contains("cannot be copied from n6"), "{why}");
     assert_eq!(rows, 0, "the sixth is for a later try");
+}
+
+/// A node that had the shard before recorded how far that copy had come: the new one has fewer rows, and none is lost.
+#[tokio::test(start_paused = true)]
+async fn what_was_recorded_of_an_earlier_copy_on_the_node_says_nothing_of_the_new_one() {
+    let (here, there) = (stage().await, stage().await);
+    there.insert(&texts(10, |_| false)).await;
+    let network = SimServers::new();
+    here.server.join(&network, "n1", 9_000);
+    there.server.join(&network, "n2", 9_000);
+    let mut job = here.job.clone();
+    job.database = "d__t__cvh00000000_s1".to_owned();
+    let own = job.ports.node.clone();
+    let topic = names::topic_partition(&job.table.source, P);
+    let kafka = &job.ports.kafka;
+    let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
+    kafka.create_topics(&[made]).await.unwrap();
+    let message = Outgoing { target: topic.clone(), payload: Some("{}".into()), headers: vec![] };
+    kafka.produce(vec![message; 20]).await.unwrap();
+    let before =
+        Position { last_row_offset: Some(19), ..Position::start(job.table.id, job.shard.id, Epoch(0)) };
+    let recorded = Committed { next: 20, metadata: before.encode() };
+    kafka.commit(&job.ports.group, &[(topic.clone(), recorded)]).await.unwrap();
+    job.shard.replicas = vec![Replica { since: Epoch(7), ..Replica::creating(own) }];
+    let of_source = job.shard.clone();
+    let source = source(2, of_source);
+    let tables = ReplicaTables { database: job.database.clone(), schema: job.table.schema.clone() };
+    job.copy(&tables, &[source]).await.unwrap();
+    let start = job.clone().recover(P, topic.clone(), None).await.unwrap();
+    assert_eq!((start.lost_from, start.last_row_offset, start.end), (None, Some(9), 20));
+    let after = job.ports.kafka.committed(&job.ports.group, &[topic.clone()]).await.unwrap();
+    let after = after[0].as_ref().map(|committed| Position::decode(&committed.metadata));
+    assert_eq!(after, Some(None), "a child would take what its parent's earlier copy recorded for its own");
 }

@@ -94,6 +94,10 @@ pub const DEPTH_MAX: usize = 128;
 
 /// Appends the rows of one message to `out`.
 ///
+/// Of JSON objects a message's first row does without its number, which the server then takes to be 0: nearly every row
+/// is its message's first, and a field less is a good part of what a short row costs. Not where the message might name
+/// that column itself: two fields of one name are refused, one alone would be believed.
+///
 /// Row `R` (from 0) is left out where `skip(R)` says so, because the table holds it already; the others keep their
 /// numbers. An empty message, and so a tombstone, has no rows; a newline at the end of the message begins no row.
 /// Returns how many rows were written. On an error `out` is as it was.
@@ -107,6 +111,7 @@ pub fn encode(
 ) -> Result<u32, Unreadable> {
     let before = out.len();
     let mut rows = Rows::new(format, partition, offset, skip, out);
+    rows.first_is_unnumbered = format == MessageFormat::JSONEachRow && !json::may_name_hidden(payload);
     let done = match format {
         MessageFormat::JSONEachRow => json::rows(payload, &mut rows),
         MessageFormat::CSV => csv::rows(payload, &mut rows),
@@ -163,6 +168,9 @@ struct Rows<'a> {
     /// The hidden columns up to the row number, the same for every row of the message.
     head: [u8; HEAD_MAX],
     head_len: usize,
+    /// What of it stands in front of a first row that goes without its number.
+    unnumbered_len: usize,
+    first_is_unnumbered: bool,
     /// What stands between the row number and the row.
     separator: u8,
     next: u32,
@@ -194,9 +202,19 @@ impl<'a> Rows<'a> {
             MessageFormat::TSV => (["", "\t", "\t"], b'\t'),
         };
         let opening: &[u8] = if format == MessageFormat::JSONEachRow { b"{" } else { b"" };
-        let (head, head_len) = ([0; HEAD_MAX], 0);
-        let mut rows =
-            Self { head, head_len, separator, next: 0, written: 0, skip, out, ends: None, opening };
+        let mut rows = Self {
+            head: [0; HEAD_MAX],
+            head_len: 0,
+            unnumbered_len: 0,
+            first_is_unnumbered: false,
+            separator,
+            next: 0,
+            written: 0,
+            skip,
+            out,
+            ends: None,
+            opening,
+        };
         rows.push_head(parts[0].as_bytes());
         rows.push_head(decimal(partition.0.into(), &mut [0; 20]));
         rows.push_head(parts[1].as_bytes());
@@ -204,6 +222,7 @@ impl<'a> Rows<'a> {
             rows.push_head(b"-");
         }
         rows.push_head(decimal(offset.unsigned_abs(), &mut [0; 20]));
+        rows.unnumbered_len = rows.head_len;
         rows.push_head(parts[2].as_bytes());
         rows
     }
@@ -227,8 +246,12 @@ impl<'a> Rows<'a> {
             return;
         }
         self.out.reserve(self.head_len + row.len() + 12);
-        self.out.extend_from_slice(&self.head[..self.head_len]);
-        self.out.extend_from_slice(decimal(number.into(), &mut [0; 20]));
+        if number == 0 && self.first_is_unnumbered {
+            self.out.extend_from_slice(&self.head[..self.unnumbered_len]);
+        } else {
+            self.out.extend_from_slice(&self.head[..self.head_len]);
+            self.out.extend_from_slice(decimal(number.into(), &mut [0; 20]));
+        }
         if !bare {
             self.out.push(self.separator);
         }

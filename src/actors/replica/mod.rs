@@ -28,8 +28,9 @@ use crate::adapters::kafka::{Committed, Fetched};
 use crate::model::invariants::Invariant;
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::{ReplicaObservation, Stall};
-use crate::model::{PartitionId, ReplicaId, Shard, Table};
+use crate::model::{Epoch, PartitionId, ReplicaId, Shard, Table};
 use actix::prelude::*;
+use position::Position;
 use state::{Effect, Event, State};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -62,7 +63,9 @@ impl ReplicaActor {
     ) -> Self {
         let id = ReplicaId { table: table.id, shard: shard.id, node: ports.node.clone() };
         let source = |partition| names::topic_partition(&table.source, partition);
-        let state = State::new(table.id, shard.id, shard.range, limits, source);
+        let life = shard.replica_on(&ports.node).map_or(Epoch(0), |replica| replica.since);
+        let start = Position::start(table.id, shard.id, life);
+        let state = State::new(&start, shard.range, limits, source);
         let by_source = state.sources().map(|(id, source)| (source.clone(), id)).collect();
         let database = names::replica_database(&table.name, table.id, shard.id);
         let job = Job { ports, view, agent: agent.clone(), table, shard: shard.clone(), database };

@@ -1,11 +1,14 @@
 //! What a node records in Kafka beside a partition's next offset, so that a later look can tell a table that lost
-//! rows, a topic that was made anew, and another table's leftovers from the real thing.
+//! rows, a topic that was made anew, and the leftovers of another table, or of an earlier copy of the same shard, from
+//! the real thing.
 //!
-//! Pure. The text form is one short line, versioned: `cvh1 t=1f3a9c2d s=3 row=12344 fp=0a1b2c3d`, with ` at=12345`
-//! where the fingerprint is of an earlier message than the one right before the position.
+//! Pure. The text form is one short line, versioned: `cvh1 t=1f3a9c2d s=3 l=7 row=12344 fp=0a1b2c3d`, with ` at=12345`
+//! where the fingerprint is of an earlier message than the one right before the position, and without ` l=` for the
+//! copies that a shard began with.
 
 use crate::adapters::kafka::{Chunk, Message};
-use crate::model::{ShardId, TableId};
+use crate::model::table::Shard;
+use crate::model::{Epoch, NodeId, ShardId, TableId};
 use std::fmt::Write;
 
 /// The metadata of a committed offset.
@@ -15,6 +18,9 @@ pub struct Position {
     pub table: String,
     /// Its shard.
     pub shard: ShardId,
+    /// Which life of its replica: the shard's epoch when the node was given it. A node that had the shard before has
+    /// recorded how far that copy had come, which says nothing of this one.
+    pub life: Epoch,
     /// The highest offset whose rows were put into the table, if any were.
     pub last_row_offset: Option<i64>,
     /// Fingerprint of the last message below the committed offset.
@@ -24,9 +30,18 @@ pub struct Position {
 }
 
 impl Position {
-    /// A position of that table and shard at the start of history.
-    pub fn start(table: TableId, shard: ShardId) -> Self {
-        Self { table: table.short(), shard, last_row_offset: None, fingerprint: None, fingerprint_at: None }
+    /// A position of that replica at the start of history.
+    pub fn start(table: TableId, shard: ShardId, life: Epoch) -> Self {
+        let table = table.short();
+        Self { table, shard, life, last_row_offset: None, fingerprint: None, fingerprint_at: None }
+    }
+
+    /// Whether it tells how far the shard's replica on that node has come: recorded by itself, or by a parent, which
+    /// it began as. Never by a child: that goes on where the parent has stopped.
+    pub fn tells_of(&self, shard: &Shard, node: &NodeId) -> bool {
+        let life = shard.replica_on(node).map_or(Epoch(0), |replica| replica.since);
+        let own = self.shard == shard.id && self.life == life;
+        self.table == shard.table.short() && (own || shard.parents.contains(&self.shard))
     }
 
     /// Without what it says of rows: for a table whose rows go by themselves (TTL), where rows that are not there
@@ -39,6 +54,9 @@ impl Position {
     /// As stored.
     pub fn encode(&self) -> String {
         let mut text = format!("cvh1 t={} s={}", self.table, self.shard.0);
+        if self.life != Epoch(0) {
+            write!(text, " l={}", self.life.0).expect("writing to a string");
+        }
         if let Some(offset) = self.last_row_offset {
             write!(text, " row={offset}").expect("writing to a string");
         }
@@ -60,6 +78,7 @@ impl Position {
         let mut position = Self {
             table: String::new(),
             shard: ShardId(0),
+            life: Epoch(0),
             last_row_offset: None,
             fingerprint: None,
             fingerprint_at: None,
@@ -68,6 +87,7 @@ impl Position {
             match word.split_once('=')? {
                 ("t", table) => position.table = table.to_owned(),
                 ("s", shard) => position.shard = shard.parse().ok()?,
+                ("l", life) => position.life = Epoch(life.parse().ok()?),
                 ("row", offset) => position.last_row_offset = Some(offset.parse().ok()?),
                 ("fp", hex) => position.fingerprint = Some(u32::from_str_radix(hex, 16).ok()?),
                 ("at", offset) => position.fingerprint_at = Some(offset.parse().ok()?),
@@ -95,14 +115,31 @@ mod tests {
     #[test]
     fn a_position_survives_its_text() {
         let table = TableId(Uuid::from_u128(0x1f3a_9c2d << 96));
-        let mut position = Position::start(table, ShardId(3));
+        let mut position = Position::start(table, ShardId(3), Epoch(0));
         assert_eq!(Position::decode(&position.encode()), Some(position.clone()));
         position.last_row_offset = Some(12_344);
         position.fingerprint = Some(0x0a1b_2c3d);
         assert_eq!(position.encode(), "cvh1 t=1f3a9c2d s=3 row=12344 fp=0a1b2c3d");
         assert_eq!(Position::decode(&position.encode()), Some(position.clone()));
         position.fingerprint_at = Some(12_346);
+        position.life = Epoch(7);
+        assert_eq!(position.encode(), "cvh1 t=1f3a9c2d s=3 l=7 row=12344 fp=0a1b2c3d at=12346");
         assert_eq!(Position::decode(&position.encode()), Some(position));
+    }
+
+    #[test]
+    fn a_position_tells_of_the_copy_that_recorded_it_and_of_what_was_made_of_it() {
+        let (table, node) = (TableId(Uuid::nil()), "n1".parse::<NodeId>().unwrap());
+        let range = crate::model::PartitionRange::new(0, 4).unwrap();
+        let mut shard = Shard::new(table, ShardId(3), range, [node.clone()]);
+        shard.parents = vec![ShardId(1)];
+        shard.replicas[0].since = Epoch(7);
+        let tells = |id, life| Position::start(table, ShardId(id), Epoch(life)).tells_of(&shard, &node);
+        assert!(tells(3, 7) && tells(1, 0) && tells(1, 5));
+        assert!(!tells(3, 0), "of a copy that the node had before");
+        assert!(!tells(4, 0), "of a child, or of anything else");
+        let other = Position { table: "ffffffff".into(), ..Position::start(table, ShardId(3), Epoch(7)) };
+        assert!(!other.tells_of(&shard, &node));
     }
 
     #[test]

@@ -93,10 +93,10 @@ pub fn plan(findings: &Findings) -> Result<Start, Stall> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ShardId, TableId};
+    use crate::model::{Epoch, ShardId, TableId};
 
     fn position(row: Option<i64>, fp: Option<u32>) -> Position {
-        let start = Position::start(TableId(uuid::Uuid::nil()), ShardId(1));
+        let start = Position::start(TableId(uuid::Uuid::nil()), ShardId(1), Epoch(0));
         Position { last_row_offset: row, fingerprint: fp, ..start }
     }
 

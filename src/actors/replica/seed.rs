@@ -36,8 +36,8 @@ pub enum Seed {
 pub struct Source {
     /// Where.
     pub node: NodeId,
-    /// What it has.
-    pub range: PartitionRange,
+    /// The shard that it is of: this one, or a parent.
+    pub shard: Shard,
     /// How it is reached.
     pub replica: RemoteReplica,
     /// The daemon beside it.
@@ -80,7 +80,7 @@ pub fn plan(
             let (endpoint, daemon_url) = (record.clickhouse.clone(), record.daemon_url.clone());
             Some(Source {
                 node: other,
-                range: from.range,
+                shard: from.clone(),
                 replica: RemoteReplica {
                     host: endpoint.host,
                     port: endpoint.port,
@@ -97,7 +97,7 @@ pub fn plan(
     let mut sources = copies(shard);
     let serving = parents.iter().filter(|parent| parent.state != ShardState::Preparing);
     sources.extend(serving.flat_map(|parent| copies(parent)));
-    let has = |partition| sources.iter().any(|source| source.range.contains(partition));
+    let has = |partition| sources.iter().any(|source| source.shard.range.contains(partition));
     match shard.range.partitions().find(|partition| !has(*partition)) {
         Some(partition) => Seed::Nowhere(format!("no copy of {partition} can be read on a node that is up")),
         None => Seed::Copy(sources),
@@ -159,12 +159,15 @@ impl Job {
     }
 
     /// How far another node's replica has come, as it recorded it, to be recorded as ours.
-    pub(super) async fn position_of(&self, node: &NodeId, topic: &TopicPartition) -> Option<Committed> {
-        let group = names::consumer_group(&self.ports.cluster, node);
+    pub(super) async fn position_of(&self, source: &Source, topic: &TopicPartition) -> Option<Committed> {
+        let group = names::consumer_group(&self.ports.cluster, &source.node);
         let recorded = self.ports.kafka.committed(&group, std::slice::from_ref(topic)).await.ok()?;
         let committed = recorded.into_iter().next().flatten()?;
-        let theirs = Position::decode(&committed.metadata).filter(|p| p.table == self.table.id.short())?;
-        let ours = Position { shard: self.shard.id, ..theirs };
+        let theirs = Position::decode(&committed.metadata)?;
+        if !theirs.tells_of(&source.shard, &source.node) {
+            return None;
+        }
+        let ours = Position { shard: self.shard.id, life: self.since(), ..theirs };
         Some(Committed { next: committed.next, metadata: ours.encode() })
     }
 

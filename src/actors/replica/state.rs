@@ -10,7 +10,7 @@ use super::recovery::Start;
 use crate::adapters::kafka::Chunk;
 use crate::model::names::TopicPartition;
 use crate::model::observed::{PartitionProgress, ReplicaObservation, Stall};
-use crate::model::{PartitionId, PartitionRange, ShardId, TableId};
+use crate::model::{PartitionId, PartitionRange};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// First wait after a failure; doubles up to [`BACKOFF_MAX_MS`].
@@ -144,15 +144,14 @@ pub struct State {
 }
 
 impl State {
-    /// A replica of that shard; `sources` names each partition's topic.
+    /// A replica whose history starts at `start`; `source` names each partition's topic.
     pub fn new(
-        table: TableId,
-        shard: ShardId,
+        start: &Position,
         range: PartitionRange,
         limits: Limits,
         source: impl Fn(PartitionId) -> TopicPartition,
     ) -> Self {
-        let partition = |id: PartitionId| Partition::new(source(id), Position::start(table, shard));
+        let partition = |id: PartitionId| Partition::new(source(id), start.clone());
         Self {
             gate: Gate::Closed { until_ms: 0 },
             attempt: 0,

@@ -1,12 +1,13 @@
 //! The replica's transitions, one story a test.
 
 use super::buffer::Limits;
+use super::position::Position;
 use super::recovery::Start;
 use super::state::{Done, Effect, Event, Outcome, State};
 use crate::adapters::kafka::{Chunk, Message};
 use crate::model::names::TopicPartition;
 use crate::model::observed::Stall;
-use crate::model::{PartitionId, PartitionRange, ShardId, TableId};
+use crate::model::{Epoch, PartitionId, PartitionRange, ShardId, TableId};
 use std::collections::BTreeSet;
 
 const P: PartitionId = PartitionId(0);
@@ -14,7 +15,8 @@ const LIMITS: Limits = Limits { messages_max: 4, bytes_max: 1 << 20, age_max_ms:
 
 fn state() -> State {
     let range = PartitionRange::new(0, 1).unwrap();
-    State::new(TableId(uuid::Uuid::nil()), ShardId(0), range, LIMITS, |p| source(p.0))
+    let start = Position::start(TableId(uuid::Uuid::nil()), ShardId(0), Epoch(0));
+    State::new(&start, range, LIMITS, |p| source(p.0))
 }
 
 fn source(partition: u32) -> TopicPartition {

@@ -74,10 +74,7 @@ impl Job {
         let watermarks = kafka.watermarks(source).await.map_err(stall_of)?;
         let recorded =
             kafka.committed(&self.ports.group, std::slice::from_ref(source)).await.map_err(stall_of)?;
-        let ours = |position: &Position| {
-            let lineage = position.shard == self.shard.id || self.shard.parents.contains(&position.shard);
-            lineage && position.table == self.table.id.short()
-        };
+        let ours = |position: &Position| position.tells_of(&self.shard, &self.ports.node);
         let expires = !self.table.schema.ttl.is_empty();
         let trusted = |position: Position| if expires { position.without_rows() } else { position };
         let committed = recorded.into_iter().next().flatten().and_then(|commit| {

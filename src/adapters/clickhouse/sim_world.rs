@@ -324,7 +324,15 @@ fn hidden(format: MessageFormat, line: &[u8]) -> Option<(u32, i64, u32)> {
     let mut rest = line;
     let mut values = Vec::with_capacity(3);
     for head in heads {
-        rest = rest.strip_prefix(head.as_str())?;
+        rest = match rest.strip_prefix(head.as_str()) {
+            Some(rest) => rest,
+            // A field that is not there has its type's default.
+            None if format == MessageFormat::JSONEachRow && values.len() == 2 => {
+                values.push("0".to_owned());
+                break;
+            }
+            None => return None,
+        };
         let (value, len) = number(rest);
         values.push(value);
         rest = &rest[len..];

@@ -49,7 +49,7 @@ fn holders(view: &ClusterView, table: TableId, partition: u32) -> impl Iterator<
 
 /// Whether a complete copy on that node is one no more.
 fn gone(after: &ClusterView, shard: &Shard, node: &NodeId) -> bool {
-    let held = |now: &Shard| now.replica_on(node).as_ref().is_some_and(complete);
+    let held = |now: &Shard| now.is_complete_on(node);
     // The same shard, unless it was split or merged: then whoever holds its partitions.
     match after.shard(shard.table, shard.id).filter(|now| serves(now)) {
         Some(now) => !held(now),

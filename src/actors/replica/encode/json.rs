@@ -5,6 +5,7 @@
 //! one kind only: an array left open would run on into the next message's row.
 
 use super::{DEPTH_MAX, Rows, Unreadable};
+use crate::model::names::HIDDEN_PREFIX;
 
 /// Bytes at which the scan must think.
 const STRUCTURAL: [bool; 256] = {
@@ -44,6 +45,16 @@ pub(super) fn rows(payload: &[u8], rows: &mut Rows<'_>) -> Result<(), Unreadable
         }
     }
     Ok(())
+}
+
+/// Whether a field of the message may have one of our columns' names: plainly, in whatever case, or by escapes.
+pub(super) fn may_name_hidden(payload: &[u8]) -> bool {
+    let named = |at: usize| {
+        payload
+            .get(at..at + HIDDEN_PREFIX.len())
+            .is_some_and(|text| text.eq_ignore_ascii_case(HIDDEN_PREFIX.as_bytes()))
+    };
+    memchr::memchr2_iter(b'\\', b'_', payload).any(|at| payload[at] == b'\\' || named(at))
 }
 
 /// Writes a row whose text is `{…}`: our fields take the place of the opening brace.

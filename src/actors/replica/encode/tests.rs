@@ -26,7 +26,8 @@ fn text(format: MessageFormat, payload: &str) -> String {
 #[test]
 fn json_objects_get_the_hidden_fields_whatever_stands_between_them() {
     let h = |row: u32, rest: &str| {
-        format!("{{\"{PARTITION_COLUMN}\":7,\"{OFFSET_COLUMN}\":42,\"{ROW_COLUMN}\":{row}{rest}\n")
+        let row = if row == 0 { String::new() } else { format!(",\"{ROW_COLUMN}\":{row}") };
+        format!("{{\"{PARTITION_COLUMN}\":7,\"{OFFSET_COLUMN}\":42{row}{rest}\n")
     };
     let two = h(0, ",\"a\":1}") + &h(1, ",\"b\":{}}");
     for payload in [
@@ -40,10 +41,19 @@ fn json_objects_get_the_hidden_fields_whatever_stands_between_them() {
         assert_eq!(text(JSONEachRow, payload), two, "{payload}");
     }
     assert_eq!(text(JSONEachRow, "{ }"), h(0, "}"), "an empty object has no comma");
-    assert_eq!(text(JSONEachRow, r#"{"a":"\\\"}{[","b":[{}]}"#), h(0, r#","a":"\\\"}{[","b":[{}]}"#));
+    let numbered = |rest: &str| h(0, "").replace('\n', &format!(",\"{ROW_COLUMN}\":0{rest}\n"));
+    assert_eq!(text(JSONEachRow, r#"{"a":"\\\"}{[","b":[{}]}"#), numbered(r#","a":"\\\"}{[","b":[{}]}"#));
     assert_eq!(text(JSONEachRow, "{\"a\":\n1}"), h(0, ",\"a\":\n1}"));
     let long = format!("{{\"a\":\"{}\\\"{}\"}}", "x".repeat(50), "}".repeat(50));
-    assert_eq!(text(JSONEachRow, &long), h(0, &format!(",{}", &long[1..])));
+    assert_eq!(text(JSONEachRow, &long), numbered(&format!(",{}", &long[1..])));
+    for own in [r#"{"_cvh_row":5}"#, r#"{"_CVH_ROW":5}"#, r#"{"\u005fcvh_row":5}"#, r#"{"a__cvh_row":5}"#] {
+        assert_eq!(
+            text(JSONEachRow, own),
+            numbered(&format!(",{}", &own[1..])),
+            "two are refused, one is believed"
+        );
+    }
+    assert_eq!(text(JSONEachRow, r#"{"a_b":"_cv"}"#), h(0, r#","a_b":"_cv"}"#));
 }
 
 #[test]
@@ -215,7 +225,9 @@ proptest! {
             let mut object = object;
             object.insert(PARTITION_COLUMN.into(), json!(partition));
             object.insert(OFFSET_COLUMN.into(), json!(offset));
-            object.insert(ROW_COLUMN.into(), json!(row));
+            if row > 0 || payload.contains('\\') {
+                object.insert(ROW_COLUMN.into(), json!(row));
+            }
             expected.push(Value::Object(object));
         }
         prop_assert_eq!(rows as usize, expected.len());
@@ -231,7 +243,7 @@ proptest! {
     ) {
         for format in [JSONEachRow, CSV, TSV] {
             if let Ok((rows, out)) = run(format, &payload) {
-                let marker = if format == JSONEachRow { "_cvh_row" } else { "42" };
+                let marker = if format == JSONEachRow { "_cvh_offset" } else { "42" };
                 prop_assert!(out.matches(marker).count() >= rows as usize);
                 prop_assert!(rows == 0 || out.ends_with('\n'));
             }
