@@ -5,7 +5,7 @@ use converthouse::adapters::kafka::{Kafka, KafkaClient};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 const EVERY: Duration = Duration::from_millis(50);
 /// A broker may be gone for so long: the idempotent producer sends again by itself, once.
@@ -26,19 +26,21 @@ impl Producer {
         options.deadline_ms = PATIENCE_MS;
         let client = KafkaClient::new(options).unwrap();
         let (stopped, counter) = (stop.clone(), sent.clone());
-        let some = (rows_per_s / 20).max(1);
+        let began = Instant::now();
         let task = tokio::spawn(async move {
-            let mut due = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
                 let next = counter.load(Ordering::Relaxed);
-                client.produce((next..next + some).map(event).collect()).await.unwrap();
-                counter.store(next + some, Ordering::Relaxed);
-                // What was late is made up for at twice the pace, as by a producer that buffers.
-                due += EVERY;
-                sleep_until(due.max(Instant::now() + EVERY / 2)).await;
+                // What is late goes with the next ones, as from a producer that buffers: a second's rows at most.
+                let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap();
+                let due = (rows_per_s * elapsed_ms / 1_000).saturating_sub(next).min(rows_per_s);
+                if due > 0 {
+                    client.produce((next..next + due).map(event).collect()).await.unwrap();
+                    counter.store(next + due, Ordering::Relaxed);
+                }
+                sleep(EVERY).await;
             }
         });
-        Self { stop, sent, began: Instant::now(), task }
+        Self { stop, sent, began, task }
     }
 
     /// Waits until so many more rows have been sent.
