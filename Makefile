@@ -13,7 +13,7 @@ export CARGO_INCREMENTAL ?= 0
 export CARGO_TERM_COLOR ?= never
 endif
 
-# Options for `converthouse demo`, such as DEMO_ARGS='--kafka 127.0.0.1:9092'.
+# Options for `converthouse demo`, such as DEMO_ARGS='--kafka 127.0.0.1:9092' or DEMO_ARGS=--stay.
 DEMO_ARGS ?=
 # Only the tests whose name contains this.
 FILTER ?=

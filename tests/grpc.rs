@@ -443,6 +443,13 @@ async fn lists_health_and_reflection_are_served() {
         let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status, 1, "{service:?} is serving");
     }
+    let whole = tonic_health::pb::HealthCheckRequest { service: String::new() };
+    let mut seen = health.watch(whole).await.unwrap().into_inner();
+    assert_eq!(seen.message().await.unwrap().unwrap().status, 1);
+    edge.not_ready.lock().unwrap().push("no daemon leads the cluster".into());
+    assert_eq!(seen.message().await.unwrap().unwrap().status, 2, "not ready, so not serving");
+    edge.not_ready.lock().unwrap().clear();
+    assert_eq!(seen.message().await.unwrap().unwrap().status, 1);
     use tonic_reflection::pb::v1 as reflection;
     let mut client = reflection::server_reflection_client::ServerReflectionClient::new(channel);
     let ask = reflection::ServerReflectionRequest {

@@ -3,6 +3,7 @@
 //! Each call runs as a task of its own: a caller that goes away does not stop half of a change, and a panic is
 //! that call's error, not the connection's end.
 
+use super::http::Readiness;
 use super::{Stop, stop_when, until_stopped};
 use crate::adapters::peers::convert::{self, Malformed};
 use crate::adapters::peers::grpc::MESSAGE_BYTES_MAX;
@@ -15,6 +16,7 @@ use crate::wire::routing_server::{Routing, RoutingServer};
 use crate::wire::transfer_server::{Transfer, TransferServer};
 use crate::wire::{self, DESCRIPTORS};
 use futures::StreamExt;
+use futures::future::Either;
 use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,11 @@ use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// Between two looks at the daemon's readiness.
+const READINESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Why the server could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +43,15 @@ struct Service {
 
 /// Serves until `shutdown` completes; then watches end, other calls get a few seconds.
 ///
+/// The health of each service is that it is served; the server's as a whole (the empty name) is the daemon's readiness,
+/// as `/readyz` tells it.
+///
 /// With `tls` the server shows its identity, and with a `ca_pem` it takes only clients that show one signed by it.
 pub async fn serve(
     listener: TcpListener,
     daemon: Arc<dyn Daemon>,
     tls: Option<Tls>,
+    readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let failed = |e: &dyn std::error::Error| ServeError(chain(e));
@@ -59,6 +70,7 @@ pub async fn serve(
     health.set_serving::<RoutingServer<Service>>().await;
     health.set_serving::<AgentServer<Service>>().await;
     health.set_serving::<TransferServer<Service>>().await;
+    tell_readiness(&health, &readiness).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .build_v1()
@@ -79,7 +91,23 @@ pub async fn serve(
         .add_service(agent)
         .add_service(transfer)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.clone());
-    until_stopped(running, stop).await.map_err(|e| failed(&e))
+    let told = async {
+        loop {
+            tokio::time::sleep(READINESS_EVERY).await;
+            tell_readiness(&health, &readiness).await;
+        }
+    };
+    let ended = until_stopped(running, stop);
+    futures::pin_mut!(told, ended);
+    match futures::future::select(ended, told).await {
+        Either::Left((ended, _)) => ended.map_err(|e| failed(&e)),
+        Either::Right((never, _)) => never,
+    }
+}
+
+async fn tell_readiness(health: &HealthReporter, readiness: &Readiness) {
+    let status = if readiness().is_empty() { ServingStatus::Serving } else { ServingStatus::NotServing };
+    health.set_service_status("", status).await;
 }
 
 fn server_tls(tls: &Tls) -> Result<ServerTlsConfig, ServeError> {

@@ -17,6 +17,9 @@ pub(super) struct Demo {
     /// Keep the demo's folder (configuration, logs, data) and say where it is
     #[arg(long)]
     keep: bool,
+    /// Leave the cluster running once everything is proven, until Ctrl-C, and say how to reach it
+    #[arg(long)]
+    stay: bool,
     /// Where to put that folder [default: the system's folder for temporary files]
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
@@ -30,8 +33,13 @@ impl Demo {
         let log = telemetry::LogOptions { level: self.log, format: telemetry::LogFormat::Text };
         let started = telemetry::start_logs(&log);
         started.map_err(|e| Failure::failed(format!("cannot start logging: {e}"), "correct --log"))?;
-        let options =
-            demo::Options { kafka: self.kafka, rows: self.rows, keep: self.keep, folder: self.folder };
+        let options = demo::Options {
+            kafka: self.kafka,
+            rows: self.rows,
+            keep: self.keep,
+            stay: self.stay,
+            folder: self.folder,
+        };
         demo::run(options).map_err(|error| Failure::failed(error.what, &error.remedy))
     }
 }

@@ -181,7 +181,7 @@ async fn start(mut config: Config) -> Result<Started, Error> {
     let (stop, stopping) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let daemon = running.daemon.clone();
     let readiness = readiness(&running, stopping.clone());
-    let serve_grpc = api::grpc::serve(grpc, daemon.clone(), tls, notified(&stop));
+    let serve_grpc = api::grpc::serve(grpc, daemon.clone(), tls, readiness.clone(), notified(&stop));
     let serve_http =
         api::http::serve(http, daemon.clone(), metrics.registry().clone(), readiness, notified(&stop));
     let servers = vec![

@@ -23,6 +23,8 @@ pub struct Options {
     pub rows: u64,
     /// Keep the folder (logs, data, configuration) and say where it is.
     pub keep: bool,
+    /// Once everything is proven, leave the cluster running until Ctrl-C.
+    pub stay: bool,
     /// Where to put it; `None` is the system's folder for temporary files.
     pub folder: Option<PathBuf>,
 }

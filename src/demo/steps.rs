@@ -1,7 +1,7 @@
 //! The demo's story, step by step; each step proves something or fails the demo.
 
 use super::scene::{self, NODES, Scene, node};
-use super::{Options, elastic};
+use super::{Options, elastic, interrupted};
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::adapters::kafka::Outgoing;
 use crate::daemon::Error;
@@ -62,6 +62,9 @@ pub async fn play(options: Options) -> Result<(), Error> {
     if options.keep {
         println!("Everything is kept in {}", scene.folder.path().display());
     }
+    if options.stay {
+        stay(&scene).await;
+    }
     scene.stop_daemon()?;
     // Nobody needs their data any more: an orderly end of each would take many seconds.
     for server in &mut scene.servers {
@@ -69,6 +72,20 @@ pub async fn play(options: Options) -> Result<(), Error> {
     }
     println!("All processes ended; it took {:.0} s.", seconds(&report.began));
     Ok(())
+}
+
+/// Says how the cluster is reached, and leaves it alone until somebody has seen enough.
+async fn stay(scene: &Scene) {
+    println!("\nThe cluster goes on until Ctrl-C. In another terminal:");
+    println!("  export CONVERTHOUSE_SERVER={}", scene.grpc_url);
+    println!(
+        "  converthouse status; converthouse table show shop.events; converthouse routes shop.events --json"
+    );
+    for (number, server) in scene.servers.iter().enumerate() {
+        let sql = "SELECT count() FROM shop.events";
+        println!("  clickhouse-client --port {} --query '{sql}'   # {}", server.tcp_port(), node(number));
+    }
+    interrupted().await;
 }
 
 async fn create(scene: &Scene, report: &mut Report) -> Result<(), Error> {

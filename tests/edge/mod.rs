@@ -455,8 +455,8 @@ impl Edge {
                 let http = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 tell.send((grpc.local_addr().unwrap(), http.local_addr().unwrap())).unwrap();
                 let stop = futures::FutureExt::shared(async move { drop(stopped.await) });
-                let readiness = Arc::new(move || reasons.lock().unwrap().clone());
-                let serve = api::grpc::serve(grpc, served.clone(), tls, stop.clone());
+                let readiness: api::http::Readiness = Arc::new(move || reasons.lock().unwrap().clone());
+                let serve = api::grpc::serve(grpc, served.clone(), tls, readiness.clone(), stop.clone());
                 let (grpc, http) =
                     futures::join!(serve, api::http::serve(http, served, registry, readiness, stop));
                 grpc.unwrap();

@@ -226,8 +226,8 @@ fn kinds(
                     one.range, other.range
                 )));
             }
-            let into = ShardId(table.next_shard);
-            Ok(vec![Kind::Merge { left: *left, right: *right, into }])
+            let merge = Kind::Merge { left: *left, right: *right, into: ShardId(table.next_shard) };
+            Ok(gather(view, one, other)?.into_iter().chain([merge]).collect())
         }
         Asked::Move { shard: id, from, to } => {
             let shard = shard(*id)?;
@@ -256,6 +256,29 @@ fn kinds(
             Ok(vec![Kind::Remove { shard: *id, from: from.clone() }])
         }
     }
+}
+
+/// The moves that bring two shards onto the same nodes, for a merge that waits for them: the second one's copies to the
+/// first one's nodes, or the other way where those may be given nothing.
+fn gather(view: &ClusterView, left: &Shard, right: &Shard) -> Result<Vec<Kind>, Error> {
+    let takes =
+        |node: &&NodeId| view.nodes.get(*node).is_some_and(|node| node.record.state == NodeState::Active);
+    let lacks = |shard: &Shard, of: &Shard| -> Vec<NodeId> {
+        let nodes = of.staying().map(|replica| &replica.node);
+        nodes.filter(|node| shard.replica_on(node).is_none()).cloned().collect()
+    };
+    for (stays, moves) in [(left, right), (right, left)] {
+        let (from, to) = (lacks(stays, moves), lacks(moves, stays));
+        if from.len() == to.len() && to.iter().all(|node| takes(&node)) {
+            let pairs = from.into_iter().zip(to);
+            return Ok(pairs.map(|(from, to)| Kind::Move { shard: moves.id, from, to }).collect());
+        }
+    }
+    Err(Error::Refused(format!(
+        "{} and {} are on different nodes and cannot be brought together: one of them has more replicas, or nodes of \
+         both are drained or cordoned; wait until that is over, or `shard move` them",
+        left.id, right.id
+    )))
 }
 
 /// A node that could take a replica.

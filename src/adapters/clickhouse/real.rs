@@ -163,7 +163,9 @@ pub(super) fn insert_settings(
     settings.extend(format_settings.iter().map(|(name, value)| (name.clone(), value.clone())));
     let mut set = |name: &str, value: &str| settings.push((name.to_owned(), value.to_owned()));
     set("max_insert_block_size", "1000000000");
-    set("min_insert_block_size_rows", "1000000000");
+    // Without parallel parsing a body is one block already; to be gathered anyhow it would be copied once more.
+    let gather_rows = if can.parallel_parsing { "1000000000" } else { "0" };
+    set("min_insert_block_size_rows", gather_rows);
     set("min_insert_block_size_bytes", "0");
     // A value of the wrong kind must be an error of its row, not a guess.
     set("input_format_allow_errors_num", &bad_rows_max.to_string());
