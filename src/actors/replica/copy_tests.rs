@@ -156,7 +156,7 @@ async fn what_was_recorded_of_an_earlier_copy_on_the_node_says_nothing_of_the_ne
     job.copy(&tables, &[source]).await.unwrap();
     let start = job.clone().recover(P, topic.clone(), None).await.unwrap();
     assert_eq!((start.lost_from, start.last_row_offset, start.end), (None, Some(9), 20));
-    let after = job.ports.kafka.committed(&job.ports.group, &[topic.clone()]).await.unwrap();
+    let after = job.ports.kafka.committed(&job.ports.group, std::slice::from_ref(&topic)).await.unwrap();
     let after = after[0].as_ref().map(|committed| Position::decode(&committed.metadata));
     assert_eq!(after, Some(None), "a child would take what its parent's earlier copy recorded for its own");
 }
