@@ -130,7 +130,7 @@ impl Job {
             let bytes = sizes.get(&partition).copied();
             for source in having {
                 // Read before the copy: the copy then holds every row below it.
-                let position = self.position_of(source, &topic).await;
+                let position = self.position_of(source, &topic).await.map_err(|e| e.told())?;
                 match self.copy_one(nonce, source, partition, bytes, &mut declined, &meter).await {
                     Ok(rows) => {
                         let metric = &self.ports.metrics;

@@ -8,7 +8,7 @@ use super::position::Position;
 use super::work::Job;
 use crate::actors::agent::{FromReplica, ReplicaNews};
 use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables};
-use crate::adapters::kafka::Committed;
+use crate::adapters::kafka::{self, Committed};
 use crate::error::Coded;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::names::{self, TopicPartition};
@@ -159,16 +159,23 @@ impl Job {
     }
 
     /// How far another node's replica has come, as it recorded it, to be recorded as ours.
-    pub(super) async fn position_of(&self, source: &Source, topic: &TopicPartition) -> Option<Committed> {
+    ///
+    /// # Errors
+    /// That Kafka cannot tell: a copy without its position would not know of expired rows that they had been there.
+    pub(super) async fn position_of(
+        &self,
+        source: &Source,
+        topic: &TopicPartition,
+    ) -> Result<Option<Committed>, kafka::Error> {
         let group = names::consumer_group(&self.ports.cluster, &source.node);
-        let recorded = self.ports.kafka.committed(&group, std::slice::from_ref(topic)).await.ok()?;
-        let committed = recorded.into_iter().next().flatten()?;
-        let theirs = Position::decode(&committed.metadata)?;
-        if !theirs.tells_of(&source.shard, &source.node) {
-            return None;
-        }
-        let ours = Position { shard: self.shard.id, life: self.since(), ..theirs };
-        Some(Committed { next: committed.next, metadata: ours.encode() })
+        let recorded = self.ports.kafka.committed(&group, std::slice::from_ref(topic)).await?;
+        let of_source = |committed: Committed| {
+            let theirs = Position::decode(&committed.metadata)?;
+            let ours = Position { shard: self.shard.id, life: self.since(), ..theirs.clone() };
+            let committed = Committed { next: committed.next, metadata: ours.encode() };
+            theirs.tells_of(&source.shard, &source.node).then_some(committed)
+        };
+        Ok(recorded.into_iter().next().flatten().and_then(of_source))
     }
 
     pub(super) fn tell(&self, news: ReplicaNews) {
