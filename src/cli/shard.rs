@@ -34,7 +34,7 @@ pub(super) enum ShardCommand {
         #[command(flatten)]
         begin: Begin,
     },
-    /// Merge two neighbouring shards that are on the same nodes
+    /// Merge two neighbouring shards; if they are on different nodes, copies are moved first
     Merge {
         /// db.table
         #[arg(value_parser = parse_name)]

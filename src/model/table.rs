@@ -209,6 +209,13 @@ pub enum ReplicaState {
     Leaving,
 }
 
+impl ReplicaState {
+    /// Whether all rows up to some offset are there: ready, or ready once and late since.
+    pub fn is_complete(self) -> bool {
+        matches!(self, Self::Ready | Self::Behind)
+    }
+}
+
 /// The copy of a shard on one node, as desired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
@@ -302,10 +309,9 @@ impl Shard {
         self.replicas.iter().filter(|r| r.state == ReplicaState::Ready).map(|r| &r.node)
     }
 
-    /// Whether the node has a complete copy: in the routes, or out of them for being late.
-    pub fn is_complete_on(&self, node: &NodeId) -> bool {
-        let complete = |r: &Replica| matches!(r.state, ReplicaState::Ready | ReplicaState::Behind);
-        self.replica_on(node).is_some_and(complete)
+    /// Which life of its replica a node has, or had from the shard's beginning.
+    pub fn life_on(&self, node: &NodeId) -> Epoch {
+        self.replica_on(node).map_or(Epoch(0), |replica| replica.since)
     }
 
     /// A replica that is on its way here or away, if any.

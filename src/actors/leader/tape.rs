@@ -11,7 +11,7 @@ use crate::model::ids::{NodeId, OperationId};
 use crate::model::node::Node;
 use crate::model::observed::Heartbeat;
 use crate::model::operation::{Operation, State};
-use crate::model::table::{ReplicaState, Shard, ShardState, Table, TableState};
+use crate::model::table::{Shard, ShardState, Table, TableState};
 use crate::model::trace::{
     Event, Header, Line, Origin, Timed, TraceNode, TraceShard, TraceTable, VERSION, World, changes, snapshot,
 };
@@ -231,9 +231,10 @@ impl Look<'_> {
     }
 
     fn shard(&self, of: &Shard, world: &World) -> TraceShard {
-        let there = |state: ReplicaState| matches!(state, ReplicaState::Ready | ReplicaState::Behind);
-        let copies =
-            of.replicas.iter().filter(|copy| there(copy.state) && world.nodes.contains_key(&copy.node));
+        let copies = of
+            .replicas
+            .iter()
+            .filter(|copy| copy.state.is_complete() && world.nodes.contains_key(&copy.node));
         let nodes: Vec<NodeId> = copies.map(|copy| copy.node.clone()).collect();
         let reported =
             |node: &NodeId| Some(self.heartbeats.get(node)?.replicas.get(&of.table)?.get(&of.id)?.bytes);

@@ -28,7 +28,7 @@ use crate::adapters::kafka::{Committed, Fetched};
 use crate::model::invariants::Invariant;
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::{ReplicaObservation, Stall};
-use crate::model::{Epoch, PartitionId, ReplicaId, Shard, Table};
+use crate::model::{PartitionId, ReplicaId, Shard, Table};
 use actix::prelude::*;
 use position::Position;
 use state::{Effect, Event, State};
@@ -63,8 +63,7 @@ impl ReplicaActor {
     ) -> Self {
         let id = ReplicaId { table: table.id, shard: shard.id, node: ports.node.clone() };
         let source = |partition| names::topic_partition(&table.source, partition);
-        let life = shard.replica_on(&ports.node).map_or(Epoch(0), |replica| replica.since);
-        let start = Position::start(table.id, shard.id, life);
+        let start = Position::start(table.id, shard.id, shard.life_on(&ports.node));
         let state = State::new(&start, shard.range, limits, source);
         let by_source = state.sources().map(|(id, source)| (source.clone(), id)).collect();
         let database = names::replica_database(&table.name, table.id, shard.id);

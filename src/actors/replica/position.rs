@@ -39,8 +39,7 @@ impl Position {
     /// Whether it tells how far the shard's replica on that node has come: recorded by itself, or by a parent, which
     /// it began as. Never by a child: that goes on where the parent has stopped.
     pub fn tells_of(&self, shard: &Shard, node: &NodeId) -> bool {
-        let life = shard.replica_on(node).map_or(Epoch(0), |replica| replica.since);
-        let own = self.shard == shard.id && self.life == life;
+        let own = self.shard == shard.id && self.life == shard.life_on(node);
         self.table == shard.table.short() && (own || shard.parents.contains(&self.shard))
     }
 

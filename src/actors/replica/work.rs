@@ -40,7 +40,7 @@ pub struct Job {
 impl Job {
     /// Which life of the replica this is.
     pub fn since(&self) -> Epoch {
-        self.shard.replica_on(&self.ports.node).map_or(Epoch(0), |replica| replica.since)
+        self.shard.life_on(&self.ports.node)
     }
 
     /// Makes the tables, where they are missing, with what history there is to take over, and opens a new gate.

@@ -13,7 +13,7 @@ use crate::model::operation::{Kind, Operation, cause};
 use crate::model::range::PartitionRange;
 use crate::model::table::{Shard, Table, TableState};
 use actix::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Does what a step says; returns the store's revision after it.
 pub(super) async fn carry_out(
@@ -148,7 +148,7 @@ async fn write(lead: &Lead, basis: &Basis, change: &Change) -> Result<Revision, 
         });
         writes.push(Write::Put { key, value: shard.encode(), lease: None });
     }
-    compares.extend(counted_on(lead, basis, change).into_iter().map(Compare::Present));
+    compares.extend(change.counted_on.iter().map(|node| Compare::Present(lead.keys.live(node))));
     for id in &change.delete {
         let key = lead.keys.shard(table.record.id, *id);
         if let Some(before) = basis.shards.get(id) {
@@ -168,18 +168,6 @@ async fn write(lead: &Lead, basis: &Basis, change: &Change) -> Result<Revision, 
         tracing::info!(table = %table.record.name, change = reason, "table changed");
     }
     Ok(revision)
-}
-
-/// The leases of the nodes that a shard goes on with as it gives up a copy: what was seen of them may be old by now,
-/// above all by a leader that has just become it (KEEP-COPIES).
-fn counted_on(lead: &Lead, basis: &Basis, change: &Change) -> BTreeSet<String> {
-    let gives_up = |shard: &&Shard| {
-        let before = basis.shards.get(&shard.id);
-        before.is_some_and(|before| before.record.ready_nodes().any(|node| !shard.is_complete_on(node)))
-    };
-    let view = lead.view.read();
-    let stay = change.shards.iter().filter(gives_up).flat_map(Shard::ready_nodes);
-    stay.filter(|node| view.is_live(node)).map(|node| lead.keys.live(node)).collect()
 }
 
 /// Deletes the topics, once: the record says when they are gone, and until then no other table may be made on them

@@ -1,7 +1,7 @@
 //! KEEP-COPIES: a complete copy that lives is given up only when as many as wanted stay; the last one never.
 
 use super::{Invariant, Violation};
-use crate::model::table::{Replica, ReplicaState, Shard, ShardState, TableState};
+use crate::model::table::{Replica, Shard, ShardState, TableState};
 use crate::model::view::ClusterView;
 use crate::model::{NodeId, TableId};
 use std::collections::BTreeSet;
@@ -31,9 +31,8 @@ pub fn check(before: &ClusterView, after: &ClusterView) -> Vec<Violation> {
     found
 }
 
-/// Ready, or ready once and late since: all rows up to some offset are there.
 fn complete(replica: &&Replica) -> bool {
-    matches!(replica.state, ReplicaState::Ready | ReplicaState::Behind)
+    replica.state.is_complete()
 }
 
 /// In the topology: what is being prepared or retired is no copy that readers can count on.
@@ -49,7 +48,7 @@ fn holders(view: &ClusterView, table: TableId, partition: u32) -> impl Iterator<
 
 /// Whether a complete copy on that node is one no more.
 fn gone(after: &ClusterView, shard: &Shard, node: &NodeId) -> bool {
-    let held = |now: &Shard| now.is_complete_on(node);
+    let held = |now: &Shard| now.replica_on(node).as_ref().is_some_and(complete);
     // The same shard, unless it was split or merged: then whoever holds its partitions.
     match after.shard(shard.table, shard.id).filter(|now| serves(now)) {
         Some(now) => !held(now),

@@ -49,6 +49,9 @@ pub struct Change {
     pub shards: Vec<Shard>,
     /// Records that go.
     pub delete: Vec<ShardId>,
+    /// Nodes whose copies are counted on as one is given up: each must hold its lease as this is written, since what
+    /// was seen of it may be old by then, above all by a leader that has just become it (KEEP-COPIES).
+    pub counted_on: Vec<NodeId>,
     /// Routes change: the table's next epoch.
     pub publish: bool,
     /// For the log: one line a change.
@@ -205,5 +208,5 @@ fn not_there(shard: ShardId) -> Progress {
 }
 
 fn step(shards: Vec<Shard>, publish: bool, reason: String) -> Progress {
-    Progress::Step(Change { shards, delete: Vec::new(), publish, reasons: vec![reason] })
+    Progress::Step(Change { shards, publish, reasons: vec![reason], ..Change::default() })
 }

@@ -1,6 +1,6 @@
 //! Moving copies and leaderships: add first, publish, only then remove.
 
-use super::{Progress, Scene, not_there, step, waiting};
+use super::{Change, Progress, Scene, not_there, step, waiting};
 use crate::actors::table::decide::{self, LeftOut};
 use crate::model::ids::{NodeId, ShardId};
 use crate::model::operation::{State, WaitCode};
@@ -188,17 +188,19 @@ fn leave(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Progress {
             })
         }
         (ReplicaState::Ready | ReplicaState::Behind, _) => {
-            let others = scene.ready_live(shard).filter(|other| *other != node).count();
+            let others: Vec<NodeId> =
+                scene.ready_live(shard).filter(|other| *other != node).cloned().collect();
             let counts = replica.state == ReplicaState::Ready && !scene.down(node);
             let enough = match counts {
                 _ if removes_first(scene) => 0,
                 true => scene.table.replicas as usize,
                 false => 1,
             };
-            if others < enough {
+            if others.len() < enough {
                 let what = format!(
-                    "{enough} complete live copies of {} besides the one on {node}; there are {others}",
-                    shard.id
+                    "{enough} complete live copies of {} besides the one on {node}; there are {}",
+                    shard.id,
+                    others.len()
                 );
                 return waiting(WaitCode::FewCopies, what);
             }
@@ -212,7 +214,9 @@ fn leave(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Progress {
             next.leader = decide::leader(scene.table, &next, scene.known, scene.rules);
             next.epoch = shard.epoch.next();
             // Also for one that was not in the routes: who is read first may change with it.
-            step(vec![next], true, format!("{} leaves {node}", shard.id))
+            let reasons = vec![format!("{} leaves {node}", shard.id)];
+            let (shards, publish) = (vec![next], true);
+            Progress::Step(Change { shards, counted_on: others, publish, reasons, ..Change::default() })
         }
     }
 }

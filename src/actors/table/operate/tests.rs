@@ -283,6 +283,7 @@ fn a_move_adds_before_it_removes_and_the_new_copy_takes_the_old_ones_place() {
     world.ready(0, "n3");
     let replaced = world.step();
     assert!(replaced.publish);
+    assert_eq!(replaced.counted_on, [id("n3"), id("n2")], "they must live as it is written");
     let order: Vec<(&str, ReplicaState)> =
         replaced.shards[0].replicas.iter().map(|r| (r.node.as_str(), r.state)).collect();
     assert_eq!(
@@ -309,7 +310,9 @@ fn a_live_copy_stays_while_another_is_down() {
         "n2 may never come back"
     );
     world.down = BTreeMap::from([(id("n1"), 99_000)]);
-    assert!(world.step().publish, "what is down is no live copy");
+    let left = world.step();
+    assert!(left.publish, "what is down is no live copy");
+    assert!(!left.counted_on.contains(&id("n1")), "{:?}", left.counted_on);
 }
 
 #[test]
