@@ -55,6 +55,7 @@ use leadership::{Candidate, Leadership, Resign, Seat};
 use mirror::made::MadeViews;
 use mirror::{Mirror, Observe, View};
 use node_ports::{InsertRoom, NodePorts};
+use router::made::MadeRoutes;
 use router::{Introduce, Router};
 use std::sync::{Arc, OnceLock};
 use table::decide::Rules;
@@ -154,6 +155,15 @@ pub struct LocalNode {
     pub routes: Arc<dyn RoutesFile>,
 }
 
+/// What several daemons of one process need only make once. A daemon by itself has it to itself.
+#[derive(Clone, Default)]
+pub struct Made {
+    /// Views; none are kept by a daemon that is alone.
+    pub views: Option<MadeViews>,
+    /// Routes and cluster files.
+    pub routes: MadeRoutes,
+}
+
 /// Everything outside that a daemon's actors need.
 #[derive(Clone)]
 pub struct World {
@@ -167,8 +177,8 @@ pub struct World {
     pub incarnation: u64,
     /// The metadata store.
     pub store: Arc<dyn MetaStore>,
-    /// Where daemons of this process that follow the same store find each other's views.
-    pub common: Option<MadeViews>,
+    /// What daemons of this process that follow the same store have made already.
+    pub made: Made,
     /// The message queue.
     pub kafka: Arc<dyn Kafka>,
     /// The other daemons.
@@ -256,7 +266,7 @@ pub fn spawn_recorded(world: World, recording: Option<Recorder>) -> Result<Runni
     let view = View::default();
     let seat = Seat::default();
     let (store, metrics) = (world.store.clone(), world.metrics.clone());
-    let mirror = Mirror::new(store, keys.clone(), view.clone(), metrics, world.common.clone()).start();
+    let mirror = Mirror::new(store, keys.clone(), view.clone(), metrics, world.made.views.clone()).start();
     let neighbours = Neighbours {
         peers: world.peers.clone(),
         own_url: world.daemon_url.clone(),
@@ -333,7 +343,8 @@ fn spawn_node(
     let mut lanes = Lanes::new(world.kafka.clone(), &id);
     lanes.widen(1).map_err(|error| SpawnError(error.told()))?;
     let (groups, insert_url) = (world.groups.clone(), world.insert_base_url.clone());
-    let router = Router::new(ports.clone(), view.clone(), groups, insert_url).start();
+    let made = world.made.routes.clone();
+    let router = Router::new(ports.clone(), view.clone(), made, groups, insert_url).start();
     let agent = Agent::new(ports, options.clone(), view.clone(), lanes, router.clone());
     let agent = agent.start();
     router.do_send(Introduce(agent.clone()));

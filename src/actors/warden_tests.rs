@@ -13,7 +13,7 @@ use super::placement::PlacementActor;
 use super::replica::ReplicaActor;
 use super::router::Router;
 use super::table::TableActor;
-use super::{LocalNode, Options, Running, World, spawn};
+use super::{LocalNode, Made, Options, Running, World, spawn};
 use crate::adapters::clickhouse::SimClickHouse;
 use crate::adapters::clock::SimClock;
 use crate::adapters::kafka::sim::SimKafka;
@@ -174,7 +174,7 @@ impl Outside {
             cluster: "c".into(),
             daemon_url: node.daemon_url.clone(),
             insert_base_url: None,
-            common: None,
+            made: Made::default(),
             incarnation: self.runs,
             store: Arc::new(self.store.client()),
             kafka: Arc::new(self.kafka.clone()),

@@ -4,7 +4,7 @@
 
 mod parts;
 
-use crate::actors::{self, Running, World};
+use crate::actors::{self, Made, Running, World};
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::adapters::compute::etcd_member::ManagedEtcd;
 use crate::adapters::offload::Threads;
@@ -164,7 +164,7 @@ async fn start(mut config: Config) -> Result<Started, Error> {
         cluster: config.cluster.clone(),
         daemon_url: config.daemon.grpc_advertise.clone(),
         insert_base_url: Some(config.daemon.http_advertise.clone()),
-        common: None,
+        made: Made::default(),
         incarnation: clock.random(),
         store,
         kafka,

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod goals;
 pub mod ids;
 pub mod instance;
+mod newcomers;
 pub mod objective;
 pub mod place_new;
 pub mod plan;

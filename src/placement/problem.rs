@@ -108,8 +108,10 @@ pub struct Problem {
     rack_class: Vec<u32>,
     /// Replicas of one rack that a shard may have, by zone; 1 in zones beyond the list's end.
     rack_caps: Vec<Vec<u8>>,
-    /// Nodes whose loads are measured: those that take new replicas.
+    /// Nodes whose loads are measured, sorted: those that take new replicas, or would but for [`Self::onto`].
     pub balanced: Vec<u32>,
+    /// See [`Self::is_closed`].
+    closed: bool,
     /// Fair shares by node.
     pub fair: Vec<Fair>,
     /// Bytes of all wanted replicas: what shares of bytes moved are of.
@@ -148,6 +150,7 @@ impl Problem {
             rack_class: Vec::new(),
             rack_caps: vec![Vec::new()],
             balanced: (0..nodes.len() as u32).filter(|&n| nodes[n as usize].takes).collect(),
+            closed: nodes.iter().all(|node| node.takes || !node.holds),
             fair: vec![Fair::default(); nodes.len()],
             total_bytes: 0.0,
             compromises: Vec::new(),
@@ -392,10 +395,23 @@ impl Problem {
         }
     }
 
-    /// Whether every replica that may move stands on a balanced node in every placement: no node keeps
-    /// replicas without taking new ones.
+    /// Whether every replica that may move stands on a balanced node in every placement: no cordoned node keeps any.
     pub fn is_closed(&self) -> bool {
-        self.nodes.iter().all(|node| node.takes || !node.holds)
+        self.closed
+    }
+
+    /// Nodes that take new replicas.
+    pub fn takers(&self) -> impl Iterator<Item = u32> + '_ {
+        self.balanced.iter().copied().filter(|&node| self.nodes[node as usize].takes)
+    }
+
+    /// The same problem, measured alike, in which none but `nodes` are given new replicas.
+    pub fn onto(&self, nodes: &[u32]) -> Self {
+        let mut next = self.clone();
+        for (node, spec) in (0..).zip(&mut next.nodes) {
+            spec.takes &= nodes.contains(&node);
+        }
+        next
     }
 
     /// Whether pins or exclusions exist at all; engines take a faster way if not.

@@ -12,6 +12,7 @@ use super::engines::{Engine, Outcome, Progress};
 use super::explain::{Why, reasons};
 use super::goals::leaders;
 use super::ids::Ids;
+use super::newcomers::onto_newcomers;
 use super::objective::{Score, score};
 use super::policy::Goal;
 use super::problem::{Compromise, NONE, Problem};
@@ -138,7 +139,7 @@ fn decision(problem: &Problem, solution: Solution, before: Score, bound: f64, ke
 }
 
 /// A bound for an engine that looks for none, within a part of the budget.
-fn proved(problem: &Problem, budget: &mut dyn Budget) -> f64 {
+pub(super) fn proved(problem: &Problem, budget: &mut dyn Budget) -> f64 {
     if problem.balanced.is_empty() || problem.replicas() == 0 {
         return 0.0;
     }
@@ -179,13 +180,14 @@ pub fn pursue(problem: &Problem, mut target: Solution) -> Option<Decision> {
 }
 
 /// [`decide`], repeated on its own proposal until that stands; once only under a budget of bytes or moves,
-/// which is a part of the way on purpose.
+/// which is a part of the way on purpose. Nodes that joined are given their share first: see [`onto_newcomers`].
 pub fn settle(problem: &Problem, engine: &dyn Engine, seed: u64, work: u64) -> Decision {
     let solve = |problem: &Problem| decide(problem, engine, seed, &mut WorkBudget::new(work), &mut |_| {});
-    let mut decision = solve(problem);
     if problem.policy.bytes_max.is_some() || problem.policy.moves_max.is_some() {
-        return decision;
+        return solve(problem);
     }
+    let onto = onto_newcomers(problem, engine, seed, work);
+    let mut decision = onto.unwrap_or_else(|| solve(problem));
     let rounds = if problem.policy.hysteresis > 0.0 { ROUNDS_MAX.0 } else { ROUNDS_MAX.1 };
     for _ in 0..rounds {
         let next = solve(&problem.after(&decision.solution));

@@ -9,6 +9,7 @@ use super::observer::{self, Lacked};
 use super::readers::{Dark, Tally};
 use super::samples::Sample;
 use super::setup::{NewTable, Setup};
+use crate::actors::Made;
 use crate::actors::mirror::made::MadeViews;
 use crate::adapters::clickhouse::{SimClickHouse, SimServers};
 use crate::adapters::clock::{Clock, SimClock};
@@ -71,7 +72,7 @@ impl Cluster {
         let shared = Shared {
             journal: journal.clone(),
             store: MemoryStore::new(),
-            common: MadeViews::default(),
+            made: Made { views: Some(MadeViews::default()), ..Made::default() },
             kafka: SimKafka::new(),
             network: SimNetwork::new(),
             servers: SimServers::new(),

@@ -3,8 +3,7 @@
 use super::journal::Journal;
 use super::process::Process;
 use super::setup::{NodeSaid, Sabotage, Setup};
-use crate::actors::mirror::made::MadeViews;
-use crate::actors::{self, LocalNode, Recorder, Running, SpawnError, World};
+use crate::actors::{self, LocalNode, Made, Recorder, Running, SpawnError, World};
 use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse, SimServers};
 use crate::adapters::clock::SimClock;
 use crate::adapters::faults::{Lifeline, Line, Weather};
@@ -61,7 +60,7 @@ impl Port {
 pub struct Shared {
     pub(super) journal: Journal,
     pub(super) store: MemoryStore,
-    pub(super) common: MadeViews,
+    pub(super) made: Made,
     pub(super) kafka: SimKafka,
     pub(super) network: SimNetwork,
     pub(super) servers: SimServers,
@@ -182,7 +181,7 @@ impl SimNode {
             insert_base_url: None,
             incarnation: self.runs,
             store: Arc::new(store),
-            common: Some(shared.common.clone()),
+            made: shared.made.clone(),
             kafka: Arc::new(FaultyKafka::new(shared.kafka.clone(), line(Port::Kafka))),
             peers: Arc::new(shared.network.peers(&self.record.daemon_url, line(Port::Peers))),
             clock: Arc::new(SimClock::new(1_700_000_000_000, seed).drifting(self.drift_ppm)),

@@ -27,8 +27,8 @@ pub fn topology(initiator: &SimClickHouse, table: &TableName) -> Option<Vec<Vec<
     let cluster = initiator.distributed().get(table)?.cluster.clone();
     let lines = initiator.topology(&cluster)?;
     let mut shards: BTreeMap<u32, Vec<ClusterReplica>> = BTreeMap::new();
-    for line in lines {
-        shards.entry(line.shard_num).or_default().push(line);
+    for line in lines.iter() {
+        shards.entry(line.shard_num).or_default().push(line.clone());
     }
     Some(shards.into_values().collect())
 }

@@ -130,10 +130,10 @@ pub fn two_shards_at(port: u16, password: &Secret, name: &TableName) -> TableRou
 async fn publish(running: &Running, routes: &TableRoutes) {
     let client = running.client();
     let file = FileRoutes::new(&running.server.routes_file());
-    file.replace(&render::render(std::slice::from_ref(routes))).await.unwrap();
+    file.replace(&render::render(std::slice::from_ref(routes)).into()).await.unwrap();
     client.reload_config().await.unwrap();
     for (cluster, expected) in render::expected(routes) {
-        assert_eq!(client.cluster(&cluster).await.unwrap(), expected, "{cluster}");
+        assert_eq!(*client.cluster(&cluster).await.unwrap(), expected, "{cluster}");
     }
 }
 

@@ -66,7 +66,7 @@ async fn the_current_engine_guards_and_replaces_the_user_facing_tables() {
     let Some(current) = Current::start(&render::render(std::slice::from_ref(&routes))).await else { return };
     let client = current.client();
     for (cluster, expected) in render::expected(&routes) {
-        assert_eq!(client.cluster(&cluster).await.unwrap(), expected, "{cluster}");
+        assert_eq!(*client.cluster(&cluster).await.unwrap(), expected, "{cluster}");
     }
     let ddl = "CREATE TABLE `sh.op`.`e'v``s` (ts DateTime, k UInt64, m String MATERIALIZED toString(k), \
                al UInt64 ALIAS k + 1) ENGINE = MergeTree ORDER BY ts";

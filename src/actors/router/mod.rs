@@ -3,6 +3,7 @@
 //! One round at a time: drop what users must no longer see, replace the file, reload, read back, then make what
 //! they should see. An epoch counts as loaded only when the server itself shows it.
 
+pub mod made;
 pub mod settle;
 pub mod state;
 
@@ -10,17 +11,18 @@ use super::agent::{Agent, RoutesStand};
 use super::mirror::{View, ViewChanged};
 use super::node_ports::NodePorts;
 use super::replica::state::backoff_ms;
-use crate::adapters::clickhouse;
-use crate::adapters::routes::render;
+use crate::adapters::clickhouse::{self, DistributedTable};
 use crate::error::Coded;
-use crate::model::routes::{RouteGroup, TableRoutes};
+use crate::model::routes::RouteGroup;
 use crate::model::shared::Shared;
 use crate::model::view::Versioned;
 use crate::model::{Node, NodeId, Table, TableId};
 use actix::prelude::*;
+use made::{MadeRoutes, Routed};
 use settle::Settling;
 use state::{Achieved, Round};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a changed file is looked for in `system.clusters` before the round is tried again.
@@ -50,6 +52,7 @@ type Nodes = Shared<BTreeMap<NodeId, Versioned<Node>>>;
 pub struct Router {
     ports: NodePorts,
     view: View,
+    made: MadeRoutes,
     groups: Vec<RouteGroup>,
     insert_base_url: Option<String>,
     agent: Option<Addr<Agent>>,
@@ -68,12 +71,14 @@ impl Router {
     pub fn new(
         ports: NodePorts,
         view: View,
+        made: MadeRoutes,
         groups: Vec<RouteGroup>,
         insert_base_url: Option<String>,
     ) -> Self {
         Self {
             ports,
             view,
+            made,
             groups,
             insert_base_url,
             agent: None,
@@ -102,7 +107,7 @@ impl Router {
             if self.covered.as_ref().is_some_and(same) {
                 return;
             }
-            let round = state::round(&view, &self.groups, self.insert_base_url.as_deref());
+            let round = state::round(&view, &self.made, &self.groups, self.insert_base_url.as_deref());
             if self.achieved.covers(&round) {
                 self.covered = Some((view.tables.clone(), view.nodes.clone()));
                 return;
@@ -111,7 +116,8 @@ impl Router {
         };
         self.covered = None;
         self.busy = true;
-        let work = Work { ports: self.ports.clone(), achieved: self.achieved.clone(), round };
+        let file = self.made.file(&round.routes);
+        let work = Work { ports: self.ports.clone(), achieved: self.achieved.clone(), round, file };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(work.run()).map(|(achieved, error), router, ctx| {
             router.busy = false;
             router.achieved = achieved;
@@ -177,6 +183,7 @@ struct Work {
     ports: NodePorts,
     achieved: Achieved,
     round: Round,
+    file: Arc<str>,
 }
 
 impl Work {
@@ -205,34 +212,35 @@ impl Work {
     }
 
     async fn publish(&mut self) -> Result<(), String> {
-        let content = render::render(&self.round.routes);
         let present = self.ports.routes.read().await.map_err(|e| e.told())?;
-        let changed = present.as_deref() != Some(content.as_str());
+        let same = |present: Arc<str>| Arc::ptr_eq(&present, &self.file) || present == self.file;
+        let changed = !present.is_some_and(same);
         if changed {
-            self.ports.routes.replace(&content).await.map_err(|e| e.told())?;
+            self.ports.routes.replace(&self.file).await.map_err(|e| e.told())?;
         }
         let routes = std::mem::take(&mut self.round.routes);
-        self.achieved.keep_loaded(|id| routes.iter().any(|table| table.table == *id));
-        let stale: Vec<&TableRoutes> = routes.iter().filter(|table| !self.achieved.loaded(table)).collect();
+        self.achieved.keep_loaded(|id| routes.iter().any(|table| table.routes.table == *id));
+        let stale: Vec<&Arc<Routed>> = routes.iter().filter(|table| !self.achieved.loaded(table)).collect();
         if changed || !stale.is_empty() {
             self.ports.clickhouse.reload_config().await.map_err(|e| e.told())?;
         }
         for table in stale {
             self.read_back(table).await?;
             self.achieved.load(table);
-            tracing::info!(node = %self.ports.node, table = %table.name, epoch = %table.epoch, "routes loaded");
+            let (name, epoch) = (&table.routes.name, table.routes.epoch);
+            tracing::info!(node = %self.ports.node, table = %name, %epoch, "routes loaded");
         }
         self.round.routes = routes;
         Ok(())
     }
 
     /// Waits until the server shows the topology: only then is the epoch acknowledged.
-    async fn read_back(&self, table: &TableRoutes) -> Result<(), String> {
-        for (cluster, expected) in render::expected(table) {
+    async fn read_back(&self, table: &Routed) -> Result<(), String> {
+        for (cluster, expected) in &table.expected {
             let mut tries = 0;
             loop {
-                let shown = self.ports.clickhouse.cluster(&cluster).await.map_err(|e| e.told())?;
-                if shown == expected {
+                let shown = self.ports.clickhouse.cluster(cluster).await.map_err(|e| e.told())?;
+                if *shown == *expected {
                     break;
                 }
                 tries += 1;
@@ -251,18 +259,20 @@ impl Work {
     /// One table's conflict must not keep the others from their users.
     async fn distribute(&mut self) -> Result<(), String> {
         let mut first_error = None;
-        self.achieved.distributed.retain(|id, _| self.round.distributed.contains_key(id));
+        let wanted: BTreeMap<TableId, &Shared<DistributedTable>> =
+            self.round.routes.iter().map(|table| (table.routes.table, &table.distributed)).collect();
+        self.achieved.distributed.retain(|id, _| wanted.contains_key(id));
         self.achieved.problems.clear();
-        for (id, table) in &self.round.distributed {
-            if self.achieved.distributed.get(id) == Some(table) {
+        for (id, table) in wanted {
+            if self.achieved.distributed.get(&id) == Some(table) {
                 continue;
             }
             match self.ports.clickhouse.create_distributed(table).await {
                 Ok(()) => {
-                    self.achieved.distributed.insert(*id, table.clone());
+                    self.achieved.distributed.insert(id, table.clone());
                 }
                 Err(error) => {
-                    self.achieved.problems.insert(*id, error.told());
+                    self.achieved.problems.insert(id, error.told());
                     first_error.get_or_insert(error.told());
                     if matches!(error, clickhouse::Error::Unreachable { .. }) {
                         break;

@@ -149,6 +149,7 @@ async fn write(lead: &Lead, basis: &Basis, change: &Change) -> Result<Revision, 
         writes.push(Write::Put { key, value: shard.encode(), lease: None });
     }
     compares.extend(change.counted_on.iter().map(|node| Compare::Present(lead.keys.live(node))));
+    compares.extend(change.counted_out.iter().map(|node| Compare::Absent(lead.keys.live(node))));
     for id in &change.delete {
         let key = lead.keys.shard(table.record.id, *id);
         if let Some(before) = basis.shards.get(id) {

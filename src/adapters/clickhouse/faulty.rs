@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::Arc;
 
 /// How long a daemon waits for what is not an insert.
 const DEADLINE_MS: u64 = 30_000;
@@ -240,7 +241,7 @@ impl ClickHouse for FaultyClickHouse {
         self.change("reload_config", self.server.reload_config()).await
     }
 
-    async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error> {
+    async fn cluster(&self, name: &str) -> Result<Arc<Vec<ClusterReplica>>, Error> {
         self.ask("cluster", self.server.cluster(name)).await
     }
 }

@@ -64,6 +64,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a server says of itself.
@@ -477,7 +478,7 @@ pub trait ClickHouse: Send + Sync + 'static {
     async fn reload_config(&self) -> Result<(), Error>;
 
     /// A cluster as the server sees it; empty if it knows none of that name.
-    async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error>;
+    async fn cluster(&self, name: &str) -> Result<Arc<Vec<ClusterReplica>>, Error>;
 
     /// Ids of the queries that users started on this server and that still run: none of ours, none that another
     /// server sent here as part of its own.

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// For looks at system tables.
@@ -370,7 +370,7 @@ impl ClickHouse for HttpClickHouse {
         self.change(&Statement::ReloadConfig, "configuration", Settings::new()).await
     }
 
-    async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error> {
+    async fn cluster(&self, name: &str) -> Result<Arc<Vec<ClusterReplica>>, Error> {
         let rows = self.look(&Statement::Cluster(name), "system.clusters", Doing::Read).await?;
         let replica = |row: Vec<String>| {
             let [shard_num, shard_weight, replica_num, host_name, port, default_database] =
@@ -384,7 +384,7 @@ impl ClickHouse for HttpClickHouse {
                 default_database,
             })
         };
-        Ok(rows.into_iter().filter_map(replica).collect())
+        Ok(Arc::new(rows.into_iter().filter_map(replica).collect()))
     }
 
     async fn running_queries(&self) -> Result<BTreeSet<String>, Error> {

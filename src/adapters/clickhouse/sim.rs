@@ -486,7 +486,7 @@ impl ClickHouse for SimClickHouse {
         self.call(World::load_clusters).await
     }
 
-    async fn cluster(&self, name: &str) -> Result<Vec<ClusterReplica>, Error> {
+    async fn cluster(&self, name: &str) -> Result<Arc<Vec<ClusterReplica>>, Error> {
         self.call(|world| Ok(world.clusters.get(name).cloned().unwrap_or_default())).await
     }
 

@@ -4,6 +4,7 @@ use super::sim_rows::HeldRows;
 use super::{ClusterReplica, Error, SimClickHouse};
 use crate::model::PartitionId;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 impl SimClickHouse {
     /// Rows of a replica, and how many of them it holds more than once.
@@ -29,7 +30,7 @@ impl SimClickHouse {
     }
 
     /// A cluster as queries begun now would use it; `None` while the server is down or knows none of that name.
-    pub fn topology(&self, cluster: &str) -> Option<Vec<ClusterReplica>> {
+    pub fn topology(&self, cluster: &str) -> Option<Arc<Vec<ClusterReplica>>> {
         let world = self.world();
         world.clusters.get(cluster).filter(|_| world.up).cloned()
     }

@@ -4,7 +4,7 @@
 
 use super::sim::SimClickHouse;
 use super::sim_rows::HeldRows;
-use super::sim_world::{Replica, World};
+use super::sim_world::{ReadFiles, Replica, World};
 use super::{Error, RemoteReplica, ReplicaTables};
 use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange};
@@ -17,6 +17,7 @@ type Address = (String, u16);
 #[derive(Clone, Default)]
 pub struct SimServers {
     servers: Arc<Mutex<BTreeMap<Address, Weak<Mutex<World>>>>>,
+    files: ReadFiles,
 }
 
 impl SimServers {
@@ -29,6 +30,10 @@ impl SimServers {
     pub(super) fn add(&self, host: &str, port: u16, world: &Arc<Mutex<World>>) {
         let mut servers = self.servers.lock().expect("no panic while held");
         servers.insert((host.to_owned(), port), Arc::downgrade(world));
+    }
+
+    pub(super) fn files(&self) -> &ReadFiles {
+        &self.files
     }
 
     fn find(&self, host: &str, port: u16) -> Option<SimClickHouse> {

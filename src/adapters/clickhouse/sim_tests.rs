@@ -136,10 +136,10 @@ async fn a_reload_shows_what_the_cluster_file_says() {
         groups: BTreeMap::from([("read".into(), vec![shard(1, 0, 10)])]),
         shards: vec![shard(1, 0, 7), shard(2, 7, 10)],
     };
-    routes.replace(&render::render(std::slice::from_ref(&table))).await.unwrap();
+    routes.replace(&render::render(std::slice::from_ref(&table)).into()).await.unwrap();
     assert!(sim.cluster(&table.cluster()).await.unwrap().is_empty(), "not before the reload");
     sim.reload_config().await.unwrap();
     for (name, expected) in render::expected(&table) {
-        assert_eq!(sim.cluster(&name).await.unwrap(), expected, "{name}");
+        assert_eq!(*sim.cluster(&name).await.unwrap(), expected, "{name}");
     }
 }

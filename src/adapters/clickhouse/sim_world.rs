@@ -12,7 +12,7 @@ use crate::model::{PartitionId, TableName};
 use bytes::Bytes;
 use quick_xml::events::Event;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -54,7 +54,7 @@ pub(super) struct World {
     pub queries: BTreeSet<String>,
     pub distributed: BTreeMap<TableName, DistributedTable>,
     pub foreign: BTreeSet<TableName>,
-    pub clusters: BTreeMap<String, Vec<ClusterReplica>>,
+    pub clusters: Clusters,
     pub faults: VecDeque<InsertFault>,
     pub bad: Option<Judge>,
     /// Broken on purpose: see [`SimClickHouse::leave_gates_open`](super::SimClickHouse::leave_gates_open).
@@ -86,7 +86,7 @@ impl World {
             queries: BTreeSet::new(),
             distributed: BTreeMap::new(),
             foreign: BTreeSet::new(),
-            clusters: BTreeMap::new(),
+            clusters: Clusters::default(),
             faults: VecDeque::new(),
             bad: None,
             gates_stay_open: false,
@@ -188,11 +188,13 @@ impl World {
     /// Reads the cluster file.
     pub fn load_clusters(&mut self) -> Result<(), Error> {
         let Some(text) = self.routes.text() else {
-            self.clusters.clear();
+            self.clusters = Clusters::default();
             return Ok(());
         };
         let unreadable = |error| Error::Refused { code: 1000, message: format!("cluster file: {error}") };
-        self.clusters = clusters_of(&text).map_err(unreadable)?;
+        let own = ReadFiles::default();
+        let files = self.network.as_ref().map_or(&own, SimServers::files);
+        self.clusters = files.read(&text).map_err(unreadable)?;
         Ok(())
     }
 }
@@ -345,6 +347,32 @@ fn month(text: &[u8]) -> String {
     let is_month =
         |w: &&[u8]| w[4] == b'-' && w.iter().enumerate().all(|(at, byte)| at == 4 || byte.is_ascii_digit());
     text.windows(7).find(is_month).map(|w| String::from_utf8_lossy(w).into_owned()).unwrap_or_default()
+}
+
+/// What `system.clusters` shows, by cluster.
+pub(super) type Clusters = Arc<BTreeMap<String, Arc<Vec<ClusterReplica>>>>;
+
+/// Files that are remembered: servers are at most a topology apart, as a rule.
+const FILES_KEPT: usize = 2;
+
+/// Cluster files that servers of one network have read: those that are one place in memory are read once.
+#[derive(Clone, Default)]
+pub(super) struct ReadFiles(Arc<Mutex<VecDeque<(Arc<str>, Clusters)>>>);
+
+impl ReadFiles {
+    fn read(&self, text: &Arc<str>) -> Result<Clusters, String> {
+        let mut files = self.0.lock().expect("no panic while held");
+        if let Some((_, clusters)) = files.iter().find(|(read, _)| Arc::ptr_eq(read, text)) {
+            return Ok(clusters.clone());
+        }
+        let clusters = clusters_of(text)?.into_iter().map(|(name, replicas)| (name, Arc::new(replicas)));
+        let clusters = Clusters::new(clusters.collect());
+        if files.len() >= FILES_KEPT {
+            files.pop_front();
+        }
+        files.push_back((text.clone(), clusters.clone()));
+        Ok(clusters)
+    }
 }
 
 /// What `system.clusters` would show of a cluster file.

@@ -3,6 +3,7 @@
 use super::{Error, RoutesFile, SimRoutes};
 use crate::adapters::faults::{Call, Line};
 use async_trait::async_trait;
+use std::sync::Arc;
 
 /// A disk does not take longer; the line's deadline matters little here.
 const DEADLINE_MS: u64 = 1_000;
@@ -26,12 +27,12 @@ fn failed() -> Error {
 
 #[async_trait]
 impl RoutesFile for FaultyRoutes {
-    async fn read(&self) -> Result<Option<String>, Error> {
+    async fn read(&self) -> Result<Option<Arc<str>>, Error> {
         let call = Call::asks("read", DEADLINE_MS);
         self.line.carry(call, self.file.read(), |_| failed()).await
     }
 
-    async fn replace(&self, content: &str) -> Result<(), Error> {
+    async fn replace(&self, content: &Arc<str>) -> Result<(), Error> {
         let call = Call::changes("replace", DEADLINE_MS);
         self.line.carry(call, self.file.replace(content), |_| failed()).await
     }

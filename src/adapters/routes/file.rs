@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Owner writes, group reads.
 const MODE: u32 = 0o640;
@@ -39,19 +40,19 @@ impl FileRoutes {
 
 #[async_trait]
 impl RoutesFile for FileRoutes {
-    async fn read(&self) -> Result<Option<String>, Error> {
+    async fn read(&self) -> Result<Option<Arc<str>>, Error> {
         self.blocking(|path| match fs::read_to_string(path) {
-            Ok(content) => Ok(Some(content)),
+            Ok(content) => Ok(Some(content.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             // Damaged: as good as none, it is written again.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(String::new())),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some("".into())),
             Err(error) => Err(error),
         })
         .await
     }
 
-    async fn replace(&self, content: &str) -> Result<(), Error> {
-        let content = content.to_owned();
+    async fn replace(&self, content: &Arc<str>) -> Result<(), Error> {
+        let content = content.clone();
         self.blocking(move |path| replace(path, content.as_bytes())).await
     }
 }
@@ -95,7 +96,7 @@ mod tests {
         assert_eq!(routes.read().await.unwrap(), None);
         fs::write(folder.path().join(".converthouse.xml.new"), "left by a crash").unwrap();
         for content in ["<one/>", "<two/>"] {
-            routes.replace(content).await.unwrap();
+            routes.replace(&content.into()).await.unwrap();
             assert_eq!(routes.read().await.unwrap().as_deref(), Some(content));
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
@@ -106,7 +107,7 @@ mod tests {
     async fn a_folder_that_is_not_there_is_an_error_with_the_path() {
         let folder = tempfile::tempdir().unwrap();
         let routes = FileRoutes::new(&folder.path().join("none/converthouse.xml"));
-        let error = routes.replace("<x/>").await.unwrap_err();
+        let error = routes.replace(&"<x/>".into()).await.unwrap_err();
         assert!(error.to_string().contains("none/converthouse.xml"), "{error}");
         assert_eq!(routes.read().await.unwrap(), None);
     }

@@ -13,6 +13,7 @@ pub use sim::SimRoutes;
 
 use crate::error::{Code, Coded, Retry, ranges};
 use async_trait::async_trait;
+use std::sync::Arc;
 
 /// Why the file could not be replaced or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +41,7 @@ impl Coded for Error {
 #[async_trait]
 pub trait RoutesFile: Send + Sync + 'static {
     /// The present content; `None` if there is no file.
-    async fn read(&self) -> Result<Option<String>, Error>;
+    async fn read(&self) -> Result<Option<Arc<str>>, Error>;
     /// Replaces the content in one step: a reader sees the old or the new, and so does a machine that lost power.
-    async fn replace(&self, content: &str) -> Result<(), Error>;
+    async fn replace(&self, content: &Arc<str>) -> Result<(), Error>;
 }

@@ -22,22 +22,33 @@ fn clusters(table: &TableRoutes) -> Vec<(String, &[RouteShard])> {
 
 /// The whole file. An empty slice gives a file without clusters, which takes earlier ones away.
 pub fn render(tables: &[TableRoutes]) -> String {
-    let ordered: BTreeMap<String, &TableRoutes> =
-        tables.iter().map(|table| (table.cluster(), table)).collect();
+    let texts: Vec<String> = tables.iter().map(clusters_of).collect();
+    file(tables.iter().zip(texts.iter().map(String::as_str)))
+}
+
+/// A table's part of the file.
+pub fn clusters_of(table: &TableRoutes) -> String {
+    let mut out = String::new();
+    for (name, shards) in clusters(table) {
+        push(&mut out, 8, &format!("<{name}>"));
+        shards.iter().for_each(|each| shard(&mut out, each));
+        push(&mut out, 8, &format!("</{name}>"));
+    }
+    out
+}
+
+/// The whole file, of tables and their parts of it.
+pub fn file<'a>(tables: impl Iterator<Item = (&'a TableRoutes, &'a str)>) -> String {
+    let ordered: BTreeMap<String, (&TableRoutes, &str)> =
+        tables.map(|(table, text)| (table.cluster(), (table, text))).collect();
     let mut out = String::from(
         "<?xml version=\"1.0\"?>\n<!-- Written by Converthouse: changes made here are overwritten.\n",
     );
-    for (cluster, table) in &ordered {
+    for (cluster, (table, _)) in &ordered {
         push(&mut out, 5, &format!("{cluster}: epoch {}", table.epoch.0));
     }
     out.push_str("-->\n<yandex>\n    <remote_servers>\n");
-    for table in ordered.values() {
-        for (name, shards) in clusters(table) {
-            push(&mut out, 8, &format!("<{name}>"));
-            shards.iter().for_each(|each| shard(&mut out, each));
-            push(&mut out, 8, &format!("</{name}>"));
-        }
-    }
+    ordered.values().for_each(|(_, text)| out.push_str(text));
     out.push_str("    </remote_servers>\n</yandex>\n");
     out
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 struct Content {
-    text: Option<String>,
+    text: Option<Arc<str>>,
     failing: bool,
 }
 
@@ -27,7 +27,7 @@ impl SimRoutes {
     }
 
     /// What the server would read.
-    pub fn text(&self) -> Option<String> {
+    pub fn text(&self) -> Option<Arc<str>> {
         self.content().text.clone()
     }
 
@@ -44,16 +44,16 @@ impl SimRoutes {
 
 #[async_trait]
 impl RoutesFile for SimRoutes {
-    async fn read(&self) -> Result<Option<String>, Error> {
+    async fn read(&self) -> Result<Option<Arc<str>>, Error> {
         let content = self.content();
         Self::check(&content)?;
         Ok(content.text.clone())
     }
 
-    async fn replace(&self, text: &str) -> Result<(), Error> {
+    async fn replace(&self, text: &Arc<str>) -> Result<(), Error> {
         let mut content = self.content();
         Self::check(&content)?;
-        content.text = Some(text.to_owned());
+        content.text = Some(text.clone());
         Ok(())
     }
 }

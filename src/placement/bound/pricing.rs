@@ -100,7 +100,7 @@ impl<'a> Pricing<'a> {
             }
         }
         if zones.len() > ZONES_MAX {
-            zones = vec![problem.balanced.clone()];
+            zones = vec![problem.takers().collect()];
             zone_of.fill(0);
         }
         let weights = &problem.policy.weights;

@@ -55,10 +55,11 @@ fn by_replicas(state: &State<'_>, node: u32) -> f64 {
 
 /// Hot to cold until the hottest node has nothing that helps.
 fn level(state: &mut State<'_>, load: Load, budget: &mut dyn Budget) -> u64 {
-    let takers = state.problem.balanced.clone();
+    let nodes = state.problem.balanced.clone();
+    let takers: Vec<u32> = state.problem.takers().collect();
     let (mut work, mut stuck) = (0, vec![false; state.sites.len()]);
     for _ in 0..state.nodes.len() {
-        let open = takers.iter().copied().filter(|&n| !stuck[n as usize]);
+        let open = nodes.iter().copied().filter(|&n| !stuck[n as usize]);
         let Some(hot) = open.max_by(|&a, &b| load(state, a).total_cmp(&load(state, b))) else { break };
         let mut cold = takers.clone();
         cold.sort_by(|&a, &b| load(state, a).total_cmp(&load(state, b)).then(a.cmp(&b)));

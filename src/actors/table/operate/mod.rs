@@ -52,6 +52,9 @@ pub struct Change {
     /// Nodes whose copies are counted on as one is given up: each must hold its lease as this is written, since what
     /// was seen of it may be old by then, above all by a leader that has just become it (KEEP-COPIES).
     pub counted_on: Vec<NodeId>,
+    /// Nodes whose copies are given up since they are down: none may hold a lease as this is written, for the same
+    /// reason.
+    pub counted_out: Vec<NodeId>,
     /// Routes change: the table's next epoch.
     pub publish: bool,
     /// For the log: one line a change.

@@ -9,6 +9,7 @@ use crate::model::ids::{Epoch, NodeId, ShardId};
 use crate::model::operation::{State, WaitCode};
 use crate::model::range::PartitionRange;
 use crate::model::table::{ReplicaState, Shard, ShardState};
+use std::collections::BTreeSet;
 
 pub(super) fn split(
     scene: &Scene<'_>,
@@ -127,7 +128,18 @@ fn publish(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> Progress {
     let ids =
         |shards: &[&Shard]| shards.iter().map(|shard| shard.id.to_string()).collect::<Vec<_>>().join(", ");
     let reason = format!("{} took the place of {}", ids(new), ids(old));
-    step(published.chain(retired).collect(), true, reason)
+    let (counted_on, counted_out) = counted(scene, old, new);
+    let (shards, reasons) = (published.chain(retired).collect(), vec![reason]);
+    Progress::Step(Change { shards, counted_on, counted_out, publish: true, reasons, ..Change::default() })
+}
+
+/// The nodes whose copies the children live on, and those that are left behind without one since they are down.
+fn counted(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> (Vec<NodeId>, Vec<NodeId>) {
+    let nodes: BTreeSet<&NodeId> = old.iter().flat_map(|parent| parent.ready_nodes()).collect();
+    let whole = |node: &NodeId| new.iter().all(|child| child.ready_nodes().any(|ready| ready == node));
+    let on = nodes.iter().copied().filter(|node| !scene.down(node));
+    let out = nodes.iter().copied().filter(|node| !whole(node) && !scene.known.live.contains(*node));
+    (on.cloned().collect(), out.cloned().collect())
 }
 
 fn serving(child: &Shard, old: &[&Shard]) -> Shard {

@@ -47,7 +47,7 @@ pub fn anneal(
     dice: &mut Dice,
     budget: &mut dyn Budget,
 ) -> u64 {
-    let takers = state.problem.balanced.clone();
+    let takers: Vec<u32> = state.problem.takers().collect();
     if movable.is_empty() || takers.is_empty() {
         return 0;
     }

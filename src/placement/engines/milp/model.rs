@@ -343,7 +343,7 @@ impl<'a> Program<'a> {
                 term.1 += self.start[at];
             }
         }
-        let balanced = |node: u32| problem.nodes[node as usize].takes;
+        let balanced = |node: u32| problem.balanced.binary_search(&node).is_ok();
         let above =
             |key: &(u32, u32), count: f64| (count - ceilings[key.0 as usize][key.1 as usize]).max(0.0);
         for (key, &count) in counts.iter().filter(|(key, _)| balanced(key.1)) {
