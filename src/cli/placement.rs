@@ -163,7 +163,7 @@ fn terms(score: &Score) -> Value {
     json!({
         "z": score.total, "replicas": score.replicas, "leaders": score.leaders, "bytes": score.bytes,
         "moved": score.moved, "leader_changes": score.leader_changes,
-        "bytes_moved": score.bytes_moved, "copies": score.copies,
+        "bytes_moved": score.bytes_moved, "copies": score.copies, "copied": score.copied,
     })
 }
 

@@ -240,7 +240,8 @@ fn scores(plan: &ClusterPlan, colour: bool) -> String {
     out.row(of("replicas", |score| score.replicas));
     out.row(of("leaders", |score| score.leaders));
     out.row(of("bytes", |score| score.bytes));
-    out.row(of("moved", |score| score.moved));
+    out.row(of("bytes copied", |score| score.moved));
+    out.row(of("replicas copied", |score| score.copied));
     out.row(of("leader changes", |score| score.leader_changes));
     let gap = plan.gap.map_or_else(|| "not known".to_owned(), |gap| format!("{:.1} %", gap * 100.0));
     let proof = match plan.bound {

@@ -75,6 +75,9 @@ pub struct PlanScore {
     pub bytes: f64,
     /// Share of all bytes that is copied.
     pub moved: f64,
+    /// Share of all replicas that is copied.
+    #[serde(default)]
+    pub copied: f64,
     /// Share of shards whose leader changes.
     pub leader_changes: f64,
 }

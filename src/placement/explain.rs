@@ -294,12 +294,12 @@ fn change(problem: &Problem, load: &[Held], shard: usize, placed: &[u32], slot: 
         let cost = |after: bool| (worst(of, fair, after) - off).max(0.0);
         weight * (cost(true) - cost(false))
     };
-    let copied = |node: u32| if problem.holds(shard, node) { 0.0 } else { bytes as f64 };
+    let copied = |node: u32| if problem.holds(shard, node) { 0.0 } else { 1.0 };
     let led = |node: u32| f64::from(u8::from(problem.leader(shard) != node));
     let mut change = row(w.replicas, off.replicas, |h| f64::from(h.replicas), |f| f.replicas)
         + row(w.leaders, off.leaders, |h| f64::from(h.leaders), |f| f.leaders)
         + row(w.bytes, off.bytes, |h| h.bytes as f64, |f| f.bytes)
-        + w.moved * (copied(to) - copied(from)) / problem.total_bytes.max(1.0);
+        + (copied(to) - copied(from)) * problem.copy_cost(shard);
     if slot == 0 {
         change += w.leader_changes * (led(to) - led(from)) / problem.shards() as f64;
     }

@@ -53,7 +53,8 @@ mod tests {
 
     /// As many shards on each of `old` nodes, of sizes from 1 to 2^11, and nodes with none of them.
     fn world(old: u32, new: u32, each: u32) -> Problem {
-        let node = |zone| NodeSpec { zone, rack: zone, capacity_bytes: 0, weight: 1.0, takes: true, holds: true };
+        let node =
+            |zone| NodeSpec { zone, rack: zone, capacity_bytes: 0, weight: 1.0, takes: true, holds: true };
         let shard = |number: u32| ShardSpec {
             load: Load { bytes: 1 << (number / old % 12), ..Load::default() },
             replicas: 1,
@@ -85,7 +86,8 @@ mod tests {
     #[test]
     fn a_cluster_without_newcomers_or_of_nothing_else_is_left_to_the_engine() {
         assert!(newcomers(&world(6, 0, 10)).is_empty());
-        let empty = world(4, 0, 10).after(&crate::placement::solution::Solution { nodes: vec![u32::MAX; 40] });
+        let empty =
+            world(4, 0, 10).after(&crate::placement::solution::Solution { nodes: vec![u32::MAX; 40] });
         assert!(newcomers(&empty).is_empty());
     }
 

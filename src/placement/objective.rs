@@ -20,6 +20,8 @@ pub struct Score {
     pub bytes: f64,
     /// Share of bytes copied.
     pub moved: f64,
+    /// Share of replicas copied.
+    pub copied: f64,
     /// Share of shards whose leader changes.
     pub leader_changes: f64,
     /// Share of replicas above their table's fair share on a node.
@@ -49,6 +51,7 @@ pub fn score(problem: &Problem, solution: &Solution) -> Score {
         writes: worst(|h| h.writes, |f| f.writes),
         reads: worst(|h| h.reads, |f| f.reads),
         moved: bytes_moved as f64 / problem.total_bytes.max(1.0),
+        copied: copies as f64 / (problem.replicas() as f64).max(1.0),
         leader_changes: changes as f64 / (problem.shards() as f64).max(1.0),
         bytes_moved,
         copies,
@@ -63,6 +66,7 @@ pub fn score(problem: &Problem, solution: &Solution) -> Score {
         + w.leaders * (score.leaders - beyond.leaders).max(0.0)
         + w.bytes * (score.bytes - beyond.bytes).max(0.0)
         + w.moved * score.moved
+        + w.copies * score.copied
         + w.leader_changes * score.leader_changes
         + w.per_table * score.per_table
         + w.writes * score.writes

@@ -17,6 +17,8 @@ pub struct Weights {
     pub bytes: f64,
     /// Share of all bytes that must be copied.
     pub moved: f64,
+    /// Share of all replicas that must be copied, however small they are.
+    pub copies: f64,
     /// Share of shards whose leader changes.
     pub leader_changes: f64,
     /// Share of replicas that are more on a node than their table's fair share, rounded up.
@@ -34,11 +36,16 @@ impl Weights {
         leaders: 1.0,
         bytes: 1.0,
         moved: 1.0,
+        copies: 0.0,
         leader_changes: 0.05,
         per_table: 0.0,
         writes: 0.0,
         reads: 0.0,
     };
+
+    /// Of clusters: as the yardstick, and a copy costs as its share of replicas. By bytes alone thousands of small
+    /// shards would be copied for what a few bigger ones level as well, and each copy has costs of its own.
+    pub const CLUSTER: Self = Self { copies: 1.0, ..Self::YARDSTICK };
 }
 
 /// How many times as much a goal weighs as the next one in a policy file's `order`.
@@ -46,8 +53,8 @@ pub const ORDER_FACTOR: f64 = 16.0;
 
 impl Weights {
     /// The goals' names, as in files.
-    pub const NAMES: [&str; 8] =
-        ["replicas", "leaders", "bytes", "moved", "leader_changes", "per_table", "writes", "reads"];
+    pub const NAMES: [&str; 9] =
+        ["replicas", "leaders", "bytes", "moved", "copies", "leader_changes", "per_table", "writes", "reads"];
 
     /// The weight of that name.
     pub fn named(&mut self, name: &str) -> Option<&mut f64> {
@@ -56,6 +63,7 @@ impl Weights {
             "leaders" => &mut self.leaders,
             "bytes" => &mut self.bytes,
             "moved" => &mut self.moved,
+            "copies" => &mut self.copies,
             "leader_changes" => &mut self.leader_changes,
             "per_table" => &mut self.per_table,
             "writes" => &mut self.writes,
@@ -95,7 +103,7 @@ impl Tolerance {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self::YARDSTICK
+        Self::CLUSTER
     }
 }
 
@@ -150,7 +158,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            weights: Weights::YARDSTICK,
+            weights: Weights::CLUSTER,
             tolerance: Tolerance::default(),
             share: Share::Weight,
             goal: Goal::Balance,
@@ -165,6 +173,7 @@ impl Default for Policy {
 impl Policy {
     /// The policy that `evaluate.py` judges by: equal counts, yardstick weights, every improvement counts.
     pub fn yardstick(watermark: f64) -> Self {
-        Self { share: Share::Equal, hysteresis: 0.0, watermark, ..Self::default() }
+        let weights = Weights::YARDSTICK;
+        Self { weights, share: Share::Equal, hysteresis: 0.0, watermark, ..Self::default() }
     }
 }

@@ -382,6 +382,13 @@ impl Problem {
         self.rack_caps[self.rack_class[shard] as usize].get(zone as usize).copied().unwrap_or(1)
     }
 
+    /// What one copy of a shard's replica adds to the score.
+    pub fn copy_cost(&self, shard: usize) -> f64 {
+        let weights = &self.policy.weights;
+        weights.moved * self.bytes[shard] as f64 / self.total_bytes.max(1.0)
+            + weights.copies / (self.replicas() as f64).max(1.0)
+    }
+
     /// Whether a node must not hold a shard.
     pub fn is_excluded(&self, shard: usize, node: u32) -> bool {
         !self.excluded.is_empty() && self.excluded.binary_search(&(shard as u32, node)).is_ok()

@@ -31,6 +31,7 @@ const BYTES: Weights = Weights {
     leaders: 0.0,
     bytes: 0.0,
     moved: 1.0,
+    copies: 0.0,
     leader_changes: 0.0,
     per_table: 0.0,
     writes: 0.0,

@@ -55,6 +55,7 @@ pub fn plan() -> ClusterPlan {
         leaders: 0.5,
         bytes,
         moved: 0.125,
+        copied: 0.5,
         leader_changes: 0.75,
     };
     ClusterPlan {

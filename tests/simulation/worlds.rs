@@ -136,8 +136,11 @@ fn cruise_controls_random_world_converges() {
             .for_each(|node| {
                 node.up = false;
             });
-        let (_, after) = converges(&format!("{dead} dead"), &world);
+        let (proposal, after) = converges(&format!("{dead} dead"), &world);
         let down = |node: &NodeId| world.nodes.iter().any(|seen| seen.id == *node && !seen.up);
+        let lost: usize = held(&world).iter().filter(|(node, _)| down(node)).map(|(_, count)| count).sum();
+        let copies = proposal.verdict.after.copies as usize;
+        assert!(copies * 10 <= lost * 11, "{dead} dead: {copies} copies where {lost} were lost");
         assert_eq!(
             held(&after).iter().filter(|(node, _)| down(node)).map(|(_, count)| count).sum::<usize>(),
             0

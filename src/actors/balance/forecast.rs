@@ -259,6 +259,7 @@ fn score(of: &Score) -> PlanScore {
         leaders: of.leaders,
         bytes: of.bytes,
         moved: of.moved,
+        copied: of.copied,
         leader_changes: of.leader_changes,
     }
 }

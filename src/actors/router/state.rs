@@ -80,7 +80,8 @@ impl Achieved {
 
     /// Whether a round has nothing left to do.
     pub fn covers(&self, round: &Round) -> bool {
-        let stands = |table: &Arc<Routed>| self.distributed.get(&table.routes.table) == Some(&table.distributed);
+        let stands =
+            |table: &Arc<Routed>| self.distributed.get(&table.routes.table) == Some(&table.distributed);
         round.routes.iter().all(|table| self.loaded(table) && stands(table))
             && self.epochs.len() == round.routes.len()
             && self.distributed.len() == round.routes.len()
@@ -92,8 +93,8 @@ impl Achieved {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::node::{ClickHouseEndpoint, Secret};
     use crate::actors::table::decide_tests::table;
+    use crate::model::node::{ClickHouseEndpoint, Secret};
     use crate::model::routes::{RouteReplica, RouteShard, TableRoutes};
     use crate::model::{PartitionRange, ShardId};
 
@@ -105,8 +106,14 @@ mod tests {
         let group = grouped.then(|| ("read".to_owned(), shards.clone()));
         let table = table(TableState::Active, 3, 1);
         let (id, name, epoch) = (table.id, table.name.clone(), table.epoch);
-        let routes =
-            TableRoutes { table: id, name, epoch, partitions: 4, groups: group.into_iter().collect(), shards };
+        let routes = TableRoutes {
+            table: id,
+            name,
+            epoch,
+            partitions: 4,
+            groups: group.into_iter().collect(),
+            shards,
+        };
         Arc::new(Routed::new(&table, routes, None))
     }
 

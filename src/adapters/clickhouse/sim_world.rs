@@ -357,7 +357,10 @@ const FILES_KEPT: usize = 2;
 
 /// Cluster files that servers of one network have read: those that are one place in memory are read once.
 #[derive(Clone, Default)]
-pub(super) struct ReadFiles(Arc<Mutex<VecDeque<(Arc<str>, Clusters)>>>);
+pub(super) struct ReadFiles(Arc<Mutex<VecDeque<ReadFile>>>);
+
+/// A file's text, and what it says.
+type ReadFile = (Arc<str>, Clusters);
 
 impl ReadFiles {
     fn read(&self, text: &Arc<str>) -> Result<Clusters, String> {

@@ -64,7 +64,9 @@ pub struct Pricing<'a> {
     /// Bytes of a unit of size: the mean replica.
     pub unit_bytes: f64,
     /// Cost of moving a unit of size.
-    pub move_cost: f64,
+    move_cost: f64,
+    /// Cost of a copy, whatever its size.
+    copy_cost: f64,
     /// Cost of changing one leader.
     pub leader_cost: f64,
     zones: Vec<Vec<u32>>,
@@ -108,6 +110,7 @@ impl<'a> Pricing<'a> {
             order,
             unit_bytes,
             move_cost: weights.moved,
+            copy_cost: weights.copies,
             leader_cost: weights.leader_changes * replicas / (problem.shards() as f64).max(1.0),
             followers: vec![Envelope::default(); zones.len()],
             leaders: vec![Envelope::default(); zones.len()],
@@ -131,6 +134,12 @@ impl<'a> Pricing<'a> {
     #[inline]
     pub fn size(&self, shard: usize) -> f64 {
         self.problem.bytes[shard] as f64 / self.unit_bytes
+    }
+
+    /// Cost of copying a replica of this size.
+    #[inline]
+    pub fn copy(&self, size: f64) -> f64 {
+        self.move_cost * size + self.copy_cost
     }
 
     /// The cheapest placement under `prices` of each shard, or of every `stride`-th from `first` by size.
@@ -225,7 +234,7 @@ impl Walk<'_, '_> {
     fn cheapest(&mut self, shard: usize, size: f64) {
         let pricing = self.pricing;
         let led = !pricing.problem.present(shard).is_empty();
-        let (new, lead) = (pricing.move_cost * size, if led { pricing.leader_cost } else { 0.0 });
+        let (new, lead) = (pricing.copy(size), if led { pricing.leader_cost } else { 0.0 });
         let none = Choice { cost: f64::INFINITY, node: 0 };
         for zone in 0..pricing.zones.len() {
             let hint = &mut self.hints[zone];
@@ -335,10 +344,10 @@ mod tests {
 
     /// Cost of a real placement under prices, in the pricing's units.
     fn cost(problem: &Problem, pricing: &Pricing<'_>, prices: &Prices, placed: &[u32]) -> f64 {
-        let (bytes, _, changes) = moved(problem, &Solution { nodes: placed.to_vec() });
+        let (_, copies, changes) = moved(problem, &Solution { nodes: placed.to_vec() });
         let size = pricing.size(0);
         let priced = placed.iter().map(|&n| prices.replica[n as usize] + prices.size[n as usize] * size);
-        bytes as f64 / pricing.unit_bytes * pricing.move_cost
+        copies as f64 * pricing.copy(size)
             + changes as f64 * pricing.leader_cost
             + priced.sum::<f64>()
             + prices.leader[placed[0] as usize]

@@ -51,7 +51,7 @@ impl<'a> Kicks<'a> {
 
     fn cost(&self, shard: usize, node: u32) -> f64 {
         let size = self.pricing.size(shard);
-        let copy = if self.problem.holds(shard, node) { 0.0 } else { self.pricing.move_cost * size };
+        let copy = if self.problem.holds(shard, node) { 0.0 } else { self.pricing.copy(size) };
         self.prices.replica[node as usize] + self.prices.size[node as usize] * size + copy
     }
 

@@ -101,6 +101,7 @@ fn impossible(policy: &Policy) -> Option<(&'static str, &'static str)> {
         ("leaders", weights.leaders),
         ("bytes", weights.bytes),
         ("moved", weights.moved),
+        ("copies", weights.copies),
         ("leader_changes", weights.leader_changes),
         ("per_table", weights.per_table),
         ("writes", weights.writes),

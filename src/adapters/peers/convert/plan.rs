@@ -255,6 +255,7 @@ fn score_from_wire(w: wire::PlanScore) -> PlanScore {
         leaders: w.leaders,
         bytes: w.bytes,
         moved: w.moved,
+        copied: w.copied,
         leader_changes: w.leader_changes,
     }
 }
@@ -266,6 +267,7 @@ fn score_to_wire(m: PlanScore) -> wire::PlanScore {
         leaders: m.leaders,
         bytes: m.bytes,
         moved: m.moved,
+        copied: m.copied,
         leader_changes: m.leader_changes,
     }
 }

@@ -77,8 +77,8 @@ pub struct State<'a> {
     pub stuck: Vec<bool>,
     /// Cost of changing a leader.
     pub leader_cost: f64,
-    /// Cost of copying a unit of size.
-    pub move_cost: f64,
+    /// Cost of copying a unit of size, and of a copy whatever its size.
+    move_cost: (f64, f64),
     /// Penalties.
     pub stiffness: Stiffness,
     /// What may be copied, and what is, in bytes and copies; none if there is no limit.
@@ -122,7 +122,7 @@ impl<'a> State<'a> {
             at: vec![0; problem.replicas()],
             stuck: Vec::new(),
             leader_cost: weights.leader_changes * replicas / (problem.shards() as f64).max(1.0),
-            move_cost: weights.moved,
+            move_cost: (weights.moved, weights.copies),
             stiffness: Stiffness { by: [1.0, 1.0, 0.1] },
             caps: None,
             plain: !problem.has_exceptions() && problem.zone_cap.iter().all(|&cap| cap == 1),
@@ -245,7 +245,11 @@ impl<'a> State<'a> {
     /// Cost of a shard's replica standing on a node: nothing where it is now.
     #[inline]
     fn copy(&self, shard: usize, node: u32) -> f64 {
-        if self.problem.holds(shard, node) { 0.0 } else { self.size[shard] * self.move_cost }
+        if self.problem.holds(shard, node) {
+            0.0
+        } else {
+            self.size[shard] * self.move_cost.0 + self.move_cost.1
+        }
     }
 
     #[inline]

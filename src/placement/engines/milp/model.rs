@@ -131,6 +131,7 @@ impl<'a> Program<'a> {
         let (bytes, copies, changes) = moved(part.problem, part.base);
         let weights = &part.problem.policy.weights;
         let constant = weights.moved * bytes as f64 / part.problem.total_bytes.max(1.0)
+            + weights.copies * copies as f64 / (part.problem.replicas() as f64).max(1.0)
             + weights.leader_changes * changes as f64 / part.problem.shards() as f64;
         Self {
             part,
@@ -197,7 +198,7 @@ impl<'a> Program<'a> {
         let stays: Vec<u32> = placed.iter().copied().filter(|&node| !is_open(node)).collect();
         let leads = is_open(placed[0]);
         self.release(shard);
-        let copy = problem.policy.weights.moved * problem.bytes[shard] as f64 / problem.total_bytes.max(1.0);
+        let copy = problem.copy_cost(shard);
         let change = problem.policy.weights.leader_changes / problem.shards() as f64;
         let (mut replicas, mut leaders) = (Vec::new(), Vec::new());
         let (mut count, mut leader) = (Expression::default(), Expression::default());
