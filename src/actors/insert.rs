@@ -141,7 +141,7 @@ mod tests {
             source,
             epoch: Epoch(1),
             next_shard: 1,
-            origin_offsets: BTreeMap::new(),
+            origin_offsets: Default::default(),
             delete_topics: false,
         }
     }

@@ -4,6 +4,7 @@
 //! not change, so that keeping both costs little, and what is equal is most often the same place in memory, which is
 //! seen at once. Pure.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -16,6 +17,18 @@ impl<T> Shared<T> {
     /// Whether both are one place in memory: then they are equal. If not, they may be.
     pub fn same(one: &Self, other: &Self) -> bool {
         Arc::ptr_eq(&one.0, &other.0)
+    }
+}
+
+impl<T: Serialize> Serialize for Shared<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Shared<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize(deserializer).map(Self::from)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use super::range::PartitionRange;
+use super::shared::Shared;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -190,7 +191,7 @@ pub struct Table {
     /// The next shard number; numbers are never used again.
     pub next_shard: u32,
     /// Kafka's first readable offset of each partition when the table was created: where history begins.
-    pub origin_offsets: BTreeMap<PartitionId, i64>,
+    pub origin_offsets: Shared<BTreeMap<PartitionId, i64>>,
     /// Also delete the topics once dropped.
     pub delete_topics: bool,
 }

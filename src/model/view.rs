@@ -22,6 +22,30 @@ pub struct Versioned<T> {
     pub revision: i64,
 }
 
+/// A record of a view that is kept beyond it: it shares the view's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept<T>(Shared<Versioned<T>>);
+
+impl<T> Kept<T> {
+    /// Whether both are one place in memory: then they are equal. If not, they may be.
+    pub fn same(one: &Self, other: &Self) -> bool {
+        Shared::same(&one.0, &other.0)
+    }
+}
+
+impl<T> From<&Shared<Versioned<T>>> for Kept<T> {
+    fn from(record: &Shared<Versioned<T>>) -> Self {
+        Self(record.clone())
+    }
+}
+
+impl<T> std::ops::Deref for Kept<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0.record
+    }
+}
+
 /// Who leads the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader {
@@ -103,6 +127,14 @@ pub struct ClusterView {
     pub run: Option<Versioned<PlanRun>>,
 }
 
+/// Where history begins never changes, and is long: all versions of a table's record share it.
+fn keep_origins(new: &mut Shared<Versioned<Table>>, old: &Shared<Versioned<Table>>) {
+    let (ours, theirs) = (&new.record.origin_offsets, &old.record.origin_offsets);
+    if !Shared::same(ours, theirs) && ours == theirs {
+        new.record.origin_offsets = old.record.origin_offsets.clone();
+    }
+}
+
 impl ClusterView {
     /// Applies one batch that brings the view to `revision`.
     pub fn apply(&mut self, revision: i64, records: Vec<Record>) -> Touched {
@@ -121,7 +153,10 @@ impl ClusterView {
                     put(&mut self.live, id.clone(), live);
                     touched.nodes.insert(id);
                 }
-                Record::Table(id, table) => {
+                Record::Table(id, mut table) => {
+                    if let (Some(new), Some(old)) = (&mut table, self.tables.get(&id)) {
+                        keep_origins(new, old);
+                    }
                     put(&mut self.tables, id, table);
                     touched.tables.insert(id);
                 }

@@ -6,6 +6,7 @@ use super::judge::Check;
 use super::measures::Measures;
 use super::node::{Port, Shared, SimNode};
 use super::observer::{self, Lacked};
+use super::operate::some;
 use super::readers::{Dark, Tally};
 use super::samples::Sample;
 use super::setup::{NewTable, Setup};
@@ -357,11 +358,12 @@ impl Cluster {
             let status = self.table_status(name).await;
             let waiting = match &status {
                 Ok(status) if status.complete => return Ok(()),
-                Ok(status) => status.waiting_for.join("; "),
+                Ok(status) => some(&status.waiting_for),
                 Err(failure) => failure.to_string(),
             };
             if self.now_ms() >= until_ms {
-                return Err(self.failure(format!("{name} is not complete within {within_ms} ms: {waiting}")));
+                let so = format!("{name} is not complete within {within_ms} ms: {waiting}");
+                return Err(self.failure(so + &self.under_way().await));
             }
             self.advance(200).await?;
         }

@@ -203,6 +203,9 @@ impl Cluster {
         let failed: Vec<String> =
             checks.iter().filter(|check| !check.holds()).map(Check::to_string).collect();
         self.0.checks.replace(checks);
-        if failed.is_empty() { Ok(()) } else { Err(self.failure(failed.join("; "))) }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(self.failure(failed.join("; ") + &self.under_way().await))
     }
 }

@@ -218,11 +218,11 @@ fn spread_milli(counts: &Spread<'_>, weight: impl Fn(&NodeId) -> u64) -> u64 {
     if sum == 0 { 1_000 } else { counts.iter().map(share).max().unwrap_or(1_000) }
 }
 
-/// How much the replicas of the worst node go up and down against their trend, in hundredths of the range over all
-/// nodes: 0 if every node only gains or only loses.
+/// How much the worst node's partitions go up and down against their trend, in hundredths of the range over all nodes: 0
+/// if every node only gains or only loses. Splits and merges are no movement.
 pub fn thrash_percent(samples: &[Sample]) -> u64 {
     let nodes: BTreeSet<&NodeId> = samples.iter().flat_map(|sample| sample.nodes.keys()).collect();
-    let of = |sample: &Sample, node: &NodeId| sample.nodes.get(node).map_or(0, |node| node.replicas);
+    let of = |sample: &Sample, node: &NodeId| sample.nodes.get(node).map_or(0, |node| node.partitions);
     let all = || samples.iter().flat_map(|sample| nodes.iter().map(|node| of(sample, node)));
     let range = all().max().unwrap_or(0) - all().min().unwrap_or(0);
     let against = |node: &&NodeId| {
@@ -243,7 +243,7 @@ mod tests {
         let sample = |at: usize| {
             let node = |(n, counts): (usize, &&[u64])| {
                 let id = format!("n{}", n + 1).parse().unwrap();
-                (id, NodeSample { replicas: counts[at], ..NodeSample::default() })
+                (id, NodeSample { partitions: counts[at], ..NodeSample::default() })
             };
             let nodes = series.iter().enumerate().map(node).collect();
             Sample { at_ms: at as u64, nodes, lag: 0, shards: Vec::new() }

@@ -4,11 +4,39 @@ use super::cluster::Cluster;
 use super::event::full_name;
 use super::failure::Failure;
 use crate::adapters::peers::Daemon;
-use crate::model::control::{Asked, Operate};
+use crate::model::control::{Asked, Operate, OperationStatus};
 use crate::model::{NodeId, NodeState, ShardId, TableName};
 use std::sync::Arc;
 
+/// The first few of many lines.
+pub(super) fn some(lines: &[String]) -> String {
+    let few = lines.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let more = lines.len().saturating_sub(SHOWN_MAX);
+    if more > 0 { format!("{few}; and {more} more") } else { few }
+}
+
+/// Lines that a failure shows.
+const SHOWN_MAX: usize = 5;
+
 impl Cluster {
+    /// What is under way and what it waits for, for who has to find out why a run failed.
+    pub(super) async fn under_way(&self) -> String {
+        let asked = self.ask("list operations", |daemon| async move { daemon.operations().await }).await;
+        let Ok(operations) = asked else { return String::new() };
+        let open = operations.iter().filter(|status| status.operation.state.is_open());
+        let told = |status: &OperationStatus| {
+            let waits =
+                status.waiting_for.as_ref().map_or_else(String::new, |what| format!(" waits for {what}"));
+            format!("{} {}{waits}", status.operation.id, status.operation.kind)
+        };
+        let open: Vec<String> = open.map(told).collect();
+        if open.is_empty() {
+            "; nothing is under way".into()
+        } else {
+            format!("; under way: {}", some(&open))
+        }
+    }
+
     /// Asks for a change of a table's shards. Refusals are told in a row: an operator may ask for what cannot be.
     pub(super) fn operate_in_background(&self, table: &str, asked: Asked) {
         let name = full_name(table);

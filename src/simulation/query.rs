@@ -113,7 +113,7 @@ mod tests {
             source,
             epoch: Epoch(1),
             next_shard: 2,
-            origin_offsets: BTreeMap::from([(PartitionId(1), 5)]),
+            origin_offsets: BTreeMap::from([(PartitionId(1), 5)]).into(),
             delete_topics: false,
         }
     }

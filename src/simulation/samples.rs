@@ -1,7 +1,7 @@
 //! A run looked at from time to time: what each node holds, where each shard is, how far ingest is behind. For reports.
 
 use super::cluster::Cluster;
-use crate::model::table::ReplicaState;
+use crate::model::table::{ReplicaState, ShardState};
 use crate::model::{NodeId, names};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ const PLACES_MAX: usize = 2_000;
 pub struct NodeSample {
     /// Replicas that it should hold.
     pub replicas: u64,
+    /// Partitions of shards in the topology that it should hold: a split or a merge changes nothing in it.
+    pub partitions: u64,
     /// Shards that it leads.
     pub leaders: u64,
     /// Bytes of its disk that are taken, others' included.
@@ -105,6 +107,9 @@ impl Cluster {
                     let leads = shard.leader.as_ref() == Some(&replica.node);
                     let node = nodes.entry(replica.node.clone()).or_default();
                     node.replicas += 1;
+                    if shard.state == ShardState::Serving {
+                        node.partitions += u64::from(shard.range.width());
+                    }
                     node.leaders += u64::from(leads);
                     if count <= PLACES_MAX && replica.state == ReplicaState::Ready {
                         lag = lag.max(self.lacked(table, shard, &replica.node, &database, 0));

@@ -118,6 +118,8 @@ pub struct Agent {
     /// The view's revision at which nothing was left to be removed, while nothing else has changed.
     clean_at: Option<i64>,
     beating: bool,
+    /// The revision of the view that what runs was last held against.
+    reconciled: Option<i64>,
     server: Option<ServerInfo>,
     server_up: bool,
     server_error: String,
@@ -148,6 +150,7 @@ impl Agent {
             cleaning: None,
             clean_at: None,
             beating: false,
+            reconciled: None,
             server: None,
             server_up: false,
             server_error: "not looked at yet".to_owned(),
@@ -162,6 +165,7 @@ impl Agent {
             if !view.complete {
                 return;
             }
+            self.reconciled = Some(view.revision);
             let mut wanted = reconcile::wanted(&view, &self.ports.node);
             self.lineage.retain(|place| wanted.contains_key(place));
             let runs = |place: &Place| self.running.contains_key(place);
@@ -390,7 +394,10 @@ impl Agent {
             ctx.stop();
             return;
         }
-        self.reconcile(ctx);
+        let died = self.running.values().any(|running| !running.address.connected());
+        if died || self.reconciled != Some(self.view.read().revision) {
+            self.reconcile(ctx);
+        }
         self.probe(ctx);
         self.commit(ctx);
         self.refresh(ctx);

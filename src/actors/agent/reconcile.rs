@@ -8,9 +8,8 @@ use crate::model::ingest::Held;
 use crate::model::names;
 use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableState};
-use crate::model::view::{ClusterView, Versioned};
+use crate::model::view::{ClusterView, Kept, Versioned};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// A shard's place on a node.
 pub type Place = (TableId, ShardId);
@@ -19,7 +18,7 @@ pub type Place = (TableId, ShardId);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The table.
-    pub table: Arc<Table>,
+    pub table: Kept<Table>,
     /// The shard.
     pub shard: Shared<Versioned<Shard>>,
 }
@@ -33,9 +32,8 @@ pub fn wanted(view: &ClusterView, node: &NodeId) -> BTreeMap<Place, Wanted> {
         }
         let shards = view.shards.get(id).into_iter().flat_map(|shards| shards.on(node));
         let shards = shards.filter(|shard| shard.record.state != ShardState::Retired);
-        let mut record = None;
         for shard in shards {
-            let table = record.get_or_insert_with(|| Arc::new(table.record.clone())).clone();
+            let table = Kept::from(table);
             wanted.insert((*id, shard.record.id), Wanted { table, shard: shard.clone() });
         }
     }
@@ -58,7 +56,7 @@ pub fn outdated(node: &NodeId, running: &Wanted, wanted: &Wanted) -> bool {
     let since = |wanted: &Wanted| wanted.shard.record.replica_on(node).map(|replica| replica.since);
     since(running) != since(wanted)
         || running.shard.record.range != wanted.shard.record.range
-        || other_table(&running.table, &wanted.table)
+        || !Kept::same(&running.table, &wanted.table) && other_table(&running.table, &wanted.table)
 }
 
 /// Whether a table is another one to those who consume into it.

@@ -276,7 +276,9 @@ impl Balancer {
             if balance {
                 self.course.keep(&task.snapshot, &proposal);
             }
-            let even = begun.is_empty() && balance;
+            // What waits for its turn or for others begins when they end, which the snapshot need not show: what is
+            // under way is in it as done.
+            let even = proposal.steps.is_empty() && balance;
             self.even = even.then(|| (BalanceMode::On, decide::rough(&task.snapshot)));
             if begun.is_empty() { Look::Rest } else { Look::Begin(begun) }
         });

@@ -47,7 +47,7 @@ pub async fn create_table(lead: Lead, request: CreateTable) -> Result<TableStatu
     let copies = asked.unwrap_or(lead.topic_replication);
     tracing::debug!(table = %table.name, topics = table.source.topic_prefix, "making topics");
     create_topics(&lead, &table.source, table.partitions, copies).await?;
-    table.origin_offsets = origins(&lead, &table).await?;
+    table.origin_offsets = origins(&lead, &table).await?.into();
     // One at a time from the last look at the topics until the record can be seen: of two requests for the same topics
     // at the same moment the second is refused.
     let _turn = lead.creating.lock().await;
@@ -197,7 +197,7 @@ fn record(lead: &Lead, name: TableName, schema: Schema, request: &CreateTable) -
         },
         epoch: Epoch(0),
         next_shard: request.shards,
-        origin_offsets: BTreeMap::new(),
+        origin_offsets: Default::default(),
         delete_topics: false,
     }
 }

@@ -28,13 +28,13 @@ use crate::adapters::kafka::{Committed, Fetched};
 use crate::model::invariants::Invariant;
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::{ReplicaObservation, Stall};
+use crate::model::view::Kept;
 use crate::model::{PartitionId, ReplicaId, Shard, Table};
 use actix::prelude::*;
 use position::Position;
 use state::{Effect, Event, State};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 use work::Job;
 
@@ -55,7 +55,7 @@ impl ReplicaActor {
     pub fn new(
         ports: NodePorts,
         view: View,
-        table: Arc<Table>,
+        table: Kept<Table>,
         shard: &Shard,
         limits: Limits,
         lanes: Vec<Addr<LaneReader>>,

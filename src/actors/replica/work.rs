@@ -15,10 +15,10 @@ use crate::adapters::kafka::{self, Chunk, Outgoing};
 use crate::error::{Coded, Retry};
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::Stall;
+use crate::model::view::Kept;
 use crate::model::{Epoch, PartitionId, Shard, Table};
 use actix::Recipient;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// What stays the same over a replica's life.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub struct Job {
     /// The shard, as it was when the replica was started.
     pub shard: Shard,
     /// The table, as it was when the replica was started.
-    pub table: Arc<Table>,
+    pub table: Kept<Table>,
     /// The replica's database.
     pub database: String,
 }

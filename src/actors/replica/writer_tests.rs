@@ -17,6 +17,7 @@ use crate::adapters::routes::SimRoutes;
 use crate::model::names::{self, TopicPartition};
 use crate::model::range::PartitionRange;
 use crate::model::table::{BatchLimits, MessageFormat, ReplicationMode, Source, TableState, TopicLayout};
+use crate::model::view::{Kept, Versioned};
 use crate::model::{Epoch, PartitionId, Shard, ShardId, Table, TableId};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
@@ -76,7 +77,7 @@ pub(super) async fn stage() -> Stage {
         source,
         epoch: Epoch(1),
         next_shard: 1,
-        origin_offsets: BTreeMap::new(),
+        origin_offsets: Default::default(),
         delete_topics: false,
     };
     let kafka = SimKafka::new();
@@ -107,7 +108,8 @@ pub(super) async fn stage() -> Stage {
     let shard = Shard::new(table.id, ShardId(0), range, [ports.node.clone()]);
     // Nobody listens: inserts tell the agent nothing.
     let agent = Context::<Deaf>::new().address().recipient();
-    let (view, table, database) = (View::default(), Arc::new(table), DATABASE.to_owned());
+    let (view, table, database) =
+        (View::default(), Kept::from(&Versioned { record: table, revision: 1 }.into()), DATABASE.to_owned());
     let job = Job { ports, view, agent, shard, table, database };
     Stage { server, kafka, job, gate }
 }

@@ -111,6 +111,8 @@ pub enum Step {
     Write(Change),
     /// These shards' replicas on nodes that have been down for too long are to be rebuilt elsewhere.
     Rebuild(Vec<(ShardId, NodeId)>),
+    /// These replicas on such nodes go: there are enough without them.
+    RemoveLost(Vec<(ShardId, NodeId)>),
     /// An operation is over.
     End(Box<Operation>),
     /// An operation has taken too long: it is to be undone.
@@ -198,21 +200,31 @@ fn short(scene: &Scene<'_>) -> Option<Step> {
     (!short.is_empty()).then_some(Step::AddReplicas(short))
 }
 
-/// Replicas on nodes that have been down for `down_after_ms`, one a shard, where another node could take them and
-/// a live copy is left to take them from.
+/// Replicas on nodes that have been down for `down_after_ms`, one a shard: to go where there are enough without them,
+/// else to be made where another node could take them and a live copy is left to take them from.
 fn rebuild(scene: &Scene<'_>) -> Option<Step> {
     let known = scene.known;
     let lost = |node: &NodeId| known.down_for(node, scene.rules.down_after_ms);
     if !known.unfit_since_ms.keys().any(lost) {
         return None;
     }
-    let on_lost = |shard: &&Shard| {
-        let replica = shard.staying().find(|replica| lost(&replica.node))?;
-        let could_take = known.open.iter().any(|node| shard.replica_on(node).is_none());
-        let alive = shard.ready_nodes().any(|node| !down(node, known));
-        (could_take && alive && idle(scene, shard)).then(|| (shard.id, replica.node.clone()))
+    let on_lost = |shard: &Shard| {
+        let replica = shard.staying().find(|replica| lost(&replica.node)).filter(|_| idle(scene, shard))?;
+        Some((shard.id, replica.node.clone()))
     };
-    let rebuild: Vec<_> = scene.shards.iter().filter_map(on_lost).take(RECORDS_MAX).collect();
+    let live = |shard: &Shard| shard.ready_nodes().filter(|node| !down(node, known)).count();
+    let enough = |shard: &&&Shard| live(shard) >= scene.table.replicas as usize;
+    let surplus = scene.shards.iter().filter(enough).filter_map(|shard| on_lost(shard));
+    let surplus: Vec<_> = surplus.take(RECORDS_MAX).collect();
+    if !surplus.is_empty() {
+        return Some(Step::RemoveLost(surplus));
+    }
+    let possible = |shard: &&&Shard| {
+        let could_take = known.open.iter().any(|node| shard.replica_on(node).is_none());
+        could_take && live(shard) > 0
+    };
+    let rebuild = scene.shards.iter().filter(possible).filter_map(|shard| on_lost(shard));
+    let rebuild: Vec<_> = rebuild.take(RECORDS_MAX).collect();
     (!rebuild.is_empty()).then_some(Step::Rebuild(rebuild))
 }
 

@@ -46,7 +46,7 @@ pub(in crate::actors) fn table(state: TableState, epoch: u64, shards: u32) -> Ta
         source,
         epoch: Epoch(epoch),
         next_shard: shards,
-        origin_offsets: BTreeMap::new(),
+        origin_offsets: Default::default(),
         delete_topics: false,
     }
 }
@@ -71,6 +71,7 @@ struct World {
     registered: BTreeSet<NodeId>,
     heartbeats: BTreeMap<NodeId, Heartbeat>,
     fit_since_ms: BTreeMap<NodeId, u64>,
+    unfit_since_ms: BTreeMap<NodeId, u64>,
     frozen: BTreeMap<ShardId, String>,
 }
 
@@ -90,6 +91,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
         registered: nodes.iter().map(|n| id(n.0)).collect(),
         heartbeats: nodes.iter().map(|n| (id(n.0), heartbeat(n.0, n.2))).collect(),
         fit_since_ms: nodes.iter().filter(|n| n.1).map(|n| (id(n.0), 0)).collect(),
+        unfit_since_ms: nodes.iter().filter(|n| !n.1).map(|n| (id(n.0), 0)).collect(),
         frozen: BTreeMap::new(),
     }
 }
@@ -101,7 +103,7 @@ fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<
         open: &world.live,
         heartbeats: &world.heartbeats,
         fit_since_ms: &world.fit_since_ms,
-        unfit_since_ms: &BTreeMap::new(),
+        unfit_since_ms: &world.unfit_since_ms,
         now_unix_ms: 0,
         now_ms,
         frozen: &world.frozen,
@@ -305,6 +307,19 @@ fn a_shard_short_of_replicas_gets_one_when_a_node_is_there_for_it() {
     assert_eq!(step(&table, &[&now], &two, 0), Some(Step::AddReplicas(vec![ShardId(0)])));
     two.frozen.insert(ShardId(0), "frozen: audit".into());
     assert_eq!(step(&table, &[&now], &two, 0), None, "not while it is frozen");
+}
+
+#[test]
+fn a_copy_that_is_lost_for_good_is_made_elsewhere_or_goes_where_there_are_enough_without_it() {
+    let table = table(TableState::Active, 3, 1);
+    let down_ms = RULES.down_after_ms;
+    let two = shard(&[("n1", Ready), ("n2", Behind)], Some("n1"));
+    let known = world(&[("n1", true, Some(0)), ("n2", false, None), ("n3", true, Some(0))]);
+    let lost = vec![(ShardId(0), id("n2"))];
+    assert_eq!(step(&table, &[&two], &known, down_ms - 1), None, "it may come back");
+    assert_eq!(step(&table, &[&two], &known, down_ms), Some(Step::Rebuild(lost.clone())));
+    let three = shard(&[("n1", Ready), ("n3", Ready), ("n2", Behind)], Some("n1"));
+    assert_eq!(step(&table, &[&three], &known, down_ms), Some(Step::RemoveLost(lost)));
 }
 
 #[test]

@@ -27,6 +27,13 @@ pub(super) async fn carry_out(
         Step::AddReplicas(shards) => add(&lead, &placement, &basis, shards).await,
         Step::Write(change) => write(&lead, &basis, &change).await,
         Step::Rebuild(lost) => rebuild(&lead, &placement, &basis, lost).await,
+        Step::RemoveLost(lost) => {
+            let remove = |(shard, from): (ShardId, NodeId)| {
+                let reason = format!("{} {from}", cause::LOST);
+                (Kind::Remove { shard, from }, reason)
+            };
+            begin(&lead, &basis, lost.into_iter().map(remove).collect()).await
+        }
         Step::End(operation) => end(&lead, *operation).await,
         Step::Expire(operation) => expire(&lead, *operation).await,
         Step::DeleteTopics => delete_topics(&lead, &basis).await,

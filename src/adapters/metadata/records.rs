@@ -325,6 +325,7 @@ fn table_to_wire(table: &Table) -> wire::TableRecord {
 
 fn table_from_wire(wire: wire::TableRecord) -> Result<Table, Problem> {
     let origin = wire.origin_offsets.into_iter().map(|(partition, offset)| (PartitionId(partition), offset));
+    let origin: std::collections::BTreeMap<PartitionId, i64> = origin.collect();
     Ok(Table {
         id: id("id", &wire.id)?,
         name: TableName { database: wire.database, table: wire.table },
@@ -338,7 +339,7 @@ fn table_from_wire(wire: wire::TableRecord) -> Result<Table, Problem> {
         source: source_from_wire(wire.source.ok_or(Problem::Missing("source"))?)?,
         epoch: Epoch(wire.epoch),
         next_shard: wire.next_shard,
-        origin_offsets: origin.collect(),
+        origin_offsets: origin.into(),
         delete_topics: wire.delete_topics,
     })
 }

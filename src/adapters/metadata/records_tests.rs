@@ -107,7 +107,7 @@ fn table() -> impl Strategy<Value = Table> {
                 source,
                 epoch: Epoch(epoch),
                 next_shard,
-                origin_offsets,
+                origin_offsets: origin_offsets.into(),
                 delete_topics,
             }
         },

@@ -62,7 +62,7 @@ fn table() -> Table {
         source,
         epoch: Epoch(1),
         next_shard: 0,
-        origin_offsets: BTreeMap::new(),
+        origin_offsets: Default::default(),
         delete_topics: false,
     }
 }

@@ -154,8 +154,12 @@ fn short(world: &World) -> usize {
 
 fn sample(world: &World) -> Sample {
     let mut nodes: BTreeMap<NodeId, NodeSample> = BTreeMap::new();
-    for node in world.shards.values().flat_map(|shard| &shard.nodes) {
-        nodes.entry(node.clone()).or_default().replicas += 1;
+    for shard in world.shards.values() {
+        for node in &shard.nodes {
+            let node = nodes.entry(node.clone()).or_default();
+            node.replicas += 1;
+            node.partitions += u64::from(shard.hi - shard.lo);
+        }
     }
     Sample { at_ms: world.at_ms, nodes, lag: 0, shards: Vec::new() }
 }

@@ -127,7 +127,7 @@ fn table(of: &TraceTable, next_shard: u32) -> Table {
         source,
         epoch: Epoch(1),
         next_shard,
-        origin_offsets: BTreeMap::new(),
+        origin_offsets: Default::default(),
         delete_topics: false,
     }
 }

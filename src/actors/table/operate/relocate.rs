@@ -10,8 +10,13 @@ fn done() -> Progress {
     Progress::Ended(State::Done, String::new())
 }
 
-fn cancelled(why: &str) -> Progress {
-    Progress::Ended(State::Cancelled, why.to_owned())
+fn cancelled() -> Progress {
+    Progress::Ended(State::Cancelled, String::new())
+}
+
+/// Given up for that reason: only what was being cancelled is cancelled.
+fn given_up(cancel: bool, why: String) -> Progress {
+    Progress::Ended(if cancel { State::Cancelled } else { State::Failed }, why)
 }
 
 fn serving<'a>(scene: &Scene<'a>, id: ShardId) -> Option<&'a Shard> {
@@ -30,32 +35,49 @@ pub(super) fn move_replica(
     let leaving = |replica: Option<&Replica>| replica.is_some_and(|r| r.state == ReplicaState::Leaving);
     match (source, target) {
         (None, Some(target)) if target.state != ReplicaState::Leaving => done(),
-        (None, _) => cancelled(&format!("there is no replica of {id} on {from} any more")),
+        (None, _) => given_up(cancel, format!("there is no replica of {id} on {from} any more")),
         // What cannot be undone any more is finished.
         (Some(_), Some(_)) if leaving(source) => leave(scene, shard, from),
-        (Some(_), None) if cancel => cancelled(""),
-        (Some(_), Some(_)) if cancel => leave(scene, shard, to),
+        (Some(_), None) if cancel => cancelled(),
+        (Some(_), Some(_)) if cancel => unless_lost(scene, cancel, shard, to, leave(scene, shard, to)),
         (Some(_), _) if abandoned(scene, to) => match target {
-            None => cancelled(&format!("node {to} has been down for too long")),
+            None => given_up(cancel, format!("node {to} has been down for too long")),
             Some(_) => leave(scene, shard, to),
         },
         (Some(_), None) if removes_first(scene) => leave(scene, shard, from),
         (Some(_), None) => bring(scene, shard, to),
         (Some(_), Some(target)) if target.state == ReplicaState::Leaving => leave(scene, shard, to),
         (Some(_), Some(target)) if target.state == ReplicaState::Ready && !scene.down(to) => {
-            replace(scene, shard, from, to)
+            unless_lost(scene, cancel, shard, to, replace(scene, shard, from, to))
         }
         (Some(_), Some(_)) => arriving(scene, shard, to),
     }
 }
 
+/// What a move comes to: while neither of its copies can go since a third one is lost for good, it would wait for ever,
+/// and the lost one with it, which is not rebuilt while the shard is being moved. Then the new copy takes the lost one's
+/// place, and the move is to be asked for again.
+fn unless_lost(scene: &Scene<'_>, cancel: bool, shard: &Shard, to: &NodeId, progress: Progress) -> Progress {
+    let few = matches!(&progress, Progress::Waiting(wait) if wait.code == WaitCode::FewCopies);
+    let lost = shard.staying().find(|replica| abandoned(scene, &replica.node)).filter(|_| few);
+    lost.map_or(progress, |lost| {
+        let what = format!("the copy of {} on {} is lost: that on {to} stays instead", shard.id, lost.node);
+        given_up(cancel, what)
+    })
+}
+
 pub(super) fn add(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) -> Progress {
     let Some(shard) = serving(scene, id) else { return not_there(id) };
     match shard.replica_on(to).map(|replica| replica.state) {
-        None if cancel || abandoned(scene, to) => cancelled(""),
+        None if cancel => cancelled(),
+        None if abandoned(scene, to) => given_up(cancel, format!("node {to} has been down for too long")),
         None => bring(scene, shard, to),
         Some(ReplicaState::Ready) if !cancel => done(),
-        Some(_) if cancel || abandoned(scene, to) => leave(scene, shard, to),
+        Some(_) if cancel || abandoned(scene, to) => match leave(scene, shard, to) {
+            // Too late to be undone: it is needed.
+            Progress::Waiting(wait) if wait.code == WaitCode::FewCopies => done(),
+            progress => progress,
+        },
         Some(_) => arriving(scene, shard, to),
     }
 }
@@ -65,7 +87,7 @@ pub(super) fn remove(scene: &Scene<'_>, cancel: bool, id: ShardId, from: &NodeId
     match shard.replica_on(from).map(|replica| replica.state) {
         None => done(),
         Some(ReplicaState::Leaving) => leave(scene, shard, from),
-        Some(_) if cancel => cancelled(""),
+        Some(_) if cancel => cancelled(),
         Some(_) => leave(scene, shard, from),
     }
 }
@@ -76,7 +98,7 @@ pub(super) fn lead(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) ->
         return done();
     }
     if cancel {
-        return cancelled("");
+        return cancelled();
     }
     match shard.replica_on(to) {
         None => Progress::Ended(State::Failed, format!("{to} has no replica of {id}")),

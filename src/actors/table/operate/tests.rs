@@ -111,7 +111,12 @@ impl World {
 
     fn ended(&self) -> State {
         match self.next() {
-            Progress::Ended(state, _) => state,
+            Progress::Ended(state, _) => {
+                // Else its table stood still: the same step would be refused again and again.
+                let before = self.operations.last().unwrap().state;
+                assert!(before.may_become(state), "{before:?} -> {state:?}");
+                state
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -326,7 +331,47 @@ fn a_move_whose_target_dies_for_good_is_given_up() {
     world.down.insert(id("n3"), 10_000);
     world.step();
     assert!(world.shard(0).replica_on(&id("n3")).is_none());
-    assert_eq!(world.ended(), State::Cancelled);
+    assert_eq!(world.ended(), State::Failed);
+}
+
+#[test]
+fn what_nobody_cancelled_fails_where_it_cannot_be() {
+    let mut gone = to_n3();
+    gone.shard(0).replicas.retain(|replica| replica.node != id("n1"));
+    assert_eq!(gone.ended(), State::Failed, "the copy to be moved is not there any more");
+    let mut add = World::new(Kind::Add { shard: ShardId(0), to: id("n3") });
+    add.down.insert(id("n3"), 10_000);
+    assert_eq!(add.ended(), State::Failed);
+    add.cancel();
+    assert_eq!(add.ended(), State::Cancelled);
+}
+
+#[test]
+fn a_move_ends_where_another_copy_is_lost_for_good_and_leaves_the_new_one_in_its_place() {
+    let moved = |cancel: bool| {
+        let mut world = to_n3();
+        world.step();
+        world.ready(0, "n3");
+        world.down.insert(id("n2"), 90_000);
+        if cancel {
+            world.cancel();
+        }
+        assert!(world.waits_for().starts_with("2 complete live copies"), "it may come back yet");
+        world.down.insert(id("n2"), 10_000);
+        world.ended()
+    };
+    assert_eq!(moved(false), State::Failed, "what is lost is rebuilt only once this has ended");
+    assert_eq!(moved(true), State::Cancelled);
+}
+
+#[test]
+fn an_added_copy_that_is_needed_by_now_stays_though_it_is_cancelled() {
+    let mut world = World::new(Kind::Add { shard: ShardId(0), to: id("n3") });
+    world.step();
+    world.ready(0, "n3");
+    world.down.insert(id("n2"), 90_000);
+    world.cancel();
+    assert_eq!(world.ended(), State::Done);
 }
 
 #[test]
