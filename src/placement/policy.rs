@@ -44,8 +44,9 @@ impl Weights {
     };
 
     /// Of clusters: as the yardstick, and a copy costs as its share of replicas. By bytes alone thousands of small
-    /// shards would be copied for what a few bigger ones level as well, and each copy has costs of its own.
-    pub const CLUSTER: Self = Self { copies: 1.0, ..Self::YARDSTICK };
+    /// shards would be copied for what a few bigger ones level as well, and each copy has costs of its own. Of copies
+    /// that are made anyway those are preferred that spread each table evenly; none is worth it for that alone.
+    pub const CLUSTER: Self = Self { copies: 1.0, per_table: 0.1, ..Self::YARDSTICK };
 }
 
 /// How many times as much a goal weighs as the next one in a policy file's `order`.
