@@ -234,12 +234,17 @@ fn update(scene: &Scene<'_>) -> Option<Step> {
     let mut routable = true;
     let at_work = |shard: &&&Shard| shard.state != ShardState::Retired && !rests(scene, shard);
     for shard in shards.iter().filter(at_work) {
-        let next = next_shard(scene, shard, &mut change.reasons);
+        let mut reasons = Vec::new();
+        let next = next_shard(scene, shard, &mut reasons);
         let serving = shard.state == ShardState::Serving;
-        routable &= !serving || next.ready_nodes().next().is_some();
-        if next != **shard && change.shards.len() < RECORDS_MAX {
+        let is_written = next != **shard && change.shards.len() < RECORDS_MAX;
+        // What this transaction has no room for is published as it was.
+        let published = if is_written { &next } else { *shard };
+        routable &= !serving || published.ready_nodes().next().is_some();
+        if is_written {
             change.publish |= serving;
             change.shards.push(next);
+            change.reasons.append(&mut reasons);
         }
     }
     let whole = covers(sorted_ranges(shards), table.partitions);

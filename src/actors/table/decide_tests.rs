@@ -1,6 +1,6 @@
 //! The leader's decisions for a table, one situation a test.
 
-use super::decide::{Knowledge, Rules, Step, decide};
+use super::decide::{Knowledge, RECORDS_MAX, Rules, Step, decide};
 use super::operate::Change;
 use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
@@ -277,6 +277,34 @@ fn what_was_seen_of_an_earlier_copy_on_the_same_node_is_not_of_this_one() {
     let seen = well.heartbeats.get_mut(&id("n1")).unwrap().replicas.get_mut(&table.id).unwrap();
     seen.get_mut(&ShardId(0)).unwrap().since = Epoch(7);
     assert_eq!(written(step(&table, &[&new], &well, 0)).0.replicas[0].state, Ready);
+}
+
+#[test]
+fn a_table_of_more_shards_than_one_transaction_takes_is_published_with_the_last_of_them() {
+    let count = RECORDS_MAX + 10;
+    let wide = Table { partitions: 8 * count as u32, ..table(TableState::Creating, 0, count as u32) };
+    let range = |number: u32| PartitionRange::new(8 * number, 8 * number + 8).unwrap();
+    let new =
+        |number| Shard { id: ShardId(number), range: range(number), ..shard(&[("n1", Creating)], None) };
+    let mut shards: Vec<Shard> = (0..count as u32).map(new).collect();
+    let mut known = world(&[("n1", true, Some(0))]);
+    let seen = known.heartbeats.get_mut(&id("n1")).unwrap().replicas.get_mut(&wide.id).unwrap();
+    let observation = seen[&ShardId(0)].clone();
+    shards.iter().for_each(|shard| {
+        seen.insert(shard.id, observation.clone());
+    });
+    let step = |shards: &[Shard]| match step(&wide, &shards.iter().collect::<Vec<_>>(), &known, 0) {
+        Some(Step::Write(change)) => change,
+        other => panic!("{other:?}"),
+    };
+    let first = step(&shards);
+    assert_eq!((first.shards.len(), first.publish), (RECORDS_MAX, false), "ten cannot be read yet");
+    for written in first.shards {
+        let place = shards.iter().position(|shard| shard.id == written.id).unwrap();
+        shards[place] = written;
+    }
+    let last = step(&shards);
+    assert_eq!((last.shards.len(), last.publish), (10, true));
 }
 
 #[test]
