@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 
 const HEAD: &str = "\
 # What the cases that ship come to: replicas added, the fewest that give every node what it gained, those beyond; how
-# much nodes' partitions went there and back (percent); from the last event until nothing changed any more (seconds); the
-# fullest node over the mean (replicas, leaderships); answers that were wrong. Written by tests/simulation.rs; see
+# much nodes' partitions went there and back (percent); from the last event until nothing changed any more (seconds);
+# the fullest node over the mean (replicas, leaderships); answers that were wrong. Written by tests/simulation.rs; see
 # docs/simulation.md.
 ";
 

@@ -218,8 +218,8 @@ fn spread_milli(counts: &Spread<'_>, weight: impl Fn(&NodeId) -> u64) -> u64 {
     if sum == 0 { 1_000 } else { counts.iter().map(share).max().unwrap_or(1_000) }
 }
 
-/// How much the worst node's partitions go up and down against their trend, in hundredths of the range over all nodes: 0
-/// if every node only gains or only loses. Splits and merges are no movement.
+/// How much the worst node's partitions go up and down against their trend, in hundredths of the range over all nodes:
+/// 0 if every node only gains or only loses. Splits and merges are no movement.
 pub fn thrash_percent(samples: &[Sample]) -> u64 {
     let nodes: BTreeSet<&NodeId> = samples.iter().flat_map(|sample| sample.nodes.keys()).collect();
     let of = |sample: &Sample, node: &NodeId| sample.nodes.get(node).map_or(0, |node| node.partitions);

@@ -54,9 +54,9 @@ pub(super) fn move_replica(
     }
 }
 
-/// What a move comes to: while neither of its copies can go since a third one is lost for good, it would wait for ever,
-/// and the lost one with it, which is not rebuilt while the shard is being moved. Then the new copy takes the lost one's
-/// place, and the move is to be asked for again.
+/// What a move comes to: while neither of its copies can go since a third one is lost for good, it would wait for
+/// ever, and the lost one with it, which is not rebuilt while the shard is being moved. Then the new copy takes the
+/// lost one's place, and the move is to be asked for again.
 fn unless_lost(scene: &Scene<'_>, cancel: bool, shard: &Shard, to: &NodeId, progress: Progress) -> Progress {
     let few = matches!(&progress, Progress::Waiting(wait) if wait.code == WaitCode::FewCopies);
     let lost = shard.staying().find(|replica| abandoned(scene, &replica.node)).filter(|_| few);
