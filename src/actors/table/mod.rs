@@ -39,6 +39,8 @@ pub struct TableActor {
     placement: Addr<PlacementActor>,
     id: TableId,
     busy: bool,
+    /// A look is on its way.
+    asked: bool,
     /// Our last write: nothing is decided before the view shows it.
     written: Revision,
     failures: u32,
@@ -53,7 +55,7 @@ struct Basis {
 impl TableActor {
     /// The table of that id.
     pub fn new(lead: Lead, placement: Addr<PlacementActor>, id: TableId) -> Self {
-        Self { lead, placement, id, busy: false, written: 0, failures: 0 }
+        Self { lead, placement, id, busy: false, asked: false, written: 0, failures: 0 }
     }
 
     fn review(&mut self, ctx: &mut Context<Self>) {
@@ -187,6 +189,21 @@ impl Actor for TableActor {
 impl Handler<Review> for TableActor {
     type Result = ();
     fn handle(&mut self, _: Review, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.asked, true) {
+            ctx.notify(Look);
+        }
+    }
+}
+
+/// Comes after all reviews that were asked for by then: as many as nodes report at once, and one look is enough.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+struct Look;
+
+impl Handler<Look> for TableActor {
+    type Result = ();
+    fn handle(&mut self, _: Look, ctx: &mut Context<Self>) {
+        self.asked = false;
         self.review(ctx);
     }
 }
