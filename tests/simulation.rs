@@ -122,7 +122,7 @@ fn a_case_is_played_the_same_twice() {
 }
 
 /// Seeds that are always run, however few others are: each has found something.
-const KEPT: [(u64, &str); 7] = [
+const KEPT: [(u64, &str); 11] = [
     (11, "an insert of a replica's first life landed in its second: rows twice"),
     (125, "a server that was down for long comes back with the routes of before"),
     (
@@ -131,8 +131,12 @@ const KEPT: [(u64, &str); 7] = [
     ),
     (268, "what was reported of a copy that was removed passed for the one made again on that node"),
     (286, "how late others were was asked of those only that could be read already"),
+    (353, "a copy that came back to a node took that node's position of its earlier life"),
+    (406, "a new leader with an old view gave up the live copy for one on a node that had just died"),
     (597, "a readable copy of which nothing is known may hold everything"),
     (673, "after a restart a replica says how far it had recorded, and holds more"),
+    (694, "what a copy that looked again had heard of its topic did not count, and its peer seemed to lack nothing"),
+    (831, "as 353"),
 ];
 
 /// Plays seeds on all cores; every failure with the command that repeats it, the smallest seed first.

@@ -75,6 +75,12 @@ struct Daemon {
     metrics: Metrics,
 }
 
+impl Daemon {
+    fn rows_found_missing(&self) -> u64 {
+        self.metrics.invariant_violations(Invariant::NoLoss).get()
+    }
+}
+
 /// See the module.
 pub struct SimNode {
     /// As it registers itself.
@@ -88,6 +94,8 @@ pub struct SimNode {
     /// It is gone for good: no repair brings it back.
     pub(super) lost: bool,
     daemon: Option<Daemon>,
+    /// What daemons that were killed had found missing.
+    found_missing: u64,
 }
 
 /// What a call of a healthy server takes.
@@ -125,7 +133,7 @@ impl SimNode {
         let state = NodeState::Active;
         let weight_milli = said.weight_milli.unwrap_or(1_000);
         let record = Node { id, labels, capacity_bytes, weight_milli, state, clickhouse, daemon_url };
-        Self { record, server, routes, runs: 0, drift_ppm: 0, lost: false, daemon: None }
+        Self { record, server, routes, runs: 0, drift_ppm: 0, lost: false, daemon: None, found_missing: 0 }
     }
 
     /// Starts the daemon: the same wiring as in production, over lines of its own.
@@ -210,12 +218,13 @@ impl SimNode {
     /// How often its daemon found that a table lacks rows which were committed. Nothing here takes rows from a server,
     /// so it never may: that the daemon reads them again from the topic would hide that they were not published whole.
     pub fn rows_found_missing(&self) -> u64 {
-        self.daemon.as_ref().map_or(0, |daemon| daemon.metrics.invariant_violations(Invariant::NoLoss).get())
+        self.found_missing + self.daemon.as_ref().map_or(0, Daemon::rows_found_missing)
     }
 
     /// Ends the daemon without a goodbye.
     pub fn kill(&mut self) {
         if let Some(daemon) = self.daemon.take() {
+            self.found_missing += daemon.rows_found_missing();
             daemon.lifeline.cut();
         }
     }

@@ -327,6 +327,23 @@ fn a_replica_far_behind_its_peers_leaves_the_routes_but_a_burst_that_hits_all_ch
 }
 
 #[test]
+fn a_copy_that_heard_of_nothing_is_not_read_while_the_one_that_did_looks_again() {
+    let table = table(TableState::Active, 3, 1);
+    let now = shard(&[("n1", Ready), ("n2", Behind)], Some("n1"));
+    let mut known = world(&[("n1", true, Some(20)), ("n2", true, Some(0))]);
+    let mut set = |node: &str, serving: bool, progress: [i64; 2]| {
+        let replicas = known.heartbeats.get_mut(&id(node)).unwrap().replicas.get_mut(&table.id).unwrap();
+        let seen = replicas.get_mut(&ShardId(0)).unwrap();
+        seen.serving = serving;
+        let partition = seen.partitions.get_mut(&PartitionId(0)).unwrap();
+        [partition.next_offset, partition.end_offset] = progress;
+    };
+    set("n1", false, [2_133, 2_153]);
+    set("n2", true, [0, 0]);
+    assert_eq!(step(&table, &[&now], &known, 0), None);
+}
+
+#[test]
 fn a_shard_short_of_replicas_gets_one_when_a_node_is_there_for_it() {
     let table = table(TableState::Active, 3, 1);
     let now = shard(&[("n1", Ready)], Some("n1"));
