@@ -135,7 +135,10 @@ const KEPT: [(u64, &str); 11] = [
     (406, "a new leader with an old view gave up the live copy for one on a node that had just died"),
     (597, "a readable copy of which nothing is known may hold everything"),
     (673, "after a restart a replica says how far it had recorded, and holds more"),
-    (694, "what a copy that looked again had heard of its topic did not count, and its peer seemed to lack nothing"),
+    (
+        694,
+        "what a copy that looked again had heard of its topic did not count, and its peer seemed to lack nothing",
+    ),
     (831, "as 353"),
 ];
 
