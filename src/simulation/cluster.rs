@@ -200,8 +200,9 @@ impl Cluster {
     pub fn set_weather_everywhere(&self, weather: Weather) {
         self.row(&format!("script sets the weather: {weather:?}"));
         self.0.weather.set(weather);
-        for node in self.0.nodes.borrow().values() {
+        for (id, node) in &*self.0.nodes.borrow() {
             Port::ALL.into_iter().for_each(|port| node.set_weather(port, self.weather_at(port)));
+            self.0.dark.borrow_mut().cut(id.as_str(), self.now_ms(), weather.cut);
         }
     }
 

@@ -455,6 +455,9 @@ impl Cluster {
     /// Cuts a daemon off from some ports (all if none is named), or joins it to all again.
     fn cut(&self, node: &str, ports: &[Port], cut: bool) -> Result<(), Failure> {
         self.row(&format!("script {} {node}", if cut { "cuts off" } else { "joins" }));
+        let from_server =
+            ports.is_empty() || ports.contains(&Port::ClickHouse) || ports.contains(&Port::Routes);
+        self.0.dark.borrow_mut().cut(node, self.now_ms(), cut && from_server);
         let all = Port::ALL;
         let ports = if ports.is_empty() { all.as_slice() } else { ports };
         self.with(node, |sim| {

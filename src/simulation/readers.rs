@@ -16,10 +16,11 @@ use std::time::Duration;
 /// What readers met, by how queries ended.
 pub type Tally = BTreeMap<&'static str, u64>;
 
-/// Since when nodes have had no daemon, as the store knows it.
+/// Since when nodes have had no daemon, as the store knows it, or one that is cut off from its server.
 #[derive(Debug, Default)]
 pub(super) struct Dark {
     since_ms: BTreeMap<String, u64>,
+    cut_since_ms: BTreeMap<String, u64>,
     /// The last time without a daemon that is over: since when, until when.
     last_ms: BTreeMap<String, (u64, u64)>,
 }
@@ -42,9 +43,19 @@ impl Dark {
         }
     }
 
+    /// A daemon is cut off from its server or its cluster file, or no more.
+    pub(super) fn cut(&mut self, node: &str, now_ms: u64, cut: bool) {
+        if cut {
+            self.cut_since_ms.entry(node.to_owned()).or_insert(now_ms);
+        } else if let Some(since) = self.cut_since_ms.remove(node) {
+            self.last_ms.insert(node.to_owned(), (since, now_ms));
+        }
+    }
+
     /// Whether a node has been so for this long, or was until just now.
     fn long(&self, node: &str, now_ms: u64, for_ms: u64) -> bool {
-        let now = self.since_ms.get(node).is_some_and(|since| now_ms - since >= for_ms);
+        let since = [self.since_ms.get(node), self.cut_since_ms.get(node)];
+        let now = since.into_iter().flatten().any(|since| now_ms - since >= for_ms);
         let last = self.last_ms.get(node);
         now || last.is_some_and(|(since, until)| until - since >= for_ms && now_ms - until <= Self::BACK_MS)
     }
@@ -100,7 +111,7 @@ impl Cluster {
     }
 
     /// A database that a query was sent to is not there: legal only for a table that is being dropped, and at a node
-    /// that has been without a daemon for so long that nothing waited for it.
+    /// whose server no daemon has reached for so long that nothing waited for it.
     fn missing(&self, initiator: &str, name: &TableName, what: &str) -> Result<Answer, Failure> {
         let dropped = self.table(name).is_none_or(|table| table.state == TableState::Dropping);
         let grace_ms = self.0.shared.setup.options.rules.initiator_grace_ms;

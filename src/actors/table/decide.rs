@@ -333,6 +333,8 @@ struct Readable<'a> {
     seen: Vec<&'a ReplicaObservation>,
     /// Nothing is known of some that are up: they may hold everything.
     unknown: bool,
+    /// Some of those are on nodes that a new leader has not heard of yet: nor is it known how far the topics reach.
+    unheard: bool,
 }
 
 /// Whether a copy holds what a reader may expect: little is missing, or, where all lag, at most half as much again as
@@ -344,7 +346,7 @@ fn caught_up(copy: &ReplicaObservation, ready: &Readable<'_>, ends: &Ends, rules
         let least = ready.seen.iter().map(|other| least(other)).min().unwrap_or(0);
         own <= least.saturating_add(least / 2)
     };
-    copy.lag_to(ends) <= rules.caught_up_lag_max
+    !ready.unheard && copy.lag_to(ends) <= rules.caught_up_lag_max
         || !ready.unknown
             && no_worse(copy.lag_to(ends), ReplicaObservation::least_lag)
             && no_worse(copy.worst_lag_to(ends), ReplicaObservation::worst_least_lag)
@@ -371,10 +373,14 @@ fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
     let mut ready = next.ready_nodes().count();
     let shard = next.id;
     let ends = ends(table, next, known);
+    let up: Vec<&NodeId> = next.ready_nodes().filter(|node| !down(node, known)).collect();
     let readable: Vec<Option<&ReplicaObservation>> =
-        next.ready_nodes().filter(|node| !down(node, known)).map(|n| seen(table, next, n, known)).collect();
-    let unknown = readable.iter().any(Option::is_none);
-    let readable = Readable { seen: readable.into_iter().flatten().collect(), unknown };
+        up.iter().map(|node| seen(table, next, node, known)).collect();
+    let readable = Readable {
+        unknown: readable.iter().any(Option::is_none),
+        unheard: up.iter().any(|node| !known.heartbeats.contains_key(*node)),
+        seen: readable.into_iter().flatten().collect(),
+    };
     let alone = next.state == ShardState::Serving;
     // Those that can be read first, so that one that cannot is not kept for want of another.
     for ((replica, observed), inherits) in next.replicas.iter_mut().zip(&observed).zip(inherits) {

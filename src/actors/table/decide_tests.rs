@@ -341,6 +341,12 @@ fn a_copy_that_heard_of_nothing_is_not_read_while_the_one_that_did_looks_again()
     set("n1", false, [2_133, 2_153]);
     set("n2", true, [0, 0]);
     assert_eq!(step(&table, &[&now], &known, 0), None);
+    // Nor while a new leader has heard nothing of that one.
+    known.heartbeats.remove(&id("n1"));
+    assert_eq!(step(&table, &[&now], &known, 0), None);
+    known.live.remove(&id("n1"));
+    let (alone, _) = written(step(&table, &[&now], &known, 0));
+    assert_eq!(alone.replicas[1].state, Ready, "it is all there is");
 }
 
 #[test]

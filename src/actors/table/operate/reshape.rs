@@ -117,7 +117,8 @@ fn publish(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> Progress {
                 None => waiting(WaitCode::Linking, what),
             };
         }
-        if child.ready_nodes().next().is_none() {
+        // Where none of the parent's readable copies is up for a moment, those of the children that are may be dead.
+        if scene.ready_live(child).next().is_none() {
             let what = format!("{} to be readable anywhere: its nodes are down", child.id);
             return waiting(WaitCode::NodeDown, what);
         }
