@@ -185,13 +185,17 @@ impl ReplicaObservation {
 }
 
 /// How far topics reach, by what any of these replicas has seen of them. A replica whose lane is busy hears of new
-/// messages late; what stalls may speak of a topic that is no more.
+/// messages late; what stalls for its topic's sake may speak of one that is no more.
 pub fn ends<'a>(replicas: impl IntoIterator<Item = &'a ReplicaObservation>) -> BTreeMap<PartitionId, i64> {
     let mut ends = BTreeMap::new();
     let partitions = replicas.into_iter().flat_map(|replica| &replica.partitions);
-    let of_the_topic =
-        |seen: &PartitionProgress| matches!(seen.stall, None | Some(Stall::KafkaUnreachable { .. }));
-    for (id, seen) in partitions.filter(|(_, seen)| of_the_topic(seen)) {
+    let of_another = |seen: &PartitionProgress| {
+        let stall = seen.stall.as_ref();
+        stall.is_some_and(|stall| {
+            matches!(stall, Stall::TopicMissing | Stall::OffsetsGone { .. } | Stall::TopicReplaced { .. })
+        })
+    };
+    for (id, seen) in partitions.filter(|(_, seen)| !of_another(seen)) {
         let end = ends.entry(*id).or_insert(0);
         *end = seen.end_offset.max(seen.next_offset).max(*end);
     }

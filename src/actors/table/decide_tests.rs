@@ -341,7 +341,12 @@ fn a_copy_that_heard_of_nothing_is_not_read_while_the_one_that_did_looks_again()
     set("n1", false, [2_133, 2_153]);
     set("n2", true, [0, 0]);
     assert_eq!(step(&table, &[&now], &known, 0), None);
-    // Nor while a new leader has heard nothing of that one.
+    // Nor while that one's server refuses inserts.
+    let replicas = known.heartbeats.get_mut(&id("n1")).unwrap().replicas.get_mut(&table.id).unwrap();
+    let refuses = Some(Stall::ServerRefuses { error: "too many parts".into() });
+    replicas.get_mut(&ShardId(0)).unwrap().partitions.get_mut(&PartitionId(0)).unwrap().stall = refuses;
+    assert_eq!(step(&table, &[&now], &known, 0), None);
+    // Nor while a new leader has heard nothing of it.
     known.heartbeats.remove(&id("n1"));
     assert_eq!(step(&table, &[&now], &known, 0), None);
     known.live.remove(&id("n1"));
