@@ -46,8 +46,8 @@ pub struct Stiffness {
 #[derive(Debug, Clone, Default)]
 struct Extra {
     /// Replicas by table and node.
-    tables: Vec<u16>,
-    ceilings: Vec<u16>,
+    tables: Vec<u32>,
+    ceilings: Vec<u32>,
     table_cost: f64,
     writes: Vec<f64>,
     reads: Vec<f64>,
@@ -172,7 +172,7 @@ impl<'a> State<'a> {
 
     fn extras(&self) -> Option<Box<Extra>> {
         let (problem, weights) = (self.problem, &self.problem.policy.weights);
-        let tables = weights.per_table > 0.0 && problem.tables * self.sites.len() <= 64 << 20;
+        let tables = weights.per_table > 0.0 && problem.tables * self.sites.len() <= 32 << 20;
         if !tables && weights.writes == 0.0 && weights.reads == 0.0 {
             return None;
         }
@@ -182,7 +182,7 @@ impl<'a> State<'a> {
             (0..problem.shards())
                 .for_each(|s| totals[problem.table[s] as usize] += problem.slots(s).len() as f64);
             let ceilings = totals.iter().flat_map(|&total| table_ceilings(problem, total));
-            extra.ceilings = ceilings.map(|c| c.min(65535.0) as u16).collect();
+            extra.ceilings = ceilings.map(|c| c.min(f64::from(u32::MAX)) as u32).collect();
             extra.tables = vec![0; problem.tables * self.sites.len()];
             extra.table_cost = weights.per_table;
         }
