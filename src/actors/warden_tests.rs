@@ -23,9 +23,8 @@ use crate::adapters::peers::grpc::GrpcPeers;
 use crate::adapters::routes::SimRoutes;
 use crate::model::control::CreateTable;
 use crate::model::names::{self, TopicPartition};
-use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::table::{BatchLimits, MessageFormat, TopicLayout};
-use crate::model::{Node, NodeState, ShardId, TableName};
+use crate::model::{Node, ShardId, TableName};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
 use bytes::Bytes;
@@ -153,22 +152,7 @@ impl Outside {
 
     fn start(&mut self) -> Running {
         self.runs += 1;
-        let endpoint = ClickHouseEndpoint {
-            host: "n1".into(),
-            port: 9_000,
-            secure: false,
-            user: String::new(),
-            password: Secret::default(),
-        };
-        let node = Node {
-            id: "n1".parse().unwrap(),
-            labels: BTreeMap::new(),
-            capacity_bytes: 0,
-            weight_milli: 1_000,
-            state: NodeState::Active,
-            clickhouse: endpoint,
-            daemon_url: "sim://n1".into(),
-        };
+        let node = Node { daemon_url: "sim://n1".into(), ..Node::plain(&"n1".parse().unwrap()) };
         let (clickhouse, routes) = (Arc::new(self.server.clone()), Arc::new(self.routes.clone()));
         let world = World {
             cluster: "c".into(),

@@ -74,6 +74,23 @@ pub struct Node {
     pub daemon_url: String,
 }
 
+#[cfg(test)]
+impl Node {
+    /// A node of which tests want nothing but its name.
+    pub fn plain(id: &NodeId) -> Self {
+        let (host, user, password) = (id.to_string(), String::new(), Secret::default());
+        Self {
+            id: id.clone(),
+            labels: BTreeMap::new(),
+            capacity_bytes: 0,
+            weight_milli: 1_000,
+            state: NodeState::Active,
+            clickhouse: ClickHouseEndpoint { host, port: 9_000, secure: false, user, password },
+            daemon_url: String::new(),
+        }
+    }
+}
+
 impl Node {
     /// The zone that the node is in; a node without the label is a zone of its own.
     pub fn zone(&self) -> &str {

@@ -7,7 +7,7 @@ use crate::actors::table::decide_tests;
 use crate::model::balance::{BalanceMode, BalanceRules, Planner};
 use crate::model::hold::{Brake, Hold, Scope};
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
-use crate::model::node::{ClickHouseEndpoint, Node, NodeState, Secret};
+use crate::model::node::Node;
 use crate::model::observed::{Heartbeat, ReplicaObservation};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::range::PartitionRange;
@@ -59,22 +59,7 @@ impl Cluster {
     }
 
     pub(super) fn join(&mut self, name: &str) {
-        let clickhouse = ClickHouseEndpoint {
-            host: String::new(),
-            port: 1,
-            secure: false,
-            user: String::new(),
-            password: Secret::default(),
-        };
-        let node = Node {
-            id: id(name),
-            labels: BTreeMap::new(),
-            capacity_bytes: 0,
-            weight_milli: 1_000,
-            state: NodeState::Active,
-            clickhouse,
-            daemon_url: String::new(),
-        };
+        let node = Node::plain(&id(name));
         self.view.nodes.insert(id(name), Versioned { record: node, revision: 1 });
         self.view.live.insert(id(name), Live { incarnation: 1, daemon_url: String::new() });
     }

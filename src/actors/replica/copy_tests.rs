@@ -7,33 +7,15 @@ use super::writer_tests::{DATABASE, P, stage, texts};
 use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables, SimServers};
 use crate::adapters::kafka::{Committed, NewTopic, Outgoing};
 use crate::model::names;
-use crate::model::node::{ClickHouseEndpoint, Secret};
+use crate::model::node::Secret;
 use crate::model::range::PartitionRange;
 use crate::model::table::{Replica, ReplicaState};
 use crate::model::view::{ClusterView, Live, Versioned};
-use crate::model::{Epoch, Node, NodeId, NodeState, Shard, ShardId};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::model::{Epoch, Node, NodeId, Shard, ShardId};
+use std::collections::BTreeSet;
 
 fn id(number: usize) -> NodeId {
     format!("n{number}").parse().unwrap()
-}
-
-fn node(id: &NodeId) -> Node {
-    Node {
-        id: id.clone(),
-        labels: BTreeMap::new(),
-        capacity_bytes: 0,
-        weight_milli: 1_000,
-        state: NodeState::Active,
-        clickhouse: ClickHouseEndpoint {
-            host: id.to_string(),
-            port: 9_000,
-            secure: false,
-            user: String::new(),
-            password: Secret::default(),
-        },
-        daemon_url: String::new(),
-    }
 }
 
 /// The order in which n1's new copy, to be taken from n4, asks n2 to n6, of which n3 leads and n5 is down.
@@ -46,7 +28,7 @@ async fn the_chosen_source_is_asked_first_then_the_leader_then_the_others_that_l
     shard.leader = Some(id(3));
     let mut view = ClusterView { complete: true, ..ClusterView::default() };
     for number in 1..=6 {
-        view.nodes.insert(id(number), Versioned { record: node(&id(number)), revision: 1 });
+        view.nodes.insert(id(number), Versioned { record: Node::plain(&id(number)), revision: 1 });
         if number != 5 {
             view.live.insert(id(number), Live { incarnation: 1, daemon_url: String::new() });
         }

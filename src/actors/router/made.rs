@@ -69,7 +69,7 @@ fn distributed(table: &Table, routes: &TableRoutes, insert_base_url: Option<&str
 type Nodes = Shared<BTreeMap<NodeId, Versioned<Node>>>;
 
 /// What a table's routes were made of, and the routes; none while some shard has no readable replica.
-struct Kept {
+struct Entry {
     table: Shared<Versioned<Table>>,
     shards: Option<Shared<Shards>>,
     nodes: Nodes,
@@ -78,7 +78,7 @@ struct Kept {
 
 #[derive(Default)]
 struct Inner {
-    tables: BTreeMap<TableId, Kept>,
+    tables: BTreeMap<TableId, Entry>,
     files: VecDeque<(Vec<Arc<Routed>>, Arc<str>)>,
 }
 
@@ -104,7 +104,7 @@ impl MadeRoutes {
         let shards = view.shards.get(&id);
         let mut inner = self.inner();
         inner.tables.retain(|id, _| view.tables.contains_key(id));
-        let same = |kept: &&Kept| {
+        let same = |kept: &&Entry| {
             let shards_same = match (&kept.shards, shards) {
                 (Some(one), Some(other)) => Shared::same(one, other),
                 (one, other) => one.is_none() && other.is_none(),
@@ -118,7 +118,7 @@ impl MadeRoutes {
         let routes = routes::derive(&table.record, &records, &view.node_records(), groups);
         let routed = routes.map(|routes| Arc::new(Routed::new(&table.record, routes, insert_base_url)));
         let (shards, nodes) = (shards.cloned(), view.nodes.clone());
-        inner.tables.insert(id, Kept { table: table.clone(), shards, nodes, routed: routed.clone() });
+        inner.tables.insert(id, Entry { table: table.clone(), shards, nodes, routed: routed.clone() });
         routed
     }
 
@@ -145,7 +145,6 @@ impl MadeRoutes {
 mod tests {
     use super::*;
     use crate::actors::table::decide_tests::table;
-    use crate::model::node::{ClickHouseEndpoint, NodeState, Secret};
     use crate::model::table::{Replica, ReplicaState, Shard, ShardState, TableState};
     use crate::model::view::Record;
     use crate::model::{Epoch, PartitionRange, ShardId};
@@ -177,22 +176,7 @@ mod tests {
         let mut other = Table { id: TableId(uuid::Uuid::from_u128(77)), ..one.clone() };
         other.name.table = "other".into();
         let mut view = ClusterView::default();
-        let clickhouse = ClickHouseEndpoint {
-            host: "n1".into(),
-            port: 9000,
-            secure: false,
-            user: String::new(),
-            password: Secret::default(),
-        };
-        let node = Node {
-            id: "n1".parse().unwrap(),
-            labels: BTreeMap::new(),
-            capacity_bytes: 0,
-            weight_milli: 1_000,
-            state: NodeState::Active,
-            clickhouse,
-            daemon_url: String::new(),
-        };
+        let node = Node::plain(&"n1".parse().unwrap());
         let nodes = Record::Node(node.id.clone(), Some(Versioned { record: node, revision: 1 }));
         view.apply(1, vec![nodes, record(&one), record(&other), shard(&one, "n1"), shard(&other, "n1")]);
         let made = MadeRoutes::default();

@@ -208,23 +208,20 @@ fn rebuild(scene: &Scene<'_>) -> Option<Step> {
     if !known.unfit_since_ms.keys().any(lost) {
         return None;
     }
-    let on_lost = |shard: &Shard| {
-        let replica = shard.staying().find(|replica| lost(&replica.node)).filter(|_| idle(scene, shard))?;
-        Some((shard.id, replica.node.clone()))
-    };
     let live = |shard: &Shard| shard.ready_nodes().filter(|node| !down(node, known)).count();
-    let enough = |shard: &&&Shard| live(shard) >= scene.table.replicas as usize;
-    let surplus = scene.shards.iter().filter(enough).filter_map(|shard| on_lost(shard));
-    let surplus: Vec<_> = surplus.take(RECORDS_MAX).collect();
+    let lost_copies = |fits: &dyn Fn(&Shard) -> bool| -> Vec<(ShardId, NodeId)> {
+        let lost_copy = |shard: &&Shard| {
+            let replica = shard.staying().find(|replica| lost(&replica.node))?;
+            (fits(shard) && idle(scene, shard)).then(|| (shard.id, replica.node.clone()))
+        };
+        scene.shards.iter().filter_map(lost_copy).take(RECORDS_MAX).collect()
+    };
+    let surplus = lost_copies(&|shard| live(shard) >= scene.table.replicas as usize);
     if !surplus.is_empty() {
         return Some(Step::RemoveLost(surplus));
     }
-    let possible = |shard: &&&Shard| {
-        let could_take = known.open.iter().any(|node| shard.replica_on(node).is_none());
-        could_take && live(shard) > 0
-    };
-    let rebuild = scene.shards.iter().filter(possible).filter_map(|shard| on_lost(shard));
-    let rebuild: Vec<_> = rebuild.take(RECORDS_MAX).collect();
+    let could_take = |shard: &Shard| known.open.iter().any(|node| shard.replica_on(node).is_none());
+    let rebuild = lost_copies(&|shard| could_take(shard) && live(shard) > 0);
     (!rebuild.is_empty()).then_some(Step::Rebuild(rebuild))
 }
 

@@ -1,13 +1,12 @@
 //! Small clusters for the predicates' tests: one table of eight partitions, nodes `n1`, `n2`, ….
 
 use super::Violation;
-use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::table::{BatchLimits, MessageFormat, ReplicationMode, Schema, Source, TopicLayout};
 use crate::model::view::{ClusterView, Leader, Live, Versioned};
 use crate::model::{
-    Epoch, Node, NodeId, NodeState, OperationId, PartitionRange, Replica, ReplicaState, Shard, ShardId,
-    Table, TableId, TableName, TableState, Term,
+    Epoch, Node, NodeId, OperationId, PartitionRange, Replica, ReplicaState, Shard, ShardId, Table, TableId,
+    TableName, TableState, Term,
 };
 use std::collections::BTreeMap;
 
@@ -21,22 +20,7 @@ pub(super) fn ids(found: &[Violation]) -> Vec<&'static str> {
 }
 
 fn node(id: &NodeId) -> Node {
-    let clickhouse = ClickHouseEndpoint {
-        host: id.to_string(),
-        port: 9000,
-        secure: false,
-        user: String::new(),
-        password: Secret::default(),
-    };
-    Node {
-        id: id.clone(),
-        labels: BTreeMap::new(),
-        capacity_bytes: 0,
-        weight_milli: 1_000,
-        state: NodeState::Active,
-        clickhouse,
-        daemon_url: format!("http://{id}:7400"),
-    }
+    Node { daemon_url: format!("http://{id}:7400"), ..Node::plain(id) }
 }
 
 fn table() -> Table {

@@ -58,12 +58,11 @@ pub(super) fn move_replica(
 /// ever, and the lost one with it, which is not rebuilt while the shard is being moved. Then the new copy takes the
 /// lost one's place, and the move is to be asked for again.
 fn unless_lost(scene: &Scene<'_>, cancel: bool, shard: &Shard, to: &NodeId, progress: Progress) -> Progress {
-    let few = matches!(&progress, Progress::Waiting(wait) if wait.code == WaitCode::FewCopies);
-    let lost = shard.staying().find(|replica| abandoned(scene, &replica.node)).filter(|_| few);
-    lost.map_or(progress, |lost| {
-        let what = format!("the copy of {} on {} is lost: that on {to} stays instead", shard.id, lost.node);
-        given_up(cancel, what)
-    })
+    if !matches!(&progress, Progress::Waiting(wait) if wait.code == WaitCode::FewCopies) {
+        return progress;
+    }
+    let Some(lost) = shard.staying().find(|replica| abandoned(scene, &replica.node)) else { return progress };
+    given_up(cancel, format!("the copy of {} on {} is lost: that on {to} stays instead", shard.id, lost.node))
 }
 
 pub(super) fn add(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) -> Progress {
