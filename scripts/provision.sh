@@ -24,9 +24,10 @@ readonly CLICKHOUSE_PACKAGES=(clickhouse-server clickhouse-client)
 readonly CLICKHOUSE_EXPECTED="18.16.1"
 readonly ETCD_PACKAGES=(etcd-server etcd-client)
 readonly PROMETHEUS_PACKAGES=(prometheus)
+readonly NETWORK_PACKAGES=(iproute2) # the proof cuts a node off by a network namespace
 readonly MAVEN_DEPENDENCY_PLUGIN="3.8.1"
 readonly CHDB_PINS=(chdb-core==26.9.0) # without its pandas and pyarrow: nothing here asks for data frames
-readonly ALL_PARTS=(rust build clickhouse etcd prometheus kafka chdb)
+readonly ALL_PARTS=(rust build clickhouse etcd prometheus network kafka chdb)
 
 say() { printf 'provision: %-10s %s\n' "$1" "$2"; }
 
@@ -158,6 +159,10 @@ part_etcd() {
 
 part_prometheus() {
   if install_packages prometheus "${PROMETHEUS_PACKAGES[@]}"; then disable_units prometheus; fi
+}
+
+part_network() {
+  install_packages network "${NETWORK_PACKAGES[@]}" || true
 }
 
 # --- What does not come from Debian ----------------------------------------

@@ -112,6 +112,7 @@ async fn server(folder: &Path, number: usize) -> Result<ClickHouseServer, Error>
         folder: folder.join(node(number)),
         data: None,
         password: Secret::new(""),
+        place: clickhouse_server::Place::default(),
     };
     let mut server = ClickHouseServer::prepare(options).map_err(|error| Error::of(&error))?;
     server.start().await.map_err(|error| Error::of(&error))?;

@@ -20,13 +20,14 @@ pub enum Blow {
     DaemonStopped,
     SilentNetwork,
     CutNetwork,
+    CablePulled,
     EverythingRestarted,
     DiskFilled,
     /// Nothing: the operation runs to its end.
     Nothing,
 }
 
-pub const BLOWS: [Blow; 11] = [
+pub const BLOWS: [Blow; 12] = [
     Blow::DaemonKilled,
     Blow::LeaderKilled,
     Blow::ServerKilled,
@@ -35,6 +36,7 @@ pub const BLOWS: [Blow; 11] = [
     Blow::DaemonStopped,
     Blow::SilentNetwork,
     Blow::CutNetwork,
+    Blow::CablePulled,
     Blow::EverythingRestarted,
     Blow::DiskFilled,
     Blow::Nothing,
@@ -51,6 +53,7 @@ impl fmt::Display for Blow {
             Self::DaemonStopped => "daemon stopped past its lease (SIGSTOP)",
             Self::SilentNetwork => "daemon cut off, nobody is told",
             Self::CutNetwork => "node cut off, connections reset",
+            Self::CablePulled => "node cut off (network namespace), nobody is told",
             Self::EverythingRestarted => "everything killed and started again",
             Self::DiskFilled => "disk filled",
             Self::Nothing => "no blow",
@@ -70,6 +73,7 @@ impl Nemesis<'_> {
             Blow::DaemonStopped => self.stop_daemon(cluster).await,
             Blow::SilentNetwork => self.cut_off(cluster, Weather::Silent).await,
             Blow::CutNetwork => self.cut_off(cluster, Weather::Cut).await,
+            Blow::CablePulled => self.pull_cable(cluster).await,
             Blow::EverythingRestarted => self.restart_everything(cluster).await,
             Blow::DiskFilled => return self.fill_disk(cluster).await,
             Blow::Nothing => {}
@@ -144,6 +148,21 @@ impl Nemesis<'_> {
         sleep(Duration::from_secs(2)).await;
         disk.grow(DISK_MEBIBYTES);
         if told { " and told" } else { " for 20 s, nothing refused" }
+    }
+
+    /// The second node, daemon and server, is alone: nothing comes, nothing goes, and whoever is connected to it waits.
+    async fn pull_cable(&mut self, cluster: &mut Cluster) {
+        let Some(namespace) = &cluster.namespace else { return };
+        let id = cluster.nodes[1].id.clone();
+        cluster.nodes[1].mute = true;
+        self.down.daemons.begin(&id);
+        self.down.servers.begin(&id);
+        namespace.pull();
+        sleep(Duration::from_millis(4 * LEASE_TTL_MS)).await;
+        namespace.plug();
+        self.down.servers.end(&id);
+        self.down.daemons.end(&id);
+        cluster.nodes[1].mute = false;
     }
 
     /// The first node, whose network goes over links: its daemon reaches nothing and nobody reaches it. Where

@@ -2,7 +2,8 @@
 //! splits, moves, drains, kills, stops, cuts off and fills a disk, by a seed. No row lost, none twice, no answer wrong.
 //!
 //! `make proof MINUTES=10 SEED=3` runs it for longer; `make test` for two minutes. A disk is filled where a small file
-//! system can be mounted (by root, and always in CI); elsewhere the list of what was done says that it was not.
+//! system can be mounted (by root, and always in CI), and a node's cable is pulled where it can have a network namespace
+//! of its own; elsewhere the list of what was done says that it was not.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -22,6 +23,7 @@ use nemesis::Nemesis;
 use std::time::{Duration, Instant};
 use support::cluster::{Cluster, PARTITIONS};
 use support::disk::SmallDisk;
+use support::namespace::Namespace;
 use support::producer::Producer;
 use support::readers::Readers;
 use watcher::{Down, Watcher};
@@ -48,7 +50,7 @@ async fn every_query_counts_every_row_once_whatever_happens() {
     let folder = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(&folder.path().join("disk"), DISK_MEBIBYTES);
     let data = disk.as_ref().map(|disk| disk.path().join("data"));
-    let mut cluster = Cluster::start_linked(4, data).await;
+    let mut cluster = Cluster::start_linked(4, data, Namespace::make()).await;
     let partitions = PARTITIONS.to_string();
     let numbers = ["--partitions", &partitions, "--shards", "2", "--replicas", "2", "--partition-by", "user"];
     cluster

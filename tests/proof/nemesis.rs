@@ -69,7 +69,12 @@ impl<'a> Nemesis<'a> {
                 deck = self.deal();
                 deck.pop().unwrap()
             });
-            if blow != Blow::DiskFilled || self.disk.is_some() {
+            let possible = match blow {
+                Blow::DiskFilled => self.disk.is_some(),
+                Blow::CablePulled => cluster.namespace.is_some(),
+                _ => true,
+            };
+            if possible {
                 self.strike(cluster, readers, blow).await;
             }
         }

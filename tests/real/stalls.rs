@@ -88,7 +88,7 @@ async fn through_bad_weather(
     which: impl Fn(&super::support::links::Links) -> &Vec<Link>,
     noticed: impl AsyncFn(&Cluster, &Producer, Weather),
 ) {
-    let mut cluster = Cluster::start_linked(3, None).await;
+    let mut cluster = Cluster::start_linked(3, None, None).await;
     cluster.create_events(4);
     let stream = Producer::start(&cluster, 20_000);
     for weather in [Weather::Silent, Weather::Cut] {

@@ -1,7 +1,7 @@
 //! `trace import` against real servers of 18.16.1: one that keeps a part log, one that keeps none.
 
 use crate::support::clickhouse::Running;
-use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
+use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options, Place};
 use converthouse::model::node::Secret;
 use converthouse::simulation::trace;
 use std::process::{Command, Output};
@@ -19,6 +19,7 @@ async fn logging() -> Running {
         folder: folder.path().join("logging"),
         data: None,
         password: password.clone(),
+        place: Place::default(),
     };
     let mut server = ClickHouseServer::prepare(options).unwrap();
     std::fs::write(server.folder().join("config.d/part_log.xml"), PART_LOG).unwrap();

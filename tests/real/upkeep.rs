@@ -106,7 +106,7 @@ async fn what_a_lost_node_held_is_rebuilt_elsewhere_and_then_it_is_forgotten() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_is_taken_from_the_most_advanced_replica() {
-    let mut cluster = Cluster::start_linked(3, None).await;
+    let mut cluster = Cluster::start_linked(3, None, None).await;
     for node in &mut cluster.nodes {
         // Lags within ten messages of each other are alike.
         node.reconfigure("[log]", "[failover]\npreferred_leader_lag_max = 10\n[log]");

@@ -20,6 +20,25 @@ const PING_DEADLINE: Duration = Duration::from_secs(2);
 /// The environment variable that names the program.
 pub const BINARY_VARIABLE: &str = "CLICKHOUSE_BINARY";
 
+/// Where a server runs.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The one address that it listens at.
+    pub address: String,
+    /// Who may connect: addresses, or networks as `10.0.0.0/30`.
+    pub allowed: Vec<String>,
+    /// Words before its command, such as those that enter another network.
+    pub command: Vec<String>,
+}
+
+/// This machine, for this machine.
+impl Default for Place {
+    fn default() -> Self {
+        let address = "127.0.0.1".to_owned();
+        Self { allowed: vec![address.clone()], address, command: Vec::new() }
+    }
+}
+
 /// What a server is made of.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -31,6 +50,8 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// Password of the user `default`; empty for none.
     pub password: Secret,
+    /// Its address and who may connect.
+    pub place: Place,
 }
 
 /// A server: its folder and ports, and its process while it runs. Killed when dropped; the folder stays.
@@ -57,14 +78,15 @@ impl ClickHouseServer {
             fs::create_dir_all(options.folder.join("config.d"))?;
             fs::create_dir_all(data_folder(&options))?;
             fs::write(options.folder.join("config.xml"), config)?;
-            fs::write(options.folder.join("users.xml"), users(&options.password))
+            fs::write(options.folder.join("users.xml"), users(&options))
         };
         write().map_err(|source| system(&options, "write its configuration", source))?;
         let config_file = options.folder.join("config.xml");
         let (program, command) = program();
         let launch = Launch::new(&options.name, program, &options.folder)
             .args(command)
-            .arg(format!("--config-file={}", config_file.display()));
+            .arg(format!("--config-file={}", config_file.display()))
+            .within(&options.place.command);
         Ok(Self { options, launch, http_port, tcp_port, process: None })
     }
 
@@ -74,8 +96,8 @@ impl ClickHouseServer {
     /// [`Error::NotInstalled`], [`Error::Died`], [`Error::NotReady`] and what [`Launch::start`] tells.
     pub async fn start(&mut self) -> Result<(), Error> {
         let process = self.launch.start()?;
-        let port = self.http_port;
-        process.ready(START_DEADLINE, async || ping(port).await).await?;
+        let at = (self.options.place.address.as_str(), self.http_port);
+        process.ready(START_DEADLINE, async || ping(at).await).await?;
         self.process = Some(process);
         Ok(())
     }
@@ -116,9 +138,9 @@ impl ClickHouseServer {
         self.process.as_ref().map(Process::pid)
     }
 
-    /// `http://127.0.0.1:port`.
+    /// Of the HTTP interface, `http://127.0.0.1:port` by default.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http_port)
+        format!("http://{}:{}", self.options.place.address, self.http_port)
     }
 
     /// Port of the HTTP interface.
@@ -174,9 +196,9 @@ fn program() -> (PathBuf, &'static [&'static str]) {
 }
 
 /// Asks `/ping`.
-async fn ping(port: u16) -> Result<(), String> {
+async fn ping(at: (&str, u16)) -> Result<(), String> {
     let ask = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = tokio::net::TcpStream::connect(at).await?;
         stream.write_all(b"GET /ping HTTP/1.0\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -197,6 +219,7 @@ fn escape(text: &str) -> String {
 fn config(options: &Options, [http, tcp, interserver]: [u16; 3]) -> String {
     let folder = escape(&options.folder.display().to_string());
     let data = escape(&data_folder(options).display().to_string());
+    let address = escape(&options.place.address);
     format!(
         "<?xml version=\"1.0\"?>
 <yandex>
@@ -207,11 +230,11 @@ fn config(options: &Options, [http, tcp, interserver]: [u16; 3]) -> String {
         <size>100M</size>
         <count>2</count>
     </logger>
-    <listen_host>127.0.0.1</listen_host>
+    <listen_host>{address}</listen_host>
     <http_port>{http}</http_port>
     <tcp_port>{tcp}</tcp_port>
     <interserver_http_port>{interserver}</interserver_http_port>
-    <interserver_http_host>127.0.0.1</interserver_http_host>
+    <interserver_http_host>{address}</interserver_http_host>
     <path>{data}/</path>
     <tmp_path>{data}/tmp/</tmp_path>
     <user_files_path>{data}/user_files/</user_files_path>
@@ -231,8 +254,10 @@ fn config(options: &Options, [http, tcp, interserver]: [u16; 3]) -> String {
     )
 }
 
-fn users(password: &Secret) -> String {
-    let password = escape(password.expose());
+fn users(options: &Options) -> String {
+    let password = escape(options.password.expose());
+    let allowed = options.place.allowed.iter().map(|network| format!("<ip>{}</ip>", escape(network)));
+    let allowed: String = allowed.collect();
     format!(
         "<?xml version=\"1.0\"?>
 <yandex>
@@ -246,7 +271,7 @@ fn users(password: &Secret) -> String {
     <users>
         <default>
             <password>{password}</password>
-            <networks><ip>127.0.0.1</ip></networks>
+            <networks>{allowed}</networks>
             <profile>default</profile>
             <quota>default</quota>
         </default>

@@ -177,6 +177,16 @@ impl Launch {
         self
     }
 
+    /// Runs it by another program that becomes it, such as `nsenter --net=…`; no words, no change.
+    pub fn within(mut self, words: &[String]) -> Self {
+        if let Some((program, before)) = words.split_first() {
+            let inner = std::mem::replace(&mut self.program, program.into());
+            let before = before.iter().map(Into::into).chain([inner.into_os_string()]);
+            self.arguments.splice(..0, before);
+        }
+        self
+    }
+
     /// Sets an environment variable on top of ours.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.into(), value.into());

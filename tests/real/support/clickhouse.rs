@@ -1,7 +1,7 @@
 //! Starts real ClickHouse servers for tests.
 
 use converthouse::adapters::clickhouse::HttpClickHouse;
-use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
+use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options, Place};
 use converthouse::adapters::compute::process::{Launch, Process, free_port};
 use converthouse::model::node::{ClickHouseEndpoint, Secret};
 use tempfile::TempDir;
@@ -29,6 +29,7 @@ impl Running {
             folder: folder.path().join(name),
             data,
             password: password.clone(),
+            place: Place::default(),
         };
         let mut server = ClickHouseServer::prepare(options).unwrap();
         server.start().await.unwrap_or_else(|error| panic!("{error}"));

@@ -4,7 +4,8 @@ use super::etcd::{managed, peer, start_three};
 use super::kafka::TestKafka;
 use super::link::Link;
 use super::links::Links;
-use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options};
+use super::namespace::Namespace;
+use converthouse::adapters::compute::clickhouse_server::{ClickHouseServer, Options, Place};
 use converthouse::adapters::compute::etcd_member::{EtcdMember, Peer};
 use converthouse::adapters::compute::process::{Launch, Process, free_port};
 use converthouse::adapters::kafka::{Kafka, KafkaClient, Outgoing};
@@ -44,6 +45,8 @@ pub struct Cluster {
     pub etcd: Vec<(EtcdMember, Option<Process>)>,
     pub kafka: TestKafka,
     pub client: KafkaClient,
+    /// The second node's network, if it has one of its own.
+    pub namespace: Option<Namespace>,
     // Dropped last.
     pub folder: TempDir,
 }
@@ -53,6 +56,10 @@ pub const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at Date
                        ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
 pub const PARTITIONS: u64 = 8;
 
+fn new_folder() -> TempDir {
+    TempDir::with_prefix("converthouse-cluster-").unwrap()
+}
+
 impl Cluster {
     /// Starts everything, with so many brokers, and waits until a daemon leads.
     pub async fn start(nodes: usize, brokers: usize) -> Self {
@@ -61,39 +68,40 @@ impl Cluster {
 
     /// The same, with the first node's data elsewhere.
     pub async fn start_with(nodes: usize, brokers: usize, data: Option<PathBuf>) -> Self {
-        let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
+        let folder = new_folder();
         let etcd = start_three(folder.path());
-        let kafka = TestKafka::start(brokers, &[]).await;
-        let client = kafka.client();
-        let (nodes_started, members) = (Vec::new(), Vec::new());
-        let mut cluster = Self { nodes: nodes_started, links: None, members, etcd, kafka, client, folder };
+        let mut cluster = Self::without_nodes(folder, etcd, TestKafka::start(brokers, &[]).await);
         cluster.start_nodes(nodes, data).await;
         cluster
     }
 
     /// The same, with a metadata store that the daemons form themselves.
     pub async fn start_managed(nodes: usize) -> Self {
-        let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
-        let members = (1..=nodes).map(|number| peer(format!("n{number}"))).collect();
-        let kafka = TestKafka::start(1, &[]).await;
-        let client = kafka.client();
-        let (started, etcd) = (Vec::new(), Vec::new());
-        let mut cluster = Self { nodes: started, links: None, members, etcd, kafka, client, folder };
+        let mut cluster = Self::without_nodes(new_folder(), Vec::new(), TestKafka::start(1, &[]).await);
+        cluster.members = (1..=nodes).map(|number| peer(format!("n{number}"))).collect();
         cluster.start_nodes(nodes, None).await;
         cluster
     }
 
     /// The same, with one broker, and all that the first node's daemon says and hears going over links; that node's
-    /// data elsewhere.
-    pub async fn start_linked(nodes: usize, data: Option<PathBuf>) -> Self {
-        let folder = TempDir::with_prefix("converthouse-cluster-").unwrap();
+    /// data elsewhere; and the second node in a network of its own, if that is given.
+    pub async fn start_linked(nodes: usize, data: Option<PathBuf>, namespace: Option<Namespace>) -> Self {
+        let folder = new_folder();
         let etcd = start_three(folder.path());
         let (links, kafka) = Links::to_store_and_queue(&etcd[0].0.peers).await;
-        let client = kafka.client();
-        let (started, members) = (Vec::new(), Vec::new());
-        let mut cluster = Self { nodes: started, links: Some(links), members, etcd, kafka, client, folder };
+        let mut cluster = Self::without_nodes(folder, etcd, kafka);
+        (cluster.links, cluster.namespace) = (Some(links), namespace);
         cluster.start_nodes(nodes, data).await;
         cluster
+    }
+
+    pub(super) fn without_nodes(
+        folder: TempDir,
+        etcd: Vec<(EtcdMember, Option<Process>)>,
+        kafka: TestKafka,
+    ) -> Self {
+        let (client, nodes, members) = (kafka.client(), Vec::new(), Vec::new());
+        Self { nodes, links: None, members, etcd, kafka, client, namespace: None, folder }
     }
 
     async fn start_nodes(&mut self, nodes: usize, data: Option<PathBuf>) {
@@ -107,11 +115,11 @@ impl Cluster {
     }
 
     /// What node `number`'s daemon is to reach etcd, Kafka and its ClickHouse by; the first as configuration.
-    async fn addresses(&mut self, number: usize, http_port: u16) -> (String, Vec<String>, String) {
+    async fn addresses(&mut self, number: usize, server: &ClickHouseServer) -> (String, Vec<String>, String) {
         let running = |urls: Vec<String>| format!("kind = \"etcd\"\nendpoints = {urls:?}\n");
         match self.links.as_mut().filter(|_| number == 0) {
             Some(links) => {
-                links.clickhouse.push(Link::to(http_port).await);
+                links.clickhouse.push(Link::to(server.http_port()).await);
                 let url = |link: &Link| format!("http://127.0.0.1:{}", link.port());
                 let broker = |link: &Link| format!("127.0.0.1:{}", link.port());
                 let etcd = running(links.etcd.iter().map(url).collect());
@@ -125,7 +133,7 @@ impl Cluster {
                     None => managed(&self.members),
                 };
                 let brokers = self.kafka.brokers.bootstrap().split(',').map(str::to_owned).collect();
-                (etcd, brokers, format!("http://127.0.0.1:{http_port}"))
+                (etcd, brokers, server.url())
             }
         }
     }
@@ -133,21 +141,27 @@ impl Cluster {
     async fn node(&mut self, number: usize, data: Option<PathBuf>) -> Node {
         let id = format!("n{}", number + 1);
         let folder = self.folder.path().join(&id);
-        let server = start_server(&id, &folder, data).await;
+        let place = match (&self.namespace, number) {
+            (None, _) => Place::default(),
+            (Some(namespace), 1) => namespace.place(),
+            (Some(namespace), _) => namespace.outside(),
+        };
+        let (host, within) = (place.address.clone(), place.command.clone());
+        let server = start_server(&id, &folder, data, place).await;
         let (grpc, http) = (free_port().unwrap(), free_port().unwrap());
-        let (store, brokers, clickhouse_url) = self.addresses(number, server.http_port()).await;
+        let (store, brokers, clickhouse_url) = self.addresses(number, &server).await;
         let (door, native) = match self.links.as_mut().filter(|_| number == 0) {
             Some(links) => links.doors(grpc, server.tcp_port()).await,
             None => (grpc, server.tcp_port()),
         };
         let config = format!(
             "[cluster]\nname = \"test\"\n[daemon]\nnode = \"{id}\"\ndata_dir = {:?}\n\
-             grpc_listen = \"127.0.0.1:{grpc}\"\n\
-             grpc_advertise = \"http://127.0.0.1:{door}\"\nhttp_listen = \"127.0.0.1:{http}\"\n[metadata]\n{store}\
+             grpc_listen = \"{host}:{grpc}\"\n\
+             grpc_advertise = \"http://{host}:{door}\"\nhttp_listen = \"{host}:{http}\"\n[metadata]\n{store}\
              lease_ttl_ms = {LEASE_TTL_MS}\n[kafka]\nbrokers = {brokers:?}\n\
              [ingest]\ninsert_deadline_ms = {INSERT_DEADLINE_MS}\n[[node]]\nid = \"{id}\"\n\
              labels = {{ zone = \"z{number}\" }}\nclickhouse_url = {clickhouse_url:?}\nclickhouse_user = \"default\"\n\
-             clickhouse_password = \"pass'word\"\nclickhouse_host = \"127.0.0.1\"\nclickhouse_port = {native}\n\
+             clickhouse_password = \"pass'word\"\nclickhouse_host = \"{host}\"\nclickhouse_port = {native}\n\
              routes_file = {:?}\n[log]\nlevel = \"info,converthouse=debug\"\n",
             folder.join("daemon"),
             server.routes_file(),
@@ -156,8 +170,9 @@ impl Cluster {
         std::fs::write(&file, config).unwrap();
         let launch = Launch::new(format!("daemon-{id}"), env!("CARGO_BIN_EXE_converthouse"), &folder)
             .args(["server", "--config"])
-            .arg(file.as_os_str());
-        let (grpc_url, http_url) = (format!("http://127.0.0.1:{grpc}"), format!("http://127.0.0.1:{http}"));
+            .arg(file.as_os_str())
+            .within(&within);
+        let (grpc_url, http_url) = (format!("http://{host}:{grpc}"), format!("http://{host}:{http}"));
         let (daemon, mute, route_port) = (None, false, native);
         let mut node = Node { id, server, launch, daemon, grpc_url, http_url, route_port, mute };
         node.start_daemon();
@@ -312,9 +327,14 @@ impl Cluster {
 }
 
 /// A node's ClickHouse server.
-pub(super) async fn start_server(id: &str, folder: &Path, data: Option<PathBuf>) -> ClickHouseServer {
+pub(super) async fn start_server(
+    id: &str,
+    folder: &Path,
+    data: Option<PathBuf>,
+    place: Place,
+) -> ClickHouseServer {
     let (name, folder) = (format!("clickhouse-{id}"), folder.to_owned());
-    let options = Options { name, folder, data, password: Secret::new("pass'word") };
+    let options = Options { name, folder, data, password: Secret::new("pass'word"), place };
     let mut server = ClickHouseServer::prepare(options).unwrap();
     server.start().await.unwrap_or_else(|error| panic!("{error}"));
     server

@@ -211,8 +211,10 @@ async fn read(nodes: Asked, outages: Outages, floors: Floors, (stop, turn, answe
     while !stop.load(Ordering::Relaxed) {
         let turn = turn.fetch_add(1, Ordering::Relaxed);
         let asked = {
-            let nodes = nodes.lock().unwrap();
-            (!nodes.is_empty()).then(|| nodes[turn as usize % nodes.len()].clone())
+            let (nodes, down) = (nodes.lock().unwrap(), outages.now());
+            let asked = (!nodes.is_empty()).then(|| nodes[turn as usize % nodes.len()].clone());
+            // It proves nothing, and readers that all wait for one that is cut off would ask nobody else.
+            asked.filter(|asked| !down.contains(&asked.node))
         };
         let Some(Watched { node, client, .. }) = asked else {
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -2,6 +2,7 @@
 
 use super::cluster::{Cluster, INSERT_DEADLINE_MS, LEASE_TTL_MS, Node, start_server};
 use super::kafka::TestKafka;
+use converthouse::adapters::compute::clickhouse_server::Place;
 use converthouse::adapters::compute::process::{Launch, free_port};
 use tempfile::TempDir;
 
@@ -28,7 +29,7 @@ impl Cluster {
         for number in 1..=nodes {
             let id = format!("n{number}");
             let own = folder.path().join(&id);
-            let server = start_server(&id, &own, None).await;
+            let server = start_server(&id, &own, None, Place::default()).await;
             config += &format!(
                 "[[node]]\nid = \"{id}\"\nlabels = {{ zone = \"z{number}\" }}\n\
                  clickhouse_url = {:?}\nclickhouse_password = \"pass'word\"\nclickhouse_port = {}\n\
@@ -46,9 +47,8 @@ impl Cluster {
         }
         std::fs::write(folder.path().join("n1/converthouse.toml"), config).unwrap();
         started[0].start_daemon();
-        let client = kafka.client();
-        let (members, etcd) = (Vec::new(), Vec::new());
-        let cluster = Self { nodes: started, links: None, members, etcd, kafka, client, folder };
+        let mut cluster = Self::without_nodes(folder, Vec::new(), kafka);
+        cluster.nodes = started;
         cluster.until("a leader and all nodes live", |status| {
             status.leader.is_some() && status.nodes.iter().filter(|node| node.live).count() == nodes
         });
