@@ -23,6 +23,7 @@ use converthouse::model::observed::{
 };
 use converthouse::model::operation::State;
 use converthouse::model::parts::{HeldFile, WantedParts};
+use converthouse::model::shared::Shared;
 use converthouse::model::table::{BatchLimits, MessageFormat, TopicLayout};
 use converthouse::model::verify::DigestAsked;
 use converthouse::model::{Epoch, NodeId, NodeState, OperationId, PartitionId, ShardId, TableName};
@@ -78,7 +79,7 @@ fn insert(body: &[u8]) -> InsertRows {
     InsertRows { database, table, format: MessageFormat::CSV, body: body.to_vec().into(), batch: None }
 }
 
-fn heartbeat() -> Heartbeat {
+fn heartbeat() -> Shared<Heartbeat> {
     let progress = |stall| PartitionProgress { next_offset: 5, end_offset: 9, reach_offset: 7, stall };
     let observation = ReplicaObservation {
         since: Epoch(6),
@@ -103,7 +104,7 @@ fn heartbeat() -> Heartbeat {
             way: CopyWay::Select { why: "no folder".into() },
         }),
     };
-    Heartbeat {
+    Shared::from(Heartbeat {
         node: node("n1"),
         incarnation: u64::MAX,
         clickhouse_up: true,
@@ -115,7 +116,7 @@ fn heartbeat() -> Heartbeat {
         epochs: BTreeMap::from([(id(), Epoch(7))]),
         settled: BTreeMap::from([(id(), Epoch(6))]),
         dropped: vec![id()],
-    }
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

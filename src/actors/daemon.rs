@@ -24,6 +24,7 @@ use crate::model::observed::Heartbeat;
 use crate::model::parts::{Piece, WantedParts};
 use crate::model::plan::ClusterPlan;
 use crate::model::routes::{self, RouteGroup, TableRoutes};
+use crate::model::shared::Shared;
 use crate::model::verify::{Digest, DigestAsked};
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use actix::dev::ToEnvelope;
@@ -277,7 +278,7 @@ impl Daemon for LocalDaemon {
         }
     }
 
-    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
+    async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error> {
         let coordinator =
             self.seat.get().ok_or_else(|| Error::NoLeader("this daemon does not lead".into()))?;
         ask(&coordinator, TakeHeartbeat(heartbeat)).await?

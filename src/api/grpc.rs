@@ -386,7 +386,7 @@ impl Agent for Service {
     ) -> Result<Response<wire::HeartbeatResponse>, Status> {
         let heartbeat = convert::heartbeat_from_wire(request.get_ref()).map_err(malformed)?;
         let daemon = self.daemon.clone();
-        let reply = run(async move { daemon.heartbeat(heartbeat).await }).await?;
+        let reply = run(async move { daemon.heartbeat(heartbeat.into()).await }).await?;
         Ok(Response::new(wire::HeartbeatResponse { term: reply.term.0 }))
     }
 }

@@ -20,6 +20,7 @@ use converthouse::model::operation::{Kind, Operation, State};
 use converthouse::model::parts::{FileSize, PartFiles, Piece, WantedParts};
 use converthouse::model::plan::ClusterPlan;
 use converthouse::model::routes::{RouteReplica, RouteShard, TableRoutes};
+use converthouse::model::shared::Shared;
 use converthouse::model::table::{MessageFormat, ShardState};
 use converthouse::model::verify::{Difference, Digest, DigestAsked, PartitionVerdict};
 use converthouse::model::{
@@ -44,7 +45,7 @@ pub enum Asked {
     Routes(TableName),
     Watch(TableName),
     Insert(InsertRows),
-    Heartbeat(Heartbeat),
+    Heartbeat(Shared<Heartbeat>),
     Operate(Operate),
     Cancel(OperationId),
     Operations,
@@ -264,7 +265,7 @@ impl Daemon for Fake {
         Ok(futures::stream::iter(verdicts().into_iter().map(Ok)).boxed())
     }
 
-    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
+    async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error> {
         self.note(Asked::Heartbeat(heartbeat)).await?;
         Ok(HeartbeatReply { term: Term(42) })
     }

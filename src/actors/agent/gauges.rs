@@ -51,7 +51,7 @@ impl Agent {
         let mut lags: BTreeMap<TableId, (&Running, u64)> = BTreeMap::new();
         for (place, running) in &self.running {
             lags.entry(place.0).or_insert((running, 0)).1 +=
-                self.observed.get(place).map_or(0, |seen| seen.lag());
+                self.sight.observed.get(place).map_or(0, |seen| seen.lag());
         }
         lags.into_values().map(|(running, lag)| (running.wanted.table.name.to_string(), lag)).collect()
     }
@@ -60,7 +60,7 @@ impl Agent {
     fn states(&self, view: &ClusterView) -> BTreeMap<&'static str, i64> {
         let mut states = BTreeMap::new();
         for place in self.running.keys() {
-            let serving = self.server_up && self.observed.get(place).is_some_and(|seen| seen.serving);
+            let serving = self.sight.up && self.sight.observed.get(place).is_some_and(|seen| seen.serving);
             *states.entry(self.state_of(view, *place, serving)).or_default() += 1;
         }
         states
@@ -86,7 +86,7 @@ impl Agent {
     fn epochs_missing(&self, view: &ClusterView) -> u64 {
         let used = view.tables.iter().filter(|(_, table)| table.record.state != TableState::Dropping);
         let missing = used.map(|(id, table)| {
-            table.record.epoch.0.saturating_sub(self.routes.epochs.get(id).map_or(0, |epoch| epoch.0))
+            table.record.epoch.0.saturating_sub(self.sight.routes.epochs.get(id).map_or(0, |epoch| epoch.0))
         });
         missing.max().unwrap_or(0)
     }

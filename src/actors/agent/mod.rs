@@ -9,6 +9,7 @@ pub mod lanes;
 pub mod lineage;
 pub mod reconcile;
 mod refresh;
+mod sight;
 
 use super::Options;
 use super::mirror::{View, ViewChanged};
@@ -21,12 +22,14 @@ use crate::error::Coded;
 use crate::model::ids::{Epoch, ShardId, TableId};
 use crate::model::ingest;
 use crate::model::names::{self, TopicPartition};
-use crate::model::observed::{ReplicaObservation, Seeding};
+use crate::model::observed::{Heartbeat, ReplicaObservation, Seeding};
+use crate::model::shared::Shared;
 use crate::model::table::TableState;
 use actix::prelude::*;
 use lanes::Lanes;
 use lineage::{Lineage, Stage};
 use reconcile::{Found, Place, Wanted};
+use sight::{Counted, Sight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
@@ -103,12 +106,12 @@ pub struct Agent {
     partitions: u32,
     router: Addr<Router>,
     pub(super) running: BTreeMap<Place, Running>,
-    observed: BTreeMap<Place, ReplicaObservation>,
+    /// What is known of the node.
+    sight: Counted<Sight>,
+    /// What was last told of it, at which count of its changes and which revision of the view.
+    told: Option<(u64, i64, Shared<Heartbeat>)>,
     shown: gauges::Shown,
     lineage: Lineage,
-    seeding: BTreeMap<Place, Seeding>,
-    sizes: BTreeMap<String, ReplicaSizes>,
-    databases: Option<BTreeSet<String>>,
     commits: BTreeMap<TopicPartition, Committed>,
     committing: bool,
     refresh_at_ms: Option<u64>,
@@ -120,10 +123,6 @@ pub struct Agent {
     beating: bool,
     /// The revision of the view that what runs was last held against.
     reconciled: Option<i64>,
-    server: Option<ServerInfo>,
-    server_up: bool,
-    server_error: String,
-    routes: RoutesStand,
 }
 
 impl Agent {
@@ -137,12 +136,10 @@ impl Agent {
             partitions: 0,
             router,
             running: BTreeMap::new(),
-            observed: BTreeMap::new(),
+            sight: Counted::default(),
+            told: None,
             shown: gauges::Shown::new(),
             lineage: Lineage::default(),
-            seeding: BTreeMap::new(),
-            sizes: BTreeMap::new(),
-            databases: None,
             commits: BTreeMap::new(),
             committing: false,
             refresh_at_ms: None,
@@ -151,10 +148,6 @@ impl Agent {
             clean_at: None,
             beating: false,
             reconciled: None,
-            server: None,
-            server_up: false,
-            server_error: "not looked at yet".to_owned(),
-            routes: RoutesStand::default(),
         }
     }
 
@@ -185,8 +178,9 @@ impl Agent {
                 }
                 running.address.do_send(StopReplica);
             }
-            self.observed.remove(&place);
-            self.seeding.remove(&place);
+            let sight = self.sight.change();
+            sight.observed.remove(&place);
+            sight.seeding.remove(&place);
         }
         self.make_room(&wanted);
         self.lineage.release(&self.view.read(), |place| self.running.contains_key(place));
@@ -196,6 +190,7 @@ impl Agent {
             } else if !self.is_removing(&wanted) {
                 let running = self.start_replica(wanted, ctx);
                 self.running.insert(place, running);
+                self.sight.change();
             }
         }
     }
@@ -266,20 +261,15 @@ impl Agent {
     }
 
     fn seen(&mut self, seen: Result<Seen, clickhouse::Error>, ctx: &mut Context<Self>) {
-        let was_up = self.server_up;
-        self.server_up = seen.is_ok();
-        self.server_error = match &seen {
-            Ok(_) => String::new(),
-            Err(error) => error.told(),
-        };
-        self.ports.metrics.clickhouse_up(self.ports.node.as_str()).set(i64::from(self.server_up));
+        let (was_up, was) = (self.sight.up, self.sight.server.as_ref().map(|server| server.uptime_s));
+        self.sight.answered(seen.as_ref().map(|seen| seen.0.clone()).map_err(Coded::told));
+        self.ports.metrics.clickhouse_up(self.ports.node.as_str()).set(i64::from(self.sight.up));
         match seen {
             Ok((info, sizes, databases)) => {
-                let restarted = self.server.as_ref().is_some_and(|before| info.uptime_s < before.uptime_s);
-                self.server = Some(info);
-                self.sizes = sizes;
-                if !self.databases.as_ref().is_some_and(|known| known.iter().eq(&databases)) {
-                    self.databases = Some(databases.into_iter().collect());
+                let restarted = was.is_some_and(|before| info.uptime_s < before);
+                self.sight.holds(sizes);
+                if !self.sight.databases.as_ref().is_some_and(|known| known.iter().eq(&databases)) {
+                    self.sight.change().databases = Some(databases.into_iter().collect());
                     self.clean_at = None;
                 }
                 if restarted {
@@ -326,7 +316,7 @@ impl Agent {
             (agent.cleaning, agent.clean_at) = (None, None);
             match result {
                 Ok(()) => {
-                    agent.databases.iter_mut().for_each(|all| {
+                    agent.sight.change().databases.iter_mut().for_each(|all| {
                         all.remove(&database);
                     });
                     agent.clean_up(ctx);
@@ -348,11 +338,11 @@ impl Agent {
             Found::Left(id, shard) if self.lineage.is_needed(&view, &self.ports.node, id, shard) => false,
             Found::Left(id, _) => {
                 let dropping = view.tables.get(&id).is_some_and(|t| t.record.state == TableState::Dropping);
-                !dropping || self.routes.undistributed.contains(&id)
+                !dropping || self.sight.routes.undistributed.contains(&id)
             }
             Found::Kept | Found::Foreign => false,
         };
-        self.databases.iter().flatten().find(left).cloned()
+        self.sight.databases.iter().flatten().find(left).cloned()
     }
 
     /// Records positions in Kafka: the newest of each partition, all in one call.
@@ -450,20 +440,18 @@ impl Handler<FromReplica> for Agent {
         }
         match news {
             ReplicaNews::Observed(observation) => {
-                let serving = observation.serving;
-                let before = self.observed.insert(place, observation);
                 // What the leader may be waiting for is told at once.
-                if before.is_some_and(|before| before.serving) != serving {
+                if self.sight.observe(place, observation) {
                     self.beat(ctx);
                 }
             }
             ReplicaNews::Seeding(seeding) => {
-                self.seeding.insert(place, seeding);
+                self.sight.change().seeding.insert(place, seeding);
             }
             ReplicaNews::Unseeded => self.staged(place, Stage::Unseeded, ctx),
             ReplicaNews::Linked(stopped) => self.staged(place, Stage::Linked(stopped), ctx),
             ReplicaNews::Seeded => {
-                self.seeding.remove(&place);
+                self.sight.change().seeding.remove(&place);
                 self.staged(place, Stage::Seeded, ctx);
             }
             ReplicaNews::Commit(source, committed) => {
@@ -476,7 +464,7 @@ impl Handler<FromReplica> for Agent {
 impl Handler<RoutesStand> for Agent {
     type Result = ();
     fn handle(&mut self, stand: RoutesStand, ctx: &mut Context<Self>) {
-        self.routes = stand;
+        self.sight.change().routes = stand;
         self.clean_at = None;
         self.clean_up(ctx);
         self.beat(ctx);

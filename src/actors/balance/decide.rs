@@ -10,6 +10,7 @@ use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::observed::Heartbeat;
 use crate::model::operation::{Kind, Operation};
+use crate::model::shared::Shared;
 use crate::model::table::{ReplicaState, Shard, ShardState, Table, TableState};
 use crate::model::view::ClusterView;
 use crate::placement::{
@@ -29,7 +30,7 @@ pub struct Sight<'a> {
     /// The records.
     pub view: &'a ClusterView,
     /// The newest heartbeats.
-    pub heartbeats: &'a BTreeMap<NodeId, Heartbeat>,
+    pub heartbeats: &'a BTreeMap<NodeId, Shared<Heartbeat>>,
     /// Nodes that have been down for so long that their replicas are rebuilt elsewhere.
     pub lost: &'a dyn Fn(&NodeId) -> bool,
     /// The wall clock, for pauses and freezes.

@@ -109,7 +109,7 @@ impl Cluster {
         shard.range.partitions().map(|partition| self.partition_bytes[partition.0 as usize]).sum()
     }
 
-    pub(super) fn heartbeats(&self) -> BTreeMap<NodeId, Heartbeat> {
+    pub(super) fn heartbeats(&self) -> BTreeMap<NodeId, Shared<Heartbeat>> {
         let heartbeat = |node: &NodeId| {
             let held = self.view.shards_of(self.of()).filter(|shard| shard.replica_on(node).is_some());
             let seen = |shard: &Shard| ReplicaObservation {
@@ -119,7 +119,7 @@ impl Cluster {
             };
             let held = held.map(|shard| (shard.id, seen(shard))).collect();
             let heartbeat = Heartbeat::of_healthy(node.clone(), BTreeMap::from([(self.of(), held)]));
-            (node.clone(), heartbeat)
+            (node.clone(), Shared::from(heartbeat))
         };
         self.view.live.keys().map(heartbeat).collect()
     }

@@ -14,6 +14,7 @@ use crate::model::plan::{
     self, ClusterPlan, PlanScore, PlannedMove, PlannedSplit, PlannedStay, PlannedStep, StepAction, World,
 };
 use crate::model::range::PartitionRange;
+use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState};
 use crate::model::view::{ClusterView, Versioned};
 use crate::placement::explain::Why;
@@ -26,7 +27,7 @@ pub struct Ahead {
     /// The records.
     view: ClusterView,
     /// The reports.
-    heartbeats: BTreeMap<NodeId, Heartbeat>,
+    heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
     /// What is split, in this order.
     pub cuts: Vec<Cut>,
 }

@@ -12,6 +12,7 @@ use crate::model::node::NodeState;
 use crate::model::observed::Heartbeat;
 use crate::model::operation::Kind;
 use crate::model::plan::{PlannedMove, World};
+use crate::model::shared::Shared;
 use crate::model::table::TableState;
 use crate::model::view::ClusterView;
 use crate::placement::{Policy, plan};
@@ -20,7 +21,7 @@ use std::collections::BTreeMap;
 #[test]
 fn nothing_is_decided_blindly() {
     let cluster = Cluster::new(2).table(8, 2, 1, |_| 100);
-    let why = |view: &ClusterView, heartbeats: &BTreeMap<NodeId, Heartbeat>| {
+    let why = |view: &ClusterView, heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>| {
         blind(&Sight { view, heartbeats, lost: &|_| false, now_unix_ms: NOW, forgets: false })
     };
     let mut heartbeats = cluster.heartbeats();

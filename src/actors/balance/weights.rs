@@ -4,11 +4,12 @@
 use crate::model::ids::NodeId;
 use crate::model::observed::Heartbeat;
 use crate::model::range::PartitionRange;
+use crate::model::shared::Shared;
 use crate::model::table::Shard;
 use std::collections::BTreeMap;
 
 /// Messages that a shard's partitions have taken, by the replica that has taken most; `None` if nothing is known.
-fn weights(heartbeats: &BTreeMap<NodeId, Heartbeat>, shard: &Shard) -> Option<BTreeMap<u32, u64>> {
+fn weights(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard) -> Option<BTreeMap<u32, u64>> {
     let of = |node: &NodeId| heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id);
     let taken = |node: &NodeId| -> Option<BTreeMap<u32, u64>> {
         let partitions = &of(node)?.partitions;
@@ -20,7 +21,7 @@ fn weights(heartbeats: &BTreeMap<NodeId, Heartbeat>, shard: &Shard) -> Option<BT
 
 /// The first partition of the right half such that the halves' bytes are the most equal; `None` if nothing is known
 /// of them, or there is but one partition.
-pub fn cut(heartbeats: &BTreeMap<NodeId, Heartbeat>, shard: &Shard) -> Option<u32> {
+pub fn cut(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard) -> Option<u32> {
     let weights = weights(heartbeats, shard)?;
     let weight = |partition: u32| weights.get(&partition).copied().unwrap_or(0);
     let whole: u64 = (shard.range.lo()..shard.range.hi()).map(weight).sum();
@@ -35,7 +36,11 @@ pub fn cut(heartbeats: &BTreeMap<NodeId, Heartbeat>, shard: &Shard) -> Option<u3
 }
 
 /// A part's share of a shard's bytes: by what its partitions have taken, or by their number if that is not known.
-pub fn share(heartbeats: &BTreeMap<NodeId, Heartbeat>, shard: &Shard, part: PartitionRange) -> (u64, u64) {
+pub fn share(
+    heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>,
+    shard: &Shard,
+    part: PartitionRange,
+) -> (u64, u64) {
     let Some(weights) = weights(heartbeats, shard) else {
         return (u64::from(part.width()), u64::from(shard.range.width()));
     };
@@ -49,7 +54,7 @@ mod tests {
     use crate::model::observed::{PartitionProgress, ReplicaObservation};
     use crate::model::{PartitionId, ShardId, TableId};
 
-    fn shard_with(taken: &[i64]) -> (BTreeMap<NodeId, Heartbeat>, Shard) {
+    fn shard_with(taken: &[i64]) -> (BTreeMap<NodeId, Shared<Heartbeat>>, Shard) {
         let (node, table): (NodeId, _) = ("n1".parse().unwrap(), TableId(uuid::Uuid::from_u128(1)));
         let width = u32::try_from(taken.len()).unwrap();
         let range = PartitionRange::new(4, 4 + width).unwrap();
@@ -62,7 +67,7 @@ mod tests {
             node.clone(),
             BTreeMap::from([(table, BTreeMap::from([(ShardId(0), seen)]))]),
         );
-        (BTreeMap::from([(node, heartbeat)]), shard)
+        (BTreeMap::from([(node, heartbeat.into())]), shard)
     }
 
     #[test]

@@ -2,12 +2,15 @@
 //!
 //! Counted anew each second from records and reports; nothing is kept.
 
+use super::observed::Balancing;
 use super::{Lead, status};
 use crate::actors::balance;
+use crate::adapters::metadata::Revision;
 use crate::model::balance::{BalanceMode, PlannedSize};
 use crate::model::ids::NodeId;
 use crate::model::observed::Heartbeat;
 use crate::model::operation::Kind;
+use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, TableState};
 use crate::model::view::ClusterView;
 use std::collections::BTreeMap;
@@ -32,7 +35,11 @@ fn number(count: impl TryInto<i64>) -> i64 {
 }
 
 /// Counts. Pure.
-pub fn counts(view: &ClusterView, heartbeats: &BTreeMap<NodeId, Heartbeat>, now_unix_ms: u64) -> Counts {
+pub fn counts(
+    view: &ClusterView,
+    heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>,
+    now_unix_ms: u64,
+) -> Counts {
     let mut counts = Counts::default();
     let up = |node: &NodeId| view.is_live(node) && heartbeats.get(node).is_none_or(|seen| seen.clickhouse_up);
     let active = view.tables.values().map(|table| &table.record).filter(|t| t.state == TableState::Active);
@@ -62,7 +69,7 @@ pub fn counts(view: &ClusterView, heartbeats: &BTreeMap<NodeId, Heartbeat>, now_
 }
 
 /// What a copy that is being made lacks, against the largest that is whole.
-fn lacking(shard: &Shard, target: &NodeId, heartbeats: &BTreeMap<NodeId, Heartbeat>) -> u64 {
+fn lacking(shard: &Shard, target: &NodeId, heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>) -> u64 {
     let bytes = |node: &NodeId| {
         let seen =
             heartbeats.get(node).and_then(|heartbeat| heartbeat.replicas.get(&shard.table)?.get(&shard.id));
@@ -72,8 +79,26 @@ fn lacking(shard: &Shard, target: &NodeId, heartbeats: &BTreeMap<NodeId, Heartbe
     whole.saturating_sub(bytes(target))
 }
 
-/// Sets the leader's gauges.
-pub fn show(lead: &Lead) {
+/// What the gauges were last set from.
+#[derive(Debug, Default)]
+pub struct Shown(Option<(Revision, u64, Balancing)>);
+
+impl Shown {
+    /// Sets the leader's gauges, if anything is new.
+    pub fn show(&mut self, lead: &Lead) {
+        let now = {
+            let (view, reports) = (lead.view.read(), lead.observed.read());
+            // A hold may end by itself.
+            view.holds.is_empty().then(|| (view.revision, reports.news, lead.seen.get()))
+        };
+        if now.is_none() || self.0 != now {
+            show(lead);
+            self.0 = now;
+        }
+    }
+}
+
+fn show(lead: &Lead) {
     let (view, reports) = (lead.view.read(), lead.observed.read());
     for (id, table) in &view.tables {
         let spread = view.shards_of(*id).filter_map(|shard| status::spread(&view, &reports, shard)).max();

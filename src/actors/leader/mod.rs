@@ -17,7 +17,7 @@ use super::balance::Balancer;
 use super::mirror::{View, ViewChanged};
 use super::node::{HeartbeatCame, NodeActor};
 use super::placement::PlacementActor;
-use super::table::{Review, TableActor};
+use super::table::{Review, Round, TableActor};
 use crate::adapters::clickhouse::ClickHouse;
 use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
@@ -30,10 +30,11 @@ use crate::model::control::{
     ClusterStatus, CreateTable, DropTable, NodeStatus, Operate, OperationStatus, TableStatus,
 };
 use crate::model::observed::Heartbeat;
+use crate::model::shared::Shared;
 use crate::model::{NodeId, NodeState, OperationId, TableId, TableName, Term};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
-use observed::{Observed, Seen};
+use observed::{Observed, Reports, Seen};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tape::Tape;
@@ -106,6 +107,7 @@ impl Lead {
 /// The actor.
 pub struct Coordinator {
     tape: Option<Tape>,
+    shown: gauges::Shown,
     lead: Lead,
     pub(super) placement: Addr<PlacementActor>,
     pub(super) balancer: Addr<Balancer>,
@@ -123,7 +125,8 @@ impl Coordinator {
         let placement = placement(&lead).start();
         let balancer = Balancer::new(lead.clone()).start();
         let tape = lead.recording.clone().map(|sink| Tape::new(sink, lead.clock.now_ms()));
-        Self { lead, placement, balancer, tables: BTreeMap::new(), nodes: BTreeMap::new(), tape }
+        let shown = gauges::Shown::default();
+        Self { lead, placement, balancer, tables: BTreeMap::new(), nodes: BTreeMap::new(), tape, shown }
     }
 
     /// One actor for each record; one that died is made anew from the store.
@@ -164,11 +167,11 @@ impl Coordinator {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.reconcile();
-        gauges::show(&self.lead);
+        self.shown.show(&self.lead);
         if let Some(tape) = &mut self.tape {
             tape.look(&self.lead);
         }
-        self.tables.values().for_each(|table| table.do_send(Review));
+        self.tables.values().for_each(|table| table.do_send(Round));
         let wait = std::time::Duration::from_millis(self.lead.tick_ms);
         ctx.run_later(wait, |coordinator, ctx| coordinator.tick(ctx));
     }
@@ -218,7 +221,7 @@ impl Handler<ViewChanged> for Coordinator {
 /// An agent's report came in.
 #[derive(Message)]
 #[rtype(result = "Result<HeartbeatReply, Error>")]
-pub struct TakeHeartbeat(pub Heartbeat);
+pub struct TakeHeartbeat(pub Shared<Heartbeat>);
 
 impl Handler<TakeHeartbeat> for Coordinator {
     type Result = Result<HeartbeatReply, Error>;
@@ -231,8 +234,15 @@ impl Handler<TakeHeartbeat> for Coordinator {
             // A zombie's, or one that is ahead of the records: the next one will do.
             return Ok(HeartbeatReply { term: self.lead.term });
         }
-        let mut concerned: Vec<TableId> = heartbeat.replicas.keys().copied().collect();
-        concerned.extend(&heartbeat.dropped);
+        let known = |reports: &Reports| {
+            let before = reports.heartbeats.get(&heartbeat.node);
+            before.is_some_and(|before| Shared::same(before, &heartbeat))
+        };
+        let mut concerned = Vec::new();
+        if !known(&self.lead.observed.read()) {
+            concerned.extend(heartbeat.replicas.keys().copied());
+            concerned.extend(&heartbeat.dropped);
+        }
         let tables = concerned.iter().filter_map(|id| Some((*id, self.tables.get(id)?.clone()))).collect();
         node.do_send(HeartbeatCame { heartbeat, tables });
         Ok(HeartbeatReply { term: self.lead.term })

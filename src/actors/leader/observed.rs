@@ -3,6 +3,7 @@
 use crate::model::NodeId;
 use crate::model::balance::PlannedSize;
 use crate::model::observed::Heartbeat;
+use crate::model::shared::Shared;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuar
 #[derive(Debug, Default)]
 pub struct Reports {
     /// Last heartbeat, by node.
-    pub heartbeats: BTreeMap<NodeId, Heartbeat>,
+    pub heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
     /// Grows whenever a report says something new, or a node becomes fit or unfit.
     pub news: u64,
     /// When it came, on the leader's clock.
@@ -23,7 +24,7 @@ pub struct Reports {
 
 impl Reports {
     /// A report in place of the node's last.
-    pub fn take(&mut self, heartbeat: Heartbeat) {
+    pub fn take(&mut self, heartbeat: Shared<Heartbeat>) {
         if self.heartbeats.get(&heartbeat.node) != Some(&heartbeat) {
             self.news += 1;
             self.heartbeats.insert(heartbeat.node.clone(), heartbeat);
@@ -63,8 +64,8 @@ const TELLING_BYTES: u64 = 16 << 20;
 
 impl Balancing {
     /// Takes in how fast copies are now, on average of the nodes that get any: smoothed over some rounds.
-    pub fn measure(&mut self, heartbeats: &BTreeMap<NodeId, Heartbeat>) {
-        let of_node = |heartbeat: &Heartbeat| -> u64 {
+    pub fn measure(&mut self, heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>) {
+        let of_node = |heartbeat: &Shared<Heartbeat>| -> u64 {
             let replicas = heartbeat.replicas.values().flat_map(BTreeMap::values);
             let copies = replicas.filter_map(|replica| replica.seeding.as_ref());
             let telling = copies.filter(|copy| copy.bytes_moved >= TELLING_BYTES && copy.elapsed_ms >= 1_000);
@@ -101,7 +102,7 @@ mod tests {
         let node = |name: &str, replicas| {
             let node: NodeId = name.parse().unwrap();
             let heartbeat = Heartbeat::of_healthy(node.clone(), replicas);
-            (node, heartbeat)
+            (node, Shared::from(heartbeat))
         };
         let mut seen = Balancing::default();
         seen.measure(&BTreeMap::from([node("n1", copies(&[(1, 5_000)]))]));

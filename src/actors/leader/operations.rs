@@ -167,7 +167,7 @@ pub fn split_kind(
 /// The splits of every shard that can be split and is not busy. Pure.
 fn split_all(
     view: &ClusterView,
-    heartbeats: &BTreeMap<NodeId, Heartbeat>,
+    heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>,
     table: &Table,
     by_bytes: bool,
 ) -> Result<Vec<Kind>, Error> {
@@ -189,7 +189,7 @@ fn split_all(
 /// What a request means for the table as it stands. Pure.
 fn kinds(
     view: &ClusterView,
-    heartbeats: &BTreeMap<NodeId, Heartbeat>,
+    heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>,
     table: &Table,
     asked: &Asked,
 ) -> Result<Vec<Kind>, Error> {

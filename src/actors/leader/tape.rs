@@ -11,6 +11,7 @@ use crate::model::ids::{NodeId, OperationId};
 use crate::model::node::Node;
 use crate::model::observed::Heartbeat;
 use crate::model::operation::{Operation, State};
+use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableState};
 use crate::model::trace::{
     Event, Header, Line, Origin, Timed, TraceNode, TraceShard, TraceTable, VERSION, World, changes, snapshot,
@@ -182,7 +183,7 @@ fn ended(told: &World, begun: &[Event], view: &ClusterView) -> Vec<Event> {
 /// What is looked at.
 struct Look<'a> {
     view: &'a ClusterView,
-    heartbeats: &'a BTreeMap<NodeId, Heartbeat>,
+    heartbeats: &'a BTreeMap<NodeId, Shared<Heartbeat>>,
     /// What the trace amounts to so far.
     told: &'a World,
     /// Whether sizes are looked at too.

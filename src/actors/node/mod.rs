@@ -5,6 +5,7 @@
 use super::leader::Lead;
 use super::table::{Review, TableActor};
 use crate::model::observed::Heartbeat;
+use crate::model::shared::Shared;
 use crate::model::{NodeId, TableId};
 use actix::prelude::*;
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub struct NodeActor {
 #[rtype(result = "()")]
 pub struct HeartbeatCame {
     /// The report.
-    pub heartbeat: Heartbeat,
+    pub heartbeat: Shared<Heartbeat>,
     /// Their actors.
     pub tables: Vec<(TableId, Addr<TableActor>)>,
 }

@@ -10,6 +10,7 @@ use crate::model::ids::{NodeId, PartitionId, ShardId};
 use crate::model::observed::{self, Heartbeat, ReplicaObservation};
 use crate::model::operation::{Operation, State};
 use crate::model::range::{PartitionRange, covers};
+use crate::model::shared::Shared;
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState, Table, TableState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,7 +76,7 @@ pub struct Knowledge<'a> {
     /// Nodes that may be given new replicas.
     pub open: &'a BTreeSet<NodeId>,
     /// The newest heartbeats.
-    pub heartbeats: &'a BTreeMap<NodeId, Heartbeat>,
+    pub heartbeats: &'a BTreeMap<NodeId, Shared<Heartbeat>>,
     /// Since when each node has been fit to lead, on the leader's clock; absent if it is not.
     pub fit_since_ms: &'a BTreeMap<NodeId, u64>,
     /// Since when each node has not been fit, on the same clock; absent if it is.
@@ -144,6 +145,20 @@ pub fn decide(
     }
     let scene = Scene { table, shards, open, known, rules };
     update(&scene).or_else(|| operations(&scene)).or_else(|| short(&scene)).or_else(|| rebuild(&scene))
+}
+
+/// Whether nothing comes of waiting either: all is as wanted, nobody is down, nothing is held or under way. Then a next
+/// step begins with a change of the records, of what nodes report, or of their leases.
+pub fn rests(
+    table: &Table,
+    shards: &[&Shard],
+    open: &[&Operation],
+    known: &Knowledge<'_>,
+    rules: &Rules,
+) -> bool {
+    let scene = Scene { table, shards, open, known, rules };
+    let nobody_waits = open.is_empty() && known.frozen.is_empty() && known.unfit_since_ms.is_empty();
+    table.state == TableState::Active && nobody_waits && shards.iter().all(|shard| shard_rests(&scene, shard))
 }
 
 /// Operations of a table that is being dropped have nothing left to do.
@@ -229,7 +244,7 @@ fn update(scene: &Scene<'_>) -> Option<Step> {
     let (table, shards) = (scene.table, scene.shards);
     let mut change = Change::default();
     let mut routable = true;
-    let at_work = |shard: &&&Shard| shard.state != ShardState::Retired && !rests(scene, shard);
+    let at_work = |shard: &&&Shard| shard.state != ShardState::Retired && !shard_rests(scene, shard);
     for shard in shards.iter().filter(at_work) {
         let mut reasons = Vec::new();
         let next = next_shard(scene, shard, &mut reasons);
@@ -285,7 +300,7 @@ pub(super) fn down(node: &NodeId, known: &Knowledge<'_>) -> bool {
 /// Whether nothing can be to be done about a shard: all its copies are in the routes, up and near the topics' ends, and
 /// the one leads that should. Quick, since nearly all of a large cluster's shards are so; what is not is looked at with
 /// care.
-fn rests(scene: &Scene<'_>, shard: &Shard) -> bool {
+fn shard_rests(scene: &Scene<'_>, shard: &Shard) -> bool {
     let known = scene.known;
     let fine = |replica: &Replica| replica.state == ReplicaState::Ready && !down(&replica.node, known);
     let led = shard.leader.is_some() && shard.leader.as_ref() == shard.preferred_leader();

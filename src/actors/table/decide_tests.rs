@@ -5,6 +5,7 @@ use super::operate::Change;
 use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
 use crate::model::range::PartitionRange;
+use crate::model::shared::Shared;
 use crate::model::table::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +70,7 @@ const END: i64 = 1_000_000;
 struct World {
     live: BTreeSet<NodeId>,
     registered: BTreeSet<NodeId>,
-    heartbeats: BTreeMap<NodeId, Heartbeat>,
+    heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
     fit_since_ms: BTreeMap<NodeId, u64>,
     unfit_since_ms: BTreeMap<NodeId, u64>,
     frozen: BTreeMap<ShardId, String>,
@@ -89,7 +90,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
     World {
         live: nodes.iter().filter(|n| n.1).map(|n| id(n.0)).collect(),
         registered: nodes.iter().map(|n| id(n.0)).collect(),
-        heartbeats: nodes.iter().map(|n| (id(n.0), heartbeat(n.0, n.2))).collect(),
+        heartbeats: nodes.iter().map(|n| (id(n.0), heartbeat(n.0, n.2).into())).collect(),
         fit_since_ms: nodes.iter().filter(|n| n.1).map(|n| (id(n.0), 0)).collect(),
         unfit_since_ms: nodes.iter().filter(|n| !n.1).map(|n| (id(n.0), 0)).collect(),
         frozen: BTreeMap::new(),

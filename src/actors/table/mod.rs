@@ -33,6 +33,11 @@ use std::time::Duration;
 #[rtype(result = "()")]
 pub struct Review;
 
+/// A round is over, and nothing else is known to have changed: decide again where time alone may bring something.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Round;
+
 /// The actor.
 pub struct TableActor {
     lead: Lead,
@@ -41,6 +46,8 @@ pub struct TableActor {
     busy: bool,
     /// A look is on its way.
     asked: bool,
+    /// The last look found nothing to be done now or later.
+    rests: bool,
     /// Our last write: nothing is decided before the view shows it.
     written: Revision,
     failures: u32,
@@ -55,7 +62,7 @@ struct Basis {
 impl TableActor {
     /// The table of that id.
     pub fn new(lead: Lead, placement: Addr<PlacementActor>, id: TableId) -> Self {
-        Self { lead, placement, id, busy: false, asked: false, written: 0, failures: 0 }
+        Self { lead, placement, id, busy: false, asked: false, rests: false, written: 0, failures: 0 }
     }
 
     fn review(&mut self, ctx: &mut Context<Self>) {
@@ -87,7 +94,8 @@ impl TableActor {
         }));
     }
 
-    fn decide(&self) -> Option<(Basis, Step)> {
+    fn decide(&mut self) -> Option<(Basis, Step)> {
+        self.rests = false;
         let view = self.lead.view.read();
         if view.revision < self.written {
             return None;
@@ -99,8 +107,10 @@ impl TableActor {
         let frozen = view.frozen_shards(self.id, self.lead.clock.unix_ms());
         let known = nodes.knowledge(&reports, self.lead.clock.as_ref(), &frozen);
         let list: Vec<&Shard> = shards.values().map(|shard| &shard.record).collect();
-        let step = decide::decide(&table.record, &list, &open(&view, self.id), &known, &self.lead.rules)?;
-        Some((Basis { table, shards }, step))
+        let (open, rules) = (open(&view, self.id), &self.lead.rules);
+        let step = decide::decide(&table.record, &list, &open, &known, rules);
+        self.rests = step.is_none() && decide::rests(&table.record, &list, &open, &known, rules);
+        Some((Basis { table, shards }, step?))
     }
 }
 
@@ -191,6 +201,15 @@ impl Handler<Review> for TableActor {
     fn handle(&mut self, _: Review, ctx: &mut Context<Self>) {
         if !std::mem::replace(&mut self.asked, true) {
             ctx.notify(Look);
+        }
+    }
+}
+
+impl Handler<Round> for TableActor {
+    type Result = ();
+    fn handle(&mut self, _: Round, ctx: &mut Context<Self>) {
+        if !self.rests {
+            self.handle(Review, ctx);
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::model::observed::Heartbeat;
 use crate::model::parts::WantedParts;
 use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
+use crate::model::shared::Shared;
 use crate::model::verify::{Digest, DigestAsked};
 use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use crate::wire;
@@ -314,9 +315,9 @@ impl Daemon for GrpcDaemon {
         convert::holds_from_wire(&answer.holds).map_err(convert::Malformed::into_answer_error)
     }
 
-    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
+    async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error> {
         let mut client = AgentClient::new(self.channel()?).max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let call = client.heartbeat(convert::heartbeat_to_wire(heartbeat));
+        let call = client.heartbeat(convert::heartbeat_to_wire(&heartbeat));
         let answer = self.call(Effect::Read, self.options.heartbeat_timeout_ms, call).await?;
         Ok(HeartbeatReply { term: Term(answer.term) })
     }

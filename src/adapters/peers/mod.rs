@@ -17,6 +17,7 @@ use crate::model::observed::Heartbeat;
 use crate::model::parts::{Piece, WantedParts};
 use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
+use crate::model::shared::Shared;
 use crate::model::verify::{Digest, DigestAsked, PartitionVerdict};
 use crate::model::{NodeId, NodeState, OperationId, TableName, Term};
 use async_trait::async_trait;
@@ -190,7 +191,7 @@ pub trait Daemon: Send + Sync + 'static {
     /// Pauses, freezes or releases; answers what holds now.
     async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error>;
     /// An agent's report. Refused with [`Error::NoLeader`] by a daemon that does not lead (never passed on).
-    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error>;
+    async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error>;
     /// The parts of a replica on a node beside this daemon: see
     /// [`ClickHouse::send_partition`](crate::adapters::clickhouse::ClickHouse::send_partition). What only has no such
     /// way is [`Piece::Declined`]; [`Error::Refused`] is a replica that must not be copied now in any way.

@@ -13,6 +13,7 @@ use crate::model::observed::Heartbeat;
 use crate::model::parts::WantedParts;
 use crate::model::plan::ClusterPlan;
 use crate::model::routes::TableRoutes;
+use crate::model::shared::Shared;
 use crate::model::verify::{Digest, DigestAsked};
 use crate::model::{NodeId, NodeState, OperationId, TableName};
 use async_trait::async_trait;
@@ -283,7 +284,7 @@ impl Daemon for SimPeer {
         self.call(changes("set_hold"), work).await
     }
 
-    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatReply, Error> {
+    async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error> {
         let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
             Box::pin(async move { daemon.heartbeat(heartbeat).await })
         };

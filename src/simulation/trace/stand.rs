@@ -9,6 +9,7 @@ use crate::model::node::{ClickHouseEndpoint, Node, Secret};
 use crate::model::observed::{Heartbeat, ReplicaObservation};
 use crate::model::operation::{Operation, State};
 use crate::model::range::PartitionRange;
+use crate::model::shared::Shared;
 use crate::model::table::{
     BatchLimits, MessageFormat, Replica, ReplicaState, ReplicationMode, Schema, Shard, Source, Table,
     TableName, TableState, TopicLayout,
@@ -21,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone)]
 pub struct Stand {
     view: ClusterView,
-    heartbeats: BTreeMap<NodeId, Heartbeat>,
+    heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
     lost: BTreeSet<NodeId>,
     now_unix_ms: u64,
 }
@@ -142,13 +143,14 @@ fn shard(of: &TraceShard) -> Option<Shard> {
 }
 
 /// Each live node reports what it holds.
-fn heartbeats(world: &World) -> BTreeMap<NodeId, Heartbeat> {
+fn heartbeats(world: &World) -> BTreeMap<NodeId, Shared<Heartbeat>> {
     let report = |node: &TraceNode| Heartbeat {
         disk_total_bytes: node.capacity_bytes,
         ..Heartbeat::of_healthy(node.id.clone(), BTreeMap::new())
     };
     let live = world.nodes.values().filter(|node| node.live);
-    let mut reports: BTreeMap<NodeId, Heartbeat> = live.map(|node| (node.id.clone(), report(node))).collect();
+    let mut reports: BTreeMap<NodeId, Shared<Heartbeat>> =
+        live.map(|node| (node.id.clone(), report(node).into())).collect();
     for shard in world.shards.values() {
         for node in &shard.nodes {
             let Some(report) = reports.get_mut(node) else { continue };

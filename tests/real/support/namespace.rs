@@ -65,7 +65,8 @@ impl Namespace {
         let Self { name, network } = self;
         let (_, inner) = self.cable();
         run(&format!(
-            "ip netns exec {name} sh -ec 'ip link set {inner} up; ip route add {network}.1/32 dev {inner} src {network}.2
+            "ip netns exec {name} sh -ec 'ip link set {inner} up
+             ip route add {network}.1/32 dev {inner} src {network}.2
              ip route add 127.0.0.1/32 via {network}.1 dev {inner} src {network}.2'"
         ))
     }

@@ -7,6 +7,7 @@ use crate::model::ids::{Epoch, NodeId, OperationId, PartitionId, ShardId};
 use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation};
 use crate::model::operation::{Kind, Operation, State, WaitCode};
 use crate::model::range::PartitionRange;
+use crate::model::shared::Shared;
 use crate::model::table::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,7 @@ struct World {
     operations: Vec<Operation>,
     nodes: BTreeSet<NodeId>,
     down: BTreeMap<NodeId, u64>,
-    heartbeats: BTreeMap<NodeId, Heartbeat>,
+    heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
     frozen: BTreeMap<ShardId, String>,
     now_unix_ms: u64,
 }
@@ -44,7 +45,7 @@ impl World {
             started_unix_ms: 0,
             ended_unix_ms: 0,
         };
-        let heartbeats = nodes.iter().map(|node| (node.clone(), heartbeat(node))).collect();
+        let heartbeats = nodes.iter().map(|node| (node.clone(), heartbeat(node).into())).collect();
         let (down, frozen) = (BTreeMap::new(), BTreeMap::new());
         let (shards, operations) = (vec![shard], vec![operation]);
         Self { table, shards, operations, nodes, down, heartbeats, frozen, now_unix_ms: 0 }

@@ -36,21 +36,21 @@ pub fn heartbeat_from_wire(w: &wire::HeartbeatRequest) -> Result<Heartbeat, Malf
 }
 
 /// See [`heartbeat_from_wire`].
-pub fn heartbeat_to_wire(m: Heartbeat) -> wire::HeartbeatRequest {
-    let reports = m.replicas.into_iter().flat_map(|(table, shards)| {
-        shards.into_iter().map(move |(shard, observation)| replica_to_wire(table, shard, observation))
+pub fn heartbeat_to_wire(m: &Heartbeat) -> wire::HeartbeatRequest {
+    let reports = m.replicas.iter().flat_map(|(table, shards)| {
+        shards.iter().map(|(shard, observation)| replica_to_wire(*table, *shard, observation))
     });
     wire::HeartbeatRequest {
-        node: m.node.into(),
+        node: m.node.to_string(),
         incarnation: m.incarnation,
         clickhouse_up: m.clickhouse_up,
-        clickhouse_error: m.clickhouse_error,
-        clickhouse_version: m.clickhouse_version,
+        clickhouse_error: m.clickhouse_error.clone(),
+        clickhouse_version: m.clickhouse_version.clone(),
         disk_free_bytes: m.disk_free_bytes,
         disk_total_bytes: m.disk_total_bytes,
         replicas: reports.collect(),
-        epochs: m.epochs.into_iter().map(|(table, epoch)| (table.to_string(), epoch.0)).collect(),
-        settled: m.settled.into_iter().map(|(table, epoch)| (table.to_string(), epoch.0)).collect(),
+        epochs: m.epochs.iter().map(|(table, epoch)| (table.to_string(), epoch.0)).collect(),
+        settled: m.settled.iter().map(|(table, epoch)| (table.to_string(), epoch.0)).collect(),
         dropped: m.dropped.iter().map(ToString::to_string).collect(),
     }
 }
@@ -110,13 +110,13 @@ fn seeding_to_wire(m: Seeding) -> wire::SeedingReport {
     }
 }
 
-fn replica_to_wire(table: TableId, shard: ShardId, m: ReplicaObservation) -> wire::ReplicaReport {
-    let partition = |(partition, progress): (PartitionId, PartitionProgress)| wire::PartitionReport {
+fn replica_to_wire(table: TableId, shard: ShardId, m: &ReplicaObservation) -> wire::ReplicaReport {
+    let partition = |(partition, progress): (&PartitionId, &PartitionProgress)| wire::PartitionReport {
         partition: partition.0,
         next_offset: progress.next_offset,
         end_offset: progress.end_offset,
         reach_offset: progress.reach_offset,
-        stall: progress.stall.map(stall_to_wire),
+        stall: progress.stall.clone().map(stall_to_wire),
     };
     wire::ReplicaReport {
         table_id: table.to_string(),
@@ -126,11 +126,11 @@ fn replica_to_wire(table: TableId, shard: ShardId, m: ReplicaObservation) -> wir
         bytes: m.bytes,
         rows: m.rows,
         parts: m.parts,
-        partitions: m.partitions.into_iter().map(partition).collect(),
+        partitions: m.partitions.iter().map(partition).collect(),
         dead_letters: m.dead_letters,
         batch_age_ms: m.batch_age_ms,
-        problem: m.problem,
-        seeding: m.seeding.map(seeding_to_wire),
+        problem: m.problem.clone(),
+        seeding: m.seeding.clone().map(seeding_to_wire),
     }
 }
 

@@ -1,0 +1,152 @@
+//! What an agent knows of its node. It is told to the leader once more each round, however little has changed: the
+//! report is made anew only if something has ([`Counted`] knows), else it is the same place in memory.
+
+use super::RoutesStand;
+use super::reconcile::Place;
+use crate::adapters::clickhouse::{ReplicaSizes, ServerInfo};
+use crate::model::observed::{ReplicaObservation, Seeding};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+
+/// A value that counts how often it may have been changed: it is read as itself, and written to by
+/// [`Counted::change`] alone.
+#[derive(Debug, Default)]
+pub(super) struct Counted<T> {
+    value: T,
+    changes: u64,
+}
+
+impl<T> Counted<T> {
+    /// To write to it.
+    pub(super) fn change(&mut self) -> &mut T {
+        self.changes += 1;
+        &mut self.value
+    }
+
+    /// How often that was asked for.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+}
+
+impl<T> Deref for Counted<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Sight {
+    /// How each replica stands, by its own word.
+    pub(super) observed: BTreeMap<Place, ReplicaObservation>,
+    /// How far copies are.
+    pub(super) seeding: BTreeMap<Place, Seeding>,
+    /// What the server holds, by database.
+    pub(super) sizes: BTreeMap<String, ReplicaSizes>,
+    /// Our databases there, once looked for.
+    pub(super) databases: Option<BTreeSet<String>>,
+    /// The server, once it has answered.
+    pub(super) server: Option<ServerInfo>,
+    /// Whether it answered the last look.
+    pub(super) up: bool,
+    /// Why it did not.
+    pub(super) error: String,
+    /// Its clusters and user-facing tables.
+    pub(super) routes: RoutesStand,
+}
+
+impl Default for Sight {
+    fn default() -> Self {
+        Self {
+            observed: BTreeMap::new(),
+            seeding: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            databases: None,
+            server: None,
+            up: false,
+            error: "not looked at yet".to_owned(),
+            routes: RoutesStand::default(),
+        }
+    }
+}
+
+impl Counted<Sight> {
+    /// A replica tells how it stands; whether it begins or ceases to serve.
+    pub(super) fn observe(&mut self, place: Place, seen: ReplicaObservation) -> bool {
+        let before = self.observed.get(&place);
+        if before == Some(&seen) {
+            return false;
+        }
+        let turned = before.is_some_and(|before| before.serving) != seen.serving;
+        self.change().observed.insert(place, seen);
+        turned
+    }
+
+    /// The server answered, or did not; its uptime alone is no news.
+    pub(super) fn answered(&mut self, server: Result<ServerInfo, String>) {
+        let (server, error) = match server {
+            Ok(server) => (Some(server), String::new()),
+            Err(error) => (self.server.clone(), error),
+        };
+        let told =
+            |server: &ServerInfo| (server.version.clone(), server.disk_total_bytes, server.disk_free_bytes);
+        let up = error.is_empty();
+        let same = (self.up, &self.error) == (up, &error)
+            && self.server.as_ref().map(told) == server.as_ref().map(told);
+        if same {
+            // Not told to anyone.
+            self.value.server = server;
+        } else {
+            let sight = self.change();
+            (sight.server, sight.up, sight.error) = (server, up, error);
+        }
+    }
+
+    /// What it holds.
+    pub(super) fn holds(&mut self, sizes: BTreeMap<String, ReplicaSizes>) {
+        if self.sizes != sizes {
+            self.change().sizes = sizes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{ShardId, TableId};
+
+    #[test]
+    fn what_is_no_news_counts_as_no_change() {
+        let mut sight = Counted::<Sight>::default();
+        let place = (TableId(uuid::Uuid::nil()), ShardId(0));
+        let seen = ReplicaObservation { serving: true, rows: 1, ..ReplicaObservation::default() };
+        assert!(sight.observe(place, seen.clone()), "it begins to serve");
+        assert!(!sight.observe(place, seen.clone()));
+        assert_eq!(sight.changes(), 1);
+        assert!(!sight.observe(place, ReplicaObservation { rows: 2, ..seen }));
+        assert_eq!(sight.changes(), 2);
+        let server = |uptime_s, disk_free_bytes| ServerInfo {
+            version: "18.16.1".into(),
+            uptime_s,
+            disk_total_bytes: 9,
+            disk_free_bytes,
+        };
+        for (answer, changes) in [
+            (Ok(server(1, 5)), 3),
+            (Ok(server(2, 5)), 3),
+            (Ok(server(2, 4)), 4),
+            (Err("no answer"), 5),
+            (Err("no answer"), 5),
+            (Err("refused"), 6),
+            (Ok(server(1, 4)), 7),
+        ] {
+            sight.answered(answer.clone().map_err(str::to_owned));
+            assert_eq!(sight.changes(), changes, "{answer:?}");
+        }
+        assert_eq!(sight.server.as_ref().map(|server| server.uptime_s), Some(1), "known all the same");
+        sight.holds(BTreeMap::new());
+        assert_eq!(sight.changes(), 7);
+    }
+}
