@@ -36,10 +36,9 @@ impl Agent {
             seen.serving &= sight.up;
             replicas.entry(*table).or_default().insert(*shard, seen);
         }
-        let no_databases = std::collections::BTreeSet::new();
         let dropped = match &sight.databases {
             Some(all) => reconcile::dropped(&self.view.read(), &sight.routes.undistributed, all),
-            None => reconcile::dropped(&self.view.read(), &std::collections::BTreeSet::new(), &no_databases),
+            None => reconcile::dropped(&self.view.read(), &std::collections::BTreeSet::new(), &[]),
         };
         let server = sight.server.as_ref();
         Heartbeat {

@@ -88,7 +88,7 @@ async fn look_at(server: &dyn ClickHouse) -> Result<Seen, clickhouse::Error> {
 }
 
 /// A look at the server: itself, sizes by database, our databases on it.
-type Seen = (ServerInfo, BTreeMap<String, ReplicaSizes>, Vec<String>);
+type Seen = (ServerInfo, Shared<BTreeMap<String, ReplicaSizes>>, Shared<Vec<String>>);
 
 pub(super) struct Running {
     wanted: Wanted,
@@ -268,8 +268,8 @@ impl Agent {
             Ok((info, sizes, databases)) => {
                 let restarted = was.is_some_and(|before| info.uptime_s < before);
                 self.sight.holds(sizes);
-                if !self.sight.databases.as_ref().is_some_and(|known| known.iter().eq(&databases)) {
-                    self.sight.change().databases = Some(databases.into_iter().collect());
+                if self.sight.databases.as_ref() != Some(&databases) {
+                    self.sight.change().databases = Some(databases);
                     self.clean_at = None;
                 }
                 if restarted {
@@ -316,9 +316,12 @@ impl Agent {
             (agent.cleaning, agent.clean_at) = (None, None);
             match result {
                 Ok(()) => {
-                    agent.sight.change().databases.iter_mut().for_each(|all| {
-                        all.remove(&database);
-                    });
+                    agent
+                        .sight
+                        .change()
+                        .databases
+                        .iter_mut()
+                        .for_each(|all| all.retain(|one| *one != database));
                     agent.clean_up(ctx);
                 }
                 Err(error) => tracing::warn!(%database, %error, "could not remove it: trying again"),
@@ -342,7 +345,7 @@ impl Agent {
             }
             Found::Kept | Found::Foreign => false,
         };
-        self.sight.databases.iter().flatten().find(left).cloned()
+        self.sight.databases.iter().flat_map(|all| all.iter()).find(left).cloned()
     }
 
     /// Records positions in Kafka: the newest of each partition, all in one call.

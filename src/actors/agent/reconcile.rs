@@ -114,11 +114,7 @@ pub fn judge(view: &ClusterView, node: &NodeId, database: &str) -> Found {
 }
 
 /// Tables being dropped of which nothing is left here.
-pub fn dropped(
-    view: &ClusterView,
-    undistributed: &BTreeSet<TableId>,
-    databases: &BTreeSet<String>,
-) -> Vec<TableId> {
+pub fn dropped(view: &ClusterView, undistributed: &BTreeSet<TableId>, databases: &[String]) -> Vec<TableId> {
     let gone = |id: &TableId| {
         let held = |database: &String| {
             names::parse_replica_database(database).is_some_and(|(short, _)| short == id.short())

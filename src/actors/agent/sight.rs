@@ -5,7 +5,8 @@ use super::RoutesStand;
 use super::reconcile::Place;
 use crate::adapters::clickhouse::{ReplicaSizes, ServerInfo};
 use crate::model::observed::{ReplicaObservation, Seeding};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::model::shared::Shared;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 
 /// A value that counts how often it may have been changed: it is read as itself, and written to by
@@ -44,9 +45,9 @@ pub(super) struct Sight {
     /// How far copies are.
     pub(super) seeding: BTreeMap<Place, Seeding>,
     /// What the server holds, by database.
-    pub(super) sizes: BTreeMap<String, ReplicaSizes>,
+    pub(super) sizes: Shared<BTreeMap<String, ReplicaSizes>>,
     /// Our databases there, once looked for.
-    pub(super) databases: Option<BTreeSet<String>>,
+    pub(super) databases: Option<Shared<Vec<String>>>,
     /// The server, once it has answered.
     pub(super) server: Option<ServerInfo>,
     /// Whether it answered the last look.
@@ -62,7 +63,7 @@ impl Default for Sight {
         Self {
             observed: BTreeMap::new(),
             seeding: BTreeMap::new(),
-            sizes: BTreeMap::new(),
+            sizes: Shared::default(),
             databases: None,
             server: None,
             up: false,
@@ -105,7 +106,7 @@ impl Counted<Sight> {
     }
 
     /// What it holds.
-    pub(super) fn holds(&mut self, sizes: BTreeMap<String, ReplicaSizes>) {
+    pub(super) fn holds(&mut self, sizes: Shared<BTreeMap<String, ReplicaSizes>>) {
         if self.sizes != sizes {
             self.change().sizes = sizes;
         }
@@ -146,7 +147,7 @@ mod tests {
             assert_eq!(sight.changes(), changes, "{answer:?}");
         }
         assert_eq!(sight.server.as_ref().map(|server| server.uptime_s), Some(1), "known all the same");
-        sight.holds(BTreeMap::new());
+        sight.holds(Shared::default());
         assert_eq!(sight.changes(), 7);
     }
 }

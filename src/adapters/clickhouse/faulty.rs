@@ -6,6 +6,7 @@ use super::{
 };
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::parts::{HeldFile, WantedParts};
+use crate::model::shared::Shared;
 use crate::model::table::{MessageFormat, Schema};
 use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
@@ -100,7 +101,7 @@ impl ClickHouse for FaultyClickHouse {
         self.change("drop_replica", self.server.drop_replica(database)).await
     }
 
-    async fn replica_databases(&self) -> Result<Vec<String>, Error> {
+    async fn replica_databases(&self) -> Result<Shared<Vec<String>>, Error> {
         self.ask("replica_databases", self.server.replica_databases()).await
     }
 
@@ -225,7 +226,7 @@ impl ClickHouse for FaultyClickHouse {
         self.ask("digest", self.server.digest(database, partition, from, below)).await
     }
 
-    async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {
+    async fn sizes(&self) -> Result<Shared<BTreeMap<String, ReplicaSizes>>, Error> {
         self.ask("sizes", self.server.sizes()).await
     }
 

@@ -57,6 +57,7 @@ pub use versions::Capabilities;
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::node::Secret;
 use crate::model::parts::{HeldFile, Piece, WantedParts};
+use crate::model::shared::Shared;
 use crate::model::table::{MessageFormat, Schema};
 use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
@@ -437,7 +438,8 @@ pub trait ClickHouse: Send + Sync + 'static {
     async fn drop_replica(&self, database: &str) -> Result<(), Error>;
 
     /// Every database whose name is one of ours (`names::parse_replica_database`).
-    async fn replica_databases(&self) -> Result<Vec<String>, Error>;
+    /// If nothing has changed since it was last asked, it may be the same place in memory.
+    async fn replica_databases(&self) -> Result<Shared<Vec<String>>, Error>;
 
     /// Closes every gate of the replica, waits for the inserts inside (killing them first), and opens a new one.
     /// Returns its number, greater than any before; also another than any that a replica of that name had which was
@@ -465,7 +467,7 @@ pub trait ClickHouse: Send + Sync + 'static {
     ) -> Result<Digest, Error>;
 
     /// Bytes, rows and parts by replica database.
-    async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error>;
+    async fn sizes(&self) -> Result<Shared<BTreeMap<String, ReplicaSizes>>, Error>;
 
     /// Makes the `Distributed` table under the user's name (and the insert table), replacing one of ours whose
     /// columns, cluster or key differ. One that is not ours is [`Error::Conflict`].

@@ -14,6 +14,7 @@ use crate::adapters::clock::{Clock, SystemClock};
 use crate::model::names::{self, LOCAL_TABLE, parse_replica_database};
 use crate::model::node::Secret;
 use crate::model::parts::{HeldFile, WantedParts};
+use crate::model::shared::Shared;
 use crate::model::table::{MessageFormat, Schema};
 use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange, TableName};
@@ -293,10 +294,10 @@ impl ClickHouse for HttpClickHouse {
         Ok(())
     }
 
-    async fn replica_databases(&self) -> Result<Vec<String>, Error> {
+    async fn replica_databases(&self) -> Result<Shared<Vec<String>>, Error> {
         let mut found = self.names(&Statement::Databases).await?;
         found.retain(|database| parse_replica_database(database).is_some());
-        Ok(found)
+        Ok(found.into())
     }
 
     async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
@@ -346,7 +347,7 @@ impl ClickHouse for HttpClickHouse {
         self.digest_of(database, partition, (from, below)).await
     }
 
-    async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {
+    async fn sizes(&self) -> Result<Shared<BTreeMap<String, ReplicaSizes>>, Error> {
         let rows = self.look(&Statement::Sizes, "system.parts", Doing::Read).await?;
         let number = |text: &String| text.parse().unwrap_or(0);
         let sizes = rows.into_iter().filter_map(|row| {
@@ -355,7 +356,7 @@ impl ClickHouse for HttpClickHouse {
             let sizes = ReplicaSizes { bytes: number(bytes), rows: number(rows), parts: number(parts) };
             Some((database.clone(), sizes))
         });
-        Ok(sizes.collect())
+        Ok(Shared::from(sizes.collect::<BTreeMap<_, _>>()))
     }
 
     async fn create_distributed(&self, table: &DistributedTable) -> Result<(), Error> {

@@ -13,6 +13,7 @@ use super::{
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::gate;
 use crate::model::parts::{HeldFile, WantedParts};
+use crate::model::shared::Shared;
 use crate::model::table::{MessageFormat, Schema, TableName};
 use crate::model::{PartitionId, PartitionRange, verify::Digest};
 use async_trait::async_trait;
@@ -382,16 +383,8 @@ impl ClickHouse for SimClickHouse {
         self.call(|world| world.finish_seed(database, nonce)).await
     }
 
-    async fn replica_databases(&self) -> Result<Vec<String>, Error> {
-        self.call(|world| {
-            let seeded = world.seeds.keys().map(|(database, _)| database);
-            let seeded = seeded.filter(|database| !world.replicas.contains_key(*database));
-            let mut all: Vec<String> = world.replicas.keys().chain(seeded).cloned().collect();
-            all.sort();
-            all.dedup();
-            Ok(all)
-        })
-        .await
+    async fn replica_databases(&self) -> Result<Shared<Vec<String>>, Error> {
+        self.call(|world| Ok(world.databases())).await
     }
 
     async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
@@ -449,12 +442,8 @@ impl ClickHouse for SimClickHouse {
         self.call(|world| Ok(world.replica(database)?.digest(partition, from, below))).await
     }
 
-    async fn sizes(&self) -> Result<BTreeMap<String, ReplicaSizes>, Error> {
-        self.call(|world| {
-            let filled = world.replicas.iter().filter(|(_, replica)| replica.parts > 0);
-            Ok(filled.map(|(database, replica)| (database.clone(), replica.sizes())).collect())
-        })
-        .await
+    async fn sizes(&self) -> Result<Shared<BTreeMap<String, ReplicaSizes>>, Error> {
+        self.call(|world| Ok(world.sizes())).await
     }
 
     async fn create_distributed(&self, table: &DistributedTable) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSi
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN, gate};
 use crate::model::parts::HeldFile;
+use crate::model::shared::Shared;
 use crate::model::table::{MessageFormat, Schema};
 use crate::model::{PartitionId, TableName};
 use bytes::Bytes;
@@ -54,6 +55,8 @@ pub(super) struct World {
     pub queries: BTreeSet<String>,
     pub distributed: BTreeMap<TableName, DistributedTable>,
     pub foreign: BTreeSet<TableName>,
+    told_sizes: Shared<BTreeMap<String, ReplicaSizes>>,
+    told_databases: Shared<Vec<String>>,
     pub clusters: Clusters,
     pub faults: VecDeque<InsertFault>,
     pub bad: Option<Judge>,
@@ -86,6 +89,8 @@ impl World {
             queries: BTreeSet::new(),
             distributed: BTreeMap::new(),
             foreign: BTreeSet::new(),
+            told_sizes: Shared::default(),
+            told_databases: Shared::default(),
             clusters: Clusters::default(),
             faults: VecDeque::new(),
             bad: None,
@@ -155,9 +160,9 @@ impl World {
         let row_bytes = row_bytes.map(|(_, bytes)| *bytes);
         let replica = self.replica(&insert.database)?;
         let timed = !replica.schema.partition_key.is_empty();
-        let mut parts: BTreeMap<(u32, String), Vec<&Row<'_>>> = BTreeMap::new();
+        let mut parts: BTreeMap<(u32, &str), Vec<&Row<'_>>> = BTreeMap::new();
         for row in &rows {
-            let time = if timed { month(row.text) } else { String::new() };
+            let time = if timed { month(row.text) } else { "" };
             parts.entry((row.partition, time)).or_default().push(row);
         }
         let taken = if half { 1 } else { parts.len() };
@@ -183,6 +188,28 @@ impl World {
         let own = gone.rows.keys().filter(|partition| !linked(partition));
         let freed: u64 = own.map(|partition| gone.taken(PartitionId(*partition)).bytes()).sum();
         self.disk_free_bytes = (self.disk_free_bytes + freed).min(self.disk_total_bytes);
+    }
+
+    /// What every replica that holds parts takes; as it was last told, if that is true still.
+    pub fn sizes(&mut self) -> Shared<BTreeMap<String, ReplicaSizes>> {
+        let filled = self.replicas.iter().filter(|(_, replica)| replica.parts > 0);
+        let now = filled.map(|(database, replica)| (database, replica.sizes()));
+        if !now.clone().eq(self.told_sizes.iter().map(|(database, sizes)| (database, *sizes))) {
+            let now: BTreeMap<_, _> = now.map(|(database, sizes)| (database.clone(), sizes)).collect();
+            self.told_sizes = now.into();
+        }
+        self.told_sizes.clone()
+    }
+
+    /// The databases of replicas, also of those that are only being filled; told likewise.
+    pub fn databases(&mut self) -> Shared<Vec<String>> {
+        if self.seeds.is_empty() && self.replicas.keys().eq(self.told_databases.iter()) {
+            return self.told_databases.clone();
+        }
+        let seeded = self.seeds.keys().map(|(database, _)| database);
+        let all: BTreeSet<&String> = self.replicas.keys().chain(seeded).collect();
+        self.told_databases = all.into_iter().cloned().collect::<Vec<_>>().into();
+        self.told_databases.clone()
     }
 
     /// Reads the cluster file.
@@ -246,12 +273,12 @@ impl Replica {
         self.left.clone()
     }
 
-    fn add_part(&mut self, part: (u32, String), rows: &[&Row<'_>]) {
-        let held = self.rows.entry(part.0).or_default();
+    fn add_part(&mut self, (partition, time): (u32, &str), rows: &[&Row<'_>]) {
+        let held = self.rows.entry(partition).or_default();
         for row in rows {
             held.insert(row.offset, row.number);
         }
-        self.seen.insert(part);
+        self.seen.insert((partition, time.to_owned()));
         self.parts = (self.parts + 1).min(self.seen.len() as u64 * PARTS_UNMERGED_MAX);
     }
 
@@ -343,10 +370,10 @@ fn hidden(format: MessageFormat, line: &[u8]) -> Option<(u32, i64, u32)> {
 }
 
 /// The first `YYYY-MM` of a row.
-fn month(text: &[u8]) -> String {
+fn month(text: &[u8]) -> &str {
     let is_month =
         |w: &&[u8]| w[4] == b'-' && w.iter().enumerate().all(|(at, byte)| at == 4 || byte.is_ascii_digit());
-    text.windows(7).find(is_month).map(|w| String::from_utf8_lossy(w).into_owned()).unwrap_or_default()
+    text.windows(7).find(is_month).and_then(|w| std::str::from_utf8(w).ok()).unwrap_or_default()
 }
 
 /// What `system.clusters` shows, by cluster.
