@@ -2,8 +2,8 @@
 //! splits, moves, drains, kills, stops, cuts off and fills a disk, by a seed. No row lost, none twice, no answer wrong.
 //!
 //! `make proof MINUTES=10 SEED=3` runs it for longer; `make test` for two minutes. A disk is filled where a small file
-//! system can be mounted (by root, and always in CI), and a node's cable is pulled where it can have a network namespace
-//! of its own; elsewhere the list of what was done says that it was not.
+//! system can be mounted (by root, and always in CI), and a node's cable is pulled where it can have a network
+//! namespace of its own; elsewhere the list of what was done says that it was not.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
