@@ -3,7 +3,7 @@
 //! Whether a node lives is told by its lease in the view; this actor adds what only heartbeats tell.
 
 use super::leader::Lead;
-use super::table::{Review, TableActor};
+use super::table::{Heard, TableActor};
 use crate::model::observed::Heartbeat;
 use crate::model::shared::Shared;
 use crate::model::{NodeId, TableId};
@@ -91,6 +91,6 @@ impl Handler<HeartbeatCame> for NodeActor {
             reports.take(heartbeat);
         }
         self.judge();
-        tables.iter().for_each(|(_, table)| table.do_send(Review));
+        tables.iter().for_each(|(_, table)| table.do_send(Heard));
     }
 }

@@ -33,6 +33,15 @@ use std::time::Duration;
 #[rtype(result = "()")]
 pub struct Review;
 
+/// A node reported something new of it: decide again, soon. Of a table with many shards that is not done at every report:
+/// a large cluster's come all the time, and a look costs as much as the table is large.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Heard;
+
+/// Shards that are looked at in a millisecond at most, for reports' sake.
+const SHARDS_PER_MS: u64 = 10;
+
 /// A round is over, and nothing else is known to have changed: decide again where time alone may bring something.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
@@ -46,6 +55,10 @@ pub struct TableActor {
     busy: bool,
     /// A look is on its way.
     asked: bool,
+    /// One will be, for reports' sake.
+    hearing: bool,
+    /// When the last one was, and how many shards there were.
+    looked: (u64, u64),
     /// The last look found nothing to be done now or later.
     rests: bool,
     /// Our last write: nothing is decided before the view shows it.
@@ -62,7 +75,9 @@ struct Basis {
 impl TableActor {
     /// The table of that id.
     pub fn new(lead: Lead, placement: Addr<PlacementActor>, id: TableId) -> Self {
-        Self { lead, placement, id, busy: false, asked: false, rests: false, written: 0, failures: 0 }
+        let (looked, written, failures) = ((0, 0), 0, 0);
+        let (busy, asked, hearing, rests) = (false, false, false, false);
+        Self { lead, placement, id, busy, asked, hearing, looked, rests, written, failures }
     }
 
     fn review(&mut self, ctx: &mut Context<Self>) {
@@ -108,6 +123,7 @@ impl TableActor {
         let known = nodes.knowledge(&reports, self.lead.clock.as_ref(), &frozen);
         let list: Vec<&Shard> = shards.values().map(|shard| &shard.record).collect();
         let (open, rules) = (open(&view, self.id), &self.lead.rules);
+        self.looked = (known.now_ms, list.len() as u64);
         let step = decide::decide(&table.record, &list, &open, &known, rules);
         self.rests = step.is_none() && decide::rests(&table.record, &list, &open, &known, rules);
         Some((Basis { table, shards }, step?))
@@ -201,6 +217,24 @@ impl Handler<Review> for TableActor {
     fn handle(&mut self, _: Review, ctx: &mut Context<Self>) {
         if !std::mem::replace(&mut self.asked, true) {
             ctx.notify(Look);
+        }
+    }
+}
+
+impl Handler<Heard> for TableActor {
+    type Result = ();
+    fn handle(&mut self, _: Heard, ctx: &mut Context<Self>) {
+        let (looked_ms, shards) = self.looked;
+        let due_ms = looked_ms + shards / SHARDS_PER_MS;
+        match due_ms.saturating_sub(self.lead.clock.now_ms()) {
+            0 => self.handle(Review, ctx),
+            wait_ms if !std::mem::replace(&mut self.hearing, true) => {
+                ctx.run_later(Duration::from_millis(wait_ms), |table, ctx| {
+                    table.hearing = false;
+                    table.handle(Review, ctx);
+                });
+            }
+            _ => {}
         }
     }
 }
