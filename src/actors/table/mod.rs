@@ -33,8 +33,8 @@ use std::time::Duration;
 #[rtype(result = "()")]
 pub struct Review;
 
-/// A node reported something new of it: decide again, soon. Of a table with many shards that is not done at every report:
-/// a large cluster's come all the time, and a look costs as much as the table is large.
+/// A node reported something new of it: decide again, soon. Of a table with many shards that is not done at every
+/// report: a large cluster's come all the time, and a look costs as much as the table is large.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct Heard;
