@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts the pinned outside parts on this machine: what the build needs, and the real servers of the tests.
 #
-#   scripts/provision.sh [PART...]      parts: rust build clickhouse etcd prometheus kafka chdb; none = all
+#   scripts/provision.sh [PART...]      parts: rust build clickhouse etcd prometheus network kafka chdb; none = all
 #   scripts/provision.sh --clean        removes the folders below (packages of the system stay)
 #
 # Idempotent, and quick when there is nothing to do. Debian packages come through apt (as root, or by sudo).

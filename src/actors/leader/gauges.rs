@@ -1,6 +1,6 @@
 //! What the leader shows in metrics: how far copies and leaderships are from what is wanted, and what is left to do.
 //!
-//! Counted anew each second from records and reports; nothing is kept.
+//! Counted anew from records and reports, each time that either has changed; nothing else is kept.
 
 use super::observed::Balancing;
 use super::{Lead, status};

@@ -10,7 +10,7 @@ use std::process::Command;
 /// See the module. Taken away when dropped, once no process is in it.
 pub struct Namespace {
     name: String,
-    /// The first two bytes and a half that tell this network from others on this machine.
+    /// The first three bytes of its addresses, which tell this network from others on this machine.
     network: String,
 }
 

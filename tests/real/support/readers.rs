@@ -36,7 +36,7 @@ impl Outages {
     /// A server could not be reached by the others, though it ran: queries that were on their way broke off.
     pub fn cut(&self, node: &str) {
         let now = Instant::now();
-        self.0.lock().unwrap().push((format!("the way to {node}"), now, Some(now)));
+        self.0.lock().unwrap().push((way_to(node), now, Some(now)));
     }
 
     /// Who is down now.
@@ -57,6 +57,11 @@ impl Outages {
         let torn = all.iter().any(|(_, from, until)| during(*from, *until));
         torn.then_some("a server was killed or cut off while it answered")
     }
+}
+
+/// What an outage is called of a server that nobody reaches; while it lasts, readers do not ask that one.
+pub fn way_to(node: &str) -> String {
+    format!("the way to {node}")
 }
 
 /// What became of the queries.
@@ -213,8 +218,8 @@ async fn read(nodes: Asked, outages: Outages, floors: Floors, (stop, turn, answe
         let asked = {
             let (nodes, down) = (nodes.lock().unwrap(), outages.now());
             let asked = (!nodes.is_empty()).then(|| nodes[turn as usize % nodes.len()].clone());
-            // It proves nothing, and readers that all wait for one that is cut off would ask nobody else.
-            asked.filter(|asked| !down.contains(&asked.node))
+            // Readers that all wait for one that is silent would ask nobody else.
+            asked.filter(|asked| !down.contains(&way_to(&asked.node)))
         };
         let Some(Watched { node, client, .. }) = asked else {
             tokio::time::sleep(Duration::from_millis(100)).await;
