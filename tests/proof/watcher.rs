@@ -1,5 +1,5 @@
 //! Looks at the cluster's status all the time: how long it had no leader, how long shards had none, and how long they
-//! had too few readable replicas.
+//! had too few readable replicas; and how far what can be read is behind what was sent.
 //!
 //! What is down is known here before the cluster notices, so that the time until it has noticed counts too.
 
@@ -12,7 +12,7 @@ use converthouse::model::table::ShardState;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -27,6 +27,8 @@ pub struct Times {
     pub leaderless_longest: Duration,
     /// Shards times how long.
     pub under_replicated: Duration,
+    /// Rows sent that no copy had, at each look.
+    pub behind: Vec<u64>,
 }
 
 impl fmt::Display for Times {
@@ -39,7 +41,12 @@ impl fmt::Display for Times {
             "time leaderless: the cluster {headless:.1} s; shards {leaderless:.1} shard-seconds, {longest:.1} s at a \
              time at most"
         )?;
-        writeln!(f, "time under-replicated: {under:.1} shard-seconds")
+        writeln!(f, "time under-replicated: {under:.1} shard-seconds")?;
+        let mut behind = self.behind.clone();
+        behind.sort_unstable();
+        let share = |percent: usize| behind.get((behind.len() * percent / 100).min(behind.len().max(1) - 1));
+        let [half, most, worst] = [50, 95, 100].map(|percent| share(percent).copied().unwrap_or(0));
+        writeln!(f, "rows behind the producer: {half} in half of the looks, {most} in 95 %, {worst} at most")
     }
 }
 
@@ -62,7 +69,8 @@ impl Down {
 }
 
 impl Watcher {
-    pub fn start(cluster: &Cluster, down: Down) -> Self {
+    /// `sent` counts the rows that were sent.
+    pub fn start(cluster: &Cluster, down: Down, sent: Arc<AtomicU64>) -> Self {
         let options = Options { connect_timeout_ms: 500, read_timeout_ms: 1_000, ..Options::default() };
         let daemons: Vec<GrpcDaemon> =
             cluster.nodes.iter().map(|node| GrpcDaemon::new(&node.grpc_url, options.clone())).collect();
@@ -72,7 +80,9 @@ impl Watcher {
             let (mut times, mut last) = (Times::default(), Instant::now());
             let (mut since, mut known) = (Since::default(), None);
             while !stopped.load(Ordering::Relaxed) {
+                let rows = sent.load(Ordering::Relaxed);
                 let seen = status(&daemons).await;
+                times.behind.extend(seen.as_ref().map(|status| rows.saturating_sub(readable_rows(status))));
                 let passed = last.elapsed();
                 last = Instant::now();
                 times.headless += if seen.is_none() { passed } else { Duration::ZERO };
@@ -126,6 +136,12 @@ fn readable(shard: &ShardStatus, dead: &BTreeSet<String>) -> usize {
     let reads = ["leader", "ready"];
     let replicas = shard.replicas.iter().filter(|replica| !dead.contains(replica.node.as_str()));
     replicas.filter(|replica| reads.contains(&replica.state.as_str())).count()
+}
+
+/// Rows of each shard's copy that has most.
+fn readable_rows(status: &ClusterStatus) -> u64 {
+    let rows = |shard: &ShardStatus| shard.replicas.iter().map(|replica| replica.rows).max();
+    serving(&status.tables).filter_map(|(_, shard)| rows(shard)).sum()
 }
 
 /// What the first daemon says that knows a leader.

@@ -21,6 +21,10 @@ impl HeldRows {
     pub fn insert(&mut self, offset: i64, row: u32) {
         if row > 0 {
             self.doubled += u64::from(!self.others.insert((offset, row)));
+        } else if let Some(mut last) = self.runs.last_entry().filter(|last| *last.get() == offset) {
+            // Nearly all rows come in their order.
+            *last.get_mut() += 1;
+            self.firsts += 1;
         } else if self.has_first(offset) {
             self.doubled += 1;
         } else {

@@ -5,7 +5,7 @@ use super::sim_rows::HeldRows;
 use super::sim_seed::SimServers;
 use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes};
 use crate::adapters::routes::SimRoutes;
-use crate::model::names::{OFFSET_COLUMN, PARTITION_COLUMN, ROW_COLUMN, gate};
+use crate::model::names::gate;
 use crate::model::parts::HeldFile;
 use crate::model::shared::Shared;
 use crate::model::table::{MessageFormat, Schema};
@@ -334,46 +334,43 @@ pub(super) fn rows_of(format: MessageFormat, body: &[u8]) -> Result<Vec<Row<'_>>
     Ok(rows)
 }
 
+/// The hidden columns in front of a row, if it begins with them.
 fn hidden(format: MessageFormat, line: &[u8]) -> Option<(u32, i64, u32)> {
-    let line = std::str::from_utf8(&line[..line.len().min(120)])
-        .unwrap_or_else(|cut| std::str::from_utf8(&line[..cut.valid_up_to()]).expect("valid up to there"));
-    let number = |text: &str| -> (String, usize) {
-        let len = text.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(text.len());
-        (text[..len].to_owned(), len)
+    let [before_partition, before_offset, before_row] = match format {
+        MessageFormat::JSONEachRow => JSON_HEADS,
+        MessageFormat::CSV => ["", ",", ","],
+        MessageFormat::TSV => ["", "\t", "\t"],
     };
-    let heads = match format {
-        MessageFormat::JSONEachRow => [
-            format!("{{\"{PARTITION_COLUMN}\":"),
-            format!(",\"{OFFSET_COLUMN}\":"),
-            format!(",\"{ROW_COLUMN}\":"),
-        ],
-        MessageFormat::CSV => ["".into(), ",".into(), ",".into()],
-        MessageFormat::TSV => ["".into(), "\t".into(), "\t".into()],
+    let (partition, rest) = number(line.strip_prefix(before_partition.as_bytes())?)?;
+    let (offset, rest) = number(rest.strip_prefix(before_offset.as_bytes())?)?;
+    let row = match rest.strip_prefix(before_row.as_bytes()) {
+        Some(rest) => number(rest)?.0,
+        // A field that is not there has its type's default.
+        None if format == MessageFormat::JSONEachRow => 0,
+        None => return None,
     };
-    let mut rest = line;
-    let mut values = Vec::with_capacity(3);
-    for head in heads {
-        rest = match rest.strip_prefix(head.as_str()) {
-            Some(rest) => rest,
-            // A field that is not there has its type's default.
-            None if format == MessageFormat::JSONEachRow && values.len() == 2 => {
-                values.push("0".to_owned());
-                break;
-            }
-            None => return None,
-        };
-        let (value, len) = number(rest);
-        values.push(value);
-        rest = &rest[len..];
-    }
-    Some((values[0].parse().ok()?, values[1].parse().ok()?, values[2].parse().ok()?))
+    Some((partition, offset, row))
+}
+
+/// What stands in front of the hidden columns of a JSON row.
+const JSON_HEADS: [&str; 3] = ["{\"_cvh_partition\":", ",\"_cvh_offset\":", ",\"_cvh_row\":"];
+
+/// A whole number that a text begins with, and what follows it.
+fn number<T: std::str::FromStr>(text: &[u8]) -> Option<(T, &[u8])> {
+    let digits = text.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'-').unwrap_or(text.len());
+    let (number, rest) = text.split_at(digits);
+    Some((std::str::from_utf8(number).ok()?.parse().ok()?, rest))
 }
 
 /// The first `YYYY-MM` of a row.
 fn month(text: &[u8]) -> &str {
-    let is_month =
-        |w: &&[u8]| w[4] == b'-' && w.iter().enumerate().all(|(at, byte)| at == 4 || byte.is_ascii_digit());
-    text.windows(7).find(is_month).and_then(|w| std::str::from_utf8(w).ok()).unwrap_or_default()
+    let mut dashes = text.iter().enumerate().filter(|(_, byte)| **byte == b'-').map(|(at, _)| at);
+    let around = |dash: usize| Some((text.get(dash.checked_sub(4)?..dash)?, text.get(dash + 1..dash + 3)?));
+    let is_month = |dash: &usize| {
+        around(*dash).is_some_and(|(year, month)| year.iter().chain(month).all(u8::is_ascii_digit))
+    };
+    let found = dashes.find(is_month).map(|dash| &text[dash - 4..dash + 3]);
+    found.and_then(|month| std::str::from_utf8(month).ok()).unwrap_or_default()
 }
 
 /// What `system.clusters` shows, by cluster.

@@ -51,6 +51,12 @@ pub struct Cluster {
     pub folder: TempDir,
 }
 
+/// The program under test: `CONVERTHOUSE_BINARY` if that is set, such as an optimised one, else the one built with the
+/// tests.
+pub fn program() -> std::ffi::OsString {
+    std::env::var_os("CONVERTHOUSE_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_converthouse").into())
+}
+
 /// The table that most faults are tried on: its rows' ids are 0, 1, 2, …, in two months.
 pub const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, note String) \
                        ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
@@ -168,7 +174,7 @@ impl Cluster {
         );
         let file = folder.join("converthouse.toml");
         std::fs::write(&file, config).unwrap();
-        let launch = Launch::new(format!("daemon-{id}"), env!("CARGO_BIN_EXE_converthouse"), &folder)
+        let launch = Launch::new(format!("daemon-{id}"), program(), &folder)
             .args(["server", "--config"])
             .arg(file.as_os_str())
             .within(&within);
@@ -428,7 +434,7 @@ impl Node {
 
     /// Runs the command line against this daemon.
     pub fn cli(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_converthouse"))
+        let output = std::process::Command::new(program())
             .args(["--server", &self.grpc_url])
             .args(arguments)
             .output()

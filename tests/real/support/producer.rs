@@ -52,6 +52,12 @@ impl Producer {
         }
     }
 
+    /// Counts the rows that are sent and acknowledged.
+    #[allow(dead_code)] // for the proof, which shares this file
+    pub fn sent(&self) -> Arc<AtomicU64> {
+        self.sent.clone()
+    }
+
     /// Rows a second until now, all told.
     #[allow(dead_code)] // for the proof, which shares this file
     pub fn rows_per_s(&self) -> f64 {

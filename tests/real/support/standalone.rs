@@ -38,7 +38,7 @@ impl Cluster {
                 server.tcp_port(),
                 server.routes_file(),
             );
-            let launch = Launch::new(format!("daemon-{id}"), env!("CARGO_BIN_EXE_converthouse"), &own)
+            let launch = Launch::new(format!("daemon-{id}"), super::cluster::program(), &own)
                 .args(["server", "--config"])
                 .arg(folder.path().join("n1/converthouse.toml").as_os_str());
             let (grpc_url, http_url) = (grpc_url.clone(), http_url.clone());
