@@ -77,7 +77,8 @@ async fn carry(near: TcpStream, to: u16, mut weather: watch::Receiver<Weather>) 
     let (mut far_in, mut far_out) = far.into_split();
     let there = pass(&mut near_in, &mut far_out, weather.clone());
     let back = pass(&mut far_in, &mut near_out, weather.clone());
-    if futures::future::join(there, back).await == (true, true) {
+    // A side that was reset (a server killed with a query unread) is told to the other at once, whichever way bytes go.
+    if futures::future::try_join(there, back).await.is_ok() {
         return;
     }
     reset(near_in.as_ref());
@@ -90,39 +91,58 @@ fn reset(stream: &TcpStream) {
 }
 
 /// Waits for fair weather; an error when the link is cut.
-async fn fair(weather: &mut watch::Receiver<Weather>) -> Result<(), ()> {
+async fn fair(weather: &mut watch::Receiver<Weather>) -> Result<(), Broken> {
     match weather.wait_for(|now| *now != Weather::Silent).await {
         Ok(now) if *now == Weather::Fair => Ok(()),
-        _ => Err(()),
+        _ => Err(Broken),
     }
 }
 
-/// Carries bytes one way until the sender ends (true) or the link is cut (false).
+/// The link is cut, or a side was reset.
+struct Broken;
+
+/// Carries bytes one way until the sender ends.
 async fn pass(
     from: &mut tokio::net::tcp::OwnedReadHalf,
     to: &mut tokio::net::tcp::OwnedWriteHalf,
     mut weather: watch::Receiver<Weather>,
-) -> bool {
+) -> Result<(), Broken> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = {
             let cut = std::pin::pin!(weather.wait_for(|now| *now == Weather::Cut));
             match select(cut, std::pin::pin!(from.read(&mut buffer))).await {
-                Either::Left(_) => return false,
+                Either::Left(_) => return Err(Broken),
                 Either::Right((read, _)) => read,
             }
         };
-        let Ok(read) = read else { return false };
+        let read = read.map_err(|_| Broken)?;
         // What was on its way when the silence began stays on its way.
-        if fair(&mut weather).await.is_err() {
-            return false;
-        }
+        fair(&mut weather).await?;
         if read == 0 {
             to.shutdown().await.ok();
-            return true;
+            return Ok(());
         }
-        if to.write_all(&buffer[..read]).await.is_err() {
-            return false;
-        }
+        to.write_all(&buffer[..read]).await.map_err(|_| Broken)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Found by the proof: a query that had just been sent to a server when that was killed hung for five minutes.
+    #[tokio::test]
+    async fn who_waits_for_an_answer_is_told_that_the_server_was_killed() {
+        let server = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let link = Link::to(server.local_addr().unwrap().port()).await;
+        let mut asks = TcpStream::connect(("127.0.0.1", link.port())).await.unwrap();
+        asks.write_all(b"query").await.unwrap();
+        let (dies, _) = server.accept().await.unwrap();
+        reset(&dies);
+        drop(dies);
+        let answer = tokio::time::timeout(Duration::from_secs(10), asks.read(&mut [0; 8])).await;
+        assert!(answer.expect("told").is_err(), "a reset, as without the link");
     }
 }
