@@ -177,6 +177,6 @@ async fn running_queries(cluster: &Cluster) -> String {
 }
 
 fn logs(cluster: &Cluster) -> String {
-    let tails: Vec<String> = cluster.nodes.iter().map(|node| node.log_tail()).collect();
-    tails.join("\n")
+    let tails = cluster.nodes.iter().map(|node| node.log_tail());
+    tails.chain([cluster.kafka.brokers.log_tail(0, 60)]).collect::<Vec<_>>().join("\n")
 }

@@ -23,6 +23,7 @@ mod kafka;
 mod leaving;
 mod metadata;
 mod metadata_faults;
+mod offsets;
 mod parts;
 mod provisioned;
 mod pruning;

@@ -237,3 +237,18 @@ async fn a_link_carries_keeps_silent_and_cuts() {
     };
     assert!(ended, "new connections are cut too");
 }
+
+/// Found by the proof: the link kept the reset to itself, and a query that had just been sent to a server when that was
+/// killed hung for five minutes.
+#[tokio::test]
+async fn who_waits_for_an_answer_over_a_link_is_told_that_the_server_was_killed() {
+    let server = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let link = Link::to(server.local_addr().unwrap().port()).await;
+    let mut asks = TcpStream::connect(("127.0.0.1", link.port())).await.unwrap();
+    asks.write_all(b"query").await.unwrap();
+    let (dies, _) = server.accept().await.unwrap();
+    dies.set_zero_linger().unwrap();
+    drop(dies);
+    let answer = tokio::time::timeout(Duration::from_secs(10), asks.read(&mut [0; 8])).await;
+    assert!(answer.expect("told").is_err(), "a reset, as without the link");
+}

@@ -84,21 +84,19 @@ impl ReplicaActor {
     }
 
     fn perform(&mut self, effect: Effect, ctx: &mut Context<Self>) {
-        let job = self.job.clone();
         match effect {
             Effect::Prepare { attempt } => {
-                later(ctx, job.prepare(), move |result| Event::Prepared(attempt, result));
+                later(ctx, self.job.clone().prepare(), move |result| Event::Prepared(attempt, result));
             }
             Effect::Recover { partition, attempt, known } => {
                 let Some(source) = self.state.source(partition).cloned() else { return };
-                later(ctx, job.recover(partition, source, known), move |result| {
+                later(ctx, self.job.clone().recover(partition, source, known), move |result| {
                     Event::Recovered(partition, attempt, result)
                 });
             }
             Effect::Insert { partition, attempt, gate, batch, held } => {
-                later(ctx, job.insert(partition, attempt, gate, batch, held), move |outcome| {
-                    Event::Inserted(partition, attempt, outcome)
-                });
+                let insert = self.job.clone().insert(partition, attempt, gate, batch, held);
+                later(ctx, insert, move |outcome| Event::Inserted(partition, attempt, outcome));
             }
             Effect::Assign(partition, from, assignment) => {
                 let Some(source) = self.state.source(partition).cloned() else { return };
@@ -114,7 +112,7 @@ impl ReplicaActor {
                 self.tell(ReplicaNews::Commit(source, committed));
             }
             Effect::WakeAt(at_ms) => {
-                let wait = at_ms.saturating_sub(job.ports.clock.now_ms());
+                let wait = at_ms.saturating_sub(self.job.ports.clock.now_ms());
                 ctx.run_later(Duration::from_millis(wait), |actor, ctx| actor.handle(Event::Tick, ctx));
             }
             Effect::Report => {

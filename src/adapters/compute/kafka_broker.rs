@@ -116,6 +116,11 @@ impl KafkaBrokers {
         self.ready(living).await
     }
 
+    /// The last lines that one wrote since its start.
+    pub fn log_tail(&self, index: usize, lines: usize) -> String {
+        self.brokers[index].process.as_ref().map_or_else(String::new, |process| process.log_tail(lines))
+    }
+
     /// Stops one in its tracks, or lets it go on.
     pub fn pause(&self, index: usize, paused: bool) {
         if let Some(process) = &self.brokers[index].process {

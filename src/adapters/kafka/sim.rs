@@ -30,15 +30,17 @@ pub enum Lost {
     Answer,
 }
 
-struct Topic {
-    /// A topic made again has another one.
-    id: u64,
-    partitions: Vec<SimLog>,
-}
+type Topic = Vec<SimLog>;
+
+/// A topic made again has another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TopicId(u64);
 
 #[derive(Default)]
 pub(super) struct World {
-    topics: BTreeMap<String, Topic>,
+    names: BTreeMap<String, TopicId>,
+    /// Those that are there: names take long to compare where there are many.
+    topics: BTreeMap<TopicId, Topic>,
     topics_made: u64,
     groups: BTreeMap<String, BTreeMap<TopicPartition, Committed>>,
     pub latency_ms: u64,
@@ -83,14 +85,23 @@ impl World {
         }
     }
 
-    pub fn log(&self, source: &TopicPartition) -> Option<(u64, &SimLog)> {
-        let topic = self.topics.get(&source.topic)?;
-        Some((topic.id, topic.partitions.get(usize::try_from(source.partition).ok()?)?))
+    /// The topic that has the name now.
+    pub fn named(&self, topic: &str) -> Option<TopicId> {
+        self.names.get(topic).copied()
+    }
+
+    /// A topic's partition, if they are there.
+    pub fn log_of(&self, topic: TopicId, partition: i32) -> Option<&SimLog> {
+        self.topics.get(&topic)?.get(usize::try_from(partition).ok()?)
+    }
+
+    fn log(&self, source: &TopicPartition) -> Option<&SimLog> {
+        self.log_of(self.named(&source.topic)?, source.partition)
     }
 
     fn log_mut(&mut self, source: &TopicPartition) -> Option<&mut SimLog> {
-        let topic = self.topics.get_mut(&source.topic)?;
-        topic.partitions.get_mut(usize::try_from(source.partition).ok()?)
+        let topic = self.named(&source.topic)?;
+        self.topics.get_mut(&topic)?.get_mut(usize::try_from(source.partition).ok()?)
     }
 
     fn now_ms(&self) -> i64 {
@@ -132,8 +143,8 @@ impl World {
     }
 
     fn create(&mut self, topic: &NewTopic) -> Result<(), Error> {
-        if let Some(there) = self.topics.get(&topic.name) {
-            let has = i32::try_from(there.partitions.len()).unwrap_or(i32::MAX);
+        if let Some(there) = self.named(&topic.name).and_then(|topic| self.topics.get(&topic)) {
+            let has = i32::try_from(there.len()).unwrap_or(i32::MAX);
             return super::client::enough(topic, has);
         }
         let partitions = usize::try_from(topic.partitions).unwrap_or(0);
@@ -141,8 +152,9 @@ impl World {
             return Err(Error::Invalid(format!("topic {:?} of {partitions} partitions", topic.name)));
         }
         self.topics_made += 1;
-        let partitions = std::iter::repeat_with(SimLog::default).take(partitions).collect();
-        self.topics.insert(topic.name.clone(), Topic { id: self.topics_made, partitions });
+        let id = TopicId(self.topics_made);
+        self.names.insert(topic.name.clone(), id);
+        self.topics.insert(id, std::iter::repeat_with(SimLog::default).take(partitions).collect());
         Ok(())
     }
 }
@@ -208,13 +220,13 @@ impl SimKafka {
     pub fn waiting(&self, source: &TopicPartition, from: i64, age_ms: u64) -> u64 {
         let world = self.world();
         let before_ms = world.now_ms() - i64::try_from(age_ms).unwrap_or(i64::MAX);
-        world.log(source).map_or(0, |(_, log)| log.count(from, before_ms))
+        world.log(source).map_or(0, |log| log.count(from, before_ms))
     }
 
     /// First offset and one past the last, without time or faults: for judging.
     pub fn ends(&self, source: &TopicPartition) -> Option<Watermarks> {
         let world = self.world();
-        world.log(source).map(|(_, log)| Watermarks { low: log.low(), high: log.high() })
+        world.log(source).map(|log| Watermarks { low: log.low(), high: log.high() })
     }
 
     /// Leaves out the next `count` offsets, as transactions and compaction do.
@@ -275,7 +287,9 @@ impl Kafka for SimKafka {
     async fn delete_topics(&self, topics: &[String]) -> Result<(), Error> {
         let mut world = self.answer().await?;
         for topic in topics {
-            world.topics.remove(topic);
+            if let Some(id) = world.names.remove(topic) {
+                world.topics.remove(&id);
+            }
             let gone = |source: &TopicPartition| source.topic == *topic;
             world.groups.values_mut().for_each(|group| group.retain(|source, _| !gone(source)));
         }
@@ -285,13 +299,13 @@ impl Kafka for SimKafka {
 
     async fn watermarks(&self, source: &TopicPartition) -> Result<Watermarks, Error> {
         let world = self.answer().await?;
-        let (_, log) = world.log(source).ok_or_else(|| Error::TopicMissing(source.topic.clone()))?;
+        let log = world.log(source).ok_or_else(|| Error::TopicMissing(source.topic.clone()))?;
         Ok(Watermarks { low: log.low(), high: log.high() })
     }
 
     async fn peek(&self, source: &TopicPartition, offset: i64) -> Result<Option<Chunk>, Error> {
         let world = self.answer().await?;
-        let (_, log) = world.log(source).ok_or_else(|| Error::TopicMissing(source.topic.clone()))?;
+        let log = world.log(source).ok_or_else(|| Error::TopicMissing(source.topic.clone()))?;
         Ok(log.read(source, offset.max(log.low()), (1, usize::MAX)))
     }
 

@@ -1,7 +1,7 @@
 //! A lane of simulated Kafka: looks at what changed rather than at all that it reads, so that a node may hold many
 //! partitions.
 
-use super::sim::{SimKafka, World};
+use super::sim::{SimKafka, TopicId, World};
 use super::{Fetched, Lane};
 use crate::model::names::TopicPartition;
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ struct Part {
     next: i64,
     paused: bool,
     /// The topic that was first seen under the name.
-    topic: Option<u64>,
+    topic: Option<TopicId>,
     told: Option<(i64, Instant)>,
     /// Said to be out of reach.
     away: bool,
@@ -136,12 +136,10 @@ impl SimLane {
 
 impl Part {
     fn look(&mut self, world: &World, source: &TopicPartition, end_every: Duration) -> Option<Fetched> {
-        let Some((topic, log)) = world.log(source) else {
+        self.topic = self.topic.or_else(|| world.named(&source.topic));
+        let Some(log) = self.topic.and_then(|topic| world.log_of(topic, source.partition)) else {
             return Some(Fetched::TopicMissing(source.clone()));
         };
-        if *self.topic.get_or_insert(topic) != topic {
-            return Some(Fetched::TopicMissing(source.clone()));
-        }
         let (low, high) = (log.low(), log.high());
         if self.next < low || self.next > high {
             return Some(Fetched::OutOfRange { source: source.clone(), wanted: self.next, low, high });

@@ -126,23 +126,3 @@ async fn pass(
         to.write_all(&buffer[..read]).await.map_err(|_| Broken)?;
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    /// Found by the proof: a query that had just been sent to a server when that was killed hung for five minutes.
-    #[tokio::test]
-    async fn who_waits_for_an_answer_is_told_that_the_server_was_killed() {
-        let server = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let link = Link::to(server.local_addr().unwrap().port()).await;
-        let mut asks = TcpStream::connect(("127.0.0.1", link.port())).await.unwrap();
-        asks.write_all(b"query").await.unwrap();
-        let (dies, _) = server.accept().await.unwrap();
-        reset(&dies);
-        drop(dies);
-        let answer = tokio::time::timeout(Duration::from_secs(10), asks.read(&mut [0; 8])).await;
-        assert!(answer.expect("told").is_err(), "a reset, as without the link");
-    }
-}
