@@ -116,9 +116,9 @@ async fn pass(
                 Either::Right((read, _)) => read,
             }
         };
-        let read = read.map_err(|_| Broken)?;
-        // What was on its way when the silence began stays on its way.
+        // What was on its way when the silence began stays on its way, a reset too.
         fair(&mut weather).await?;
+        let read = read.map_err(|_| Broken)?;
         if read == 0 {
             to.shutdown().await.ok();
             return Ok(());
