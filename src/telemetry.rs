@@ -81,6 +81,7 @@ pub struct Metrics {
     clickhouse_up: IntGaugeVec,
     epoch_lag: IntGaugeVec,
     replication_spread_messages: IntGaugeVec,
+    stalled_partitions: IntGaugeVec,
     /// Duration of inserts into ClickHouse, failed ones too.
     pub insert_seconds: Histogram,
     /// 1 on the daemon that leads the cluster.
@@ -93,6 +94,7 @@ pub struct Metrics {
 
 const INSERT_BUCKETS_S: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+const COPIED_ROWS: &str = "Rows copied to this daemon's nodes from other nodes";
 const COPIED_BYTES: &str = "Bytes copied to this daemon's nodes from other nodes, by parts or by a select";
 
 fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
@@ -140,10 +142,7 @@ impl Metrics {
                 "Offsets for which a topic had no message",
             ),
             replicas: gauges("converthouse_replicas", "Replicas of this daemon's nodes", &["node", "state"]),
-            copied_rows_total: per_table(
-                "converthouse_copied_rows_total",
-                "Rows copied to this daemon's nodes from other nodes",
-            ),
+            copied_rows_total: per_table("converthouse_copied_rows_total", COPIED_ROWS),
             copied_bytes_total: counters("converthouse_copied_bytes_total", COPIED_BYTES, "by"),
             invariant_violations_total: counters(
                 "converthouse_invariant_violations_total",
@@ -174,6 +173,11 @@ impl Metrics {
                 "converthouse_replication_spread_messages",
                 "Messages that some replicas of a shard have and others lack; on the leader only",
                 &["table"],
+            ),
+            stalled_partitions: gauges(
+                "converthouse_stalled_partitions",
+                "Partitions of the node's replicas that do not move on",
+                &["node", "reason"],
             ),
             insert_seconds: Histogram::with_opts(insert_seconds).expect("the buckets rise"),
             leader: gauge("converthouse_leader", "1 on the daemon that leads the cluster"),
@@ -206,6 +210,7 @@ impl Metrics {
             Box::new(self.shard_leaders.clone()),
             Box::new(self.epoch_lag.clone()),
             Box::new(self.replication_spread_messages.clone()),
+            Box::new(self.stalled_partitions.clone()),
         ];
         for collector in all.into_iter().chain(self.elastic.collectors()) {
             self.registry.register(collector).expect("every name is there once");
@@ -217,7 +222,9 @@ impl Metrics {
         &self.registry
     }
 
-    fn label<'a>(&self, table: &'a str) -> &'a str {
+    /// The label that a table's metrics have. Those of a table beyond [`TABLE_LABELS_MAX`] share one: gauges are to be
+    /// set to what all of them come to.
+    pub fn label<'a>(&self, table: &'a str) -> &'a str {
         let mut tables = self.tables.lock().expect("nothing panics while it is held");
         if tables.contains(table) {
             return table;
@@ -247,6 +254,13 @@ impl Metrics {
     /// Messages that some replicas of a table's shards have and others lack.
     pub fn replication_spread(&self, table: &str) -> IntGauge {
         self.replication_spread_messages.with_label_values(&[self.label(table)])
+    }
+
+    /// Partitions of a node's replicas that do not move on for that reason ([`Stall::reason`]).
+    ///
+    /// [`Stall::reason`]: crate::model::observed::Stall::reason
+    pub fn stalled_partitions(&self, node: &str, reason: &str) -> IntGauge {
+        self.stalled_partitions.with_label_values(&[node, reason])
     }
 
     /// Published epochs that a node's ClickHouse has not loaded yet; the worst table.
@@ -326,6 +340,11 @@ impl Metrics {
         let _ = self.replication_spread_messages.remove_label_values(&[table]);
     }
 
+    /// A node that the leader has forgotten has no heartbeats.
+    pub fn forget_heartbeat(&self, node: &str) {
+        let _ = self.heartbeat_age_seconds.remove_label_values(&[node]);
+    }
+
     /// Only the leader has heartbeats: a deposed one shows nothing that comes from them.
     pub fn forget_heartbeats(&self) {
         self.heartbeat_age_seconds.reset();
@@ -382,6 +401,7 @@ mod tests {
         metrics.ingest_bytes("t");
         metrics.ingest_lag("t", "n1");
         metrics.replication_spread("t");
+        metrics.stalled_partitions("n1", "topic_missing");
         metrics.epoch_lag("n1");
         metrics.copied_rows("t");
         metrics.copied_bytes("parts");
@@ -396,7 +416,7 @@ mod tests {
         let lead = Kind::Lead { shard: ShardId(1), to: "n1".parse().unwrap() };
         metrics.elastic.operation_ended(&lead, State::Done, 1_500);
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 30, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 31, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

@@ -8,6 +8,7 @@ use super::leader::observed::Observed;
 use super::mirror::View;
 use crate::adapters::clock::Clock;
 use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::observed::Heartbeat;
 use crate::placement::{Load, NewShard, NewTable, NodeView, Policy, ShardView, Snapshot, place_new};
 use actix::prelude::*;
 use std::collections::BTreeMap;
@@ -54,12 +55,33 @@ impl PlacementActor {
         Self { view, observed, clock, promised: BTreeMap::new() }
     }
 
+    /// New replicas go to nodes that are up; how long others have been down makes no difference here.
     fn snapshot(&self) -> Snapshot {
         let (view, reports) = (self.view.read(), self.observed.read());
-        // New replicas go to nodes that live; how long others have been gone makes no difference here.
         let heartbeats = &reports.heartbeats;
-        decide::snapshot(&Sight { view: &view, heartbeats, lost: &|_| false, now_unix_ms: 0, forgets: false })
+        let down = |node: &NodeId| {
+            !view.is_live(node) || heartbeats.get(node).is_some_and(|heartbeat| !heartbeat.clickhouse_up)
+        };
+        decide::snapshot(&Sight { view: &view, heartbeats, lost: &down, now_unix_ms: 0, forgets: false })
     }
+
+    /// Bytes that each node's disk can take below the watermark, where it is known.
+    fn rooms(&self) -> BTreeMap<NodeId, u64> {
+        let heartbeats = &self.observed.read().heartbeats;
+        let known = heartbeats.values().filter(|heartbeat| heartbeat.disk_total_bytes > 0);
+        known.map(|heartbeat| (heartbeat.node.clone(), room(heartbeat))).collect()
+    }
+}
+
+fn room(heartbeat: &Heartbeat) -> u64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share"
+    )]
+    let kept = (heartbeat.disk_total_bytes as f64 * (1.0 - Policy::default().watermark)) as u64;
+    heartbeat.disk_free_bytes.saturating_sub(kept)
 }
 
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
@@ -104,16 +126,19 @@ impl Handler<FindNodes> for PlacementActor {
             message.shards.iter().map(|shard| (message.table, *shard)).collect();
         let others = self.promised.iter().filter(|(key, _)| !asked.contains(key));
         let promised: Vec<NodeId> = others.map(|(_, (node, _))| node.clone()).collect();
-        let found = guarded(|| find(&snapshot, &asked, promised))?;
+        let rooms = self.rooms();
+        let found = guarded(|| find(&snapshot, &rooms, &asked, promised))?;
         self.promised.extend(found.iter().map(|(key, node)| (*key, (node.clone(), now_ms))));
         Ok(found.into_iter().map(|((_, shard), node)| (shard, node)).collect())
     }
 }
 
-/// One more node for each of these shards: one that has none of it, in another zone if possible, and with the fewest
-/// replicas for its weight, of those that it has, that are promised to it, and that are found for it here. Pure.
+/// One more node for each of these shards: one that has none of it, with room for its bytes and in another zone if
+/// possible, and with the fewest replicas for its weight, of those that it has, that are promised to it, and that are
+/// found for it here. Pure.
 fn find(
     snapshot: &Snapshot,
+    rooms: &BTreeMap<NodeId, u64>,
     asked: &[(TableId, ShardId)],
     mut promised: Vec<NodeId>,
 ) -> BTreeMap<(TableId, ShardId), NodeId> {
@@ -123,8 +148,11 @@ fn find(
             continue;
         };
         let holds = |node: &NodeView| held.replicas.iter().any(|replica| replica.node == node.id);
-        // Nodes that hold it are out; zones that hold it come last.
-        let zones: Vec<&str> = snapshot.nodes.iter().filter(|node| holds(node)).map(NodeView::zone).collect();
+        // Nodes that hold it are out; zones that hold it come last. A node that is down holds nothing that counts: its
+        // copy may be what is to be replaced.
+        let holders = snapshot.nodes.iter().filter(|node| node.up && holds(node));
+        let zones: Vec<&str> = holders.map(NodeView::zone).collect();
+        let full = |node: &NodeView| rooms.get(&node.id).is_some_and(|room| *room < held.load.bytes);
         let free = snapshot.nodes.iter().filter(|node| node.takes_new() && !holds(node));
         let load = |node: &NodeView| {
             let on = |s: &&ShardView| s.replicas.iter().any(|replica| replica.node == node.id);
@@ -132,7 +160,10 @@ fn find(
             let coming = promised.iter().filter(|to| **to == node.id).count();
             (held + coming) * 1000 / node.weight_milli.max(1) as usize
         };
-        let best = free.min_by_key(|node| (zones.contains(&node.zone()), load(node), node.id.clone()));
+        let best = free.min_by_key(|node| {
+            let near = zones.contains(&node.zone());
+            (full(node), near, load(node), node.id.clone())
+        });
         if let Some(node) = best {
             promised.push(node.id.clone());
             found.insert((*table, *id), node.id.clone());
@@ -147,40 +178,73 @@ mod tests {
     use crate::model::node::NodeState;
     use crate::placement::ReplicaView;
 
-    #[test]
-    fn shards_that_want_a_node_at_the_same_time_do_not_all_get_the_emptiest() {
-        let id = |name: &str| name.parse::<NodeId>().unwrap();
-        let table = TableId(uuid::Uuid::from_u128(1));
-        let node = |name: &str| NodeView {
+    fn id(name: &str) -> NodeId {
+        name.parse().unwrap()
+    }
+
+    fn table() -> TableId {
+        TableId(uuid::Uuid::from_u128(1))
+    }
+
+    fn node(name: &str) -> NodeView {
+        NodeView {
             id: id(name),
             labels: BTreeMap::new(),
             capacity_bytes: 0,
             weight_milli: 1_000,
             state: NodeState::Active,
             up: true,
-        };
-        let replica = |name: &str| ReplicaView { node: id(name), complete: true, leaving: false };
-        let shard = |number: u32, on: &str| ShardView {
-            table,
+        }
+    }
+
+    fn shard(number: u32, on: &[&str]) -> ShardView {
+        let replica = |name: &&str| ReplicaView { node: id(name), complete: true, leaving: false };
+        ShardView {
+            table: table(),
             shard: ShardId(number),
-            load: Load::default(),
+            load: Load { bytes: 100, ..Load::default() },
             replicas_wanted: 2,
-            replicas: vec![replica(on)],
+            replicas: on.iter().map(replica).collect(),
             leader: None,
             frozen: false,
             pinned: Vec::new(),
             excluded: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn shards_that_want_a_node_at_the_same_time_do_not_all_get_the_emptiest() {
         let snapshot = Snapshot {
             nodes: ["n1", "n2", "n3"].map(node).to_vec(),
-            shards: (0..4).map(|number| shard(number, "n1")).collect(),
+            shards: (0..4).map(|number| shard(number, &["n1"])).collect(),
         };
-        let asked: Vec<_> = (0..4).map(|number| (table, ShardId(number))).collect();
+        let asked: Vec<_> = (0..4).map(|number| (table(), ShardId(number))).collect();
         let on = |promised: &[&str], asked: &[(TableId, ShardId)]| -> Vec<String> {
             let promised = promised.iter().map(|name| id(name)).collect();
-            find(&snapshot, asked, promised).values().map(NodeId::to_string).collect()
+            let found = find(&snapshot, &BTreeMap::new(), asked, promised);
+            found.values().map(NodeId::to_string).collect()
         };
         assert_eq!(on(&[], &asked), ["n2", "n3", "n2", "n3"]);
         assert_eq!(on(&["n2", "n2"], &asked[..1]), ["n3"], "what another table was promised counts");
+    }
+
+    #[test]
+    fn a_lost_copy_goes_to_the_zone_that_lost_it_where_there_is_room() {
+        let zoned = |name: &str, zone: &str| NodeView {
+            labels: BTreeMap::from([("zone".to_owned(), zone.to_owned())]),
+            ..node(name)
+        };
+        let mut nodes = vec![zoned("n1", "a"), zoned("n2", "b"), zoned("n3", "a"), zoned("n4", "b")];
+        nodes[1].up = false;
+        // n4 has more of other shards: only the zone speaks for it.
+        let snapshot = Snapshot { nodes, shards: vec![shard(0, &["n1", "n2"]), shard(1, &["n4"])] };
+        let asked = [(table(), ShardId(0))];
+        let found = |rooms: &[(&str, u64)]| {
+            let rooms = rooms.iter().map(|(name, room)| (id(name), *room)).collect();
+            find(&snapshot, &rooms, &asked, Vec::new()).remove(&asked[0])
+        };
+        assert_eq!(found(&[]), Some(id("n4")));
+        assert_eq!(found(&[("n3", 100), ("n4", 100)]), Some(id("n4")));
+        assert_eq!(found(&[("n3", 100), ("n4", 99)]), Some(id("n3")), "n4's disk is full");
     }
 }

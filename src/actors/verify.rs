@@ -22,7 +22,7 @@ use crate::model::table::{Shard, ShardState, Table, TableName};
 use crate::model::verify::{Difference, Digest, DigestAsked, PartitionVerdict};
 use crate::model::{NodeId, PartitionId};
 use futures::stream::{self, BoxStream, StreamExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use topic::Reader;
@@ -97,53 +97,45 @@ impl Verification {
         let state = State { verification: self, table, left, letters: None, reader };
         let next = |mut state: State| async move {
             let (shard, partition) = state.left.pop()?;
-            let verdict = state.check(&shard, partition).await;
-            Some((verdict, state))
+            let mut verdict = PartitionVerdict::blank(shard.id, partition);
+            // One partition's trouble does not hide how the others are.
+            if let Err(error) = state.check(&shard, &mut verdict).await {
+                verdict.unchecked.push(error.told());
+            }
+            Some((Ok(verdict), state))
         };
         Ok(stream::unfold(state, next).boxed())
     }
 }
 
 impl State {
-    async fn check(&mut self, shard: &Shard, partition: PartitionId) -> Result<PartitionVerdict, Error> {
+    async fn check(&mut self, shard: &Shard, verdict: &mut PartitionVerdict) -> Result<(), Error> {
+        let partition = verdict.partition;
         let topic = names::topic_partition(&self.table.source, partition);
         let kafka = &self.verification.kafka;
         let watermarks = kafka.watermarks(&topic).await.map_err(of_kafka)?;
         let origin = self.table.origin_offsets.get(&partition).copied().unwrap_or(0);
-        let mut verdict = PartitionVerdict {
-            shard: shard.id,
-            partition,
-            topic_from: watermarks.low.max(origin),
-            below: i64::MAX,
-            replicas: BTreeMap::new(),
-            differences: Vec::new(),
-            dead_letters: 0,
-            empty: 0,
-            unchecked: Vec::new(),
-        };
+        verdict.topic_from = watermarks.low.max(origin);
+        let mut below = i64::MAX;
         let mut nodes = Vec::new();
         for node in shard.ready_nodes() {
             let passed = self.passed(shard, node, &topic).await?;
             match passed.or_else(|| untouched(watermarks, origin)) {
                 Some(next) => {
-                    verdict.below = verdict.below.min(next);
+                    below = below.min(next);
                     nodes.push(node.clone());
                 }
                 None => verdict.unchecked.push(format!("{node} has recorded no position")),
             }
         }
-        if nodes.is_empty() {
-            verdict.below = verdict.topic_from;
-            return Ok(verdict);
-        }
+        verdict.below = if nodes.is_empty() { verdict.topic_from } else { below };
         for node in nodes {
             match self.digest(&node, shard, partition, (0, verdict.below)).await {
                 Ok(digest) => drop(verdict.replicas.insert(node, digest)),
                 Err(error) => verdict.unchecked.push(format!("{node}: {}", error.told())),
             }
         }
-        self.judge(shard, &topic, &mut verdict).await?;
-        Ok(verdict)
+        self.judge(shard, &topic, verdict).await
     }
 
     /// The offset that a replica has passed, as it recorded it.
@@ -210,9 +202,7 @@ impl State {
         let held = verdict.replicas.clone();
         let Some((first, of_first)) = held.iter().next() else { return Ok(()) };
         if !self.table.schema.ttl.is_empty() {
-            verdict
-                .unchecked
-                .push("rows expire, on each server in its own time: they are not compared".into());
+            verdict.notes.push("rows expire, on each server in its own time: they are not compared".into());
             return Ok(());
         }
         let mut alike = true;

@@ -140,6 +140,7 @@ struct Outside {
     runs: u64,
     tables: u64,
     rows: u64,
+    metrics: Metrics,
 }
 
 impl Outside {
@@ -147,7 +148,7 @@ impl Outside {
         let routes = SimRoutes::new();
         let (store, kafka, server) =
             (MemoryStore::new(), SimKafka::new(), SimClickHouse::new(routes.clone()));
-        Self { store, kafka, server, routes, runs: 0, tables: 0, rows: 0 }
+        Self { store, kafka, server, routes, runs: 0, tables: 0, rows: 0, metrics: Metrics::new() }
     }
 
     fn start(&mut self) -> Running {
@@ -165,7 +166,7 @@ impl Outside {
             peers: Arc::new(GrpcPeers::new(Default::default())),
             clock: Arc::new(SimClock::new(1_700_000_000_000, self.runs)),
             solver: Arc::new(Inline),
-            metrics: Metrics::new(),
+            metrics: self.metrics.clone(),
             nodes: vec![LocalNode { node, clickhouse, routes }],
             groups: vec![],
             options: Options::default(),
@@ -289,4 +290,34 @@ async fn a_daemon_without_a_root_actor_says_so_and_its_next_run_goes_on() {
         };
         set.run_until(work).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_leader_had_at_work_ends_with_its_term_and_its_gauges_with_it() {
+    let mut outside = Outside::new();
+    let metrics = outside.metrics.clone();
+    let ages = || {
+        let shown = metrics.registry().gather();
+        let ages = shown.iter().find(|family| family.name() == "converthouse_heartbeat_age_seconds");
+        ages.map_or(0, |family| family.get_metric().len())
+    };
+    let set = LocalSet::new();
+    let work = async {
+        let running = outside.start();
+        outside.works(&running, Kind::Coordinator).await;
+        let mut theirs = Vec::new();
+        for kind in [Kind::Placement, Kind::Balancer, Kind::Table, Kind::Node] {
+            let those = who(&running, kind).await;
+            assert!(!those.is_empty(), "there is no {kind:?}");
+            theirs.extend(those.iter().map(|one| (kind, one.downgrade())));
+        }
+        assert_eq!(ages(), 1);
+        running.leadership.send(super::leadership::Resign).await.unwrap();
+        until(Kind::Coordinator, "its actors to end", async || {
+            theirs.iter().all(|(_, one)| one.upgrade().is_none())
+        })
+        .await;
+        assert_eq!(ages(), 0);
+    };
+    set.run_until(work).await;
 }

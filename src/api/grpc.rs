@@ -15,9 +15,9 @@ use crate::wire::control_server::{Control, ControlServer};
 use crate::wire::routing_server::{Routing, RoutingServer};
 use crate::wire::transfer_server::{Transfer, TransferServer};
 use crate::wire::{self, DESCRIPTORS};
-use futures::StreamExt;
 use futures::future::Either;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -431,6 +431,14 @@ impl Transfer for Service {
             Ok(verdict) => Ok(convert::verdict_to_wire(verdict)),
             Err(error) => Err(to_status(&error)),
         };
-        Ok(Response::new(verdicts.map(answer).take_until(self.stop.clone()).boxed()))
+        let stop = self.stop.clone();
+        // Cut short must not look like done.
+        let cut = async move {
+            let stopping =
+                || Error::Unavailable("the daemon is stopping, and has not compared all".to_owned());
+            stop.now_or_never().map(|()| Err(to_status(&stopping())))
+        };
+        let cut = stream::once(cut).filter_map(std::future::ready);
+        Ok(Response::new(verdicts.map(answer).take_until(self.stop.clone()).chain(cut).boxed()))
     }
 }

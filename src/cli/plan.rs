@@ -143,7 +143,7 @@ async fn ended(
                 moves_said(run.moves_left)
             ));
         }
-        let look = "look with `converthouse balance` and `converthouse op list`";
+        let look = "look with `converthouse balance show` and `converthouse op list`";
         patience.seen(&seen, "the plan has not ended", look)?;
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -21,15 +21,22 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let (daemon, name) = (context.daemon()?, self.name.clone());
-        let verdicts = context.block_on(async move {
+        let (verdicts, broken) = context.block_on(async move {
             let mut stream = daemon.verify(name, self.rows_per_s).await?;
-            let mut verdicts = Vec::new();
+            let (mut verdicts, mut broken) = (Vec::new(), None);
             while let Some(verdict) = stream.next().await {
-                verdicts.push(verdict?);
+                match verdict {
+                    Ok(verdict) => verdicts.push(verdict),
+                    Err(error) => broken = Some(error),
+                }
             }
-            Ok(verdicts)
+            Ok((verdicts, broken))
         })?;
         context.print(&verdicts, || text(&verdicts, context.colour()))?;
+        // What was found so far is shown; it is not all.
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
         let count =
             |is: &dyn Fn(&PartitionVerdict) -> bool| verdicts.iter().filter(|verdict| is(verdict)).count();
         let (differing, unchecked) = (
@@ -64,7 +71,8 @@ fn text(verdicts: &[PartitionVerdict], colour: bool) -> String {
     let mut table = Table::new(&columns);
     for verdict in verdicts {
         let differences = verdict.differences.iter().map(ToString::to_string);
-        let found: Vec<String> = differences.chain(verdict.unchecked.iter().cloned()).collect();
+        let found: Vec<String> =
+            differences.chain(verdict.unchecked.iter().chain(&verdict.notes).cloned()).collect();
         let rows = verdict.replicas.values().map(|digest| digest.rows).max().unwrap_or(0);
         table.row([
             verdict.partition.0.to_string(),

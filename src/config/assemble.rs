@@ -1,18 +1,18 @@
 //! From the file's sections to a [`Config`], with the rules that concern more than one key.
 
 use super::reader::{Part, Reader};
+use super::store::{metadata, password, tls};
 use super::{
-    Config, DaemonOptions, EtcdAccess, EtcdMember, FailoverOptions, IngestOptions, KafkaOptions,
-    MetadataOptions, NodeOptions, RecordOptions, StoreOptions, TransferOptions, units,
+    Config, DaemonOptions, FailoverOptions, IngestOptions, KafkaOptions, NodeOptions, RecordOptions,
+    TransferOptions, units,
 };
-use crate::adapters::peers::{Tls, TlsIdentity};
 use crate::model::NodeId;
 use crate::model::balance::{BalanceMode, BalanceRules, SplitAt};
 use crate::model::node::{ClickHouseEndpoint, Secret};
 use crate::model::routes::RouteGroup;
 use crate::telemetry::{self, LogFormat, LogOptions};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use toml::de::DeTable;
 
 /// With less, batches are too small for either side.
@@ -126,141 +126,6 @@ fn daemon<'a>(
 
 fn wildcard(listen: &str) -> bool {
     listen.starts_with("0.0.0.0:") || listen.starts_with("[::]:")
-}
-
-/// Certificates; a server needs its own, a client may do without.
-fn tls<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>, path: &'static str, server: bool) -> Option<Tls> {
-    let part = reader.part(root, path);
-    if !part.given() {
-        return None;
-    }
-    let ca_pem = reader.content(&part, "ca");
-    let (cert, key) = (reader.content(&part, "cert"), reader.content(&part, "key"));
-    match (part.has("cert"), part.has("key")) {
-        (true, false) => {
-            reader.blame(&part, "key", "is missing, and cert is given", "add the private key of cert")
-        }
-        (false, true) => {
-            reader.blame(&part, "cert", "is missing, and key is given", "add the certificate of key")
-        }
-        (false, false) if server => {
-            reader.blame(
-                &part,
-                "cert",
-                "is missing",
-                "gRPC needs cert and key to serve TLS; or drop the section",
-            );
-        }
-        _ => {}
-    }
-    let identity = cert.zip(key).map(|(certificate_pem, key_pem)| TlsIdentity { certificate_pem, key_pem });
-    Some(Tls { ca_pem: ca_pem.unwrap_or_default(), identity })
-}
-
-/// A password, from its key or from its file.
-fn password<'a>(reader: &mut Reader<'a>, part: &Part<'a>, name: &str) -> Option<Secret> {
-    let file = format!("{name}_file");
-    if part.has(name) && part.has(&file) {
-        reader.blame(part, &file, &format!("is given, and {name} too"), "keep one of them");
-    }
-    let given = reader.text(part, name);
-    given.or_else(|| reader.content(part, &file)).map(Secret::new)
-}
-
-fn metadata<'a>(
-    reader: &mut Reader<'a>,
-    root: &'a DeTable<'a>,
-    part: &Part<'a>,
-    data_dir: &Path,
-) -> Option<MetadataOptions> {
-    let mut access = EtcdAccess { user: None, tls: tls(reader, root, "metadata.tls", false) };
-    let endpoints = reader.texts(part, "endpoints");
-    let (user, password) = (reader.text(part, "user"), password(reader, part, "password"));
-    if password.is_some() && user.is_none() {
-        reader.blame(part, "user", "is missing, and a password is given", "add the etcd user");
-    }
-    access.user = user.map(|user| (user, password.unwrap_or_default()));
-    let lease_ttl_ms = reader.number(part, "lease_ttl_ms");
-    let path = reader.path(part, "path").unwrap_or_else(|| data_dir.join("metadata.redb"));
-    // A bare name is looked for on the PATH, so it must not be taken from the file's folder.
-    let binary = match reader.text(part, "binary") {
-        Some(name) if !name.contains('/') => PathBuf::from(name),
-        _ => reader.path(part, "binary").unwrap_or_default(),
-    };
-    let listen = reader.text(part, "listen").and_then(|text| text.parse().ok());
-    let members = members(reader, root);
-    // The schema makes it one of the three; a missing one is on the list of problems.
-    let kind = reader_kind(part)?;
-    for (name, of) in
-        [("endpoints", "etcd"), ("path", "embedded"), ("binary", "managed"), ("listen", "managed")]
-    {
-        if part.has(name) && kind != of {
-            let what = format!("is given, and kind is {kind:?}");
-            reader.blame(part, name, &what, &format!("drop it, or set kind = {of:?}"));
-        }
-    }
-    if kind != "managed" && !members.is_empty() {
-        let remedy = "drop the members, or set kind = \"managed\"";
-        reader.blame(part, "member", &format!("is given, and kind is {kind:?}"), remedy);
-    }
-    let store = match kind {
-        "embedded" => StoreOptions::Embedded { path },
-        "managed" => {
-            check_members(reader, part, &members);
-            StoreOptions::Managed { members, binary, listen, access }
-        }
-        _ => StoreOptions::Etcd { endpoints: check_endpoints(reader, part, endpoints), access },
-    };
-    Some(MetadataOptions { store, lease_ttl_ms })
-}
-
-fn reader_kind(part: &Part<'_>) -> Option<&'static str> {
-    let kind = part.raw_text("kind")?;
-    ["etcd", "embedded", "managed"].into_iter().find(|known| *known == kind)
-}
-
-fn check_endpoints(reader: &mut Reader<'_>, part: &Part<'_>, endpoints: Option<Vec<String>>) -> Vec<String> {
-    let missing = endpoints.as_ref().map_or(!part.has("endpoints"), Vec::is_empty);
-    let endpoints = endpoints.unwrap_or_default();
-    if missing {
-        reader.blame(part, "endpoints", "is missing", "add etcd's client addresses: [\"http://host:2379\"]");
-    }
-    for endpoint in &endpoints {
-        if let Err(what) = units::url(endpoint) {
-            reader.blame(part, "endpoints", &what, "write, for example, [\"http://host:2379\"]");
-        }
-    }
-    endpoints
-}
-
-fn members<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Vec<EtcdMember> {
-    let parts = reader.parts(root, "metadata.member");
-    let member = |part: &Part<'a>| {
-        let node = reader.parsed(part, "node");
-        let (client_url, peer_url) = (reader.text(part, "client_url"), reader.text(part, "peer_url"));
-        Some(EtcdMember { node: node?, client_url: client_url?, peer_url: peer_url? })
-    };
-    parts.iter().filter_map(member).collect()
-}
-
-fn check_members(reader: &mut Reader<'_>, part: &Part<'_>, members: &[EtcdMember]) {
-    if members.is_empty() {
-        let remedy =
-            "add [[metadata.member]] with node, client_url and peer_url, one or three or five of them";
-        reader.blame(part, "member", "is missing, and kind is \"managed\"", remedy);
-    } else if members.len().is_multiple_of(2) {
-        let what =
-            format!("has {} entries: an even number survives no more losses than one less", members.len());
-        reader.blame(part, "member", &what, "list an odd number of members");
-    }
-    let mut seen = BTreeSet::new();
-    for member in members {
-        for word in [member.node.as_str(), &member.client_url, &member.peer_url] {
-            if !seen.insert(word) {
-                reader.blame(part, "member", &format!("has {word} twice"), "give each member its own");
-            }
-        }
-    }
 }
 
 fn kafka<'a>(

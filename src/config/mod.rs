@@ -7,6 +7,7 @@ mod assemble;
 pub mod document;
 mod reader;
 pub mod schema;
+mod store;
 pub mod units;
 
 use crate::adapters::peers::Tls;
@@ -315,7 +316,7 @@ pub fn load(path: &Path) -> Result<Config, Error> {
 /// Checks a text; `path` names it in errors, relative paths in it start at `folder`.
 pub fn parse(text: &str, path: &str, folder: &Path) -> Result<Config, Error> {
     let root = toml::de::DeTable::parse(text)
-        .map_err(|e| Error::Syntax { path: path.into(), reason: e.to_string().trim_end().to_owned() })?;
+        .map_err(|error| Error::Syntax { path: path.into(), reason: place(text, &error) })?;
     let mut reader = reader::Reader::new(text, folder);
     let config = assemble::config(&mut reader, root.get_ref());
     let problems = reader.into_problems();
@@ -326,6 +327,16 @@ pub fn parse(text: &str, path: &str, folder: &Path) -> Result<Config, Error> {
             Err(Error::Problems { path: path.into(), problems })
         }
     }
+}
+
+/// Line, column and what is wrong there. Never the line itself, as TOML's own message has it: it may hold a password.
+fn place(text: &str, error: &toml::de::Error) -> String {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return error.message().to_owned();
+    };
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("line {line}, column {column}: {}", error.message())
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 
 mod balance;
 mod ingest;
+mod metadata;
 mod transfer;
 
 use balance::BALANCE;
 use ingest::INGEST;
+use metadata::{MEMBER, METADATA};
 use transfer::TRANSFER;
 
 /// What values a key takes.
@@ -94,7 +96,7 @@ const fn key(
 }
 
 use Absent::{Default, Otherwise, Required};
-use Kind::{Address, Bool, Bytes, Choice, Integer, Ip, Map, Node, Path, Secret, Text, Texts, Url, Weight};
+use Kind::{Address, Bool, Bytes, Choice, Integer, Map, Node, Path, Secret, Text, Texts, Url, Weight};
 
 const MS_MAX: i64 = 366 * 24 * 3_600_000;
 
@@ -162,68 +164,6 @@ const DAEMON: &[Key] = &[
         "\"1GB\"",
         "Traces in that folder have no more bytes than this; the oldest go. At least 16MB.",
     ),
-];
-
-const METADATA: &[Key] = &[
-    key(
-        "kind",
-        Choice(&["etcd", "embedded", "managed"]),
-        Required,
-        "\"etcd\"",
-        "`etcd`: an etcd that runs already. `managed`: daemons start and watch over etcd members themselves. \
-         `embedded`: a file of this process, which then serves every `[[node]]` alone (standalone mode).",
-    ),
-    key(
-        "endpoints",
-        Texts,
-        Otherwise("none; `etcd` needs some"),
-        "[\"http://etcd1:2379\", \"http://etcd2:2379\", \"http://etcd3:2379\"]",
-        "etcd's client addresses. For `kind = \"etcd\"` only.",
-    ),
-    key("user", Text, Otherwise("no authentication"), "\"converthouse\"", "etcd user."),
-    key("password", Secret, Otherwise("none"), "\"…\"", "Its password; better in a file."),
-    key(
-        "password_file",
-        Path,
-        Otherwise("none"),
-        "\"etcd.password\"",
-        "File that holds the password; a line end at its end is dropped.",
-    ),
-    key(
-        "lease_ttl_ms",
-        Integer(1_000, 600_000),
-        Default("10000"),
-        "10000",
-        "A daemon that is not heard of for so long counts as gone: its leaderships move.",
-    ),
-    key(
-        "path",
-        Path,
-        Otherwise("`<data_dir>/metadata.redb`"),
-        "\"metadata.redb\"",
-        "File of the embedded store. For `kind = \"embedded\"` only.",
-    ),
-    key(
-        "binary",
-        Path,
-        Default("\"etcd\""),
-        "\"/usr/bin/etcd\"",
-        "etcd's program; a bare name is looked for on the PATH. For `kind = \"managed\"` only.",
-    ),
-    key(
-        "listen",
-        Ip,
-        Otherwise("the member's own host if that is an IP address, else all addresses"),
-        "\"10.0.0.1\"",
-        "Address that this daemon's member listens on, where its `client_url` and `peer_url` are host names. For \
-         `kind = \"managed\"` only.",
-    ),
-];
-
-const MEMBER: &[Key] = &[
-    key("node", Node, Required, "\"n1\"", "Node whose daemon runs this member."),
-    key("client_url", Url, Required, "\"http://n1.example.org:2379\"", "Where clients reach it."),
-    key("peer_url", Url, Required, "\"http://n1.example.org:2380\"", "Where other members reach it."),
 ];
 
 const KAFKA: &[Key] = &[
@@ -366,10 +306,11 @@ const FAILOVER: &[Key] = &[
     ),
     key(
         "preferred_leader_lag_max",
-        Integer(0, i64::MAX),
+        Integer(0, 999_999),
         Default("10000"),
         "10000",
-        "A returning preferred leader leads again once it lags by no more messages than this.",
+        "A copy joins the routes once it lags by no more messages than this, and a returning preferred leader leads \
+         again. One that falls 1 000 000 behind leaves them.",
     ),
 ];
 
@@ -440,7 +381,8 @@ pub const SECTIONS: &[Section] = &[
         path: "metadata.member",
         repeated: true,
         in_example: false,
-        doc: "One member of a managed etcd; the same list on every daemon, an odd number of them.",
+        doc: "One member of a managed etcd; the same list on every daemon, an odd number of them. A daemon whose node \
+              is not on the list runs none, and uses those that are.",
         keys: MEMBER,
     },
     Section { path: "kafka", repeated: false, in_example: true, doc: "The message queue.", keys: KAFKA },

@@ -216,25 +216,51 @@ fn certificates_come_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_managed_etcd_has_no_login_and_no_tls_and_a_server_says_whom_it_trusts() {
+    check(
+        "[daemon.tls]\ncert = '/dev/null'\nkey = '/dev/null'\n[metadata]\nkind = 'managed'\nuser = 'u'\n\
+         [metadata.tls]\n[[metadata.member]]\nnode = 'n9'\nclient_url = 'https://h:1'\npeer_url = 'http://h:2'\n\
+         [kafka]\nbrokers = ['k:9092']\n[[node]]\nid = 'n1'\n",
+        expect![[r#"
+            f.toml: 5 problems
+              line 1: daemon.tls.ca is missing
+                  remedy: name the certificates of those who sign the clients': without, anybody would be let in
+              line 6: metadata.user is given, and a managed etcd has no login
+                  remedy: drop it, or run etcd yourself and set kind = "etcd"
+              line 7: metadata.tls is given, and a managed etcd has no TLS
+                  remedy: drop it, or run etcd yourself and set kind = "etcd"
+              line 8: metadata.member has https://h:1: a managed etcd speaks http only
+                  remedy: write http://host:port, or run etcd yourself for TLS
+              line 14: node[1].clickhouse_host is missing
+                  remedy: add the name by which other ClickHouse servers reach this one"#]],
+    );
+}
+
+#[test]
 fn broken_toml_shows_the_place() {
     check(
         "[daemon\nnode = 'n1'",
         expect![[r#"
-        f.toml is not TOML: TOML parse error at line 1, column 8
-          |
-        1 | [daemon
-          |        ^
-        unclosed table, expected `]`"#]],
+        f.toml is not TOML: line 1, column 8: unclosed table, expected `]`"#]],
     );
     check(
         "[log]\nlevel = 'info'\nlevel = 'debug'",
         expect![[r#"
-        f.toml is not TOML: TOML parse error at line 3, column 1
-          |
-        3 | level = 'debug'
-          | ^^^^^
-        duplicate key"#]],
+        f.toml is not TOML: line 3, column 1: duplicate key"#]],
     );
+}
+
+#[test]
+fn a_line_that_may_hold_a_password_is_not_shown() {
+    for text in
+        ["[[node]]\nid = 'n1'\nclickhouse_password = \"pa\"s3cret\"\n", "[metadata]\npassword = s3cret\n"]
+    {
+        let error = parse(text, "f.toml", Path::new("/etc/cvh")).unwrap_err().to_string();
+        assert!(error.contains("line ") && !error.contains("s3cret"), "{error}");
+    }
+    let in_url = format!("{STANDALONE}clickhouse_url = 'http://u:s3cret@h:8123'\n");
+    let error = parse(&in_url, "f.toml", Path::new("/etc/cvh")).unwrap_err().to_string();
+    assert!(error.contains("keys of their own") && !error.contains("s3cret"), "{error}");
 }
 
 #[test]

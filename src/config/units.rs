@@ -136,7 +136,8 @@ pub fn url(text: &str) -> Result<(String, u16), String> {
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains('@') {
-        return Err(bad("user and password have keys of their own"));
+        // Not shown: it may hold a password.
+        return Err("has a user or a password in it: these have keys of their own".into());
     }
     if authority.contains(['/', '?', '#']) {
         return Err(bad("there should be nothing after the port"));

@@ -27,11 +27,17 @@ pub fn fill_ports(config: &mut Config, grpc: u16, http: u16) {
     fill(&mut config.daemon.http_advertise, http);
 }
 
-/// The member that this daemon runs, if the store is managed (C8): three such daemons form their own store.
+/// The member that this daemon runs, if the store is managed (C8): three such daemons form their own store. One whose
+/// node is not on the list runs none, and uses theirs.
 pub async fn managed_etcd(config: &Config) -> Result<Option<ManagedEtcd>, Error> {
     let StoreOptions::Managed { members, binary, listen, .. } = &config.metadata.store else {
         return Ok(None);
     };
+    if !members.iter().any(|member| member.node == config.daemon.node) {
+        let list = members.iter().map(|member| member.node.as_str()).collect::<Vec<_>>().join(", ");
+        tracing::info!(node = %config.daemon.node, members = list, "no member of etcd runs here: using theirs");
+        return Ok(None);
+    }
     let peer = |member: &config::EtcdMember| Peer {
         name: member.node.to_string(),
         peer_url: member.peer_url.clone(),

@@ -42,6 +42,31 @@ pub enum Stall {
     },
 }
 
+impl Stall {
+    /// Every reason's code.
+    pub const REASONS: [&str; 6] = [
+        "topic_missing",
+        "offsets_gone",
+        "topic_replaced",
+        "server_refuses",
+        "dead_letter_unavailable",
+        "kafka_unreachable",
+    ];
+
+    /// As in JSON.
+    pub fn reason(&self) -> &'static str {
+        let [missing, gone, replaced, refuses, dead_letter, kafka] = Self::REASONS;
+        match self {
+            Self::TopicMissing => missing,
+            Self::OffsetsGone { .. } => gone,
+            Self::TopicReplaced { .. } => replaced,
+            Self::ServerRefuses { .. } => refuses,
+            Self::DeadLetterUnavailable { .. } => dead_letter,
+            Self::KafkaUnreachable { .. } => kafka,
+        }
+    }
+}
+
 /// One partition of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct PartitionProgress {

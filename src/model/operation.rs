@@ -235,13 +235,11 @@ pub enum WaitCode {
     FewCopies,
     /// Queries that began before may still read what is to go.
     Queries,
-    /// Shards to be merged are not on the same nodes.
-    Apart,
 }
 
 impl WaitCode {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Turn,
         Self::Frozen,
         Self::ReplicaInFlight,
@@ -252,7 +250,6 @@ impl WaitCode {
         Self::NodeDown,
         Self::FewCopies,
         Self::Queries,
-        Self::Apart,
     ];
 
     /// As in JSON and on the wire.
@@ -268,7 +265,6 @@ impl WaitCode {
             Self::NodeDown => "node_down",
             Self::FewCopies => "few_copies",
             Self::Queries => "queries",
-            Self::Apart => "apart",
         }
     }
 

@@ -4,7 +4,7 @@ use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use super::range::PartitionRange;
 use super::shared::Shared;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A table's name as the user says it. Both parts may hold any character that ClickHouse allows.
@@ -272,7 +272,14 @@ pub struct Shard {
     pub parents: Vec<ShardId>,
     /// The first topology without it, once it is retired.
     pub retired_at: Option<Epoch>,
+    /// The shards that its parents were made out of, and so on back, oldest first: a partition that has had no message
+    /// since then is recorded in Kafka under one of them. The newest [`ANCESTORS_MAX`].
+    pub ancestors: Vec<ShardId>,
 }
+
+/// A partition without a message through so many splits and merges of its shard has its table looked through from the
+/// beginning.
+pub const ANCESTORS_MAX: usize = 256;
 
 impl Shard {
     /// A shard of a new table, with copies to be made on those nodes.
@@ -292,7 +299,16 @@ impl Shard {
             state: ShardState::Serving,
             parents: Vec::new(),
             retired_at: None,
+            ancestors: Vec::new(),
         }
+    }
+
+    /// What a child of these has for ancestors besides them.
+    pub fn ancestors_by(parents: &[&Shard]) -> Vec<ShardId> {
+        let back = parents.iter().flat_map(|parent| parent.ancestors.iter().chain(&parent.parents));
+        let all: BTreeSet<ShardId> = back.copied().collect();
+        let too_old = all.len().saturating_sub(ANCESTORS_MAX);
+        all.into_iter().skip(too_old).collect()
     }
 
     /// The replica on a node, if one is wanted there.

@@ -119,6 +119,26 @@ pub struct PartitionVerdict {
     pub empty: u64,
     /// What could not be looked at, and why.
     pub unchecked: Vec<String>,
+    /// What is not compared by its nature.
+    pub notes: Vec<String>,
+}
+
+impl PartitionVerdict {
+    /// Nothing is known yet.
+    pub fn blank(shard: ShardId, partition: PartitionId) -> Self {
+        Self {
+            shard,
+            partition,
+            topic_from: 0,
+            below: 0,
+            replicas: BTreeMap::new(),
+            differences: Vec::new(),
+            dead_letters: 0,
+            empty: 0,
+            unchecked: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -141,6 +141,7 @@ pub fn verdicts() -> Vec<PartitionVerdict> {
         dead_letters: 1,
         empty: 2,
         unchecked: Vec::new(),
+        notes: Vec::new(),
     };
     let differences = vec![
         Difference::Doubled { node: n1.clone(), rows: 1 },
@@ -152,6 +153,7 @@ pub fn verdicts() -> Vec<PartitionVerdict> {
         replicas: BTreeMap::from([(n1, digest()), (n2, Digest::default())]),
         differences,
         unchecked: vec!["n3 has recorded no position".into()],
+        notes: vec!["rows expire".into()],
         ..good.clone()
     };
     vec![good, bad]

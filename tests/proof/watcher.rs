@@ -82,7 +82,9 @@ impl Watcher {
             while !stopped.load(Ordering::Relaxed) {
                 let rows = sent.load(Ordering::Relaxed);
                 let seen = status(&daemons).await;
-                times.behind.extend(seen.as_ref().map(|status| rows.saturating_sub(readable_rows(status))));
+                times.behind.extend(
+                    seen.as_ref().and_then(readable_rows).map(|readable| rows.saturating_sub(readable)),
+                );
                 let passed = last.elapsed();
                 last = Instant::now();
                 times.headless += if seen.is_none() { passed } else { Duration::ZERO };
@@ -139,9 +141,11 @@ fn readable(shard: &ShardStatus, dead: &BTreeSet<String>) -> usize {
 }
 
 /// Rows of each shard's copy that has most.
-fn readable_rows(status: &ClusterStatus) -> u64 {
-    let rows = |shard: &ShardStatus| shard.replicas.iter().map(|replica| replica.rows).max();
-    serving(&status.tables).filter_map(|(_, shard)| rows(shard)).sum()
+fn readable_rows(status: &ClusterStatus) -> Option<u64> {
+    // A leader that has just become one has not heard of all yet.
+    let rows =
+        |shard: &ShardStatus| shard.replicas.iter().map(|replica| replica.rows).max().filter(|r| *r > 0);
+    serving(&status.tables).map(|(_, shard)| rows(shard)).sum()
 }
 
 /// What the first daemon says that knows a leader.

@@ -65,6 +65,7 @@ fn every_metric() -> Metrics {
     metrics.ingest_bytes("shop.events").inc_by(7_000);
     metrics.ingest_lag("shop.events", "n1").set(3);
     metrics.replication_spread("shop.events").set(2);
+    metrics.stalled_partitions("n1", "offsets_gone").set(0);
     metrics.epoch_lag("n1").set(0);
     metrics.dead_letters("shop.events").inc();
     metrics.copied_rows("shop.events").inc_by(9);

@@ -23,7 +23,7 @@ pub async fn create(cluster: &Cluster, shards: u32) -> TableStatus {
     table
 }
 
-fn operate(cluster: &Cluster, arguments: &[&str]) -> Vec<OperationStatus> {
+pub fn operate(cluster: &Cluster, arguments: &[&str]) -> Vec<OperationStatus> {
     let said = cluster.cli(&[arguments, &["--json"]].concat()).unwrap_or_else(|error| panic!("{error}"));
     let ended: Vec<OperationStatus> = serde_json::from_str(&said).unwrap();
     assert!(!ended.is_empty());

@@ -1,8 +1,9 @@
 //! Topics whose history has holes: what retention took before it was read, and offsets that never held a row.
 
+use super::elastic::operate;
 use super::support::cluster::{Cluster, DDL, PARTITIONS};
-use converthouse::adapters::kafka::Kafka;
-use converthouse::model::control::ClusterStatus;
+use converthouse::adapters::kafka::{Kafka, Outgoing};
+use converthouse::model::control::{ClusterStatus, OperationStatus};
 use converthouse::model::names::{self, TopicPartition};
 use converthouse::model::observed::Stall;
 use converthouse::model::table::TableName;
@@ -11,7 +12,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 async fn one_node() -> Cluster {
     let cluster = Cluster::start_standalone(1).await;
@@ -75,7 +76,7 @@ async fn messages_that_retention_took_before_they_were_read_are_told_and_never_s
         others += cluster.client.watermarks(&source(partition)).await.unwrap().high;
     }
     let whole = format!("{read}\t{}\t{others}", read - 1);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while cluster.nodes[0].query(&held).await.unwrap() != whole {
         assert!(began.elapsed().as_secs() < 30, "{:?}, not {whole}", cluster.nodes[0].query(&held).await);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -128,14 +129,14 @@ async fn offsets_without_messages_are_told_and_hold_nothing_up() {
         }
     }
     // A commit is acknowledged before its mark stands in the topic.
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while cluster.client.watermarks(&source(0)).await.unwrap().high != 28 {
         assert!(began.elapsed().as_secs() < 30, "three marks and 25 messages: {:?}", source(0));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // The last offset is a mark as well: the replica knows that nothing is left to be taken.
     let group = "converthouse.test.n1";
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while !matches!(&cluster.client.committed(group, &[source(0)]).await.unwrap()[0], Some(at) if at.next == 28)
     {
         assert!(began.elapsed().as_secs() < 30, "the position stands before the last mark");
@@ -152,4 +153,98 @@ async fn offsets_without_messages_are_told_and_hold_nothing_up() {
         cluster.nodes[0].metrics()
     );
     assert!(cluster.nodes[0].said("the topic has no messages there") >= 1);
+}
+
+const ID_MAX: u64 = 1_000_000;
+
+/// Every partition's newest offset is a tombstone, recorded, and retention has taken everything.
+async fn quiet(cluster: &Cluster) {
+    let tombstone = |partition| Outgoing { target: source(partition), payload: None, headers: Vec::new() };
+    cluster.client.produce((0..PARTITIONS).map(tombstone).collect()).await.unwrap();
+    for partition in 0..PARTITIONS {
+        let end = cluster.client.watermarks(&source(partition)).await.unwrap().high;
+        for node in ["n1", "n2"] {
+            let group = format!("converthouse.test.{node}");
+            let began = Instant::now();
+            while !matches!(&cluster.client.committed(&group, &[source(partition)]).await.unwrap()[0],
+                            Some(at) if at.next == end)
+            {
+                assert!(began.elapsed().as_secs() < 60, "{node} has not recorded {end} of {partition}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        forget_below(cluster, &source(partition), end).await;
+    }
+}
+
+async fn all_there(cluster: &Cluster, rows: u64) {
+    cluster.until("every copy to have taken everything", |status| {
+        let replicas = || status.tables[0].shards.iter().flat_map(|shard| &shard.replicas);
+        status.tables[0].complete && replicas().all(|r| r.lag == Some(0) && r.stalls.is_empty())
+    });
+    for node in &cluster.nodes {
+        let sql = "SELECT count(), uniqExact(id), max(id) FROM shop.events";
+        let (began, wanted) = (Instant::now(), format!("{rows}\t{rows}\t{}", rows - 1));
+        while node.query(sql).await.unwrap() != wanted {
+            assert!(began.elapsed().as_secs() < 30, "{}: {:?}", node.id, node.query(sql).await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_whose_messages_are_gone_goes_on_through_splits_merges_and_moves() {
+    let cluster = Cluster::start(2, 1).await;
+    cluster.create_events(1);
+    cluster.cli(&["balance", "off"]).unwrap_or_else(|error| panic!("{error}"));
+    cluster.produce(0..800).await;
+    cluster.prove_events(800, 0).await;
+    quiet(&cluster).await;
+    // No message comes to tell how far what is made has come: what its grandparents recorded has to do.
+    for _ in 0..2 {
+        operate(&cluster, &["shard", "split", "shop.events"]);
+        all_there(&cluster, 800).await;
+    }
+    let ids: Vec<String> =
+        cluster.table("shop.events").unwrap().shards.iter().map(|shard| shard.id.to_string()).collect();
+    operate(&cluster, &["shard", "merge", "shop.events", &ids[0], &ids[1]]);
+    all_there(&cluster, 800).await;
+    cluster.produce(800..1_000).await;
+    all_there(&cluster, 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_that_is_undone_leaves_its_shard_where_that_stood() {
+    let cluster = Cluster::start(2, 1).await;
+    cluster.create_events(1);
+    cluster.cli(&["balance", "off"]).unwrap_or_else(|error| panic!("{error}"));
+    cluster.produce(0..800).await;
+    cluster.prove_events(800, 0).await;
+    quiet(&cluster).await;
+    let table = cluster.table("shop.events").unwrap();
+    let name = TableName { database: "shop".into(), table: "events".into() };
+    let database = |shard: u32| names::replica_database(&name, table.id, ShardId(shard));
+    let held_up = format!("ALTER TABLE `{}`.local DELETE WHERE id > {ID_MAX}", database(0));
+    // n2 cannot make its halves while a mutation is not done; n1's are made, and take what comes.
+    for sql in ["SYSTEM STOP MERGES", &held_up] {
+        cluster.nodes[1].query(sql).await.unwrap();
+    }
+    let begun = cluster.cli(&["shard", "split", "shop.events", "--no-wait", "--json"]).unwrap();
+    let begun: Vec<OperationStatus> = serde_json::from_str(&begun).unwrap();
+    cluster.produce(800..1_000).await;
+    let taken = format!(
+        "SELECT sum(c) FROM (SELECT count() AS c FROM `{}`.local UNION ALL SELECT count() AS c FROM `{}`.local)",
+        database(1),
+        database(2)
+    );
+    let began = Instant::now();
+    while cluster.nodes[0].query(&taken).await.ok().as_deref() != Some("1000") {
+        assert!(began.elapsed().as_secs() < 60, "{:?}", cluster.nodes[0].query(&taken).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let id = begun[0].operation.id.to_string();
+    cluster.cli(&["op", "cancel", &id]).unwrap_or_else(|error| panic!("{error}"));
+    cluster.until("the split to be undone", |status| status.tables[0].shards.len() == 1);
+    cluster.nodes[1].query("SYSTEM START MERGES").await.unwrap();
+    all_there(&cluster, 1_000).await;
 }

@@ -205,3 +205,43 @@ async fn three_managed_members_form_a_cluster_and_come_back_when_killed() {
     let told = EtcdOptions { request_timeout_ms: 500, ..EtcdOptions::new(cluster.endpoints()) };
     assert!(matches!(EtcdStore::new(&told).unwrap().get("a").await, Err(Error::Unreachable(_))));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_managed_member_that_lost_its_folder_joins_again_once_it_was_removed_and_added() {
+    let cluster = EtcdCluster::prepare(3);
+    let mut managed = Vec::new();
+    for index in 0..3 {
+        managed.push(ManagedEtcd::start(cluster.member(index).clone()).await.unwrap());
+    }
+    for member in &managed {
+        member.ready(PATIENCE).await.unwrap();
+    }
+    cluster.store_on(2).txn(vec![], put("a", "1")).await.unwrap();
+    managed.pop().unwrap().stop(Duration::from_secs(10)).await.unwrap();
+    std::fs::remove_dir_all(&cluster.member(2).folder).unwrap();
+
+    // As itself it must not go on: it may have voted.
+    let lost = ManagedEtcd::start(cluster.member(2).clone()).await.unwrap();
+    assert!(lost.ready(Duration::from_secs(3)).await.is_err());
+    let mut client = etcd_client::Client::connect(&cluster.endpoints()[..2], None).await.unwrap();
+    let own = cluster.member(2).own().unwrap().peer_url.clone();
+    let members = client.member_list().await.unwrap();
+    let id = members.members().iter().find(|member| member.peer_urls().contains(&own)).unwrap().id();
+    // etcd changes no list of members before most of them have been connected for five seconds.
+    let start = Instant::now();
+    while let Err(refused) = client.member_remove(id).await {
+        assert!(start.elapsed() < PATIENCE, "{refused}");
+        sleep(Duration::from_millis(500)).await;
+    }
+    while let Err(refused) = client.member_add([own.clone()], None).await {
+        assert!(start.elapsed() < PATIENCE, "{refused}");
+        sleep(Duration::from_millis(500)).await;
+    }
+    // The one that waits for it takes it in by itself.
+    lost.ready(PATIENCE).await.unwrap();
+    assert_eq!(cluster.store_on(2).get("a").await.unwrap().unwrap().value, b"1");
+    managed.push(lost);
+    for member in managed {
+        member.stop(Duration::from_secs(10)).await.unwrap();
+    }
+}

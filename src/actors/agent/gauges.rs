@@ -2,6 +2,7 @@
 
 use super::{Agent, Running};
 use crate::model::ids::{ShardId, TableId};
+use crate::model::observed::Stall;
 use crate::model::table::{ReplicaState, TableState};
 use crate::model::view::ClusterView;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +19,16 @@ impl Agent {
     pub(super) fn gauge(&mut self) {
         let lags = self.lags();
         let node = self.ports.node.to_string();
-        for (table, lag) in &lags {
-            self.ports.metrics.ingest_lag(table, &node).set(number(*lag));
+        for (label, lag) in &lags {
+            self.ports.metrics.ingest_lag(label, &node).set(number(*lag));
         }
         // A table that has left the node must not show its last lag for ever.
         let shown = std::mem::replace(&mut self.shown, lags.into_keys().collect());
+        let stalled = self.stalled();
+        for reason in Stall::REASONS {
+            let count = stalled.get(reason).copied().unwrap_or(0);
+            self.ports.metrics.stalled_partitions(&node, reason).set(count);
+        }
         let view = self.view.read();
         for table in shown.difference(&self.shown) {
             self.ports.metrics.forget_lag(table, &node);
@@ -46,14 +52,29 @@ impl Agent {
         self.ports.metrics.shard_leaders.set(number(led));
     }
 
-    /// Messages not yet taken, by table name.
+    /// How many partitions do not move on, and why.
+    fn stalled(&self) -> BTreeMap<&'static str, i64> {
+        let mut stalled = BTreeMap::new();
+        let partitions = self.running.keys().filter_map(|place| self.sight.observed.get(place));
+        for stall in partitions.flat_map(|seen| seen.partitions.values()).filter_map(|p| p.stall.as_ref()) {
+            *stalled.entry(stall.reason()).or_default() += 1;
+        }
+        stalled
+    }
+
+    /// Messages not yet taken, by the tables' label.
     fn lags(&self) -> BTreeMap<String, u64> {
         let mut lags: BTreeMap<TableId, (&Running, u64)> = BTreeMap::new();
         for (place, running) in &self.running {
             lags.entry(place.0).or_insert((running, 0)).1 +=
                 self.sight.observed.get(place).map_or(0, |seen| seen.lag());
         }
-        lags.into_values().map(|(running, lag)| (running.wanted.table.name.to_string(), lag)).collect()
+        let mut labelled: BTreeMap<String, u64> = BTreeMap::new();
+        for (running, lag) in lags.into_values() {
+            let name = running.wanted.table.name.to_string();
+            *labelled.entry(self.ports.metrics.label(&name).to_owned()).or_default() += lag;
+        }
+        labelled
     }
 
     /// How many replicas are in which state: the leader's word, unless the replica does not serve.
@@ -92,5 +113,5 @@ impl Agent {
     }
 }
 
-/// Names of the tables whose lag is shown.
+/// Labels of the tables whose lag is shown.
 pub(super) type Shown = BTreeSet<String>;

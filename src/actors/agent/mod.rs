@@ -7,6 +7,7 @@ mod gauges;
 pub mod heartbeat;
 pub mod lanes;
 pub mod lineage;
+mod positions;
 pub mod reconcile;
 mod refresh;
 mod sight;
@@ -28,6 +29,7 @@ use crate::model::table::TableState;
 use actix::prelude::*;
 use lanes::Lanes;
 use lineage::{Lineage, Stage};
+use positions::Positions;
 use reconcile::{Found, Place, Wanted};
 use sight::{Counted, Sight};
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,7 +114,7 @@ pub struct Agent {
     told: Option<(u64, i64, Shared<Heartbeat>)>,
     shown: gauges::Shown,
     lineage: Lineage,
-    commits: BTreeMap<TopicPartition, Committed>,
+    positions: Positions,
     committing: bool,
     refresh_at_ms: Option<u64>,
     probing: bool,
@@ -140,7 +142,7 @@ impl Agent {
             told: None,
             shown: gauges::Shown::new(),
             lineage: Lineage::default(),
-            commits: BTreeMap::new(),
+            positions: Positions::default(),
             committing: false,
             refresh_at_ms: None,
             probing: false,
@@ -348,29 +350,6 @@ impl Agent {
         self.sight.databases.iter().flat_map(|all| all.iter()).find(left).cloned()
     }
 
-    /// Records positions in Kafka: the newest of each partition, all in one call.
-    fn commit(&mut self, ctx: &mut Context<Self>) {
-        if self.commits.is_empty() || std::mem::replace(&mut self.committing, true) {
-            return;
-        }
-        let commits = std::mem::take(&mut self.commits);
-        let (kafka, group) = (self.ports.kafka.clone(), self.ports.group.clone());
-        let work = async move {
-            let positions: Vec<_> = commits.into_iter().collect();
-            let result = kafka.commit(&group, &positions).await;
-            (positions, result)
-        };
-        self.then(ctx, work, |agent, (positions, result), _| {
-            agent.committing = false;
-            if let Err(error) = result {
-                tracing::warn!(%error, "offsets could not be recorded in Kafka: trying again");
-                for (source, position) in positions {
-                    agent.commits.entry(source).or_insert(position);
-                }
-            }
-        });
-    }
-
     fn then<T: 'static>(
         &self,
         ctx: &mut Context<Self>,
@@ -457,9 +436,7 @@ impl Handler<FromReplica> for Agent {
                 self.sight.change().seeding.remove(&place);
                 self.staged(place, Stage::Seeded, ctx);
             }
-            ReplicaNews::Commit(source, committed) => {
-                self.commits.insert(source, committed);
-            }
+            ReplicaNews::Commit(source, committed) => self.positions.put(place, source, committed),
         }
     }
 }

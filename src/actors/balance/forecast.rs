@@ -98,7 +98,8 @@ impl Ahead {
         for heartbeat in self.heartbeats.values_mut() {
             let Some(shards) = heartbeat.replicas.get_mut(&parent.table) else { continue };
             let Some(of) = shards.get(&parent.id) else { continue };
-            let bytes = of.bytes / whole.max(1) * part;
+            let bytes = u128::from(of.bytes) * u128::from(part) / u128::from(whole.max(1));
+            let bytes = u64::try_from(bytes).unwrap_or(of.bytes);
             // What each partition has taken is kept: the half may be cut again.
             let mut partitions = of.partitions.clone();
             partitions.retain(|partition, _| range.contains(*partition));

@@ -95,7 +95,11 @@ impl Balancer {
         Self { lead, busy: false, even: None, course: Course::default(), rested: None }
     }
 
+    /// A pending timer keeps an actor alive, so it looks whether its leader still is.
     fn round(&mut self, ctx: &mut Context<Self>) {
+        if !ctx.connected() {
+            return;
+        }
         let every_ms = self.lead.balance.every_ms.max(100);
         ctx.run_later(Duration::from_millis(every_ms), |actor, ctx| actor.round(ctx));
         if self.busy {

@@ -6,7 +6,7 @@
 use super::decide::{self, Sight, Wanted};
 use crate::model::balance::{BalanceRules, Cut, PlanRun, PlanRunStatus, RunState, Target};
 use crate::model::ids::{NodeId, ShardId, TableId};
-use crate::model::operation::cause;
+use crate::model::operation::{Kind, cause};
 use crate::model::table::{Shard, ShardState};
 use crate::model::view::ClusterView;
 use crate::placement::{Move, Policy, Proposal, Snapshot, toward};
@@ -82,7 +82,13 @@ fn split(sight: &Sight<'_>, cut: &Cut, begun: &Wanted) -> Result<bool, String> {
     let given = begun.get(&cut.table).map_or(0, Vec::len);
     let next = table.next_shard + 2 * u32::try_from(given).unwrap_or(u32::MAX);
     if taken(view, cut) {
-        return Err(format!("shards of {} were made otherwise meanwhile", table.name));
+        let ours = |kind: &Kind| matches!(kind, Kind::Split { left, .. } if *left == cut.left);
+        let undone = view.operations.values().map(|operation| &operation.record);
+        let undone = undone.filter(|operation| operation.table == cut.table).find(|o| ours(&o.kind));
+        return Err(match undone {
+            Some(split) => format!("its split {} ({}) was undone: {}", split.id, split.kind, split.outcome),
+            None => format!("shards of {} were made otherwise meanwhile", table.name),
+        });
     }
     Ok(serving && next == cut.left.0 && !shard.is_some_and(|shard| held(sight, shard)))
 }

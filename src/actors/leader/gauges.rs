@@ -100,10 +100,15 @@ impl Shown {
 
 fn show(lead: &Lead) {
     let (view, reports) = (lead.view.read(), lead.observed.read());
+    let mut spreads: BTreeMap<String, u64> = BTreeMap::new();
     for (id, table) in &view.tables {
         let spread = view.shards_of(*id).filter_map(|shard| status::spread(&view, &reports, shard)).max();
-        let gauge = lead.metrics.replication_spread(&table.record.name.to_string());
-        gauge.set(spread.map_or(0, number));
+        let name = table.record.name.to_string();
+        let worst = spreads.entry(lead.metrics.label(&name).to_owned()).or_default();
+        *worst = spread.unwrap_or(0).max(*worst);
+    }
+    for (label, spread) in spreads {
+        lead.metrics.replication_spread(&label).set(number(spread));
     }
     let counts = counts(&view, &reports.heartbeats, lead.clock.unix_ms());
     let PlannedSize { splits, moves, bytes } = lead.seen.get().planned.unwrap_or_default();

@@ -55,7 +55,11 @@ impl NodeActor {
         }
     }
 
+    /// A pending timer keeps an actor alive, so it looks whether its leader still is.
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        if !ctx.connected() {
+            return;
+        }
         self.judge();
         ctx.run_later(Duration::from_millis(self.lead.tick_ms), |node, ctx| node.tick(ctx));
     }
@@ -80,7 +84,10 @@ impl Actor for NodeActor {
 
 impl Handler<HeartbeatCame> for NodeActor {
     type Result = ();
-    fn handle(&mut self, came: HeartbeatCame, _: &mut Context<Self>) {
+    fn handle(&mut self, came: HeartbeatCame, ctx: &mut Context<Self>) {
+        if !ctx.connected() {
+            return;
+        }
         let HeartbeatCame { heartbeat, mut tables } = came;
         {
             let mut reports = self.lead.observed.write();

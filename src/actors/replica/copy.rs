@@ -223,7 +223,9 @@ impl Job {
         let server = &self.ports.clickhouse;
         let copied = server.copy_partition(&self.database, nonce, &source.replica, partition, limits).await;
         if copied.is_ok() {
-            self.ports.metrics.copied_bytes("select").inc_by(bytes.unwrap_or(0));
+            let bytes = bytes.unwrap_or(0);
+            self.ports.metrics.copied_bytes("select").inc_by(bytes);
+            meter.note(false, |seeding| seeding.bytes_moved += bytes);
         }
         copied.map_err(|e| e.told())
     }

@@ -36,11 +36,12 @@ impl Position {
         Self { table, shard, life, last_row_offset: None, fingerprint: None, fingerprint_at: None }
     }
 
-    /// Whether it tells how far the shard's replica on that node has come: recorded by itself, or by a parent, which
-    /// it began as. Never by a child: that goes on where the parent has stopped.
+    /// Whether it tells how far the shard's replica on that node has come: recorded by itself, or by a parent or one
+    /// before it, which it began as. Never by a child: that goes on where the parent has stopped.
     pub fn tells_of(&self, shard: &Shard, node: &NodeId) -> bool {
         let own = self.shard == shard.id && self.life == shard.life_on(node);
-        self.table == shard.table.short() && (own || shard.parents.contains(&self.shard))
+        let began_as = || shard.parents.iter().chain(&shard.ancestors).any(|one| *one == self.shard);
+        self.table == shard.table.short() && (own || began_as())
     }
 
     /// Without what it says of rows: for a table whose rows go by themselves (TTL), where rows that are not there
@@ -132,9 +133,10 @@ mod tests {
         let range = crate::model::PartitionRange::new(0, 4).unwrap();
         let mut shard = Shard::new(table, ShardId(3), range, [node.clone()]);
         shard.parents = vec![ShardId(1)];
+        shard.ancestors = vec![ShardId(0)];
         shard.replicas[0].since = Epoch(7);
         let tells = |id, life| Position::start(table, ShardId(id), Epoch(life)).tells_of(&shard, &node);
-        assert!(tells(3, 7) && tells(1, 0) && tells(1, 5));
+        assert!(tells(3, 7) && tells(1, 0) && tells(1, 5) && tells(0, 0));
         assert!(!tells(3, 0), "of a copy that the node had before");
         assert!(!tells(4, 0), "of a child, or of anything else");
         let other = Position { table: "ffffffff".into(), ..Position::start(table, ShardId(3), Epoch(7)) };

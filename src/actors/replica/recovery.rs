@@ -43,11 +43,12 @@ pub struct Start {
     pub lost_from: Option<i64>,
 }
 
-/// The first offset whose rows must be looked up, given the commit and the highest offset that the table holds.
+/// The first offset whose rows must be looked up, given the commit and the highest offset that the table holds. A
+/// commit that is far behind (a child's are held back until it is published) does not make the look longer.
 pub fn look_from(origin: i64, committed: Option<&(i64, Position)>, max_offset: Option<i64>) -> i64 {
     let newest = max_offset.map_or(origin, |max| (max + 1 - SPAN).max(origin));
     match committed {
-        Some((next, position)) if !lost(position, max_offset) => *next,
+        Some((next, position)) if !lost(position, max_offset) => newest.max(*next),
         _ => newest,
     }
 }
@@ -157,6 +158,13 @@ mod tests {
         let held: Vec<(i64, u32)> = (SPAN..2 * SPAN).map(|offset| (offset, 0)).step_by(1000).collect();
         let start = plan(&findings(None, &held, 0, 3 * SPAN)).unwrap();
         assert!(start.from > SPAN - 1000 && start.from <= SPAN, "{}", start.from);
+    }
+
+    #[test]
+    fn a_commit_far_behind_what_the_table_holds_costs_no_longer_look() {
+        let position = position(Some(4), Some(7));
+        assert_eq!(look_from(0, Some(&(5, position.clone())), Some(3 * SPAN)), 2 * SPAN + 1);
+        assert_eq!(look_from(0, Some(&(5, position)), Some(SPAN)), 5);
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub struct Router {
     busy: bool,
     waiting: bool,
     failures: u32,
+    /// The error that was logged last.
+    told: String,
 }
 
 impl Router {
@@ -89,6 +91,7 @@ impl Router {
             busy: false,
             waiting: false,
             failures: 0,
+            told: String::new(),
         }
     }
 
@@ -135,8 +138,9 @@ impl Router {
 
     /// A round that failed is tried again, later and later: the server may be down for long.
     fn wait(&mut self, error: &str, ctx: &mut Context<Self>) {
-        if self.failures == 0 {
+        if self.failures == 0 || self.told != error {
             tracing::warn!(node = %self.ports.node, error, "routes are not up to date: trying again");
+            error.clone_into(&mut self.told);
         }
         self.waiting = true;
         let wait = Duration::from_millis(backoff_ms(self.failures).min(3_000));
@@ -193,22 +197,39 @@ impl Work {
     }
 
     async fn steps(&mut self) -> Result<(), String> {
-        self.undistribute().await?;
-        self.publish().await?;
-        self.distribute().await
+        // A dropped table's leftovers must not keep the others' routes from their users.
+        let undistributed = self.undistribute().await;
+        let stale = |table: &&Arc<Routed>| !self.achieved.loaded(table);
+        let stale: Vec<TableId> =
+            self.round.routes.iter().filter(stale).map(|table| table.routes.table).collect();
+        if let Err(error) = self.publish().await {
+            self.achieved.problems.extend(stale.into_iter().map(|table| (table, error.clone())));
+            return Err(error);
+        }
+        self.distribute().await.and(undistributed)
     }
 
     async fn undistribute(&mut self) -> Result<(), String> {
+        let mut first_error = None;
         self.achieved.undistributed.retain(|id| self.round.undistribute.contains_key(id));
         for (id, (name, cluster)) in &self.round.undistribute {
             if self.achieved.undistributed.contains(id) {
                 continue;
             }
-            self.ports.clickhouse.drop_distributed(name, cluster).await.map_err(|e| e.told())?;
-            self.achieved.distributed.remove(id);
-            self.achieved.undistributed.insert(*id);
+            match self.ports.clickhouse.drop_distributed(name, cluster).await {
+                Ok(()) => {
+                    self.achieved.distributed.remove(id);
+                    self.achieved.undistributed.insert(*id);
+                }
+                Err(error) => {
+                    first_error.get_or_insert(error.told());
+                    if matches!(error, clickhouse::Error::Unreachable { .. }) {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(())
+        first_error.map_or(Ok(()), Err)
     }
 
     async fn publish(&mut self) -> Result<(), String> {

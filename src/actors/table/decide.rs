@@ -6,7 +6,7 @@
 //! once).
 
 use super::operate::{self, Change, Progress, Scene};
-use crate::model::ids::{NodeId, PartitionId, ShardId};
+use crate::model::ids::{NodeId, OperationId, PartitionId, ShardId};
 use crate::model::observed::{self, Heartbeat, ReplicaObservation};
 use crate::model::operation::{Operation, State};
 use crate::model::range::{PartitionRange, covers};
@@ -87,6 +87,8 @@ pub struct Knowledge<'a> {
     pub now_unix_ms: u64,
     /// The table's frozen shards, and in which words: nothing moves nor splits there.
     pub frozen: &'a BTreeMap<ShardId, String>,
+    /// When operations were last seen to be held, by the wall clock: by a freeze, or since it was not their turn.
+    pub held_unix_ms: &'a BTreeMap<OperationId, u64>,
 }
 
 impl Knowledge<'_> {
@@ -224,19 +226,23 @@ fn rebuild(scene: &Scene<'_>) -> Option<Step> {
         return None;
     }
     let live = |shard: &Shard| shard.ready_nodes().filter(|node| !down(node, known)).count();
-    let lost_copies = |fits: &dyn Fn(&Shard) -> bool| -> Vec<(ShardId, NodeId)> {
+    let lost_copies = |fits: &dyn Fn(&Shard, &Replica) -> bool| -> Vec<(ShardId, NodeId)> {
         let lost_copy = |shard: &&Shard| {
-            let replica = shard.staying().find(|replica| lost(&replica.node))?;
-            (fits(shard) && idle(scene, shard)).then(|| (shard.id, replica.node.clone()))
+            let replica = shard.staying().find(|replica| lost(&replica.node) && fits(shard, replica))?;
+            idle(scene, shard).then(|| (shard.id, replica.node.clone()))
         };
         scene.shards.iter().filter_map(lost_copy).take(RECORDS_MAX).collect()
     };
-    let surplus = lost_copies(&|shard| live(shard) >= scene.table.replicas as usize);
+    let could_take = |shard: &Shard| known.open.iter().any(|node| shard.replica_on(node).is_none());
+    // One that was never complete is no copy, and nothing else is done about the shard while it is on its way.
+    let surplus = lost_copies(&|shard, replica| {
+        let never_was = replica.state == ReplicaState::Creating && could_take(shard);
+        never_was || live(shard) >= scene.table.replicas as usize
+    });
     if !surplus.is_empty() {
         return Some(Step::RemoveLost(surplus));
     }
-    let could_take = |shard: &Shard| known.open.iter().any(|node| shard.replica_on(node).is_none());
-    let rebuild = lost_copies(&|shard| could_take(shard) && live(shard) > 0);
+    let rebuild = lost_copies(&|shard, _| could_take(shard) && live(shard) > 0);
     (!rebuild.is_empty()).then_some(Step::Rebuild(rebuild))
 }
 

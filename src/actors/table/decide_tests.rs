@@ -2,7 +2,7 @@
 
 use super::decide::{Knowledge, RECORDS_MAX, Rules, Step, decide};
 use super::operate::Change;
-use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
+use crate::model::ids::{Epoch, NodeId, OperationId, PartitionId, ShardId, TableId};
 use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
 use crate::model::range::PartitionRange;
 use crate::model::shared::Shared;
@@ -74,6 +74,7 @@ struct World {
     fit_since_ms: BTreeMap<NodeId, u64>,
     unfit_since_ms: BTreeMap<NodeId, u64>,
     frozen: BTreeMap<ShardId, String>,
+    held_unix_ms: BTreeMap<OperationId, u64>,
 }
 
 fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
@@ -94,6 +95,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
         fit_since_ms: nodes.iter().filter(|n| n.1).map(|n| (id(n.0), 0)).collect(),
         unfit_since_ms: nodes.iter().filter(|n| !n.1).map(|n| (id(n.0), 0)).collect(),
         frozen: BTreeMap::new(),
+        held_unix_ms: BTreeMap::new(),
     }
 }
 
@@ -108,6 +110,7 @@ fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<
         now_unix_ms: 0,
         now_ms,
         frozen: &world.frozen,
+        held_unix_ms: &world.held_unix_ms,
     };
     decide(table, shards, &[], &known, &RULES)
 }
@@ -407,4 +410,18 @@ fn topics_of_a_dropped_table_are_deleted_first_whatever_nodes_are_down() {
     assert_eq!(step(&table, &[&now], &down, 0), Some(Step::DeleteTopics));
     let deleted = Table { delete_topics: false, ..table };
     assert_eq!(step(&deleted, &[&now], &down, 0), None, "once, and not again");
+}
+
+#[test]
+fn a_copy_that_was_never_complete_on_a_node_that_is_lost_makes_room_for_another() {
+    let table = table(TableState::Active, 3, 1);
+    let down_ms = RULES.down_after_ms;
+    let now = shard(&[("n1", Ready), ("n2", Creating)], Some("n1"));
+    let known = world(&[("n1", true, Some(0)), ("n2", false, None), ("n3", true, Some(0))]);
+    assert_eq!(step(&table, &[&now], &known, down_ms - 1), None, "it may come back");
+    assert_eq!(step(&table, &[&now], &known, down_ms), Some(Step::RemoveLost(vec![(ShardId(0), id("n2"))])));
+    let without = shard(&[("n1", Ready)], Some("n1"));
+    assert_eq!(step(&table, &[&without], &known, down_ms), Some(Step::AddReplicas(vec![ShardId(0)])));
+    let nowhere = world(&[("n1", true, Some(0)), ("n2", false, None)]);
+    assert_eq!(step(&table, &[&now], &nowhere, down_ms), None, "nobody could take it");
 }

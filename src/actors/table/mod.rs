@@ -16,7 +16,7 @@ use super::replica::state::backoff_ms;
 use crate::adapters::clock::Clock;
 use crate::adapters::metadata::Revision;
 use crate::model::control::OperationStatus;
-use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::operation::Operation;
 use crate::model::shards::Shards;
@@ -64,6 +64,8 @@ pub struct TableActor {
     /// Our last write: nothing is decided before the view shows it.
     written: Revision,
     failures: u32,
+    /// When open operations were last seen to be held, by the wall clock. A new leader begins without.
+    held_unix_ms: BTreeMap<OperationId, u64>,
 }
 
 /// What a step was decided from, for compare-and-swap.
@@ -77,11 +79,24 @@ impl TableActor {
     pub fn new(lead: Lead, placement: Addr<PlacementActor>, id: TableId) -> Self {
         let (looked, written, failures) = ((0, 0), 0, 0);
         let (busy, asked, hearing, rests) = (false, false, false, false);
-        Self { lead, placement, id, busy, asked, hearing, looked, rests, written, failures }
+        Self {
+            lead,
+            placement,
+            id,
+            busy,
+            asked,
+            hearing,
+            looked,
+            rests,
+            written,
+            failures,
+            held_unix_ms: BTreeMap::new(),
+        }
     }
 
+    /// Nothing once the leader whose table it was is none: a step that failed would be tried for ever.
     fn review(&mut self, ctx: &mut Context<Self>) {
-        if self.busy {
+        if self.busy || !ctx.connected() {
             return;
         }
         let Some((basis, step)) = self.decide() else { return };
@@ -120,14 +135,28 @@ impl TableActor {
         let reports = self.lead.observed.read();
         let nodes = Nodes::of(&view, &reports);
         let frozen = view.frozen_shards(self.id, self.lead.clock.unix_ms());
-        let known = nodes.knowledge(&reports, self.lead.clock.as_ref(), &frozen);
         let list: Vec<&Shard> = shards.values().map(|shard| &shard.record).collect();
         let (open, rules) = (open(&view, self.id), &self.lead.rules);
+        let before = std::mem::take(&mut self.held_unix_ms);
+        let known = nodes.knowledge(&reports, self.lead.clock.as_ref(), &frozen, &before);
+        let scene = operate::Scene { table: &table.record, shards: &list, open: &open, known: &known, rules };
+        self.held_unix_ms = held(&scene);
+        let known = Knowledge { held_unix_ms: &self.held_unix_ms, ..known };
         self.looked = (known.now_ms, list.len() as u64);
         let step = decide::decide(&table.record, &list, &open, &known, rules);
         self.rests = step.is_none() && decide::rests(&table.record, &list, &open, &known, rules);
         Some((Basis { table, shards }, step?))
     }
+}
+
+/// When each open operation was last seen to be held, this look included.
+fn held(scene: &operate::Scene<'_>) -> BTreeMap<OperationId, u64> {
+    let before = scene.known.held_unix_ms;
+    let of = |operation: &&Operation| {
+        let now = operate::held(operation, scene).map(|_| scene.known.now_unix_ms);
+        Some((operation.id, now.or_else(|| before.get(&operation.id).copied())?))
+    };
+    scene.open.iter().filter_map(of).collect()
 }
 
 /// A table's operations that have not ended, oldest first.
@@ -158,6 +187,7 @@ impl Nodes {
         reports: &'a Reports,
         clock: &dyn Clock,
         frozen: &'a BTreeMap<ShardId, String>,
+        held_unix_ms: &'a BTreeMap<OperationId, u64>,
     ) -> Knowledge<'a> {
         Knowledge {
             registered: &self.registered,
@@ -169,6 +199,7 @@ impl Nodes {
             now_ms: clock.now_ms(),
             now_unix_ms: clock.unix_ms(),
             frozen,
+            held_unix_ms,
         }
     }
 }
@@ -181,14 +212,14 @@ pub fn progress(
     clock: &dyn Clock,
 ) -> Vec<OperationStatus> {
     let nodes = Nodes::of(view, reports);
-    let now_unix_ms = clock.unix_ms();
+    let (now_unix_ms, held) = (clock.unix_ms(), BTreeMap::new());
     let said = |operation: &Operation| {
         let table = view.tables.get(&operation.table).map(|table| &table.record);
         let waiting = table.filter(|_| operation.state.is_open()).and_then(|table| {
             let shards: Vec<&Shard> = view.shards_of(table.id).collect();
             let open = open(view, table.id);
             let frozen = view.frozen_shards(table.id, now_unix_ms);
-            let known = nodes.knowledge(reports, clock, &frozen);
+            let known = nodes.knowledge(reports, clock, &frozen, &held);
             let scene = operate::Scene { table, shards: &shards, open: &open, known: &known, rules };
             match operate::advance(operation, &scene) {
                 operate::Progress::Waiting(wait) => Some(wait),

@@ -4,8 +4,9 @@
 //! one member running, and the members find each other by the list that all daemons have in their configuration, so
 //! that three daemons form their own store with no other step.
 //!
-//! What it does not do: change the list of a cluster that exists (a member whose folder is lost must be removed and
-//! added by `etcdctl`), and TLS (give the addresses of a network that only the daemons share, or run etcd yourself).
+//! What it does not do: change the list of a cluster that exists (a member whose folder is lost is removed and added
+//! again by `etcdctl`, whereupon it joins by itself), and TLS (give the addresses of a network that only the daemons
+//! share, or run etcd yourself).
 
 use super::process::{Error, Launch, Process};
 use std::collections::BTreeSet;
@@ -17,6 +18,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+/// etcd's data within the member's folder.
+const DATA: &str = "data";
 /// How often a managed member is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The first pause before a member that ended is started again; each further one is twice as long.
@@ -90,6 +93,35 @@ impl EtcdMember {
     /// # Errors
     /// [`Error::Misconfigured`], [`Error::NotInstalled`], [`Error::System`].
     pub fn start(&self) -> Result<Process, Error> {
+        self.start_as("new")
+    }
+
+    /// What etcd is to be told of the cluster: that it exists, if this member has no data and the others were told to
+    /// take one in that has never run; `None`: not to be started, since the others know of no such member (it would
+    /// make itself one, which they would refuse for ever). A member that did run and lost its data must not go on as
+    /// the same: it may have voted. etcd refuses that itself.
+    async fn cluster_state(&self) -> Option<&'static str> {
+        // A start that etcd refused leaves folders too, but no log.
+        let log = std::fs::read_dir(self.folder.join(DATA).join("member").join("wal"));
+        let is_log = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|end| end == "wal");
+        if log.is_ok_and(|entries| entries.flatten().any(|entry| is_log(&entry))) {
+            return Some("new");
+        }
+        let Ok(own) = self.own() else { return Some("new") };
+        for other in self.peers.iter().filter(|peer| peer.name != self.name) {
+            let asked = async {
+                let mut client = etcd_client::Client::connect([&other.client_url], None).await?;
+                client.member_list().await
+            };
+            let Ok(Ok(list)) = tokio::time::timeout(HEALTH_TIMEOUT, asked).await else { continue };
+            let here = list.members().iter().find(|member| member.peer_urls().contains(&own.peer_url));
+            // Members that the cluster began with have a name before they run, those that were added have none.
+            return here.map(|member| if member.name().is_empty() { "existing" } else { "new" });
+        }
+        Some("new")
+    }
+
+    fn start_as(&self, cluster_state: &str) -> Result<Process, Error> {
         let own = self.own()?;
         let peers: Vec<_> =
             self.peers.iter().map(|peer| format!("{}={}", peer.name, peer.peer_url)).collect();
@@ -98,7 +130,7 @@ impl EtcdMember {
         Launch::new("etcd", &self.program, &self.folder)
             .arg(flag("name", &own.name))
             // The working directory is the folder: nothing of its own path stands in the data.
-            .arg(flag("data-dir", "data"))
+            .arg(flag("data-dir", DATA))
             .arg(flag("listen-client-urls", &clients))
             .arg(flag("advertise-client-urls", &own.client_url))
             .arg(flag("listen-peer-urls", &members))
@@ -106,7 +138,7 @@ impl EtcdMember {
             .arg(flag("initial-cluster", &peers.join(",")))
             .arg(flag("initial-cluster-token", &self.cluster))
             // Of no effect once there is data.
-            .arg(flag("initial-cluster-state", "new"))
+            .arg(flag("initial-cluster-state", cluster_state))
             .arg(flag("logger", "zap"))
             .arg(flag("log-outputs", "stderr"))
             .arg(flag("log-level", "warn"))
@@ -184,8 +216,9 @@ impl ManagedEtcd {
     /// As [`EtcdMember::start`]; later failures to start are logged and tried again.
     pub async fn start(member: EtcdMember) -> Result<Self, Error> {
         let member = Arc::new(member);
-        let first = member.start()?;
-        let process = Arc::new(Mutex::new(Some(first)));
+        member.own()?;
+        let first = member.cluster_state().await.map(|state| member.start_as(state)).transpose()?;
+        let process = Arc::new(Mutex::new(first));
         let supervision = tokio::spawn(supervise(member.clone(), process.clone()));
         Ok(Self { member, process, supervision })
     }
@@ -245,19 +278,23 @@ async fn supervise(member: Arc<EtcdMember>, process: Arc<Mutex<Option<Process>>>
     let (mut pause, mut started) = (BACK_OFF_MIN, Instant::now());
     loop {
         sleep(LOOK_EVERY).await;
-        let ended = lock(&process).as_ref().and_then(|process| Some((process.ended()?, process.log_tail(5))));
+        let ended = match &*lock(&process) {
+            Some(process) => process.ended().map(|status| (status.to_string(), process.log_tail(5))),
+            None => Some(("not a member".to_owned(), "add it with `etcdctl member add`".to_owned())),
+        };
         let Some((status, log)) = ended else { continue };
         if started.elapsed() >= RAN_WELL {
             pause = BACK_OFF_MIN;
         }
         let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        tracing::warn!(member = %member.name, %status, log, pause_ms, "etcd member ended; it is started again");
+        tracing::warn!(member = %member.name, status, log, pause_ms, "etcd does not run here: trying again");
         sleep(pause).await;
         pause = (pause * 2).min(BACK_OFF_MAX);
         started = Instant::now();
+        let state = member.cluster_state().await;
         // No await between start and keeping it: `stop` finds it, or it is dropped (killed) with this task.
-        match member.start() {
-            Ok(again) => *lock(&process) = Some(again),
+        match state.map(|state| member.start_as(state)).transpose() {
+            Ok(again) => *lock(&process) = again,
             Err(error) => tracing::error!(member = %member.name, %error, "etcd member cannot be started"),
         }
     }

@@ -431,6 +431,7 @@ fn shard_to_wire(shard: &Shard) -> wire::ShardRecord {
         state: shard_state_to(shard.state),
         parents: shard.parents.iter().map(|parent| parent.0).collect(),
         retired_at: shard.retired_at.map_or(0, |epoch| epoch.0),
+        ancestors: shard.ancestors.iter().map(|ancestor| ancestor.0).collect(),
     }
 }
 
@@ -457,6 +458,7 @@ fn shard_from_wire(wire: wire::ShardRecord) -> Result<Shard, Problem> {
         state,
         parents: wire.parents.into_iter().map(ShardId).collect(),
         retired_at: epoch(wire.retired_at),
+        ancestors: wire.ancestors.into_iter().map(ShardId).collect(),
     })
 }
 

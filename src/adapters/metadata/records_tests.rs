@@ -170,6 +170,7 @@ fn shard() -> impl Strategy<Value = Shard> {
             replicas,
             leader,
             state,
+            ancestors: parents.iter().rev().copied().map(ShardId).collect(),
             parents: parents.into_iter().map(ShardId).collect(),
             retired_at,
         },

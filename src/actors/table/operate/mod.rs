@@ -78,17 +78,11 @@ pub struct Scene<'a> {
 
 /// The next step of `operation`.
 pub fn advance(operation: &Operation, scene: &Scene<'_>) -> Progress {
-    let earlier = scene.open.iter().take_while(|other| other.id < operation.id);
-    let mut shared =
-        earlier.filter(|other| operation.kind.shards().iter().any(|shard| other.kind.touches(*shard)));
-    if let Some(other) = shared.next() {
+    if let Some(wait) = held(operation, scene) {
         return match operation.state {
             State::Cancelling => Progress::Ended(State::Cancelled, operation.outcome.clone()),
-            _ => waiting(WaitCode::Turn, format!("{} ({}) to end", other.id, other.kind)),
+            _ => Progress::Waiting(wait),
         };
-    }
-    if let Some(why) = scene.frozen(operation) {
-        return waiting(WaitCode::Frozen, why);
     }
     let cancel = operation.state == State::Cancelling;
     match &operation.kind {
@@ -103,10 +97,21 @@ pub fn advance(operation: &Operation, scene: &Scene<'_>) -> Progress {
     }
 }
 
-/// Why an operation that waits is to be undone: it has taken longer than anything of its size should. What an
-/// operator holds waits for the operator.
+/// What keeps an operation from being looked at: an earlier one on the same shard, or a freeze.
+pub fn held(operation: &Operation, scene: &Scene<'_>) -> Option<Wait> {
+    let earlier = scene.open.iter().take_while(|other| other.id < operation.id);
+    let mut shared =
+        earlier.filter(|other| operation.kind.shards().iter().any(|shard| other.kind.touches(*shard)));
+    if let Some(other) = shared.next() {
+        return Some(Wait { code: WaitCode::Turn, what: format!("{} ({}) to end", other.id, other.kind) });
+    }
+    scene.frozen(operation).map(|what| Wait { code: WaitCode::Frozen, what })
+}
+
+/// Why an operation that waits is to be undone: it has taken longer than anything of its size should, since it was last
+/// seen to be held. What an operator holds waits for the operator, and what comes after another waits for that.
 pub fn expired(operation: &Operation, scene: &Scene<'_>, wait: &Wait) -> Option<String> {
-    if operation.state != State::Running || wait.code == WaitCode::Frozen {
+    if operation.state != State::Running || matches!(wait.code, WaitCode::Frozen | WaitCode::Turn) {
         return None;
     }
     let copied = operation.kind.target().map_or(0, |_| {
@@ -118,7 +123,8 @@ pub fn expired(operation: &Operation, scene: &Scene<'_>, wait: &Wait) -> Option<
     let pace = scene.rules.copy_bytes_per_s_min.max(1);
     let copy_ms = copied.saturating_mul(1_000) / pace;
     let deadline_ms = scene.rules.operation_deadline_ms.saturating_add(copy_ms);
-    let took_ms = scene.known.now_unix_ms.saturating_sub(operation.started_unix_ms);
+    let held_unix_ms = scene.known.held_unix_ms.get(&operation.id).copied().unwrap_or(0);
+    let took_ms = scene.known.now_unix_ms.saturating_sub(operation.started_unix_ms.max(held_unix_ms));
     (took_ms >= deadline_ms)
         .then(|| format!("not done within {} min; waited for {}", deadline_ms / 60_000, wait.what))
 }

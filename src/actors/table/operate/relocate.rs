@@ -101,6 +101,7 @@ pub(super) fn lead(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) ->
     }
     match shard.replica_on(to) {
         None => Progress::Ended(State::Failed, format!("{to} has no replica of {id}")),
+        Some(_) if abandoned(scene, to) => given_up(cancel, format!("node {to} has been down for too long")),
         Some(replica) if replica.state != ReplicaState::Ready || scene.down(to) => {
             waiting(WaitCode::NodeDown, format!("the replica of {id} on {to} to be readable"))
         }

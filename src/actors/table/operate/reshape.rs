@@ -79,8 +79,11 @@ fn begin(scene: &Scene<'_>, old: &[&Shard], children: &[ShardId], ranges: Ranges
         shard.replicas.len() != nodes.len() || nodes.iter().any(|node| shard.replica_on(node).is_none())
     };
     if let Some(other) = old.iter().find(apart) {
-        let what = format!("{} and {} to be on the same nodes", old[0].id, other.id);
-        return waiting(WaitCode::Apart, what);
+        // Their copies were to be brought together before, and nothing else is done about them while this one is open.
+        return refused(format!(
+            "{} and {} are not on the same nodes: a move that was begun for it did not succeed; ask for it again",
+            old[0].id, other.id
+        ));
     }
     let Some(ranges) = ranges(old) else {
         return refused("the partition ranges do not allow it".to_owned());
@@ -89,6 +92,7 @@ fn begin(scene: &Scene<'_>, old: &[&Shard], children: &[ShardId], ranges: Ranges
     let made = children.iter().zip(&ranges).map(|(id, range)| Shard {
         state: ShardState::Preparing,
         parents: parents.clone(),
+        ancestors: Shard::ancestors_by(old),
         ..Shard::new(scene.table.id, *id, *range, nodes.iter().map(|node| (*node).clone()))
     });
     let named: Vec<String> =

@@ -1,5 +1,7 @@
 //! Operations as tables: records and observations in, the next step out.
 
+mod held;
+
 use super::{Change, MUTATING, Progress, Scene, advance, expired};
 use crate::actors::table::decide::{Knowledge, Rules};
 use crate::actors::table::decide_tests;
@@ -24,6 +26,7 @@ struct World {
     down: BTreeMap<NodeId, u64>,
     heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
     frozen: BTreeMap<ShardId, String>,
+    held_unix_ms: BTreeMap<OperationId, u64>,
     now_unix_ms: u64,
 }
 
@@ -48,7 +51,8 @@ impl World {
         let heartbeats = nodes.iter().map(|node| (node.clone(), heartbeat(node).into())).collect();
         let (down, frozen) = (BTreeMap::new(), BTreeMap::new());
         let (shards, operations) = (vec![shard], vec![operation]);
-        Self { table, shards, operations, nodes, down, heartbeats, frozen, now_unix_ms: 0 }
+        let held_unix_ms = BTreeMap::new();
+        Self { table, shards, operations, nodes, down, heartbeats, frozen, held_unix_ms, now_unix_ms: 0 }
     }
 
     fn next(&self) -> Progress {
@@ -70,6 +74,7 @@ impl World {
             now_ms: 100_000,
             now_unix_ms: self.now_unix_ms,
             frozen: &self.frozen,
+            held_unix_ms: &self.held_unix_ms,
         };
         let shards: Vec<&Shard> = self.shards.iter().collect();
         let open: Vec<&Operation> = self.operations.iter().collect();
@@ -420,59 +425,6 @@ fn a_shard_that_is_gone_ends_the_operation() {
     let mut world = to_n3();
     world.shards.clear();
     assert_eq!(world.ended(), State::Failed);
-}
-
-#[test]
-fn frozen_shards_neither_move_nor_split() {
-    let mut world = to_n3();
-    world.frozen.insert(ShardId(0), "frozen: audit".into());
-    assert_eq!(world.waits_for(), "the freeze of s0 to end (frozen: audit)");
-    world.frozen.clear();
-    world.step();
-    world.frozen.insert(ShardId(0), "frozen: audit".into());
-    world.ready(0, "n3");
-    assert_eq!(
-        world.waits_for(),
-        "the freeze of s0 to end (frozen: audit)",
-        "not even the last step is made"
-    );
-    world.cancel();
-    assert!(matches!(world.next(), Progress::Step(_)), "what an operator cancels is undone all the same");
-    let mut world = split();
-    world.frozen.insert(ShardId(0), "frozen: audit".into());
-    assert_eq!(world.waits_for(), "the freeze of s0 to end (frozen: audit)");
-}
-
-#[test]
-fn a_split_that_has_begun_is_finished_in_spite_of_a_freeze() {
-    let mut world = split();
-    world.step();
-    world.frozen.insert(ShardId(0), "frozen: audit".into());
-    for child in [1, 2] {
-        world.ready(child, "n1");
-        world.ready(child, "n2");
-    }
-    assert!(world.step().publish, "messages go to the children already: readers must follow");
-}
-
-#[test]
-fn an_operation_may_take_as_long_as_its_bytes_and_no_longer() {
-    let mut world = to_n3();
-    world.step();
-    let table = world.table.id;
-    let replicas = &mut world.heartbeats.get_mut(&id("n1")).unwrap().replicas;
-    replicas.get_mut(&table).unwrap().get_mut(&ShardId(0)).unwrap().bytes = 3_600 << 20;
-    let hours = |hours: u64| hours * 3_600_000;
-    for (after_ms, over) in [(hours(6), false), (hours(7) - 1, false), (hours(7), true)] {
-        world.now_unix_ms = after_ms;
-        assert_eq!(world.expires(), over, "{after_ms}: an hour for 3 600 MiB beside the six");
-    }
-    world.frozen.insert(ShardId(0), "frozen: audit".into());
-    assert!(!world.expires(), "an operator holds it");
-    let mut split = split();
-    split.step();
-    split.now_unix_ms = hours(6);
-    assert!(split.expires(), "nothing is copied for a split");
 }
 
 #[test]

@@ -90,6 +90,7 @@ pub fn verdict_to_wire(m: PartitionVerdict) -> wire::VerifyResponse {
         dead_letters: m.dead_letters,
         empty: m.empty,
         unchecked: m.unchecked,
+        notes: m.notes,
     }
 }
 
@@ -108,5 +109,6 @@ pub fn verdict_from_wire(w: wire::VerifyResponse) -> Result<PartitionVerdict, Ma
         dead_letters: w.dead_letters,
         empty: w.empty,
         unchecked: w.unchecked,
+        notes: w.notes,
     })
 }

@@ -1,0 +1,103 @@
+//! What is held, what takes too long, and what is given up.
+
+use super::*;
+
+#[test]
+fn frozen_shards_neither_move_nor_split() {
+    let mut world = to_n3();
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    assert_eq!(world.waits_for(), "the freeze of s0 to end (frozen: audit)");
+    world.frozen.clear();
+    world.step();
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    world.ready(0, "n3");
+    assert_eq!(
+        world.waits_for(),
+        "the freeze of s0 to end (frozen: audit)",
+        "not even the last step is made"
+    );
+    world.cancel();
+    assert!(matches!(world.next(), Progress::Step(_)), "what an operator cancels is undone all the same");
+    let mut world = split();
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    assert_eq!(world.waits_for(), "the freeze of s0 to end (frozen: audit)");
+}
+
+#[test]
+fn a_split_that_has_begun_is_finished_in_spite_of_a_freeze() {
+    let mut world = split();
+    world.step();
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    for child in [1, 2] {
+        world.ready(child, "n1");
+        world.ready(child, "n2");
+    }
+    assert!(world.step().publish, "messages go to the children already: readers must follow");
+}
+
+#[test]
+fn an_operation_may_take_as_long_as_its_bytes_and_no_longer() {
+    let mut world = to_n3();
+    world.step();
+    let table = world.table.id;
+    let replicas = &mut world.heartbeats.get_mut(&id("n1")).unwrap().replicas;
+    replicas.get_mut(&table).unwrap().get_mut(&ShardId(0)).unwrap().bytes = 3_600 << 20;
+    let hours = |hours: u64| hours * 3_600_000;
+    for (after_ms, over) in [(hours(6), false), (hours(7) - 1, false), (hours(7), true)] {
+        world.now_unix_ms = after_ms;
+        assert_eq!(world.expires(), over, "{after_ms}: an hour for 3 600 MiB beside the six");
+    }
+    world.frozen.insert(ShardId(0), "frozen: audit".into());
+    assert!(!world.expires(), "an operator holds it");
+    let mut split = split();
+    split.step();
+    split.now_unix_ms = hours(6);
+    assert!(split.expires(), "nothing is copied for a split");
+}
+
+#[test]
+fn the_time_that_an_operation_was_held_does_not_count() {
+    let hours = |hours: u64| hours * 3_600_000;
+    let mut world = to_n3();
+    world.step();
+    world.now_unix_ms = hours(8);
+    world.held_unix_ms.insert(OperationId(1), hours(7));
+    assert!(!world.expires(), "a freeze of seven hours has just ended");
+    world.now_unix_ms = hours(13);
+    assert!(world.expires());
+    world.held_unix_ms.clear();
+    world.operations.insert(0, Operation { id: OperationId(0), ..split().operations.remove(0) });
+    assert!(!world.expires(), "it is not its turn");
+}
+
+#[test]
+fn a_merge_whose_shards_could_not_be_brought_together_ends_and_makes_room_for_others() {
+    let mut world = World::new(Kind::Merge { left: ShardId(0), right: ShardId(1), into: ShardId(2) });
+    let table = world.table.id;
+    world.shard(0).range = PartitionRange::new(0, 4).unwrap();
+    let mut other = Shard::new(table, ShardId(1), PartitionRange::new(4, 8).unwrap(), [id("n1"), id("n3")]);
+    other.replicas.iter_mut().for_each(|replica| replica.state = ReplicaState::Ready);
+    world.shards.push(other);
+    assert_eq!(world.ended(), State::Failed);
+}
+
+#[test]
+fn a_leadership_is_not_waited_for_where_its_node_is_lost() {
+    let mut world = World::new(Kind::Lead { shard: ShardId(0), to: id("n2") });
+    world.down.insert(id("n2"), 90_000);
+    assert_eq!(world.waits_for(), "the replica of s0 on n2 to be readable");
+    world.down.insert(id("n2"), 10_000);
+    assert_eq!(world.ended(), State::Failed);
+}
+
+#[test]
+fn a_child_knows_all_that_its_shard_was_before() {
+    let mut world = split();
+    world.shard(0).parents = vec![ShardId(90), ShardId(91)];
+    world.shard(0).ancestors = vec![ShardId(80)];
+    let change = world.step();
+    assert_eq!(change.shards[0].ancestors, [80, 90, 91].map(ShardId));
+    let many = Shard { ancestors: (0..300).map(ShardId).collect(), ..change.shards[0].clone() };
+    let kept = Shard::ancestors_by(&[&many]);
+    assert_eq!((kept.len(), kept.last()), (ANCESTORS_MAX, Some(&ShardId(299))), "the newest");
+}
