@@ -11,7 +11,7 @@ use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::observed::Heartbeat;
 use crate::placement::{Load, NewShard, NewTable, NodeView, Policy, ShardView, Snapshot, place_new};
 use actix::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct PlacementActor {
     view: View,
     observed: Observed,
     clock: Arc<dyn Clock>,
+    /// Nodes that are down for so long hold nothing that counts.
+    down_after_ms: u64,
     /// Nodes that were found for shards, and when: until the records show it they count as if they had them.
     promised: BTreeMap<(TableId, ShardId), (NodeId, u64)>,
 }
@@ -50,9 +52,9 @@ pub struct FindNodes {
 }
 
 impl PlacementActor {
-    /// Works on that view and those reports.
-    pub fn new(view: View, observed: Observed, clock: Arc<dyn Clock>) -> Self {
-        Self { view, observed, clock, promised: BTreeMap::new() }
+    /// Works on that view and those reports; nodes that are down for `down_after_ms` are lost.
+    pub fn new(view: View, observed: Observed, clock: Arc<dyn Clock>, down_after_ms: u64) -> Self {
+        Self { view, observed, clock, down_after_ms, promised: BTreeMap::new() }
     }
 
     /// New replicas go to nodes that are up; how long others have been down makes no difference here.
@@ -63,6 +65,15 @@ impl PlacementActor {
             !view.is_live(node) || heartbeats.get(node).is_some_and(|heartbeat| !heartbeat.clickhouse_up)
         };
         decide::snapshot(&Sight { view: &view, heartbeats, lost: &down, now_unix_ms: 0, forgets: false })
+    }
+
+    fn lost(&self) -> BTreeSet<NodeId> {
+        let (reports, now_ms) = (self.observed.read(), self.clock.now_ms());
+        let since = reports.unfit_since_ms.iter();
+        since
+            .filter(|(_, at)| now_ms.saturating_sub(**at) >= self.down_after_ms)
+            .map(|(id, _)| id.clone())
+            .collect()
     }
 
     /// Bytes that each node's disk can take below the watermark, where it is known.
@@ -126,8 +137,8 @@ impl Handler<FindNodes> for PlacementActor {
             message.shards.iter().map(|shard| (message.table, *shard)).collect();
         let others = self.promised.iter().filter(|(key, _)| !asked.contains(key));
         let promised: Vec<NodeId> = others.map(|(_, (node, _))| node.clone()).collect();
-        let rooms = self.rooms();
-        let found = guarded(|| find(&snapshot, &rooms, &asked, promised))?;
+        let (lost, rooms) = (self.lost(), self.rooms());
+        let found = guarded(|| find(&snapshot, &lost, rooms, &asked, promised))?;
         self.promised.extend(found.iter().map(|(key, node)| (*key, (node.clone(), now_ms))));
         Ok(found.into_iter().map(|((_, shard), node)| (shard, node)).collect())
     }
@@ -138,7 +149,8 @@ impl Handler<FindNodes> for PlacementActor {
 /// found for it here. Pure.
 fn find(
     snapshot: &Snapshot,
-    rooms: &BTreeMap<NodeId, u64>,
+    lost: &BTreeSet<NodeId>,
+    mut rooms: BTreeMap<NodeId, u64>,
     asked: &[(TableId, ShardId)],
     mut promised: Vec<NodeId>,
 ) -> BTreeMap<(TableId, ShardId), NodeId> {
@@ -148,9 +160,9 @@ fn find(
             continue;
         };
         let holds = |node: &NodeView| held.replicas.iter().any(|replica| replica.node == node.id);
-        // Nodes that hold it are out; zones that hold it come last. A node that is down holds nothing that counts: its
-        // copy may be what is to be replaced.
-        let holders = snapshot.nodes.iter().filter(|node| node.up && holds(node));
+        // Nodes that hold it are out; zones that hold it come last. What a lost node holds may be what is to be
+        // replaced.
+        let holders = snapshot.nodes.iter().filter(|node| holds(node) && !lost.contains(&node.id));
         let zones: Vec<&str> = holders.map(NodeView::zone).collect();
         let full = |node: &NodeView| rooms.get(&node.id).is_some_and(|room| *room < held.load.bytes);
         let free = snapshot.nodes.iter().filter(|node| node.takes_new() && !holds(node));
@@ -166,6 +178,8 @@ fn find(
         });
         if let Some(node) = best {
             promised.push(node.id.clone());
+            let room = rooms.get_mut(&node.id);
+            room.into_iter().for_each(|room| *room = room.saturating_sub(held.load.bytes));
             found.insert((*table, *id), node.id.clone());
         }
     }
@@ -221,7 +235,7 @@ mod tests {
         let asked: Vec<_> = (0..4).map(|number| (table(), ShardId(number))).collect();
         let on = |promised: &[&str], asked: &[(TableId, ShardId)]| -> Vec<String> {
             let promised = promised.iter().map(|name| id(name)).collect();
-            let found = find(&snapshot, &BTreeMap::new(), asked, promised);
+            let found = find(&snapshot, &BTreeSet::new(), BTreeMap::new(), asked, promised);
             found.values().map(NodeId::to_string).collect()
         };
         assert_eq!(on(&[], &asked), ["n2", "n3", "n2", "n3"]);
@@ -239,12 +253,14 @@ mod tests {
         // n4 has more of other shards: only the zone speaks for it.
         let snapshot = Snapshot { nodes, shards: vec![shard(0, &["n1", "n2"]), shard(1, &["n4"])] };
         let asked = [(table(), ShardId(0))];
-        let found = |rooms: &[(&str, u64)]| {
+        let found = |lost: &[&str], rooms: &[(&str, u64)]| {
             let rooms = rooms.iter().map(|(name, room)| (id(name), *room)).collect();
-            find(&snapshot, &rooms, &asked, Vec::new()).remove(&asked[0])
+            let lost = lost.iter().map(|name| id(name)).collect();
+            find(&snapshot, &lost, rooms, &asked, Vec::new()).remove(&asked[0])
         };
-        assert_eq!(found(&[]), Some(id("n4")));
-        assert_eq!(found(&[("n3", 100), ("n4", 100)]), Some(id("n4")));
-        assert_eq!(found(&[("n3", 100), ("n4", 99)]), Some(id("n3")), "n4's disk is full");
+        assert_eq!(found(&["n2"], &[]), Some(id("n4")));
+        assert_eq!(found(&["n2"], &[("n3", 100), ("n4", 100)]), Some(id("n4")));
+        assert_eq!(found(&["n2"], &[("n3", 100), ("n4", 99)]), Some(id("n3")), "n4's disk is full");
+        assert_eq!(found(&[], &[]), Some(id("n3")), "n2 is down for a moment: its zone has a copy");
     }
 }

@@ -61,7 +61,12 @@ struct State {
     left: Vec<(Shard, PartitionId)>,
     letters: Option<Result<Letters, String>>,
     reader: Reader,
+    /// Partitions in a row that could not be compared at all.
+    failed: usize,
 }
+
+/// After so many partitions in a row that could not be compared at all it ends.
+const FAILED_MAX: usize = 3;
 
 /// What a stretch of a topic should have brought.
 #[derive(Default)]
@@ -94,13 +99,21 @@ impl Verification {
         };
         left.sort_by_key(|(_, partition)| std::cmp::Reverse(*partition));
         let reader = Reader::new(self.kafka.clone());
-        let state = State { verification: self, table, left, letters: None, reader };
+        let state = State { verification: self, table, left, letters: None, reader, failed: 0 };
         let next = |mut state: State| async move {
             let (shard, partition) = state.left.pop()?;
             let mut verdict = PartitionVerdict::blank(shard.id, partition);
-            // One partition's trouble does not hide how the others are.
-            if let Err(error) = state.check(&shard, &mut verdict).await {
-                verdict.unchecked.push(error.told());
+            // One partition's trouble does not hide how the others are; if all have it, nothing is gained by going on.
+            match state.check(&shard, &mut verdict).await {
+                Ok(()) => state.failed = 0,
+                Err(error) if state.failed + 1 >= FAILED_MAX => {
+                    state.left.clear();
+                    return Some((Err(error), state));
+                }
+                Err(error) => {
+                    state.failed += 1;
+                    verdict.unchecked.push(error.told());
+                }
             }
             Some((Ok(verdict), state))
         };

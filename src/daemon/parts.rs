@@ -35,7 +35,7 @@ pub async fn managed_etcd(config: &Config) -> Result<Option<ManagedEtcd>, Error>
     };
     if !members.iter().any(|member| member.node == config.daemon.node) {
         let list = members.iter().map(|member| member.node.as_str()).collect::<Vec<_>>().join(", ");
-        tracing::info!(node = %config.daemon.node, members = list, "no member of etcd runs here: using theirs");
+        tracing::warn!(node = %config.daemon.node, members = list, "no member of etcd runs here: using theirs");
         return Ok(None);
     }
     let peer = |member: &config::EtcdMember| Peer {

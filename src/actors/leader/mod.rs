@@ -116,7 +116,12 @@ pub struct Coordinator {
 }
 
 fn placement(lead: &Lead) -> PlacementActor {
-    PlacementActor::new(lead.view.clone(), lead.observed.clone(), lead.clock.clone())
+    PlacementActor::new(
+        lead.view.clone(),
+        lead.observed.clone(),
+        lead.clock.clone(),
+        lead.rules.down_after_ms,
+    )
 }
 
 impl Coordinator {

@@ -211,7 +211,15 @@ fn idle(scene: &Scene<'_>, shard: &Shard) -> bool {
 
 fn short(scene: &Scene<'_>) -> Option<Step> {
     let could_take = |shard: &Shard| scene.known.open.iter().any(|node| shard.replica_on(node).is_none());
-    let lacks = |shard: &&Shard| shard.staying().count() < scene.table.replicas as usize && could_take(shard);
+    // One that is on its way to a lost node goes first: another could not come beside it.
+    let lost = |replica: &Replica| {
+        let lost = scene.known.down_for(&replica.node, scene.rules.down_after_ms);
+        replica.state == ReplicaState::Creating && lost
+    };
+    let lacks = |shard: &&Shard| {
+        let few = shard.staying().count() < scene.table.replicas as usize;
+        few && could_take(shard) && !shard.staying().any(lost)
+    };
     let short = scene.shards.iter().copied().filter(lacks).filter(|shard| idle(scene, shard));
     let short: Vec<ShardId> = short.map(|shard| shard.id).take(RECORDS_MAX).collect();
     (!short.is_empty()).then_some(Step::AddReplicas(short))

@@ -424,4 +424,9 @@ fn a_copy_that_was_never_complete_on_a_node_that_is_lost_makes_room_for_another(
     assert_eq!(step(&table, &[&without], &known, down_ms), Some(Step::AddReplicas(vec![ShardId(0)])));
     let nowhere = world(&[("n1", true, Some(0)), ("n2", false, None)]);
     assert_eq!(step(&table, &[&now], &nowhere, down_ms), None, "nobody could take it");
+    let three = Table { replicas: 3, ..table };
+    let two_lost = shard(&[("n1", Ready), ("n3", Creating)], Some("n1"));
+    let known = world(&[("n1", true, Some(0)), ("n3", false, None), ("n4", true, Some(0))]);
+    let next = step(&three, &[&two_lost], &known, down_ms);
+    assert_eq!(next, Some(Step::RemoveLost(vec![(ShardId(0), id("n3"))])), "before another is added");
 }

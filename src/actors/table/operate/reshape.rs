@@ -81,7 +81,7 @@ fn begin(scene: &Scene<'_>, old: &[&Shard], children: &[ShardId], ranges: Ranges
     if let Some(other) = old.iter().find(apart) {
         // Their copies were to be brought together before, and nothing else is done about them while this one is open.
         return refused(format!(
-            "{} and {} are not on the same nodes: a move that was begun for it did not succeed; ask for it again",
+            "{} and {} are not on the same nodes: a move for it did not succeed, or copies were added; ask again",
             old[0].id, other.id
         ));
     }
