@@ -21,6 +21,16 @@ async fn says(node: &Node, what: &str, before: usize) {
     }
 }
 
+/// Waits until the node inserts, again perhaps: after a server was silent all its partitions first look where they are.
+async fn inserts(node: &Node) {
+    const ROWS: &str = "converthouse_ingest_rows_total";
+    let (began, before) = (Instant::now(), node.metric(ROWS));
+    while node.metric(ROWS) <= before {
+        assert!(began.elapsed() < NOTICED_WITHIN, "{} takes no rows:\n{}", node.id, node.log_tail());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn prove(cluster: &Cluster, stream: Producer) {
     let rows = stream.end().await;
     cluster.prove_events(rows, 0).await;
@@ -39,6 +49,7 @@ async fn a_clickhouse_stopped_past_its_deadlines_during_inserts_loses_and_double
     let victim = &cluster.nodes[1];
     for _ in 0..2 {
         stream.flow(3_000).await;
+        inserts(victim).await;
         let doubts = victim.said(IN_DOUBT);
         victim.server.pause();
         // Rows come in all the time, so an insert was under way or has begun since; it now outlives its deadline.
