@@ -6,6 +6,7 @@
 use super::balance::decide::{self, Sight};
 use super::leader::observed::Observed;
 use super::mirror::View;
+use super::table::decide::down_for;
 use crate::adapters::clock::Clock;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::observed::Heartbeat;
@@ -69,11 +70,8 @@ impl PlacementActor {
 
     fn lost(&self) -> BTreeSet<NodeId> {
         let (reports, now_ms) = (self.observed.read(), self.clock.now_ms());
-        let since = reports.unfit_since_ms.iter();
-        since
-            .filter(|(_, at)| now_ms.saturating_sub(**at) >= self.down_after_ms)
-            .map(|(id, _)| id.clone())
-            .collect()
+        let unfit = &reports.unfit_since_ms;
+        unfit.keys().filter(|id| down_for(unfit, id, now_ms, self.down_after_ms)).cloned().collect()
     }
 
     /// Bytes that each node's disk can take below the watermark, where it is known.

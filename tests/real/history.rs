@@ -135,13 +135,7 @@ async fn offsets_without_messages_are_told_and_hold_nothing_up() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // The last offset is a mark as well: the replica knows that nothing is left to be taken.
-    let group = "converthouse.test.n1";
-    let began = Instant::now();
-    while !matches!(&cluster.client.committed(group, &[source(0)]).await.unwrap()[0], Some(at) if at.next == 28)
-    {
-        assert!(began.elapsed().as_secs() < 30, "the position stands before the last mark");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    recorded(&cluster, "n1", 0, 28).await;
     cluster.prove("shop.events", 20, 1).await;
     let shown =
         cluster.nodes[0].query("SELECT count(), uniqExact(id), sum(id) FROM shop.events").await.unwrap();
@@ -157,23 +151,33 @@ async fn offsets_without_messages_are_told_and_hold_nothing_up() {
 
 const ID_MAX: u64 = 1_000_000;
 
-/// Every partition's newest offset is a tombstone, recorded, and retention has taken everything.
-async fn quiet(cluster: &Cluster) {
+/// A table on two nodes with 800 rows in one shard; every partition's newest offset is a tombstone, recorded, and
+/// retention has taken everything. What is moved is moved by hand.
+async fn quiet() -> Cluster {
+    let cluster = Cluster::start(2, 1).await;
+    cluster.create_events(1);
+    cluster.cli(&["balance", "off"]).unwrap_or_else(|error| panic!("{error}"));
+    cluster.produce(0..800).await;
+    cluster.prove_events(800, 0).await;
     let tombstone = |partition| Outgoing { target: source(partition), payload: None, headers: Vec::new() };
     cluster.client.produce((0..PARTITIONS).map(tombstone).collect()).await.unwrap();
     for partition in 0..PARTITIONS {
         let end = cluster.client.watermarks(&source(partition)).await.unwrap().high;
         for node in ["n1", "n2"] {
-            let group = format!("converthouse.test.{node}");
-            let began = Instant::now();
-            while !matches!(&cluster.client.committed(&group, &[source(partition)]).await.unwrap()[0],
-                            Some(at) if at.next == end)
-            {
-                assert!(began.elapsed().as_secs() < 60, "{node} has not recorded {end} of {partition}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            recorded(&cluster, node, partition, end).await;
         }
-        forget_below(cluster, &source(partition), end).await;
+        forget_below(&cluster, &source(partition), end).await;
+    }
+    cluster
+}
+
+/// Waits until a node has recorded that it has passed everything below that offset.
+async fn recorded(cluster: &Cluster, node: &str, partition: u64, next: i64) {
+    let (group, began) = (format!("converthouse.test.{node}"), Instant::now());
+    let position = async || cluster.client.committed(&group, &[source(partition)]).await.unwrap().remove(0);
+    while !matches!(position().await, Some(at) if at.next == next) {
+        assert!(began.elapsed().as_secs() < 60, "{node} has not recorded {next} of partition {partition}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -193,13 +197,8 @@ async fn all_there(cluster: &Cluster, rows: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_whose_messages_are_gone_goes_on_through_splits_merges_and_moves() {
-    let cluster = Cluster::start(2, 1).await;
-    cluster.create_events(1);
-    cluster.cli(&["balance", "off"]).unwrap_or_else(|error| panic!("{error}"));
-    cluster.produce(0..800).await;
-    cluster.prove_events(800, 0).await;
-    quiet(&cluster).await;
+async fn a_partition_whose_messages_are_gone_goes_on_through_splits_and_a_merge() {
+    let cluster = quiet().await;
     // No message comes to tell how far what is made has come: what its grandparents recorded has to do.
     for _ in 0..2 {
         operate(&cluster, &["shard", "split", "shop.events"]);
@@ -215,12 +214,7 @@ async fn a_partition_whose_messages_are_gone_goes_on_through_splits_merges_and_m
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_split_that_is_undone_leaves_its_shard_where_that_stood() {
-    let cluster = Cluster::start(2, 1).await;
-    cluster.create_events(1);
-    cluster.cli(&["balance", "off"]).unwrap_or_else(|error| panic!("{error}"));
-    cluster.produce(0..800).await;
-    cluster.prove_events(800, 0).await;
-    quiet(&cluster).await;
+    let cluster = quiet().await;
     let table = cluster.table("shop.events").unwrap();
     let name = TableName { database: "shop".into(), table: "events".into() };
     let database = |shard: u32| names::replica_database(&name, table.id, ShardId(shard));

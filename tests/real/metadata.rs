@@ -169,17 +169,22 @@ async fn tls_both_ways_is_spoken_and_a_stranger_refused() {
     process.stop(Duration::from_secs(5)).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_managed_members_form_a_cluster_and_come_back_when_killed() {
+/// As three daemons would: each knows the list, none waits for another.
+async fn three_managed() -> (EtcdCluster, Vec<ManagedEtcd>) {
     let cluster = EtcdCluster::prepare(3);
     let mut managed = Vec::new();
-    // As three daemons would: each knows the list, none waits for another.
     for index in 0..3 {
         managed.push(ManagedEtcd::start(cluster.member(index).clone()).await.unwrap());
     }
     for member in &managed {
         member.ready(PATIENCE).await.unwrap();
     }
+    (cluster, managed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_managed_members_form_a_cluster_and_come_back_when_killed() {
+    let (cluster, managed) = three_managed().await;
     assert_eq!(managed[1].endpoints()[0], cluster.endpoints()[1], "its own member is asked first");
     let store = EtcdStore::new(&EtcdOptions::new(managed[0].endpoints())).unwrap();
     store.txn(vec![], put("a", "1")).await.unwrap();
@@ -208,14 +213,7 @@ async fn three_managed_members_form_a_cluster_and_come_back_when_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_managed_member_that_lost_its_folder_joins_again_once_it_was_removed_and_added() {
-    let cluster = EtcdCluster::prepare(3);
-    let mut managed = Vec::new();
-    for index in 0..3 {
-        managed.push(ManagedEtcd::start(cluster.member(index).clone()).await.unwrap());
-    }
-    for member in &managed {
-        member.ready(PATIENCE).await.unwrap();
-    }
+    let (cluster, mut managed) = three_managed().await;
     cluster.store_on(2).txn(vec![], put("a", "1")).await.unwrap();
     managed.pop().unwrap().stop(Duration::from_secs(10)).await.unwrap();
     std::fs::remove_dir_all(&cluster.member(2).folder).unwrap();

@@ -209,16 +209,26 @@ fn idle(scene: &Scene<'_>, shard: &Shard) -> bool {
     shard.state == ShardState::Serving && !at_work() && !scene.known.frozen.contains_key(&shard.id)
 }
 
+/// Whether there is a node that could be given a replica of the shard.
+fn could_take(scene: &Scene<'_>, shard: &Shard) -> bool {
+    scene.known.open.iter().any(|node| shard.replica_on(node).is_none())
+}
+
+/// Whether a node's copies are given up.
+fn lost(scene: &Scene<'_>, node: &NodeId) -> bool {
+    scene.known.down_for(node, scene.rules.down_after_ms)
+}
+
+/// Whether a replica never was complete and never will be: it is no copy, and nothing else is done about its shard
+/// while it counts as on its way.
+fn stillborn(scene: &Scene<'_>, replica: &Replica) -> bool {
+    replica.state == ReplicaState::Creating && lost(scene, &replica.node)
+}
+
 fn short(scene: &Scene<'_>) -> Option<Step> {
-    let could_take = |shard: &Shard| scene.known.open.iter().any(|node| shard.replica_on(node).is_none());
-    // One that is on its way to a lost node goes first: another could not come beside it.
-    let lost = |replica: &Replica| {
-        let lost = scene.known.down_for(&replica.node, scene.rules.down_after_ms);
-        replica.state == ReplicaState::Creating && lost
-    };
     let lacks = |shard: &&Shard| {
         let few = shard.staying().count() < scene.table.replicas as usize;
-        few && could_take(shard) && !shard.staying().any(lost)
+        few && could_take(scene, shard) && !shard.staying().any(|replica| stillborn(scene, replica))
     };
     let short = scene.shards.iter().copied().filter(lacks).filter(|shard| idle(scene, shard));
     let short: Vec<ShardId> = short.map(|shard| shard.id).take(RECORDS_MAX).collect();
@@ -229,28 +239,26 @@ fn short(scene: &Scene<'_>) -> Option<Step> {
 /// else to be made where another node could take them and a live copy is left to take them from.
 fn rebuild(scene: &Scene<'_>) -> Option<Step> {
     let known = scene.known;
-    let lost = |node: &NodeId| known.down_for(node, scene.rules.down_after_ms);
-    if !known.unfit_since_ms.keys().any(lost) {
+    if !known.unfit_since_ms.keys().any(|node| lost(scene, node)) {
         return None;
     }
     let live = |shard: &Shard| shard.ready_nodes().filter(|node| !down(node, known)).count();
     let lost_copies = |fits: &dyn Fn(&Shard, &Replica) -> bool| -> Vec<(ShardId, NodeId)> {
         let lost_copy = |shard: &&Shard| {
-            let replica = shard.staying().find(|replica| lost(&replica.node) && fits(shard, replica))?;
+            let replica =
+                shard.staying().find(|replica| lost(scene, &replica.node) && fits(shard, replica))?;
             idle(scene, shard).then(|| (shard.id, replica.node.clone()))
         };
         scene.shards.iter().filter_map(lost_copy).take(RECORDS_MAX).collect()
     };
-    let could_take = |shard: &Shard| known.open.iter().any(|node| shard.replica_on(node).is_none());
-    // One that was never complete is no copy, and nothing else is done about the shard while it is on its way.
     let surplus = lost_copies(&|shard, replica| {
-        let never_was = replica.state == ReplicaState::Creating && could_take(shard);
-        never_was || live(shard) >= scene.table.replicas as usize
+        let in_the_way = stillborn(scene, replica) && could_take(scene, shard);
+        in_the_way || live(shard) >= scene.table.replicas as usize
     });
     if !surplus.is_empty() {
         return Some(Step::RemoveLost(surplus));
     }
-    let rebuild = lost_copies(&|shard, _| could_take(shard) && live(shard) > 0);
+    let rebuild = lost_copies(&|shard, _| could_take(scene, shard) && live(shard) > 0);
     (!rebuild.is_empty()).then_some(Step::Rebuild(rebuild))
 }
 
