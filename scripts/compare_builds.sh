@@ -11,9 +11,10 @@ seeds="${1:-10}"
 digest='import json, sys; print(json.load(sys.stdin)["digest"])'
 played() { "$1" sim sweep --seeds "$seeds" --json | python3 -c "$digest"; }
 
-cargo build --locked --bin converthouse
+# By the same commands as the tests, whose builds these are: nothing is compiled here after them.
+cargo test --locked --no-run --test cli
 plain="$(played target/debug/converthouse)"
-CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo build --locked --bin converthouse
+CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --locked --no-run --test simulation
 optimised="$(played target/debug/converthouse)"
 echo "$seeds seeds: $plain not optimised, $optimised optimised"
 [ "$plain" = "$optimised" ] || { echo "compare_builds: a run depends on how the program was built" >&2; exit 1; }

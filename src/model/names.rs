@@ -119,6 +119,11 @@ pub fn consumer_group(cluster: &str, node: &NodeId) -> String {
     format!("converthouse.{}.{}", kafka_plain(cluster), node)
 }
 
+/// The group beside that one for positions of shards that are not published yet.
+pub fn preparing_group(group: &str) -> String {
+    format!("{group}.preparing")
+}
+
 /// What Kafka knows an import batch by: the group that holds its mark, and the transactional id of who sends it.
 pub fn import_batch(cluster: &str, table: TableId, batch: &BatchName) -> String {
     format!("converthouse.{}.import.{table}.{batch}", kafka_plain(cluster))

@@ -188,6 +188,7 @@ impl Cluster {
     /// Takes a node's ClickHouse down, or brings it up as after a restart.
     pub fn set_clickhouse(&self, node: &str, up: bool) -> Result<(), Failure> {
         self.row(&format!("script takes clickhouse of {node} {}", if up { "up" } else { "down" }));
+        self.0.dark.borrow_mut().down(node, self.now_ms(), !up);
         self.with(node, |sim| sim.server.set_up(up))
     }
 

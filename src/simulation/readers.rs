@@ -21,6 +21,8 @@ pub type Tally = BTreeMap<&'static str, u64>;
 pub(super) struct Dark {
     since_ms: BTreeMap<String, u64>,
     cut_since_ms: BTreeMap<String, u64>,
+    /// Since when servers are down: one that is cut off then comes up with the routes that it had before.
+    down_since_ms: BTreeMap<String, u64>,
     /// The last time without a daemon that is over: since when, until when.
     last_ms: BTreeMap<String, (u64, u64)>,
 }
@@ -46,18 +48,28 @@ impl Dark {
     /// A daemon is cut off from its server or its cluster file, or no more.
     pub(super) fn cut(&mut self, node: &str, now_ms: u64, cut: bool) {
         if cut {
-            self.cut_since_ms.entry(node.to_owned()).or_insert(now_ms);
+            let since_ms = self.down_since_ms.get(node).copied().unwrap_or(now_ms);
+            self.cut_since_ms.entry(node.to_owned()).or_insert(since_ms);
         } else if let Some(since) = self.cut_since_ms.remove(node) {
             self.last_ms.insert(node.to_owned(), (since, now_ms));
         }
     }
 
-    /// Whether a node has been so for this long, or was until just now.
-    fn long(&self, node: &str, now_ms: u64, for_ms: u64) -> bool {
+    /// A server is down, or up again.
+    pub(super) fn down(&mut self, node: &str, now_ms: u64, down: bool) {
+        if down {
+            self.down_since_ms.entry(node.to_owned()).or_insert(now_ms);
+        } else {
+            self.down_since_ms.remove(node);
+        }
+    }
+
+    /// Whether a node has been so for this long, or was until just before a query began.
+    fn long(&self, node: &str, now_ms: u64, began_ms: u64, for_ms: u64) -> bool {
         let since = [self.since_ms.get(node), self.cut_since_ms.get(node)];
         let now = since.into_iter().flatten().any(|since| now_ms - since >= for_ms);
         let last = self.last_ms.get(node);
-        now || last.is_some_and(|(since, until)| until - since >= for_ms && now_ms - until <= Self::BACK_MS)
+        now || last.is_some_and(|(since, until)| until - since >= for_ms && began_ms <= until + Self::BACK_MS)
     }
 }
 
@@ -69,7 +81,7 @@ impl Cluster {
     pub async fn query(&self, initiator: &str, name: &TableName) -> Result<Answer, Failure> {
         let server = self.server(initiator).ok_or_else(|| self.failure(format!("no node {initiator}")))?;
         let Some(topology) = query::topology(&server, name) else { return Ok(Answer::NoTable) };
-        let id = format!("q{:x}", self.random(u64::MAX));
+        let (id, began_ms) = (format!("q{:x}", self.random(u64::MAX)), self.now_ms());
         server.begin_query(&id);
         let answer = self.sub_queries(&topology).await;
         if !server.end_query(&id) {
@@ -77,7 +89,7 @@ impl Cluster {
             return Ok(Answer::Unavailable);
         }
         match answer {
-            Answer::Missing(what) => self.missing(initiator, name, &what),
+            Answer::Missing(what) => self.missing(initiator, name, began_ms, &what),
             Answer::Rows(shards) => {
                 let wrong = self.table(name).and_then(|table| query::judge(&table, &shards));
                 let Some(wrong) = wrong else { return Ok(Answer::Rows(shards)) };
@@ -112,10 +124,16 @@ impl Cluster {
 
     /// A database that a query was sent to is not there: legal only for a table that is being dropped, and at a node
     /// whose server no daemon has reached for so long that nothing waited for it.
-    fn missing(&self, initiator: &str, name: &TableName, what: &str) -> Result<Answer, Failure> {
+    fn missing(
+        &self,
+        initiator: &str,
+        name: &TableName,
+        began_ms: u64,
+        what: &str,
+    ) -> Result<Answer, Failure> {
         let dropped = self.table(name).is_none_or(|table| table.state == TableState::Dropping);
         let grace_ms = self.0.shared.setup.options.rules.initiator_grace_ms;
-        if !dropped && self.0.dark.borrow().long(initiator, self.now_ms(), grace_ms) {
+        if !dropped && self.0.dark.borrow().long(initiator, self.now_ms(), began_ms, grace_ms) {
             return Ok(Answer::Unavailable);
         }
         if !dropped {

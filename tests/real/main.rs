@@ -28,6 +28,7 @@ mod parts;
 mod provisioned;
 mod pruning;
 mod refusals;
+mod restored;
 mod seeding;
 mod stalls;
 mod standalone;

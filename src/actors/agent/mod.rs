@@ -343,7 +343,9 @@ impl Agent {
             Found::Left(id, shard) if self.lineage.is_needed(&view, &self.ports.node, id, shard) => false,
             Found::Left(id, _) => {
                 let dropping = view.tables.get(&id).is_some_and(|t| t.record.state == TableState::Dropping);
-                !dropping || self.sight.routes.undistributed.contains(&id)
+                let routes = &self.sight.routes;
+                // A topology that this node has loaded: so the store is not one that was restored from before it.
+                if dropping { routes.undistributed.contains(&id) } else { routes.epochs.contains_key(&id) }
             }
             Found::Kept | Found::Foreign => false,
         };

@@ -20,6 +20,9 @@ pub struct Reports {
     pub fit_since_ms: BTreeMap<NodeId, u64>,
     /// Since when it has not been, as far as this leader knows; absent if it is.
     pub unfit_since_ms: BTreeMap<NodeId, u64>,
+    /// Since when it certainly answers nobody: its daemon holds no lease, or says so of its server, just now. One that
+    /// this leader does not hear from may do so all the same.
+    pub dark_since_ms: BTreeMap<NodeId, u64>,
 }
 
 impl Reports {

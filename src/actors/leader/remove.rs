@@ -76,6 +76,7 @@ pub async fn remove_node(lead: Lead, id: NodeId) -> Result<(), Error> {
             reports.heartbeats.remove(&id);
             reports.received_ms.remove(&id);
             reports.unfit_since_ms.remove(&id);
+            reports.dark_since_ms.remove(&id);
             lead.metrics.forget_heartbeat(id.as_str());
             Ok(())
         }

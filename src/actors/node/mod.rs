@@ -17,6 +17,9 @@ pub struct NodeActor {
     was_fit: Option<bool>,
 }
 
+/// A report says nothing of now once so many more should have come.
+const FRESH_TICKS: u64 = 3;
+
 /// A report of this node, and the tables that it concerns.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -45,8 +48,16 @@ impl NodeActor {
             reports.fit_since_ms.remove(&self.id);
             reports.unfit_since_ms.entry(self.id.clone()).or_insert(now_ms);
         }
-        if let Some(received) = reports.received_ms.get(&self.id) {
-            self.lead.metrics.heartbeat_age(self.id.as_str(), now_ms.saturating_sub(*received));
+        let received_ms = reports.received_ms.get(&self.id).copied();
+        let fresh =
+            received_ms.is_some_and(|at| now_ms.saturating_sub(at) <= FRESH_TICKS * self.lead.tick_ms);
+        if !live || fresh && !fit {
+            reports.dark_since_ms.entry(self.id.clone()).or_insert(now_ms);
+        } else {
+            reports.dark_since_ms.remove(&self.id);
+        }
+        if let Some(received) = received_ms {
+            self.lead.metrics.heartbeat_age(self.id.as_str(), now_ms.saturating_sub(received));
         }
         if self.was_fit != Some(fit) {
             self.was_fit = Some(fit);

@@ -39,9 +39,20 @@ async fn the_chosen_source_is_asked_first_then_the_leader_then_the_others_that_l
     };
     let asked: Vec<_> = sources.iter().map(|source| source.node.clone()).collect();
     assert_eq!(asked, [4, 3, 2, 6].map(id));
+    // One that was whole before and has gone is no new one: it is filled from the others too.
+    let mut lost = shard.clone();
+    lost.replicas[5] = Replica { state: ReplicaState::Behind, ..Replica::creating(id(1)) };
+    let again = plan(&view, table.id, &lost, &id(1), &BTreeSet::new());
+    assert!(matches!(&again, Seed::Copy(sources) if sources.len() == 4), "{again:?}");
     view.live.clear();
     let none = plan(&view, table.id, &shard, &id(1), &BTreeSet::new());
     assert!(matches!(none, Seed::Nowhere(_)), "{none:?}");
+    // Nobody else has it now: its topics are what there is, whatever it was made out of.
+    lost.parents = vec![ShardId(9)];
+    assert_eq!(plan(&view, table.id, &lost, &id(1), &BTreeSet::new()), Seed::Fresh);
+    lost.parents.clear();
+    lost.replicas[5].state = ReplicaState::Creating;
+    assert_eq!(plan(&view, table.id, &lost, &id(1), &BTreeSet::new()), Seed::Fresh, "a new table's");
 }
 
 #[tokio::test(start_paused = true)]

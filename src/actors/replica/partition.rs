@@ -117,6 +117,7 @@ impl Partition {
         }
         self.next = self.read_to;
         self.held = self.held.split_off(&(self.next, 0));
+        self.looked |= self.held.is_empty();
         effects.extend([Effect::Report, Effect::Commit(id, self.next, self.position.clone())]);
     }
 

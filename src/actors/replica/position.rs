@@ -39,9 +39,13 @@ impl Position {
     /// Whether it tells how far the shard's replica on that node has come: recorded by itself, or by a parent or one
     /// before it, which it began as. Never by a child: that goes on where the parent has stopped.
     pub fn tells_of(&self, shard: &Shard, node: &NodeId) -> bool {
-        let own = self.shard == shard.id && self.life == shard.life_on(node);
         let began_as = || shard.parents.iter().chain(&shard.ancestors).any(|one| *one == self.shard);
-        self.table == shard.table.short() && (own || began_as())
+        self.is_of(shard, node) || (self.table == shard.table.short() && began_as())
+    }
+
+    /// Whether the shard's replica on that node has recorded it itself, or it came with its copy.
+    pub fn is_of(&self, shard: &Shard, node: &NodeId) -> bool {
+        self.table == shard.table.short() && self.shard == shard.id && self.life == shard.life_on(node)
     }
 
     /// Without what it says of rows: for a table whose rows go by themselves (TTL), where rows that are not there

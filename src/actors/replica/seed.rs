@@ -13,7 +13,7 @@ use crate::error::Coded;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::names::{self, TopicPartition};
 use crate::model::range::PartitionRange;
-use crate::model::table::{Shard, ShardState};
+use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
 use crate::model::view::ClusterView;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
@@ -67,7 +67,8 @@ pub fn plan(
         if is_whole && here.iter().all(|(database, _)| whole.contains(database)) {
             return Seed::Link(here);
         }
-    } else if shard.replica_on(node).is_none_or(|replica| replica.copy_from.is_none()) {
+    }
+    if is_fresh(view, shard, node) {
         return Seed::Fresh;
     }
     let preferred = shard.replica_on(node).and_then(|replica| replica.copy_from.clone());
@@ -104,6 +105,17 @@ pub fn plan(
     }
 }
 
+/// Whether its topics are all that the replica is to be made of. A new table's is. One that was whole before and has
+/// gone (a disk replaced) is copied from another as long as there is one: its topics may not hold everything any more.
+fn is_fresh(view: &ClusterView, shard: &Shard, node: &NodeId) -> bool {
+    let replica = shard.replica_on(node);
+    if replica.is_some_and(|replica| replica.state != ReplicaState::Creating) {
+        let whole = |other: &&Replica| other.state != ReplicaState::Creating && other.node != *node;
+        return !shard.replicas.iter().filter(whole).any(|other| view.is_live(&other.node));
+    }
+    shard.parents.is_empty() && replica.is_none_or(|replica| replica.copy_from.is_none())
+}
+
 impl Job {
     /// Makes the local table whole, if there is anything to take over and it has not been.
     pub(super) async fn seed(&self) -> Result<(), String> {
@@ -118,6 +130,8 @@ impl Job {
             Seed::Fresh => {} // made with its first gate
             Seed::Nowhere(why) => return Err(why),
             Seed::Link(parents) => self.link(&tables, &parents).await?,
+            // All copies have gone: what its topics hold is what there is.
+            Seed::Copy(sources) if self.was_whole() == Some(true) && self.all_bare(&sources).await? => {}
             Seed::Copy(sources) => self.copy(&tables, &sources).await?,
         }
         self.tell(ReplicaNews::Seeded);
@@ -137,6 +151,23 @@ impl Job {
         let shards = view.shards.get(&self.table.id);
         let shard = shards.and_then(|shards| shards.get(&self.shard.id)).map_or(&self.shard, |s| &s.record);
         Ok(plan(&view, self.table.id, shard, &self.ports.node, &whole))
+    }
+
+    fn was_whole(&self) -> Option<bool> {
+        let view = self.view.read();
+        let replica = view.shard(self.table.id, self.shard.id)?.replica_on(&self.ports.node)?;
+        Some(replica.state != ReplicaState::Creating)
+    }
+
+    /// Whether the sources, for all that the records say, have no row.
+    async fn all_bare(&self, sources: &[Source]) -> Result<bool, String> {
+        for source in sources {
+            let sizes = self.ports.clickhouse.remote_sizes(&source.replica).await.map_err(|e| e.told())?;
+            if sizes.values().any(|size| size.rows > 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Most is linked while the parents still take messages; then they stop, and only what changed since is linked

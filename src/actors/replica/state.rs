@@ -295,8 +295,9 @@ impl State {
         effects.push(Effect::Report);
         match result {
             Ok(start) => {
-                // Not before: what has not been compared with its topic must not pass for complete.
-                p.looked = true;
+                // Not before: what has not been compared with its topic must not pass for complete. Nor does a copy
+                // whose ClickHouse partitions were frozen one after the other, as long as it has holes.
+                p.looked |= start.held.is_empty();
                 if let Some(from) = start.lost_from {
                     effects.push(Effect::LostRows(id, from));
                 }
@@ -401,6 +402,7 @@ impl State {
                 }
                 p.next = done.next;
                 p.held = p.held.split_off(&(done.next, 0));
+                p.looked |= p.held.is_empty();
                 p.position.last_row_offset = p.position.last_row_offset.max(done.last_row_offset);
                 p.position.fingerprint = Some(done.fingerprint);
                 p.position.fingerprint_at = None;

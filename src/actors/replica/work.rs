@@ -7,11 +7,11 @@ use super::position::{Position, fingerprint};
 use super::recovery::{self, Findings, Start};
 use super::state::{Done, Outcome};
 use super::writer::{self, DeadLetter, Writer, Written, messages_of};
-use crate::actors::agent::FromReplica;
+use crate::actors::agent::{FromReplica, ReplicaNews};
 use crate::actors::mirror::View;
 use crate::actors::node_ports::NodePorts;
 use crate::adapters::clickhouse::{self, ReplicaTables};
-use crate::adapters::kafka::{self, Chunk, Outgoing};
+use crate::adapters::kafka::{self, Chunk, Committed, Outgoing};
 use crate::error::{Coded, Retry};
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::Stall;
@@ -70,18 +70,12 @@ impl Job {
         source: &TopicPartition,
         known: Option<(i64, Position)>,
     ) -> Result<Findings, Stall> {
-        let kafka = &self.ports.kafka;
-        let watermarks = kafka.watermarks(source).await.map_err(stall_of)?;
-        let recorded =
-            kafka.committed(&self.ports.group, std::slice::from_ref(source)).await.map_err(stall_of)?;
-        let ours = |position: &Position| position.tells_of(&self.shard, &self.ports.node);
+        let watermarks = self.ports.kafka.watermarks(source).await.map_err(stall_of)?;
         let expires = !self.table.schema.ttl.is_empty();
-        let trusted = |position: Position| if expires { position.without_rows() } else { position };
-        let committed = recorded.into_iter().next().flatten().and_then(|commit| {
-            let position = Position::decode(&commit.metadata).filter(ours)?;
-            Some((commit.next, trusted(position)))
-        });
-        let committed = committed.or_else(|| known.map(|(next, position)| (next, trusted(position))));
+        let trusted = |(next, position): (i64, Position)| {
+            (next, if expires { position.without_rows() } else { position })
+        };
+        let committed = self.recorded(source).await?.or(known).map(trusted);
         let origin = self.table.origin_offsets.get(&partition).copied().unwrap_or(watermarks.low);
         // The table is asked twice at most: for its newest offset, and for all rows that may have to be skipped.
         let server = &self.ports.clickhouse;
@@ -97,6 +91,34 @@ impl Job {
             _ => None,
         };
         Ok(Findings { origin, committed, holdings, watermarks, fingerprint })
+    }
+
+    /// What is recorded of this replica: by itself, or by what it was made out of.
+    async fn recorded(&self, source: &TopicPartition) -> Result<Option<(i64, Position)>, Stall> {
+        let (shard, node) = (&self.shard, &self.ports.node);
+        let told = self.recorded_in(&self.ports.group, source).await?;
+        let told = told.filter(|(_, position)| position.tells_of(shard, node));
+        let own = |(_, position): &(i64, Position)| position.is_of(shard, node);
+        if shard.parents.is_empty() || told.as_ref().is_some_and(own) {
+            return Ok(told);
+        }
+        // Of the time before it was published, when it might still have been given up.
+        let early = self.recorded_in(&names::preparing_group(&self.ports.group), source).await?;
+        let further = |(next, _): &(i64, Position)| told.as_ref().is_none_or(|(theirs, _)| next >= theirs);
+        let Some((next, position)) = early.filter(own).filter(further) else { return Ok(told) };
+        // It goes where the others are, once it may.
+        self.tell(ReplicaNews::Commit(source.clone(), Committed { next, metadata: position.encode() }));
+        Ok(Some((next, position)))
+    }
+
+    async fn recorded_in(
+        &self,
+        group: &str,
+        source: &TopicPartition,
+    ) -> Result<Option<(i64, Position)>, Stall> {
+        let recorded = self.ports.kafka.committed(group, std::slice::from_ref(source)).await;
+        let recorded = recorded.map_err(stall_of)?.into_iter().next().flatten();
+        Ok(recorded.and_then(|commit| Some((commit.next, Position::decode(&commit.metadata)?))))
     }
 
     async fn fingerprint_at(&self, source: &TopicPartition, offset: i64) -> Result<Option<u32>, Stall> {

@@ -4,6 +4,7 @@
 
 use super::made::{MadeRoutes, Routed};
 use crate::adapters::clickhouse::DistributedTable;
+use crate::adapters::routes::{self, render};
 use crate::model::ids::{Epoch, TableId};
 use crate::model::names;
 use crate::model::routes::RouteGroup;
@@ -40,6 +41,21 @@ pub fn round(
         }
     }
     round
+}
+
+/// Whether the store knows of everything that the present file was written for.
+///
+/// # Errors
+/// [`routes::Error::Ahead`].
+pub fn known(file: &str, round: &Round) -> Result<(), routes::Error> {
+    let epochs = render::epochs(file);
+    for table in &round.routes {
+        let (cluster, store) = (table.routes.cluster(), table.routes.epoch);
+        if let Some(file) = epochs.get(cluster.as_str()).copied().filter(|file| *file > store) {
+            return Err(routes::Error::Ahead { cluster, file, store });
+        }
+    }
+    Ok(())
 }
 
 /// What has been achieved.
@@ -98,7 +114,7 @@ mod tests {
     use crate::model::routes::{RouteReplica, RouteShard, TableRoutes};
     use crate::model::{PartitionRange, ShardId};
 
-    fn routes(endpoint: ClickHouseEndpoint, grouped: bool) -> Arc<Routed> {
+    fn routed(endpoint: ClickHouseEndpoint, grouped: bool) -> Arc<Routed> {
         let replica = RouteReplica { node: "n1".parse().unwrap(), endpoint, database: "d".into() };
         let range = PartitionRange::new(0, 4).unwrap();
         let shard = RouteShard { shard: ShardId(0), range, replicas: vec![replica] };
@@ -127,6 +143,34 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_a_later_topology_than_the_stores_is_told_from_one_of_an_earlier() {
+        let endpoint = ClickHouseEndpoint {
+            host: "h".into(),
+            port: 9000,
+            secure: false,
+            user: String::new(),
+            password: Secret::new(""),
+        };
+        let now = round(&routed(endpoint, true));
+        let cluster = now.routes[0].routes.cluster();
+        let file = |epoch: u64| {
+            let other = TableRoutes { epoch: Epoch(epoch), ..now.routes[0].routes.clone() };
+            render::render(&[other])
+        };
+        let at = now.routes[0].routes.epoch;
+        assert_eq!(known("", &now), Ok(()));
+        assert_eq!(known(&file(at.0), &now), Ok(()));
+        assert_eq!(known(&file(at.0 - 1), &now), Ok(()));
+        let ahead = routes::Error::Ahead { cluster, file: Epoch(at.0 + 1), store: at };
+        assert_eq!(known(&file(at.0 + 1), &now), Err(ahead));
+        assert_eq!(
+            known(&file(at.0 + 1), &Round::default()),
+            Ok(()),
+            "of a table that the store does not know"
+        );
+    }
+
+    #[test]
     fn whatever_is_written_of_a_node_is_loaded_again_when_it_changes() {
         let endpoint = || ClickHouseEndpoint {
             host: "h".into(),
@@ -136,10 +180,10 @@ mod tests {
             password: Secret::new("p"),
         };
         let mut achieved = Achieved::default();
-        achieved.load(&routes(endpoint(), false));
-        assert!(!achieved.covers(&round(&routes(endpoint(), false))), "the user-facing table is missing");
-        done(&mut achieved, &routes(endpoint(), false));
-        assert!(achieved.covers(&round(&routes(endpoint(), false))));
+        achieved.load(&routed(endpoint(), false));
+        assert!(!achieved.covers(&round(&routed(endpoint(), false))), "the user-facing table is missing");
+        done(&mut achieved, &routed(endpoint(), false));
+        assert!(achieved.covers(&round(&routed(endpoint(), false))));
         let changed = [
             ClickHouseEndpoint { host: "other".into(), ..endpoint() },
             ClickHouseEndpoint { port: 9001, ..endpoint() },
@@ -148,17 +192,17 @@ mod tests {
             ClickHouseEndpoint { password: Secret::new("other"), ..endpoint() },
         ];
         for endpoint in changed {
-            let new = routes(endpoint.clone(), false);
+            let new = routed(endpoint.clone(), false);
             assert!(!achieved.covers(&round(&new)), "{endpoint:?}");
             let mut achieved = achieved.clone();
             done(&mut achieved, &new);
             assert!(achieved.covers(&round(&new)));
         }
         // A group's members change with labels.
-        assert!(!achieved.covers(&round(&routes(endpoint(), true))));
+        assert!(!achieved.covers(&round(&routed(endpoint(), true))));
         achieved.keep_loaded(|_| false);
         assert!(!achieved.covers(&Round::default()), "a table too many stands");
         achieved.distributed.clear();
-        assert!(achieved.covers(&Round::default()) && !achieved.covers(&round(&routes(endpoint(), false))));
+        assert!(achieved.covers(&Round::default()) && !achieved.covers(&round(&routed(endpoint(), false))));
     }
 }

@@ -81,6 +81,8 @@ pub struct Knowledge<'a> {
     pub fit_since_ms: &'a BTreeMap<NodeId, u64>,
     /// Since when each node has not been fit, on the same clock; absent if it is.
     pub unfit_since_ms: &'a BTreeMap<NodeId, u64>,
+    /// Since when each node certainly answers nobody, likewise.
+    pub dark_since_ms: &'a BTreeMap<NodeId, u64>,
     /// The leader's clock.
     pub now_ms: u64,
     /// The wall clock, which operations' records have.

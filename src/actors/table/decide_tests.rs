@@ -107,6 +107,7 @@ fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<
         heartbeats: &world.heartbeats,
         fit_since_ms: &world.fit_since_ms,
         unfit_since_ms: &world.unfit_since_ms,
+        dark_since_ms: &world.unfit_since_ms,
         now_unix_ms: 0,
         now_ms,
         frozen: &world.frozen,

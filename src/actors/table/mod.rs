@@ -196,6 +196,7 @@ impl Nodes {
             heartbeats: &reports.heartbeats,
             fit_since_ms: &reports.fit_since_ms,
             unfit_since_ms: &reports.unfit_since_ms,
+            dark_since_ms: &reports.dark_since_ms,
             now_ms: clock.now_ms(),
             now_unix_ms: clock.unix_ms(),
             frozen,

@@ -1,4 +1,5 @@
-//! How simulated servers copy by parts: a partition is one part of two files, sent piece by piece.
+//! How simulated servers copy by parts: a partition is one part of two files, frozen in two steps and sent piece
+//! by piece.
 
 use super::sim::SimClickHouse;
 use super::sim_seed::{PartitionRows, told_by};
@@ -43,7 +44,7 @@ impl SimClickHouse {
     ) -> Result<BTreeMap<PartitionId, ReplicaSizes>, Error> {
         let peer = self.call(|world| world.peer(source)).await?;
         let sizes = peer.call(|world| {
-            let replica = world.replica(&source.database)?;
+            let Ok(replica) = world.replica(&source.database) else { return Ok(BTreeMap::new()) };
             let size = |(partition, parts): (u32, u64)| {
                 let rows = replica.taken(PartitionId(partition));
                 (PartitionId(partition), ReplicaSizes { bytes: rows.bytes(), rows: rows.row_count(), parts })
@@ -59,7 +60,7 @@ impl SimClickHouse {
 
     pub(super) async fn send(&self, wanted: WantedParts) -> Result<Pieces, Error> {
         self.may_copy()?;
-        let (rows, (copy_ms, rate)) = self
+        let (mut rows, (copy_ms, rate)) = self
             .call(|world| {
                 let (from, to) = (&world.version, &wanted.version);
                 if Release::of(from) > Release::of(to) {
@@ -75,6 +76,8 @@ impl SimClickHouse {
                 Ok((replica.taken(wanted.partition), pace))
             })
             .await?;
+        sleep(Duration::from_millis(copy_ms / 4)).await;
+        rows.half_of(&self.call(|world| Ok(world.replica(&wanted.database)?.taken(wanted.partition))).await?);
         if rows.row_count() == 0 {
             return Ok(stream::iter([Ok(Piece::Begin(Vec::new()))]).boxed());
         }
@@ -95,7 +98,7 @@ impl SimClickHouse {
             pieces.extend(chunks.map(|at| Piece::Data(content.slice(at..content.len().min(at + at_once)))));
             pieces.push(Piece::End { checksum, held });
         }
-        let takes_ms = copy_ms + (rows.bytes() * 1_000).checked_div(rate).unwrap_or(0);
+        let takes_ms = copy_ms - copy_ms / 4 + (rows.bytes() * 1_000).checked_div(rate).unwrap_or(0);
         let wait = Duration::from_millis(takes_ms / pieces.len() as u64);
         let timely = move |piece| async move {
             sleep(wait).await;

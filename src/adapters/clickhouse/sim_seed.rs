@@ -1,6 +1,7 @@
 //! How a simulated server seeds replicas: staging tables, links within it, copies from other simulated servers.
 //!
-//! A staging table is a [`Replica`] that is not yet among the replicas. A partition is taken whole, at one moment.
+//! A staging table is a [`Replica`] that is not yet among the replicas. A partition is linked or selected whole, at one
+//! moment; a copy by parts takes one ClickHouse partition after the other ([`PartitionRows::half_of`]).
 
 use super::sim::SimClickHouse;
 use super::sim_rows::HeldRows;
@@ -81,6 +82,19 @@ impl PartitionRows {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// With every other pair of the messages that have come until the later look: as of ClickHouse partitions that are
+    /// frozen one after the other, while rows come into all. Holes above what was there at first are the point.
+    pub fn half_of(&mut self, later: &Self) {
+        let from = self.rows.max_offset().map_or(i64::MIN, |newest| newest + 1);
+        let came = later.rows.from(from).into_iter().filter(|(offset, _)| offset / 2 % 2 == 1);
+        let before = self.rows.count();
+        came.for_each(|(offset, row)| self.rows.insert(offset, row));
+        if self.rows.count() > before {
+            self.bytes = later.bytes * self.rows.count() / later.rows.count().max(1);
+            self.months.extend(later.months.iter().cloned());
+        }
     }
 
     /// As the text of a file.

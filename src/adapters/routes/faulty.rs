@@ -22,7 +22,7 @@ impl FaultyRoutes {
 }
 
 fn failed() -> Error {
-    Error { path: "simulated".into(), reason: "input/output error".into() }
+    Error::Failed { path: "simulated".into(), reason: "input/output error".into() }
 }
 
 #[async_trait]

@@ -34,7 +34,7 @@ impl FileRoutes {
         let shown = path.display().to_string();
         let done = tokio::task::spawn_blocking(move || work(&path)).await;
         let done = done.unwrap_or_else(|failed| Err(io::Error::other(failed)));
-        done.map_err(|error| Error { path: shown, reason: error.to_string() })
+        done.map_err(|error| Error::Failed { path: shown, reason: error.to_string() })
     }
 }
 

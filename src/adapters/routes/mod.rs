@@ -12,28 +12,62 @@ pub use file::FileRoutes;
 pub use sim::SimRoutes;
 
 use crate::error::{Code, Coded, Retry, ranges};
+use crate::model::Epoch;
 use async_trait::async_trait;
 use std::sync::Arc;
 
-/// Why the file could not be replaced or read.
+/// Why the file could not be replaced or read, or must not be replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cluster file {path}: {reason}")]
-pub struct Error {
-    /// The file.
-    pub path: String,
-    /// What the system said.
-    pub reason: String,
+pub enum Error {
+    /// The system refuses.
+    #[error("cluster file {path}: {reason}")]
+    Failed {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// It is of a later topology than the metadata store knows: an older state of the store has been restored.
+    #[error(
+        "the cluster file has {cluster} at {file}, the metadata store at {store}: it holds an older state than this \
+         node has seen, so no database is removed here and routes stay as they are"
+    )]
+    Ahead {
+        /// The table's cluster.
+        cluster: String,
+        /// Its epoch in the file.
+        file: Epoch,
+        /// Its epoch in the store.
+        store: Epoch,
+    },
 }
 
 impl Coded for Error {
     fn code(&self) -> Code {
-        Code(ranges::ROUTES + 1)
+        Code(
+            ranges::ROUTES
+                + match self {
+                    Self::Failed { .. } => 1,
+                    Self::Ahead { .. } => 2,
+                },
+        )
     }
     fn retry(&self) -> Retry {
-        Retry::Safe
+        match self {
+            Self::Failed { .. } => Retry::Safe,
+            Self::Ahead { .. } => Retry::Never,
+        }
     }
     fn remedy(&self) -> &'static str {
-        "let the daemon's user write in the folder named by [[node]] routes_file, on a disk with room"
+        match self {
+            Self::Failed { .. } => {
+                "let the daemon's user write in the folder named by [[node]] routes_file, on a disk with room"
+            }
+            Self::Ahead { .. } => {
+                "restore the newest snapshot of the store; or, to take the older state as it is, remove the node's \
+                 routes_file and restart its daemon: databases that the older state does not name are removed then"
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! replica. The same routes give the same bytes, so an unchanged file is not written again.
 
 use crate::adapters::clickhouse::ClusterReplica;
+use crate::model::ids::Epoch;
 use crate::model::names;
 use crate::model::routes::{RouteReplica, RouteShard, TableRoutes};
 use quick_xml::escape::escape;
@@ -51,6 +52,13 @@ pub fn file<'a>(tables: impl Iterator<Item = (&'a TableRoutes, &'a str)>) -> Str
     ordered.values().for_each(|(_, text)| out.push_str(text));
     out.push_str("    </remote_servers>\n</yandex>\n");
     out
+}
+
+/// The epochs that a file was written for, by table's cluster: what [`file`] says at its head.
+pub fn epochs(file: &str) -> BTreeMap<&str, Epoch> {
+    let head = file.split_once("-->").map_or("", |(head, _)| head);
+    let named = head.lines().filter_map(|line| line.trim().split_once(": epoch "));
+    named.filter_map(|(cluster, number)| Some((cluster, Epoch(number.parse().ok()?)))).collect()
 }
 
 fn push(out: &mut String, indent: usize, line: &str) {
@@ -105,7 +113,7 @@ pub fn expected(table: &TableRoutes) -> Vec<(String, Vec<ClusterReplica>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{Epoch, ShardId, TableId};
+    use crate::model::ids::{ShardId, TableId};
     use crate::model::node::{ClickHouseEndpoint, Secret};
     use crate::model::{PartitionRange, TableName};
     use expect_test::expect;

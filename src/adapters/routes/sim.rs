@@ -37,7 +37,7 @@ impl SimRoutes {
     }
 
     fn check(content: &Content) -> Result<(), Error> {
-        let failed = || Error { path: "simulated".into(), reason: "no space left on device".into() };
+        let failed = || Error::Failed { path: "simulated".into(), reason: "no space left on device".into() };
         if content.failing { Err(failed()) } else { Ok(()) }
     }
 }

@@ -165,16 +165,18 @@ impl<'a> Scene<'a> {
         self.table.epoch.next()
     }
 
-    /// The nodes on which a query that began before `epoch` may still run. A node that has been down for long does
-    /// not count: it will load the newest topology before its daemon calls itself up again.
+    /// The nodes on which a query that began before `epoch` may still run. A node that has certainly been down for long
+    /// does not count: it will load the newest topology before its daemon calls itself up again. One that this leader
+    /// does not hear from, though its daemon holds a lease, does (sweep seed 5976).
     fn unsettled(&self, epoch: Epoch) -> Vec<&'a NodeId> {
         let settled = |node: &&NodeId| {
             let heartbeat = self.known.heartbeats.get(*node);
             let settled = heartbeat.and_then(|heartbeat| heartbeat.settled.get(&self.table.id));
             settled.is_some_and(|settled| *settled >= epoch)
         };
-        let long_down = |node: &&NodeId| self.known.down_for(node, self.rules.initiator_grace_ms);
-        self.known.registered.iter().filter(|node| !settled(node) && !long_down(node)).collect()
+        let (dark, now_ms) = (self.known.dark_since_ms, self.known.now_ms);
+        let long_dark = |node: &&NodeId| decide::down_for(dark, node, now_ms, self.rules.initiator_grace_ms);
+        self.known.registered.iter().filter(|node| !settled(node) && !long_dark(node)).collect()
     }
 
     /// `None` once nobody can be reading what left the routes with `epoch`.

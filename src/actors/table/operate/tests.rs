@@ -71,6 +71,7 @@ impl World {
             heartbeats: &self.heartbeats,
             fit_since_ms: &BTreeMap::new(),
             unfit_since_ms: &self.down,
+            dark_since_ms: &self.down,
             now_ms: 100_000,
             now_unix_ms: self.now_unix_ms,
             frozen: &self.frozen,
