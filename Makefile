@@ -1,4 +1,4 @@
-# Every command of this project. On a new Debian 12 machine with Rust, Python 3, Java 17 with Maven and Node, each
+# Every command of this project. On a new Debian 12 machine with Rust, Python 3 and Java 17 with Maven, each
 # target sets up what it needs by itself (scripts/provision.sh), the first time and every time.
 
 SHELL := /bin/bash

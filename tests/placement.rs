@@ -454,3 +454,22 @@ fn a_million_tiny_shards_get_an_answer() {
         assert!(found.bound <= after && after < before, "{name}: {} {after} {before}", found.bound);
     }
 }
+
+/// Node counts of which whole shares are no whole numbers in floating point, if they are taken as parts of one.
+#[test]
+fn where_shares_are_whole_numbers_the_bound_is_what_can_be_had() {
+    for nodes in [49, 75, 98, 103, 107] {
+        let ids: Vec<NodeView> =
+            (0..nodes).map(|n| node(n, n % 3, 1 << 40, NodeState::Active, true)).collect();
+        let shards = ids.iter().zip(0..).map(|(node, n)| shard(n, 1_000, 1, std::slice::from_ref(&node.id)));
+        let snapshot = Snapshot { shards: shards.collect(), nodes: ids.clone() };
+        let verdict = propose(&snapshot, &Policy::default());
+        assert!(
+            verdict.bound <= verdict.after.total + 1e-9,
+            "{nodes}: {} {}",
+            verdict.bound,
+            verdict.after.total
+        );
+        assert_eq!(verdict.moves.len(), 0, "{nodes}");
+    }
+}

@@ -126,7 +126,8 @@ const DAEMON: &[Key] = &[
         Address,
         Default("\"127.0.0.1:7400\""),
         "\"0.0.0.0:7400\"",
-        "Where gRPC is served: to the command line and to other daemons. Port 0 takes any free one.",
+        "Where gRPC is served: to the command line and to other daemons; in cluster mode an address that \
+         those reach, such as `0.0.0.0:7400` with `grpc_advertise`. Port 0 takes any free one.",
     ),
     key(
         "grpc_advertise",
@@ -140,7 +141,8 @@ const DAEMON: &[Key] = &[
         Address,
         Default("\"127.0.0.1:7401\""),
         "\"127.0.0.1:7401\"",
-        "Where HTTP is served: metrics, probes, and inserts from ClickHouse.",
+        "Where HTTP is served: metrics, probes, and inserts from ClickHouse. With the default, only a Prometheus on this \
+         machine reaches it.",
     ),
     key(
         "http_advertise",
@@ -172,7 +174,8 @@ const KAFKA: &[Key] = &[
         Choice(&["brokers", "embedded"]),
         Default("\"brokers\""),
         "\"brokers\"",
-        "`embedded` is a broker inside this process that forgets all when it ends: for demos, standalone mode only.",
+        "`embedded` is a broker inside this process, for a try in standalone mode: it keeps 5 MB a partition at \
+         most, and forgets all when it ends. Tables are remembered: they have to be dropped and made again then.",
     ),
     key(
         "brokers",
@@ -200,7 +203,8 @@ const KAFKA: &[Key] = &[
         Map,
         Default("{}"),
         "{ \"security.protocol\" = \"SASL_SSL\", \"sasl.mechanisms\" = \"SCRAM-SHA-512\", \"sasl.username\" = \"ch\" }",
-        "Settings of librdkafka, by its own names, for every producer and consumer.",
+        "Settings of librdkafka, by its own names, for every producer and consumer. Those that exactly-once rests on \
+         (acknowledgements, groups, commits, isolation, where reading begins) are the daemon's own, and refused.",
     ),
 ];
 
@@ -218,7 +222,8 @@ const NODE: &[Key] = &[
         Bytes,
         Default("0"),
         "\"2TB\"",
-        "Disk that tables may fill; 0 takes what ClickHouse says of its disk.",
+        "Disk of which tables may fill 85 %; 0 takes what ClickHouse says of its disk `default`. Servers before \
+         20.1 say nothing: there, and with storage policies over other disks, no limit is kept unless it is given.",
     ),
     key("weight", Weight, Default("1.0"), "1.0", "Share of the load, relative to a normal node's 1.0."),
     key(

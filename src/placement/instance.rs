@@ -177,10 +177,18 @@ impl Instance {
             let line = lines.next_line(&format!("node {node} of {nodes}"))?;
             instance.nodes.push(lines.node(line, node as u32, zones)?);
         }
+        let mut all = 0u64;
         for shard in 0..shards {
             let line = lines.next_line_or(|| format!("shard {shard} of {shards}"))?;
             let (size, present) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-            instance.sizes.push(lines.size(size)?);
+            let bytes = lines.size(size)?;
+            // Each replica, and one more that is on its way.
+            all = all.saturating_add(bytes.saturating_mul(replicas as u64 + 1));
+            if all > ALL_MAX {
+                let rule = "at most 2^62 bytes with all other replicas".to_owned();
+                return Err(lines.field("a size", rule, size));
+            }
+            instance.sizes.push(bytes);
             instance.present.extend(lines.replicas(present, replicas, nodes, 1)?);
         }
         lines.end()?;
@@ -212,6 +220,9 @@ pub fn write_solution(problem: &Problem, solution: &Solution) -> String {
     }
     text
 }
+
+/// Bytes of all replicas: sums of them are added up.
+const ALL_MAX: u64 = 1 << 62;
 
 const HEADER: &str = "nodes shards replicas zones watermark";
 
@@ -383,6 +394,13 @@ mod tests {
         check(
             &GOOD.replace("20 2", "-20 2"),
             expect![[r#"i.txt:6: a size must be a whole number from 0 up to 2^53, found "-20""#]],
+        );
+        let many = format!("1 2000 1 1 0.85\n0 100 0\n{}", format!("{} 0\n", (1u64 << 53) - 1).repeat(2_000));
+        check(
+            &many,
+            expect![
+                "i.txt:259: a size must be at most 2^62 bytes with all other replicas, found \"9007199254740991\""
+            ],
         );
         check(
             &GOOD.replace("20 2", "nan 2"),

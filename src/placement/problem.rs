@@ -258,13 +258,14 @@ impl Problem {
         let (weights, rooms) = (of(&weight), of(&room));
         for &n in &self.balanced {
             let node = &self.nodes[n as usize];
-            let (count, disk) = (weight(node) / weights, room(node) / rooms);
+            let count = |sum: f64| (sum * weight(node) / weights).max(0.0);
+            let disk = room(node) / rooms;
             self.fair[n as usize] = Fair {
-                replicas: (all.replicas * count).max(0.0),
-                leaders: (all.leaders * count).max(0.0),
+                replicas: whole(count(all.replicas)),
+                leaders: whole(count(all.leaders)),
                 bytes: (all.bytes * disk).max(0.0),
-                writes: (all.writes * count).max(0.0),
-                reads: (all.reads * count).max(0.0),
+                writes: count(all.writes),
+                reads: count(all.reads),
             };
         }
     }
@@ -425,6 +426,13 @@ impl Problem {
     pub fn has_exceptions(&self) -> bool {
         !self.pinned.is_empty() || !self.excluded.is_empty()
     }
+}
+
+/// A fair share that only rounding keeps from being a whole number, as that number: else no placement would seem to
+/// meet it, and a bound would lie above what can be had.
+fn whole(share: f64) -> f64 {
+    let near = share.round();
+    if (share - near).abs() <= 1e-9 * near.max(1.0) { near } else { share }
 }
 
 #[cfg(test)]

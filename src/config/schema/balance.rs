@@ -11,8 +11,9 @@ pub(super) const BALANCE: &[Key] = &[
         Default("\"on\""),
         "\"on\"",
         "`on`: shards split and move by themselves; `advisory`: the plan is made and its size shown (status, log, \
-         metrics), not carried out; `off`: only what an operator asks for, and what nodes that are lost make \
-         necessary. `converthouse balance` says otherwise at run time.",
+         metrics), not carried out; `off`: only splits, moves and plans that an operator asks for, and what nodes \
+         that are lost make necessary. Drained nodes are emptied with `on` alone. `converthouse balance` says \
+         otherwise at run time.",
     ),
     key("every_ms", Integer(500, MS_MAX), Default("5000"), "5000", "Between two looks at the whole cluster."),
     key(

@@ -130,3 +130,60 @@ fn movable(problem: &Problem) -> Vec<u32> {
     let shards = (0..problem.shards()).filter(|&shard| !problem.frozen[shard]);
     shards.flat_map(|shard| problem.slots(shard)).map(|slot| slot as u32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::policy::{Policy, Weights};
+    use crate::placement::problem::{NodeSpec, ShardSpec};
+    use crate::placement::snapshot::Load;
+
+    #[test]
+    fn an_exchange_costs_what_its_moves_do_one_after_the_other() {
+        let nodes = (0..4).map(|zone| NodeSpec {
+            zone,
+            rack: zone,
+            capacity_bytes: 1 << 20,
+            weight: 1.0,
+            takes: true,
+            holds: true,
+        });
+        let shard = |n: u32| ShardSpec {
+            load: Load {
+                bytes: u64::from(10 + n * n),
+                write_rate: f64::from(n % 5),
+                read_rate: f64::from(n % 3),
+            },
+            table: n % 2,
+            replicas: 1,
+            present: vec![n * n % 4],
+            ..ShardSpec::default()
+        };
+        let weights = Weights { per_table: 3.0, writes: 2.0, reads: 5.0, ..Weights::YARDSTICK };
+        let policy = Policy { weights, ..Policy::default() };
+        let problem = Problem::new(nodes.collect::<Vec<_>>(), (0..16).map(shard), &policy);
+        let start = Solution { nodes: (0..16).map(|n| n * n % 4).collect() };
+        let prices = Prices::zero(problem.nodes.len());
+        let mut state = State::new(&problem, &start, &prices, &Ranges::new(&problem, 0.0));
+        let mut tried = 0;
+        for slot in 0..16 {
+            for other in 0..16 {
+                let (a, b) = (state.nodes[slot], state.nodes[other]);
+                if a == b {
+                    continue;
+                }
+                let at_once = state.exchange(slot, other);
+                let first = state.relocation(slot, b);
+                state.relocate(slot, b);
+                let second = state.relocation(other, a);
+                state.relocate(other, a);
+                assert!(
+                    (at_once - first - second).abs() < 1e-9,
+                    "{slot} {other}: {at_once}, {first}, {second}"
+                );
+                tried += 1;
+            }
+        }
+        assert!(tried > 100);
+    }
+}

@@ -301,7 +301,9 @@ impl<'a> State<'a> {
         }
         change += self.charge(from, -1.0, -leads, -size) + self.charge(to, 1.0, leads, size);
         if let Some(extra) = &self.extra {
-            change += self.extra_move(extra, shard, from, to, leads);
+            let reads = leads * self.problem.reads[shard];
+            change += self.extra_loads(extra, from, to, self.problem.writes[shard], reads)
+                + self.extra_table(extra, shard, from, to);
         }
         change
     }
@@ -323,7 +325,12 @@ impl<'a> State<'a> {
         let size = self.size[t] - self.size[s];
         change += self.charge(a, 0.0, lt - ls, size) + self.charge(b, 0.0, ls - lt, -size);
         if let Some(extra) = &self.extra {
-            change += self.extra_move(extra, s, a, b, ls) + self.extra_move(extra, t, b, a, lt);
+            // Both at once: what one gives the other takes the place of.
+            let (writes, reads) = (&self.problem.writes, &self.problem.reads);
+            change += self.extra_loads(extra, a, b, writes[s] - writes[t], ls * reads[s] - lt * reads[t]);
+            if self.problem.table[s] != self.problem.table[t] {
+                change += self.extra_table(extra, s, a, b) + self.extra_table(extra, t, b, a);
+            }
         }
         change
     }
@@ -336,38 +343,34 @@ impl<'a> State<'a> {
             + self.charge(from, 0.0, -1.0, 0.0)
             + self.charge(to, 0.0, 1.0, 0.0);
         if let Some(extra) = &self.extra {
-            change += self.extra_reads(extra, shard, from, to);
+            change += self.extra_loads(extra, from, to, 0.0, self.problem.reads[shard]);
         }
         change
     }
 
-    fn extra_reads(&self, extra: &Extra, shard: usize, from: u32, to: u32) -> f64 {
-        let off = |node: u32, more: f64| {
-            let (fair, load) = (self.problem.fair[node as usize].reads, extra.reads[node as usize]);
+    /// Change of what writes and reads cost where `from` gives some to `to`.
+    fn extra_loads(&self, extra: &Extra, from: u32, to: u32, writes: f64, reads: f64) -> f64 {
+        let off = |fair: f64, load: f64, more: f64| {
             if fair > 0.0 { ((load + more - fair).powi(2) - (load - fair).powi(2)) / fair } else { 0.0 }
         };
-        let reads = self.problem.reads[shard];
-        extra.read_cost * (off(from, -reads) + off(to, reads))
+        let [give, get] = [(from, -1.0), (to, 1.0)].map(|(node, sign)| {
+            let (node, fair) = (node as usize, &self.problem.fair[node as usize]);
+            extra.write_cost * off(fair.writes, extra.writes[node], sign * writes)
+                + extra.read_cost * off(fair.reads, extra.reads[node], sign * reads)
+        });
+        give + get
     }
 
-    fn extra_move(&self, extra: &Extra, shard: usize, from: u32, to: u32, leads: f64) -> f64 {
-        let off = |node: u32, more: f64| {
-            let (fair, load) = (self.problem.fair[node as usize].writes, extra.writes[node as usize]);
-            if fair > 0.0 { ((load + more - fair).powi(2) - (load - fair).powi(2)) / fair } else { 0.0 }
-        };
-        let writes = self.problem.writes[shard];
-        let mut change = extra.write_cost * (off(from, -writes) + off(to, writes));
-        if leads > 0.0 {
-            change += self.extra_reads(extra, shard, from, to);
+    /// Change of what a table's unevenness costs if a shard's replica goes from here to there.
+    fn extra_table(&self, extra: &Extra, shard: usize, from: u32, to: u32) -> f64 {
+        if extra.tables.is_empty() {
+            return 0.0;
         }
-        if !extra.tables.is_empty() {
-            let row = self.problem.table[shard] as usize * self.sites.len();
-            let (from, to) = (row + from as usize, row + to as usize);
-            let (gain, loss) =
-                (extra.tables[from] > extra.ceilings[from], extra.tables[to] >= extra.ceilings[to]);
-            change += extra.table_cost * (f64::from(u8::from(loss)) - f64::from(u8::from(gain)));
-        }
-        change
+        let row = self.problem.table[shard] as usize * self.sites.len();
+        let (from, to) = (row + from as usize, row + to as usize);
+        let (gain, loss) =
+            (extra.tables[from] > extra.ceilings[from], extra.tables[to] >= extra.ceilings[to]);
+        extra.table_cost * (f64::from(u8::from(loss)) - f64::from(u8::from(gain)))
     }
 
     /// Moves a slot's replica.
