@@ -141,8 +141,8 @@ const DAEMON: &[Key] = &[
         Address,
         Default("\"127.0.0.1:7401\""),
         "\"127.0.0.1:7401\"",
-        "Where HTTP is served: metrics, probes, and inserts from ClickHouse. With the default, only a Prometheus on this \
-         machine reaches it.",
+        "Where HTTP is served: metrics, probes, and inserts from ClickHouse. With the default, only a Prometheus on \
+         this machine reaches it.",
     ),
     key(
         "http_advertise",

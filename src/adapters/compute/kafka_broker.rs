@@ -269,10 +269,11 @@ impl KafkaBrokers {
     }
 }
 
-/// How long a broker may be silent. Nobody takes over from one that is alone; and one that loses its partitions while
-/// it still loads groups' positions (a busy machine, just after a start) may never serve those groups again: brokers
-/// 4.1.1 take the end of an earlier load for that of the present one, find their state out of step with the log, load
-/// again, and so on until they give up (NOT_COORDINATOR until they are restarted).
+/// How long a broker may be silent; one that comes back waits for so long too. Nobody takes over from one that is
+/// alone, so that it may be the default. One that is fenced while it still loads groups' positions (a busy machine,
+/// just after a start) may never serve those groups again: brokers 4.1.1 take the end of an earlier load for that of
+/// the present one, find their state out of step with the log, load again, and so on until they give up
+/// (NOT_COORDINATOR).
 fn session_ms(brokers: usize) -> u32 {
-    if brokers == 1 { 60_000 } else { 3_000 }
+    if brokers == 1 { 9_000 } else { 3_000 }
 }
