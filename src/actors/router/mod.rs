@@ -234,7 +234,8 @@ impl Work {
 
     async fn publish(&mut self) -> Result<(), String> {
         let present = self.ports.routes.read().await.map_err(|e| e.told())?;
-        state::known(present.as_deref().unwrap_or_default(), &self.round).map_err(|e| e.told())?;
+        state::known(present.as_deref().unwrap_or_default(), &self.round, &self.achieved)
+            .map_err(|e| e.told())?;
         let same = |present: Arc<str>| Arc::ptr_eq(&present, &self.file) || present == self.file;
         let changed = !present.is_some_and(same);
         if changed {

@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub struct Round {
     /// Every table's routes, with the user-facing tables to be there: the whole content of the cluster file.
     pub routes: Vec<Arc<Routed>>,
+    /// By table, the first number that no shard has had.
+    pub next_shards: BTreeMap<TableId, u32>,
     /// Tables whose user-facing tables must go first.
     pub undistribute: BTreeMap<TableId, (TableName, String)>,
 }
@@ -37,21 +39,32 @@ pub fn round(
             let cluster = names::cluster(&record.name, *id, None);
             round.undistribute.insert(*id, (record.name.clone(), cluster));
         } else if record.epoch != Epoch(0) {
+            round.next_shards.insert(*id, record.next_shard);
             round.routes.extend(made.routes(view, table, groups, insert_base_url));
         }
     }
     round
 }
 
-/// Whether the store knows of everything that the present file was written for.
+/// Whether the store knows of everything that the present file was written for, of the tables of which nothing has been
+/// loaded since this daemon began. Epochs alone would not do: an older state that was restored soon publishes new ones.
 ///
 /// # Errors
 /// [`routes::Error::Ahead`].
-pub fn known(file: &str, round: &Round) -> Result<(), routes::Error> {
+pub fn known(file: &str, round: &Round, achieved: &Achieved) -> Result<(), routes::Error> {
     let epochs = render::epochs(file);
-    for table in &round.routes {
-        let (cluster, store) = (table.routes.cluster(), table.routes.epoch);
-        if let Some(file) = epochs.get(cluster.as_str()).copied().filter(|file| *file > store) {
+    let first = |table: &&Arc<Routed>| !achieved.epochs.contains_key(&table.routes.table);
+    for table in round.routes.iter().filter(first) {
+        let routes = &table.routes;
+        let (cluster, store) = (routes.cluster(), routes.epoch);
+        let Some(file_epoch) = epochs.get(cluster.as_str()).copied() else { continue };
+        if file_epoch > store {
+            let (file, store) = (file_epoch.to_string(), store.to_string());
+            return Err(routes::Error::Ahead { cluster, file, store });
+        }
+        let next = round.next_shards.get(&routes.table).copied().unwrap_or(u32::MAX);
+        if let Some(shard) = render::newest_shard(file, &routes.name, routes.table).filter(|s| *s >= next) {
+            let (file, store) = (format!("shard s{shard}"), format!("none from s{next} on"));
             return Err(routes::Error::Ahead { cluster, file, store });
         }
     }
@@ -151,20 +164,28 @@ mod tests {
             user: String::new(),
             password: Secret::new(""),
         };
-        let now = round(&routed(endpoint, true));
+        let mut now = round(&routed(endpoint, true));
+        let none = Achieved::default();
         let cluster = now.routes[0].routes.cluster();
         let file = |epoch: u64| {
             let other = TableRoutes { epoch: Epoch(epoch), ..now.routes[0].routes.clone() };
             render::render(&[other])
         };
         let at = now.routes[0].routes.epoch;
-        assert_eq!(known("", &now), Ok(()));
-        assert_eq!(known(&file(at.0), &now), Ok(()));
-        assert_eq!(known(&file(at.0 - 1), &now), Ok(()));
-        let ahead = routes::Error::Ahead { cluster, file: Epoch(at.0 + 1), store: at };
-        assert_eq!(known(&file(at.0 + 1), &now), Err(ahead));
+        assert_eq!(known("", &now, &none), Ok(()));
+        // A shard that the store has not made, whatever the epochs.
+        let TableRoutes { table, name, .. } = now.routes[0].routes.clone();
+        now.next_shards.insert(table, 2);
+        let naming = |shard| file(at.0 - 1) + &names::replica_database(&name, table, ShardId(shard)) + "<";
+        assert_eq!(known(&naming(1), &now, &none), Ok(()));
+        assert!(matches!(known(&naming(12), &now, &none), Err(routes::Error::Ahead { .. })));
+        assert_eq!(known(&file(at.0), &now, &none), Ok(()));
+        assert_eq!(known(&file(at.0 - 1), &now, &none), Ok(()));
+        let (higher, store) = (Epoch(at.0 + 1).to_string(), at.to_string());
+        let ahead = routes::Error::Ahead { cluster, file: higher, store };
+        assert_eq!(known(&file(at.0 + 1), &now, &none), Err(ahead));
         assert_eq!(
-            known(&file(at.0 + 1), &Round::default()),
+            known(&file(at.0 + 1), &Round::default(), &none),
             Ok(()),
             "of a table that the store does not know"
         );

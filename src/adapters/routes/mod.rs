@@ -12,7 +12,6 @@ pub use file::FileRoutes;
 pub use sim::SimRoutes;
 
 use crate::error::{Code, Coded, Retry, ranges};
-use crate::model::Epoch;
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -29,16 +28,16 @@ pub enum Error {
     },
     /// It is of a later topology than the metadata store knows: an older state of the store has been restored.
     #[error(
-        "the cluster file has {cluster} at {file}, the metadata store at {store}: it holds an older state than this \
+        "{cluster}: the cluster file is of {file}, the metadata store knows {store}: it holds an older state than this \
          node has seen, so no database is removed here and routes stay as they are"
     )]
     Ahead {
         /// The table's cluster.
         cluster: String,
-        /// Its epoch in the file.
-        file: Epoch,
-        /// Its epoch in the store.
-        store: Epoch,
+        /// The epoch or the shard that the file has.
+        file: String,
+        /// What the store has of it.
+        store: String,
     },
 }
 

@@ -5,9 +5,10 @@
 //! replica. The same routes give the same bytes, so an unchanged file is not written again.
 
 use crate::adapters::clickhouse::ClusterReplica;
-use crate::model::ids::Epoch;
+use crate::model::ids::{Epoch, ShardId, TableId};
 use crate::model::names;
 use crate::model::routes::{RouteReplica, RouteShard, TableRoutes};
+use crate::model::table::TableName;
 use quick_xml::escape::escape;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -59,6 +60,14 @@ pub fn epochs(file: &str) -> BTreeMap<&str, Epoch> {
     let head = file.split_once("-->").map_or("", |(head, _)| head);
     let named = head.lines().filter_map(|line| line.trim().split_once(": epoch "));
     named.filter_map(|(cluster, number)| Some((cluster, Epoch(number.parse().ok()?)))).collect()
+}
+
+/// The highest number of a shard that a file names in databases of this table.
+pub fn newest_shard(file: &str, name: &TableName, table: TableId) -> Option<u32> {
+    let first = names::replica_database(name, table, ShardId(0));
+    let head = escape(first.trim_end_matches('0')).into_owned();
+    let number = |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok());
+    file.split(head.as_str()).skip(1).filter_map(number).max()
 }
 
 fn push(out: &mut String, indent: usize, line: &str) {
@@ -113,9 +122,8 @@ pub fn expected(table: &TableRoutes) -> Vec<(String, Vec<ClusterReplica>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{ShardId, TableId};
+    use crate::model::PartitionRange;
     use crate::model::node::{ClickHouseEndpoint, Secret};
-    use crate::model::{PartitionRange, TableName};
     use expect_test::expect;
     use uuid::Uuid;
 
