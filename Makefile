@@ -73,7 +73,7 @@ SEED ?= 1
 proof: ## real servers under ingest, queries and a nemesis: MINUTES=10 SEED=1
 	@scripts/provision.sh
 	@TMPDIR="$$(scripts/scratch.sh)" CONVERTHOUSE_PROOF_MINUTES=$(MINUTES) CONVERTHOUSE_PROOF_SEED=$(SEED) \
-	  cargo test --locked --test proof -- --nocapture
+	  cargo test --locked --release --test proof -- --nocapture
 
 .PHONY: bench-ingest
 bench-ingest: ## rows/s from Kafka beside the same rows through clickhouse-client

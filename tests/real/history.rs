@@ -252,6 +252,12 @@ async fn a_replaced_disk_is_filled_from_another_copy_where_topics_do_not_go_back
     std::fs::remove_dir_all(server.folder().join("data")).unwrap();
     cluster.produce(900..1_000).await;
     cluster.nodes[1].server.start().await.unwrap();
+    // Its copy's last state is what the leader knows until the daemon has looked at what the disk holds now.
+    let began = Instant::now();
+    while cluster.nodes[1].query("EXISTS TABLE shop.events").await.unwrap() != "1" {
+        assert!(began.elapsed().as_secs() < 60, "the table has not been made again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     all_there(&cluster, 1_000).await;
 }
 
