@@ -153,6 +153,11 @@ impl Daemon for LocalDaemon {
                 let balance = status::balance(&view, None, &Default::default());
                 let mut known =
                     status::cluster(&self.cluster, &view, &Default::default(), balance, now_unix_ms);
+                if !view.complete {
+                    known
+                        .problems
+                        .push("the metadata store has not been read yet: no table is known".to_owned());
+                }
                 known.problems.extend(self.view.outage());
                 Ok(known)
             }

@@ -143,6 +143,7 @@ mod tests {
             next_shard: 1,
             origin_offsets: Default::default(),
             delete_topics: false,
+            published_by: BTreeMap::new(),
         }
     }
 

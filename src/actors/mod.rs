@@ -42,7 +42,7 @@ use crate::error::Coded as _;
 use crate::model::Node;
 use crate::model::balance::BalanceRules;
 use crate::model::routes::RouteGroup;
-use crate::model::table::BatchLimits;
+use crate::model::table::{BatchLimits, Publisher};
 use crate::model::{ingest, names};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
@@ -365,6 +365,7 @@ fn crown(
         let lead = Lead {
             cluster: world.cluster.clone(),
             term,
+            publisher: Publisher(world.incarnation),
             store: world.store.clone(),
             keys: keys.clone(),
             view: view.clone(),

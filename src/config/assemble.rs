@@ -4,7 +4,7 @@ use super::reader::{Part, Reader};
 use super::store::{metadata, password, tls};
 use super::{
     Config, DaemonOptions, FailoverOptions, IngestOptions, KafkaOptions, NodeOptions, RecordOptions,
-    TransferOptions, units,
+    StoreOptions, TransferOptions, units,
 };
 use crate::model::NodeId;
 use crate::model::balance::{BalanceMode, BalanceRules, SplitAt};
@@ -29,9 +29,13 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Opti
     // `None`: something is wrong with it, said already; what depends on it is not blamed on top.
     let standalone = reader.text(&kind, "kind").map(|kind| kind == "embedded");
     let nodes = nodes(reader, root, standalone);
-    let daemon = daemon(reader, root, &nodes);
+    let part = reader.part(root, "daemon");
+    let daemon = daemon(reader, root, &part, &nodes);
     let data_dir = daemon.as_ref().map_or(PathBuf::new(), |daemon| daemon.data_dir.clone());
     let metadata = metadata(reader, root, &kind, &data_dir);
+    if let (Some(daemon), Some(metadata)) = (&daemon, &metadata) {
+        reach(reader, &part, &daemon.grpc_listen, &metadata.store);
+    }
     let config = (cluster(reader, root), kafka(reader, root, standalone), log(reader, root));
     let (ingest, failover, route_groups) =
         (ingest(reader, root), failover(reader, root), groups(reader, root));
@@ -64,14 +68,14 @@ fn cluster<'a>(reader: &mut Reader<'a>, root: &'a DeTable<'a>) -> Option<String>
 fn daemon<'a>(
     reader: &mut Reader<'a>,
     root: &'a DeTable<'a>,
+    part: &Part<'a>,
     nodes: &[NodeOptions],
 ) -> Option<DaemonOptions> {
-    let part = reader.part(root, "daemon");
-    let node: Option<NodeId> = reader.parsed(&part, "node");
+    let node: Option<NodeId> = reader.parsed(part, "node");
     if let Some(node) = node.as_ref().filter(|id| !nodes.is_empty() && !nodes.iter().any(|n| n.id == **id)) {
         let known = nodes.iter().map(|n| n.id.as_str()).collect::<Vec<_>>().join(", ");
         reader.blame(
-            &part,
+            part,
             "node",
             &format!("is {node}, which no [[node]] has as id"),
             &format!("known: {known}"),
@@ -79,38 +83,38 @@ fn daemon<'a>(
     }
     let tls = tls(reader, root, "daemon.tls", true);
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let data_dir = reader.path(&part, "data_dir");
-    let grpc_listen = reader.text(&part, "grpc_listen");
-    let grpc_advertise = match (reader.text(&part, "grpc_advertise"), &grpc_listen) {
+    let data_dir = reader.path(part, "data_dir");
+    let grpc_listen = reader.text(part, "grpc_listen");
+    let grpc_advertise = match (reader.text(part, "grpc_advertise"), &grpc_listen) {
         (Some(url), _) => {
             if !url.starts_with(&format!("{scheme}://")) {
                 let what = format!("is {url:?}, but gRPC is served as {scheme}");
-                reader.blame(&part, "grpc_advertise", &what, "make it fit to whether there is [daemon.tls]");
+                reader.blame(part, "grpc_advertise", &what, "make it fit to whether there is [daemon.tls]");
             }
             Some(url)
         }
         (None, Some(listen)) if wildcard(listen) => {
             let what = format!("is missing, and grpc_listen = {listen:?} is no address to reach it by");
-            reader.blame(&part, "grpc_advertise", &what, "add it with this host's name");
+            reader.blame(part, "grpc_advertise", &what, "add it with this host's name");
             None
         }
         (None, listen) => listen.as_ref().map(|listen| format!("{scheme}://{listen}")),
     };
-    let http_listen = reader.text(&part, "http_listen");
-    let http_advertise = reader.text(&part, "http_advertise").or_else(|| {
+    let http_listen = reader.text(part, "http_listen");
+    let http_advertise = reader.text(part, "http_advertise").or_else(|| {
         let listen = http_listen.as_ref()?;
         let port = listen.rsplit_once(':')?.1;
         let host = if wildcard(listen) { format!("127.0.0.1:{port}") } else { listen.clone() };
         Some(format!("http://{host}"))
     });
-    let bytes_max = reader.bytes_at_least(&part, "record_trace_bytes_max", TRACE_MIN_BYTES);
-    let record = reader.path(&part, "record_trace").map(|folder| RecordOptions { folder, bytes_max });
+    let bytes_max = reader.bytes_at_least(part, "record_trace_bytes_max", TRACE_MIN_BYTES);
+    let record = reader.path(part, "record_trace").map(|folder| RecordOptions { folder, bytes_max });
     if record.as_ref().is_some_and(|record| record.folder.is_file()) {
-        reader.blame(&part, "record_trace", "is a file", "name a folder; it is made if it is not there");
+        reader.blame(part, "record_trace", "is a file", "name a folder; it is made if it is not there");
     }
     let same = grpc_listen.is_some() && grpc_listen == http_listen;
     if same && !grpc_listen.as_deref().is_some_and(|listen| listen.ends_with(":0")) {
-        reader.blame(&part, "http_listen", "is the same as grpc_listen", "give each a port of its own");
+        reader.blame(part, "http_listen", "is the same as grpc_listen", "give each a port of its own");
     }
     Some(DaemonOptions {
         node: node.or_else(|| nodes.first().map(|node| node.id.clone()))?,
@@ -122,6 +126,24 @@ fn daemon<'a>(
         tls,
         record,
     })
+}
+
+/// Daemons that meet in a store on another machine are told each other's addresses; one that means this machine would
+/// lead each of them to itself.
+fn reach(reader: &mut Reader<'_>, part: &Part<'_>, listen: &str, store: &StoreOptions) {
+    let urls: Vec<&String> = match store {
+        StoreOptions::Etcd { endpoints, .. } => endpoints.iter().collect(),
+        StoreOptions::Managed { members, .. } => members.iter().map(|member| &member.peer_url).collect(),
+        StoreOptions::Embedded { .. } => return,
+    };
+    let stays = units::host_port(listen).is_ok_and(|(host, _)| units::is_loopback(&host));
+    let is_elsewhere = |url: &&&String| units::url(url).is_ok_and(|(host, _)| !units::is_loopback(&host));
+    let elsewhere = urls.iter().find(is_elsewhere).filter(|_| stays && !part.has("grpc_advertise"));
+    if let Some(url) = elsewhere {
+        let what = format!("is {listen:?}, out of reach for daemons that meet at {url}");
+        let remedy = "listen on \"0.0.0.0:7400\" and set grpc_advertise; if all run here, only the latter";
+        reader.blame(part, "grpc_listen", &what, remedy);
+    }
 }
 
 fn wildcard(listen: &str) -> bool {

@@ -222,9 +222,11 @@ fn a_managed_etcd_has_no_login_and_no_tls_and_a_server_says_whom_it_trusts() {
          [metadata.tls]\n[[metadata.member]]\nnode = 'n9'\nclient_url = 'https://h:1'\npeer_url = 'http://h:2'\n\
          [kafka]\nbrokers = ['k:9092']\n[[node]]\nid = 'n1'\n",
         expect![[r#"
-            f.toml: 5 problems
+            f.toml: 6 problems
               line 1: daemon.tls.ca is missing
                   remedy: name the certificates of those who sign the clients': without, anybody would be let in
+              line 1: daemon.grpc_listen is "127.0.0.1:7400", out of reach for daemons that meet at http://h:2
+                  remedy: listen on "0.0.0.0:7400" and set grpc_advertise; if all run here, only the latter
               line 6: metadata.user is given, and a managed etcd has no login
                   remedy: drop it, or run etcd yourself and set kind = "etcd"
               line 7: metadata.tls is given, and a managed etcd has no TLS
@@ -234,6 +236,31 @@ fn a_managed_etcd_has_no_login_and_no_tls_and_a_server_says_whom_it_trusts() {
               line 14: node[1].clickhouse_host is missing
                   remedy: add the name by which other ClickHouse servers reach this one"#]],
     );
+}
+
+#[test]
+fn daemons_of_several_machines_say_where_they_can_be_reached() {
+    let file = |daemon: &str, etcd: &str| {
+        format!(
+            "[daemon]\n{daemon}\n[metadata]\nkind = 'etcd'\nendpoints = ['http://{etcd}']\n\
+             [kafka]\nbrokers = ['k:9092']\n[[node]]\nid = 'n1'\nclickhouse_host = 'n1'\n"
+        )
+    };
+    check(
+        &file("", "etcd1:2379"),
+        expect![[r#"
+        f.toml: 1 problem
+          line 1: daemon.grpc_listen is "127.0.0.1:7400", out of reach for daemons that meet at http://etcd1:2379
+              remedy: listen on "0.0.0.0:7400" and set grpc_advertise; if all run here, only the latter"#]],
+    );
+    for (daemon, etcd) in [
+        ("", "localhost:2379"),
+        ("", "[::1]:2379"),
+        ("grpc_advertise = 'http://127.0.0.1:7400'", "etcd1:2379"),
+        ("grpc_listen = '10.0.0.1:7400'", "etcd1:2379"),
+    ] {
+        assert!(read(&file(daemon, etcd)).is_ok(), "{daemon} {etcd}");
+    }
 }
 
 #[test]

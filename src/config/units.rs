@@ -125,6 +125,11 @@ pub fn host_port(text: &str) -> Result<(String, u16), String> {
     }
 }
 
+/// Whether a host is this machine, whoever says it.
+pub(super) fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Host and port of an `http(s)://` address.
 pub fn url(text: &str) -> Result<(String, u16), String> {
     let bad = |why: &str| format!("is {text:?}: {why}");

@@ -85,6 +85,11 @@ pub fn bytes_of(parts: &[PartFiles]) -> u64 {
     parts.iter().flat_map(|part| &part.files).map(|file| file.bytes).sum()
 }
 
+/// The ClickHouse partition that a part is of, by its name: `<partition>_<blocks>_<level>`.
+pub fn partition_id(part: &str) -> Option<&str> {
+    part.split_once('_').map(|(id, _)| id)
+}
+
 /// Whether a text can be the name of one file or folder and nothing else, here and on the other side.
 pub fn is_plain_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.%-".contains(c);

@@ -194,6 +194,43 @@ pub struct Table {
     pub origin_offsets: Shared<BTreeMap<PartitionId, i64>>,
     /// Also delete the topics once dropped.
     pub delete_topics: bool,
+    /// From which epoch on topologies were published by whom. The newest [`PUBLISHERS_MAX`].
+    pub published_by: BTreeMap<Epoch, Publisher>,
+}
+
+/// The run of a daemon that published topologies, by a number of chance. An epoch that has two publishers was published
+/// in two states of the store, of which one is no more: terms would not tell, since a store that goes on from the same
+/// state counts on from the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Publisher(pub u64);
+
+impl fmt::Display for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A cluster file that is older than so many changes of the leader is not told from one of another state of the store
+/// any more.
+pub const PUBLISHERS_MAX: usize = 64;
+
+impl Table {
+    /// The next topology.
+    pub fn publish(&mut self, publisher: Publisher) {
+        self.epoch = self.epoch.next();
+        if self.published_by.values().next_back() != Some(&publisher) {
+            self.published_by.insert(self.epoch, publisher);
+        }
+        while self.published_by.len() > PUBLISHERS_MAX {
+            self.published_by.pop_first();
+        }
+    }
+
+    /// Who published a topology; `None` of one of which it is not remembered.
+    pub fn publisher(&self, epoch: Epoch) -> Option<Publisher> {
+        self.published_by.range(..=epoch).next_back().map(|(_, publisher)| *publisher)
+    }
 }
 
 /// A replica's life in the leader's eyes.

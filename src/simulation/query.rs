@@ -115,6 +115,7 @@ mod tests {
             next_shard: 2,
             origin_offsets: BTreeMap::from([(PartitionId(1), 5)]).into(),
             delete_topics: false,
+            published_by: BTreeMap::new(),
         }
     }
 

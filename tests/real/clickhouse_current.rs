@@ -3,7 +3,9 @@
 
 use crate::clickhouse::{ODD_DDL, parsed, two_shards_at};
 use crate::support::clickhouse::{Current, endpoint_at};
-use converthouse::adapters::clickhouse::{ClickHouse, DistributedTable, Error, ReplicaTables, conformance};
+use converthouse::adapters::clickhouse::{
+    ClickHouse, DistributedTable, Error, ReplicaTables, Written, conformance,
+};
 use converthouse::adapters::routes::render;
 use converthouse::model::TableName;
 use converthouse::model::node::Secret;
@@ -108,4 +110,43 @@ async fn the_current_engine_finds_partitions() {
         let refused = client.type_of(&schema, expression).await;
         assert!(matches!(refused, Err(Error::Refused { .. })), "{expression}: {refused:?}");
     }
+}
+
+#[tokio::test]
+async fn the_current_engine_tells_what_a_trace_is_made_of() {
+    let shard =
+        |port: u16| format!("<shard><replica><host>127.0.0.1</host><port>{port}</port></replica></shard>");
+    let config = format!(
+        "<clickhouse><part_log><database>system</database><table>part_log</table>\
+         <flush_interval_milliseconds>100</flush_interval_milliseconds></part_log>\
+         <remote_servers><ours>{}{}</ours></remote_servers></clickhouse>",
+        shard(9),
+        shard(1)
+    );
+    let Some(current) = Current::start(&config).await else { return };
+    for sql in [
+        "CREATE DATABASE shop",
+        "CREATE TABLE shop.events (id UInt64) ENGINE = MergeTree ORDER BY id",
+        "INSERT INTO shop.events SELECT number FROM numbers(1000)",
+        "SYSTEM FLUSH LOGS",
+    ] {
+        current.query(sql).await.unwrap();
+    }
+    let survey = current.client().survey(24).await.unwrap();
+    let clusters: Vec<(&str, u32, &str)> = survey
+        .clusters
+        .iter()
+        .map(|line| (line.cluster.as_str(), line.shard, line.address.as_str()))
+        .collect();
+    assert_eq!(clusters, [("ours", 1, "127.0.0.1:9"), ("ours", 2, "127.0.0.1:1")]);
+    let held: Vec<(&str, &str)> =
+        survey.held.iter().map(|held| (held.database.as_str(), held.table.as_str())).collect();
+    assert_eq!(held, [("shop", "events")]);
+    let written = survey.written.expect("it keeps a part log");
+    let of_table: Vec<&Written> = written.iter().filter(|written| written.database == "shop").collect();
+    let [written] = of_table[..] else { panic!("{written:?}") };
+    assert_eq!((written.table.as_str(), written.hour_unix_s % 3_600), ("events", 0));
+    assert!(written.bytes > 0 && survey.now_unix_s - written.hour_unix_s < 7_200, "{written:?}");
+    let without = Current::start(&render::render(&[])).await.unwrap();
+    assert_eq!(without.client().survey(24).await.unwrap().written, None);
 }

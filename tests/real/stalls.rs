@@ -22,7 +22,7 @@ async fn says(node: &Node, what: &str, before: usize) {
 }
 
 /// Waits until the node inserts, again perhaps: after a server was silent all its partitions first look where they are.
-async fn inserts(node: &Node) {
+pub async fn inserts(node: &Node) {
     const ROWS: &str = "converthouse_ingest_rows_total";
     let (began, before) = (Instant::now(), node.metric(ROWS));
     while node.metric(ROWS) <= before {

@@ -64,8 +64,10 @@ impl Lineage {
         let (mut all_linked, mut known) = (true, true);
         for child in children {
             match self.stages.get(&child) {
-                Some(Stage::Seeded) => return false,
-                Some(Stage::Linked(_) | Stage::Released) => {}
+                // One that was released links for the last time: what came now would be in some ClickHouse partitions
+                // of it and not in others. A child that failed and begins again needs the parent's table alone.
+                Some(Stage::Seeded | Stage::Released) => return false,
+                Some(Stage::Linked(_)) => {}
                 Some(Stage::Unseeded) => all_linked = false,
                 None => (all_linked, known) = (false, false),
             }
@@ -162,6 +164,20 @@ mod tests {
         assert!(runs(&lineage, &view, false), "both will link it again");
         lineage.put((table(), LEFT), Stage::Seeded);
         assert!(!runs(&lineage, &view, true), "a child reads the same topics");
+    }
+
+    /// Found by reading: the other child's last link failed, and the parent went on beside this one's.
+    #[test]
+    fn a_parent_stays_stopped_for_a_released_child_when_the_other_begins_again() {
+        let (view, mut lineage) = (view(&[LEFT, RIGHT]), Lineage::default());
+        for child in [LEFT, RIGHT] {
+            lineage.put((table(), child), Stage::Linked(oneshot::channel().0));
+        }
+        lineage.release(&view, |_| false);
+        lineage.put((table(), LEFT), Stage::Unseeded);
+        assert!(!runs(&lineage, &view, false) && !runs(&lineage, &view, true));
+        lineage.put((table(), RIGHT), Stage::Unseeded);
+        assert!(runs(&lineage, &view, false), "both begin again");
     }
 
     #[test]

@@ -199,6 +199,7 @@ fn record(lead: &Lead, name: TableName, schema: Schema, request: &CreateTable) -
         next_shard: request.shards,
         origin_offsets: Default::default(),
         delete_topics: false,
+        published_by: BTreeMap::new(),
     }
 }
 

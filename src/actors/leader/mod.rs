@@ -31,6 +31,7 @@ use crate::model::control::{
 };
 use crate::model::observed::Heartbeat;
 use crate::model::shared::Shared;
+use crate::model::table::Publisher;
 use crate::model::{NodeId, NodeState, OperationId, TableId, TableName, Term};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
@@ -48,6 +49,8 @@ pub struct Lead {
     pub cluster: String,
     /// The term: every write is fenced with it.
     pub term: Term,
+    /// Under which topologies are published.
+    pub publisher: Publisher,
     /// The store.
     pub store: Arc<dyn MetaStore>,
     /// Its keys.

@@ -14,7 +14,7 @@ use crate::error::Coded;
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::{CopyWay, Seeding};
 use crate::model::parts::{Piece, WantedParts, kept_free_bytes};
-use crate::model::table::{Replica, ReplicaState};
+use crate::model::table::{Replica, ReplicaState, ShardState};
 use crate::model::view::ClusterView;
 use crate::model::{NodeId, PartitionId};
 use futures::StreamExt;
@@ -154,7 +154,12 @@ impl Job {
     /// What the sources had done is done here too: the topics are read from there on. Where one has recorded nothing,
     /// what this node recorded of a copy that it had before must not stand.
     async fn record(&self, positions: Vec<(TopicPartition, Option<Committed>)>) -> Result<(), kafka::Error> {
-        let (kafka, group) = (&self.ports.kafka, &self.ports.group);
+        // A half that is not published yet may still be given up: its parent's own positions must stand then.
+        let kafka = &self.ports.kafka;
+        let group = &match self.shard.state {
+            ShardState::Preparing => names::preparing_group(&self.ports.group),
+            _ => self.ports.group.clone(),
+        };
         let bare: Vec<TopicPartition> = positions
             .iter()
             .filter(|(_, position)| position.is_none())
@@ -162,8 +167,7 @@ impl Job {
             .collect();
         let before = kafka.committed(group, &bare).await?;
         let stale = bare.into_iter().zip(before).filter(|(_, before)| before.is_some());
-        let unknown = Committed { next: 0, metadata: String::new() };
-        let overwritten = stale.map(|(topic, _)| (topic, unknown.clone()));
+        let overwritten = stale.map(|(topic, _)| (topic, Committed::unknown()));
         let known = positions.into_iter().filter_map(|(topic, position)| Some((topic, position?)));
         kafka.commit(group, &known.chain(overwritten).collect::<Vec<_>>()).await
     }

@@ -86,7 +86,9 @@ impl ReplicaActor {
     fn perform(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         match effect {
             Effect::Prepare { attempt } => {
-                later(ctx, self.job.clone().prepare(), move |result| Event::Prepared(attempt, result));
+                later(ctx, self.job.clone().prepare(), move |(anew, result)| {
+                    Event::Prepared(attempt, anew, result)
+                });
             }
             Effect::Recover { partition, attempt, known } => {
                 let Some(source) = self.state.source(partition).cloned() else { return };

@@ -80,6 +80,15 @@ impl Partition {
         self.detach(id, effects);
     }
 
+    /// The table is not the one of before: nothing that was seen of that one is true of it.
+    pub(super) fn forget(&mut self, id: PartitionId, effects: &mut Vec<Effect>) {
+        (self.next, self.reach, self.end, self.looked) = (0, 0, 0, false);
+        self.held.clear();
+        self.position.last_row_offset = None;
+        (self.position.fingerprint, self.position.fingerprint_at) = (None, None);
+        self.restart(id, 0, effects);
+    }
+
     /// Its broker answers; whether it had not before.
     pub(super) fn reached(&mut self) -> bool {
         self.stall.take_if(|stall| matches!(stall, Stall::KafkaUnreachable { .. })).is_some()

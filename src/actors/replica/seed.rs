@@ -117,21 +117,18 @@ fn is_fresh(view: &ClusterView, shard: &Shard, node: &NodeId) -> bool {
 }
 
 impl Job {
-    /// Makes the local table whole, if there is anything to take over and it has not been.
+    /// Makes the local table, which is not there, whole, if there is anything to take over.
     pub(super) async fn seed(&self) -> Result<(), String> {
-        let server = &self.ports.clickhouse;
-        if server.has_local(&self.database).await.map_err(|e| e.told())? {
-            self.tell(ReplicaNews::Seeded);
-            return Ok(());
-        }
         self.tell(ReplicaNews::Unseeded);
         let tables = ReplicaTables { database: self.database.clone(), schema: self.table.schema.clone() };
         match self.plan_seed().await? {
-            Seed::Fresh => {} // made with its first gate
+            Seed::Fresh => self.begin_again().await?,
             Seed::Nowhere(why) => return Err(why),
             Seed::Link(parents) => self.link(&tables, &parents).await?,
             // All copies have gone: what its topics hold is what there is.
-            Seed::Copy(sources) if self.was_whole() == Some(true) && self.all_bare(&sources).await? => {}
+            Seed::Copy(sources) if self.was_whole() == Some(true) && self.all_bare(&sources).await? => {
+                self.begin_again().await?;
+            }
             Seed::Copy(sources) => self.copy(&tables, &sources).await?,
         }
         self.tell(ReplicaNews::Seeded);
@@ -159,6 +156,27 @@ impl Job {
         Some(replica.state != ReplicaState::Creating)
     }
 
+    /// What was recorded of a table that has gone must not stand where nobody would miss its rows: whether they went by
+    /// themselves (TTL) cannot be told. Elsewhere the position says that they are missing.
+    async fn begin_again(&self) -> Result<(), String> {
+        if self.was_whole() != Some(true) || self.table.schema.ttl.is_empty() {
+            return Ok(());
+        }
+        let kafka = &self.ports.kafka;
+        let partitions = self.shard.range.partitions();
+        let topics: Vec<TopicPartition> =
+            partitions.map(|partition| names::topic_partition(&self.table.source, partition)).collect();
+        for group in [self.ports.group.clone(), names::preparing_group(&self.ports.group)] {
+            let recorded = kafka.committed(&group, &topics).await.map_err(|e| e.told())?;
+            let stale = topics.iter().zip(recorded).filter(|(_, recorded)| recorded.is_some());
+            let unknown: Vec<_> = stale.map(|(topic, _)| (topic.clone(), Committed::unknown())).collect();
+            if !unknown.is_empty() {
+                kafka.commit(&group, &unknown).await.map_err(|e| e.told())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the sources, for all that the records say, have no row.
     async fn all_bare(&self, sources: &[Source]) -> Result<bool, String> {
         for source in sources {
@@ -182,9 +200,17 @@ impl Job {
         let (stopped, parents_stopped) = oneshot::channel();
         self.tell(ReplicaNews::Linked(stopped));
         parents_stopped.await.map_err(|_| "the agent gave the split up".to_owned())?;
+        let mut closed = Vec::new();
         for (parent, range) in parents {
-            server.close_gates(parent).await.map_err(|e| e.told())?;
+            closed.push((parent, server.close_gates(parent).await.map_err(|e| e.told())?));
             server.link_partitions(database, nonce, parent, *range).await.map_err(|e| e.told())?;
+        }
+        // An earlier run of the daemon, or one that should not be there, may have opened one meanwhile: what came in
+        // through it is linked by chance.
+        for (parent, gate) in closed {
+            if server.newest_gate(parent).await.map_err(|e| e.told())? != gate {
+                return Err(format!("somebody has opened {parent} while it was linked"));
+            }
         }
         server.finish_seed(database, nonce).await.map_err(|e| e.told())
     }

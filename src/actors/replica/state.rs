@@ -23,8 +23,8 @@ pub const BACKOFF_MAX_MS: u64 = 10_000;
 pub enum Event {
     /// The actor began, or the server restarted: make sure of everything again.
     Begin,
-    /// Tables stand and a new gate is open.
-    Prepared(u32, Result<u64, String>),
+    /// Tables stand and a new gate is open; whether the local table was missing.
+    Prepared(u32, bool, Result<u64, String>),
     /// A partition's looks are done.
     Recovered(PartitionId, u32, Result<Start, Stall>),
     /// The lane brought messages, for the assignment of that number.
@@ -202,7 +202,12 @@ impl State {
         };
         match event {
             Event::Begin => self.begin(&mut effects),
-            Event::Prepared(attempt, result) => self.prepared(attempt, result, now_ms, &mut effects),
+            Event::Prepared(attempt, anew, result) => {
+                if anew {
+                    self.partitions.iter_mut().for_each(|(id, p)| p.forget(*id, &mut effects));
+                }
+                self.prepared(attempt, result, now_ms, &mut effects);
+            }
             Event::Recovered(id, attempt, result) => {
                 self.recovered(id, attempt, result, now_ms, &mut effects)
             }
@@ -370,7 +375,6 @@ impl State {
         }
         effects.push(Effect::Report);
         p.stall = Some(stall);
-        p.looked = true;
         let until_ms = now_ms + backoff_ms(p.failures);
         p.failures += 1;
         match p.phase {

@@ -32,7 +32,7 @@ fn chunk(offsets: std::ops::Range<i64>) -> Chunk {
 fn streaming() -> (State, u32) {
     let mut state = state();
     assert_eq!(state.on(Event::Begin, 0), [Effect::Prepare { attempt: 1 }]);
-    let effects = state.on(Event::Prepared(1, Ok(1)), 0);
+    let effects = state.on(Event::Prepared(1, false, Ok(1)), 0);
     let attempt = recovering(&effects);
     let effects = state.on(Event::Recovered(P, attempt, Ok(Start::default())), 0);
     assert!(effects.contains(&Effect::Assign(P, 0, attempt)), "{effects:?}");
@@ -99,7 +99,7 @@ fn an_unknown_outcome_closes_the_gate_and_looks_before_anything_is_inserted_agai
         !effects.iter().any(|e| matches!(e, Effect::Recover { .. })),
         "no look before the gate is closed"
     );
-    state.on(Event::Prepared(2, Ok(2)), 2);
+    state.on(Event::Prepared(2, false, Ok(2)), 2);
     let attempt = recovering(&state.on(Event::Tick, 251));
     let held = BTreeSet::from([(0, 0), (1, 0)]);
     let start = Start { from: 0, end: 4, held: held.clone(), last_row_offset: Some(1), lost_from: None };
@@ -127,7 +127,7 @@ fn a_server_that_leaves_inserts_in_doubt_again_and_again_is_told_and_tried_later
         });
         let stall = state.observe().partitions[&P].stall.clone();
         assert_eq!(stall.is_some(), round > 0, "once is an accident: {stall:?}");
-        let effects = state.on(Event::Prepared(prepare.unwrap(), Ok(2)), fetch.1);
+        let effects = state.on(Event::Prepared(prepare.unwrap(), false, Ok(2)), fetch.1);
         assert!(!effects.iter().any(|e| matches!(e, Effect::Recover { .. })), "round {round}: no wait");
         let attempt = recovering(&state.on(Event::Tick, fetch.1 + wait));
         let start = Start { end: 4, ..Start::default() };
@@ -167,7 +167,7 @@ fn a_replica_that_was_sent_back_vouches_for_no_message_before_where_it_begins() 
     else {
         panic!("{effects:?}")
     };
-    let attempt = recovering(&state.on(Event::Prepared(*attempt, Ok(2)), 3));
+    let attempt = recovering(&state.on(Event::Prepared(*attempt, false, Ok(2)), 3));
     let start = Start { from: 2, end: 4, lost_from: Some(2), ..Start::default() };
     state.on(Event::Recovered(P, attempt, Ok(start)), 4);
     state.on(Event::Lost(P, attempt, Stall::TopicMissing), 5);
@@ -249,7 +249,7 @@ fn a_batch_that_was_refused_is_held_and_tried_again_as_it_was() {
 fn a_stalled_partition_says_why_and_looks_again_later() {
     let mut state = state();
     state.on(Event::Begin, 0);
-    let attempt = recovering(&state.on(Event::Prepared(1, Ok(1)), 0));
+    let attempt = recovering(&state.on(Event::Prepared(1, false, Ok(1)), 0));
     let stall = Stall::OffsetsGone { from: 3, to: 9 };
     let effects = state.on(Event::Recovered(P, attempt, Err(stall.clone())), 0);
     assert!(effects.contains(&Effect::WakeAt(250)));
@@ -261,7 +261,7 @@ fn a_stalled_partition_says_why_and_looks_again_later() {
 fn what_could_not_be_compared_with_its_topic_does_not_pass_for_complete() {
     let mut state = state();
     state.on(Event::Begin, 0);
-    let attempt = recovering(&state.on(Event::Prepared(1, Ok(1)), 0));
+    let attempt = recovering(&state.on(Event::Prepared(1, false, Ok(1)), 0));
     let stall = Stall::KafkaUnreachable { error: "no broker".into() };
     state.on(Event::Recovered(P, attempt, Err(stall)), 0);
     assert!(!state.observe().serving, "a lag of 0 is no lag that was seen");
@@ -284,11 +284,11 @@ fn limits_may_change_while_a_batch_waits() {
 fn a_server_that_cannot_be_prepared_is_tried_later_and_later() {
     let mut state = state();
     state.on(Event::Begin, 0);
-    let effects = state.on(Event::Prepared(1, Err("down".into())), 0);
+    let effects = state.on(Event::Prepared(1, false, Err("down".into())), 0);
     assert!(effects.contains(&Effect::WakeAt(250)));
     assert_eq!(state.observe().problem.as_deref(), Some("down"));
     assert!(state.on(Event::Tick, 250).contains(&Effect::Prepare { attempt: 2 }));
-    let effects = state.on(Event::Prepared(2, Err("down".into())), 250);
+    let effects = state.on(Event::Prepared(2, false, Err("down".into())), 250);
     assert!(effects.contains(&Effect::WakeAt(750)), "{effects:?}");
 }
 
@@ -296,7 +296,7 @@ fn a_server_that_cannot_be_prepared_is_tried_later_and_later() {
 fn a_look_that_the_server_refused_is_settled_by_one_that_it_answers() {
     let mut state = state();
     state.on(Event::Begin, 0);
-    let attempt = recovering(&state.on(Event::Prepared(1, Ok(1)), 0));
+    let attempt = recovering(&state.on(Event::Prepared(1, false, Ok(1)), 0));
     let stall = Stall::ServerRefuses { error: "cannot be reached".into() };
     state.on(Event::Recovered(P, attempt, Err(stall.clone())), 0);
     assert_eq!(state.observe().partitions[&P].stall, Some(stall));
@@ -361,10 +361,33 @@ fn a_hole_passed_in_an_assignment_that_was_lost_is_not_taken_as_done() {
 fn a_position_behind_a_hole_is_where_reading_goes_on() {
     let mut state = state();
     state.on(Event::Begin, 0);
-    let attempt = recovering(&state.on(Event::Prepared(1, Ok(1)), 0));
+    let attempt = recovering(&state.on(Event::Prepared(1, false, Ok(1)), 0));
     // A partition in which there are only transactions that were given up.
     state.on(Event::Recovered(P, attempt, Ok(Start { end: 7, ..Start::default() })), 0);
     assert_eq!(state.observe().lag(), 7);
     assert_eq!(committed(&state.on(Event::Passed(P, attempt, 7), 0)), Some(7));
     assert_eq!(state.observe().lag(), 0);
+}
+
+/// Found by reading: a server whose disk was replaced passed for complete by what had been seen of the table before,
+/// and a copy with holes did once its topic was lost.
+#[test]
+fn a_table_that_was_made_anew_serves_once_it_has_been_looked_at() {
+    let (mut state, assignment) = streaming();
+    state.on(Event::Fetched(P, assignment, chunk(0..4)), 1);
+    state.on(Event::Begin, 10);
+    let effects = state.on(Event::Prepared(2, true, Ok(2)), 10);
+    let known = effects.iter().find_map(|effect| match effect {
+        Effect::Recover { known, .. } => Some(known.clone()),
+        _ => None,
+    });
+    assert_eq!(known, Some(None), "what was seen of the other table");
+    let observed = state.observe();
+    assert!(!observed.serving && observed.partitions[&P].next_offset == 0, "{observed:?}");
+    let attempt = recovering(&effects);
+    let holes = Start { from: 2, end: 9, held: [(5, 0)].into(), ..Start::default() };
+    state.on(Event::Recovered(P, attempt, Ok(holes)), 11);
+    assert!(!state.observe().serving);
+    state.on(Event::Lost(P, attempt, Stall::TopicMissing), 12);
+    assert!(!state.observe().serving, "it has its holes still");
 }

@@ -43,9 +43,21 @@ impl Job {
         self.shard.life_on(&self.ports.node)
     }
 
-    /// Makes the tables, where they are missing, with what history there is to take over, and opens a new gate.
-    pub async fn prepare(self) -> Result<u64, String> {
-        self.seed().await?;
+    /// Makes the tables, where they are missing, with what history there is to take over, and opens a new gate. Tells
+    /// whether the local table was missing, and the gate.
+    pub async fn prepare(self) -> (bool, Result<u64, String>) {
+        match self.ports.clickhouse.has_local(&self.database).await {
+            Ok(there) => (!there, self.stand(there).await),
+            Err(error) => (false, Err(error.told())),
+        }
+    }
+
+    async fn stand(&self, there: bool) -> Result<u64, String> {
+        if there {
+            self.tell(ReplicaNews::Seeded);
+        } else {
+            self.seed().await?;
+        }
         let tables = ReplicaTables { database: self.database.clone(), schema: self.table.schema.clone() };
         let server = &self.ports.clickhouse;
         server.create_replica(&tables).await.map_err(|e| e.told())?;
@@ -104,8 +116,8 @@ impl Job {
         }
         // Of the time before it was published, when it might still have been given up.
         let early = self.recorded_in(&names::preparing_group(&self.ports.group), source).await?;
-        let further = |(next, _): &(i64, Position)| told.as_ref().is_none_or(|(theirs, _)| next >= theirs);
-        let Some((next, position)) = early.filter(own).filter(further) else { return Ok(told) };
+        // Even where a parent here had come further: a half that was copied is what its source was.
+        let Some((next, position)) = early.filter(own) else { return Ok(told) };
         // It goes where the others are, once it may.
         self.tell(ReplicaNews::Commit(source.clone(), Committed { next, metadata: position.encode() }));
         Ok(Some((next, position)))

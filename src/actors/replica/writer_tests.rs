@@ -79,6 +79,7 @@ pub(super) async fn stage() -> Stage {
         next_shard: 1,
         origin_offsets: Default::default(),
         delete_topics: false,
+        published_by: BTreeMap::new(),
     };
     let kafka = SimKafka::new();
     let ports = NodePorts {

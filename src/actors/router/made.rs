@@ -11,7 +11,7 @@ use crate::model::names;
 use crate::model::routes::{self, RouteGroup, TableRoutes};
 use crate::model::shards::Shards;
 use crate::model::shared::Shared;
-use crate::model::table::{MessageFormat, Table};
+use crate::model::table::{MessageFormat, Publisher, Table};
 use crate::model::view::{ClusterView, Versioned};
 use crate::model::{Node, NodeId};
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +26,8 @@ const FILES_KEPT: usize = 2;
 pub struct Routed {
     /// The routes.
     pub routes: TableRoutes,
+    /// Who published them.
+    pub publisher: Option<Publisher>,
     /// A hash of all that is written of them, credentials too: so it stays in this process, and is shown nowhere.
     pub content: u64,
     /// Their part of the cluster file.
@@ -46,6 +48,7 @@ impl Routed {
             text: render::clusters_of(&routes),
             expected: render::expected(&routes),
             distributed: distributed(table, &routes, insert_base_url).into(),
+            publisher: table.publisher(routes.epoch),
             routes,
         }
     }
@@ -131,7 +134,7 @@ impl MadeRoutes {
         if let Some((_, file)) = inner.files.iter().find(same) {
             return file.clone();
         }
-        let parts = tables.iter().map(|table| (&table.routes, table.text.as_str()));
+        let parts = tables.iter().map(|table| (&table.routes, table.publisher, table.text.as_str()));
         let file: Arc<str> = render::file(parts).into();
         if inner.files.len() >= FILES_KEPT {
             inner.files.pop_front();

@@ -9,8 +9,8 @@ use crate::model::ids::{Epoch, TableId};
 use crate::model::names;
 use crate::model::routes::RouteGroup;
 use crate::model::shared::Shared;
-use crate::model::table::{TableName, TableState};
-use crate::model::view::ClusterView;
+use crate::model::table::{Publisher, Table, TableName, TableState};
+use crate::model::view::{ClusterView, Versioned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use std::sync::Arc;
 pub struct Round {
     /// Every table's routes, with the user-facing tables to be there: the whole content of the cluster file.
     pub routes: Vec<Arc<Routed>>,
-    /// By table, the first number that no shard has had.
-    pub next_shards: BTreeMap<TableId, u32>,
+    /// The records of these tables.
+    pub records: BTreeMap<TableId, Shared<Versioned<Table>>>,
     /// Tables whose user-facing tables must go first.
     pub undistribute: BTreeMap<TableId, (TableName, String)>,
 }
@@ -39,7 +39,7 @@ pub fn round(
             let cluster = names::cluster(&record.name, *id, None);
             round.undistribute.insert(*id, (record.name.clone(), cluster));
         } else if record.epoch != Epoch(0) {
-            round.next_shards.insert(*id, record.next_shard);
+            round.records.insert(*id, table.clone());
             round.routes.extend(made.routes(view, table, groups, insert_base_url));
         }
     }
@@ -47,25 +47,33 @@ pub fn round(
 }
 
 /// Whether the store knows of everything that the present file was written for, of the tables of which nothing has been
-/// loaded since this daemon began. Epochs alone would not do: an older state that was restored soon publishes new ones.
+/// loaded since this daemon began. Epochs alone would not do: an older state that was restored soon publishes the same
+/// ones again, by another run of a daemon.
 ///
 /// # Errors
 /// [`routes::Error::Ahead`].
 pub fn known(file: &str, round: &Round, achieved: &Achieved) -> Result<(), routes::Error> {
-    let epochs = render::epochs(file);
+    let topologies = render::topologies(file);
     let first = |table: &&Arc<Routed>| !achieved.epochs.contains_key(&table.routes.table);
     for table in round.routes.iter().filter(first) {
         let routes = &table.routes;
         let (cluster, store) = (routes.cluster(), routes.epoch);
-        let Some(file_epoch) = epochs.get(cluster.as_str()).copied() else { continue };
+        let Some((file_epoch, by)) = topologies.get(cluster.as_str()).copied() else { continue };
         if file_epoch > store {
             let (file, store) = (file_epoch.to_string(), store.to_string());
             return Err(routes::Error::Ahead { cluster, file, store });
         }
-        let next = round.next_shards.get(&routes.table).copied().unwrap_or(u32::MAX);
+        let Some(record) = round.records.get(&routes.table).map(|table| &table.record) else { continue };
+        let next = record.next_shard;
         if let Some(shard) = render::newest_shard(file, &routes.name, routes.table).filter(|s| *s >= next) {
             let (file, store) = (format!("shard s{shard}"), format!("none from s{next} on"));
             return Err(routes::Error::Ahead { cluster, file, store });
+        }
+        if let (Some(by), Some(other)) = (by, record.publisher(file_epoch))
+            && by != other
+        {
+            let of = |publisher: Publisher| format!("{file_epoch} by {publisher}");
+            return Err(routes::Error::Ahead { cluster, file: of(by), store: of(other) });
         }
     }
     Ok(())
@@ -125,6 +133,7 @@ mod tests {
     use crate::actors::table::decide_tests::table;
     use crate::model::node::{ClickHouseEndpoint, Secret};
     use crate::model::routes::{RouteReplica, RouteShard, TableRoutes};
+    use crate::model::table::PUBLISHERS_MAX;
     use crate::model::{PartitionRange, ShardId};
 
     fn routed(endpoint: ClickHouseEndpoint, grouped: bool) -> Arc<Routed> {
@@ -174,11 +183,25 @@ mod tests {
         let at = now.routes[0].routes.epoch;
         assert_eq!(known("", &now, &none), Ok(()));
         // A shard that the store has not made, whatever the epochs.
-        let TableRoutes { table, name, .. } = now.routes[0].routes.clone();
-        now.next_shards.insert(table, 2);
-        let naming = |shard| file(at.0 - 1) + &names::replica_database(&name, table, ShardId(shard)) + "<";
+        let mut record = table(TableState::Active, at.0, 2);
+        record.published_by = [(Epoch(at.0 - 1), Publisher(40)), (at, Publisher(70))].into();
+        let (id, name) = (record.id, record.name.clone());
+        now.records.insert(id, Versioned { record, revision: 80 }.into());
+        let naming = |shard| file(at.0 - 1) + &names::replica_database(&name, id, ShardId(shard)) + "<";
         assert_eq!(known(&naming(1), &now, &none), Ok(()));
         assert!(matches!(known(&naming(12), &now, &none), Err(routes::Error::Ahead { .. })));
+        // The same epoch, published in a state of the store that is no more.
+        let published = |epoch, by| {
+            let routes = TableRoutes { epoch: Epoch(epoch), ..now.routes[0].routes.clone() };
+            render::file([(&routes, Some(Publisher(by)), "")].into_iter())
+        };
+        assert_eq!(known(&published(at.0, 70), &now, &none), Ok(()));
+        assert_eq!(known(&published(at.0 - 1, 40), &now, &none), Ok(()));
+        assert_eq!(known(&published(at.0 - 2, 40), &now, &none), Ok(()), "too long ago");
+        let (file_has, store_has) =
+            (format!("{at} by {}", Publisher(60)), format!("{at} by {}", Publisher(70)));
+        let other = routes::Error::Ahead { cluster: cluster.clone(), file: file_has, store: store_has };
+        assert_eq!(known(&published(at.0, 60), &now, &none), Err(other));
         assert_eq!(known(&file(at.0), &now, &none), Ok(()));
         assert_eq!(known(&file(at.0 - 1), &now, &none), Ok(()));
         let (higher, store) = (Epoch(at.0 + 1).to_string(), at.to_string());
@@ -189,6 +212,18 @@ mod tests {
             Ok(()),
             "of a table that the store does not know"
         );
+    }
+
+    #[test]
+    fn publishers_are_remembered_by_the_epoch_that_they_began_with() {
+        let mut record = table(TableState::Active, 0, 1);
+        [7, 7, 9].into_iter().for_each(|by| record.publish(Publisher(by)));
+        assert_eq!(record.published_by, [(Epoch(1), Publisher(7)), (Epoch(3), Publisher(9))].into());
+        let publishers = [0, 1, 2, 3, 9].map(|epoch| record.publisher(Epoch(epoch)).map(|by| by.0));
+        assert_eq!(publishers, [None, Some(7), Some(7), Some(9), Some(9)]);
+        (100..300).for_each(|by| record.publish(Publisher(by)));
+        assert_eq!(record.published_by.len(), PUBLISHERS_MAX);
+        assert_eq!(record.publisher(record.epoch), Some(Publisher(299)));
     }
 
     #[test]

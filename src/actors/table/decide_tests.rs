@@ -49,6 +49,7 @@ pub(in crate::actors) fn table(state: TableState, epoch: u64, shards: u32) -> Ta
         next_shard: shards,
         origin_offsets: Default::default(),
         delete_topics: false,
+        published_by: BTreeMap::new(),
     }
 }
 

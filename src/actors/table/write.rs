@@ -166,7 +166,7 @@ async fn write(lead: &Lead, basis: &Basis, change: &Change) -> Result<Revision, 
     }
     if change.publish {
         let mut record = table.record.clone();
-        record.epoch = record.epoch.next();
+        record.publish(lead.publisher);
         record.state = TableState::Active;
         tracing::info!(table = %record.name, epoch = %record.epoch, "topology published");
         writes.push(Write::Put { key: table_key, value: record.encode(), lease: None });

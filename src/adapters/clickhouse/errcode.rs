@@ -11,6 +11,8 @@ use super::Error;
 pub enum Doing {
     /// A batch of rows on its way in.
     Insert,
+    /// Rows that are only looked at, in a table of the session.
+    Judge,
     /// Making, changing or removing a table.
     Change,
     /// Only looking.
@@ -22,8 +24,8 @@ const MESSAGE_BYTES_MAX: usize = 600;
 
 /// The rows do not fit their table: parsing, conversion, ranges, constraints, default expressions.
 const BAD_ROWS: &[u32] = &[
-    3, 4, 6, 9, 25, 26, 27, 32, 33, 36, 38, 41, 43, 49, 53, 69, 70, 72, 73, 117, 128, 129, 130, 131, 153,
-    190, 246, 321, 349, 376, 395, 407, 434, 441, 452, 457, 467, 469, 475, 636, 675, 676, 691,
+    3, 4, 6, 9, 25, 26, 27, 32, 33, 36, 38, 41, 43, 53, 69, 70, 72, 73, 117, 128, 129, 130, 131, 153, 190,
+    246, 321, 349, 376, 395, 407, 434, 441, 452, 457, 467, 469, 475, 636, 675, 676, 691,
 ];
 /// Disk, memory, parts, read-only, too busy: may pass. What Poco and `std` throw (1000 to 1002) is I/O as a rule.
 const OVERLOADED: &[u32] = &[
@@ -62,13 +64,13 @@ pub fn classify(doing: Doing, what: &str, text: &str) -> Error {
         // A proxy, or no ClickHouse at all: whether something behind it acted cannot be known.
         let reason = format!("not an answer of ClickHouse: {message}");
         return match doing {
-            Doing::Read => Error::Unreachable { url: what.to_owned(), reason },
+            Doing::Read | Doing::Judge => Error::Unreachable { url: what.to_owned(), reason },
             Doing::Insert | Doing::Change => Error::OutcomeUnknown { what: what.to_owned(), reason },
         };
     };
     let is_one_of = |codes: &[u32]| codes.contains(&code);
     let interrupted = match doing {
-        Doing::Read => false,
+        Doing::Read | Doing::Judge => false,
         Doing::Change => is_one_of(INTERRUPTED),
         Doing::Insert => is_one_of(INTERRUPTED) || is_one_of(OVERLOADED) && !is_one_of(BEFORE_WRITING),
     };
@@ -82,10 +84,13 @@ pub fn classify(doing: Doing, what: &str, text: &str) -> Error {
         Error::Spoilt(what.to_owned())
     } else if is_one_of(OVERLOADED) || is_one_of(INTERRUPTED) {
         Error::Overloaded { code, message }
-    } else if doing == Doing::Insert && is_one_of(BAD_ROWS) {
+    } else if matches!(doing, Doing::Insert | Doing::Judge) && is_one_of(BAD_ROWS) {
         Error::BadRows { code, message }
     } else if doing == Doing::Change && is_one_of(EXISTS) {
         Error::Conflict(what.to_owned())
+    } else if doing == Doing::Insert {
+        // It may have struck between two parts of the block, of which the first is in.
+        Error::OutcomeUnknown { what: what.to_owned(), reason: message }
     } else {
         Error::Refused { code, message }
     }
@@ -131,6 +136,12 @@ mod tests {
         let full = "Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space";
         assert_eq!(classify(Doing::Insert, "x", full).retry(), Retry::OutcomeUnknown, "one part may be in");
         assert!(matches!(classify(Doing::Change, "x", full), Error::Overloaded { code: 243, .. }));
+        for any_other in
+            ["Code: 173, e.displayText() = DB::ErrnoException: Allocator: Cannot mmap", "Code: 49. Logical"]
+        {
+            assert_eq!(classify(Doing::Insert, "x", any_other).retry(), Retry::OutcomeUnknown, "{any_other}");
+            assert!(matches!(classify(Doing::Change, "x", any_other), Error::Refused { .. }));
+        }
         let cannot_open = |errno| {
             let text = format!(
                 "Code: 76, e.displayText() = DB::ErrnoException: Cannot open file /d/t.sql.tmp, {errno}"

@@ -112,14 +112,14 @@ impl HttpClickHouse {
         settings.extend(session.settings.clone());
         let call = Call {
             statement: &fill,
-            doing: Doing::Insert,
+            doing: Doing::Judge,
             what: "rows to be looked at",
             settings,
             deadline: CHANGE_DEADLINE,
         };
         self.transport().insert(call, &can, body).await?;
         let ask = Statement::PartitionsOf { table: &session.table, expression, partitions };
-        let answer = self.in_session(session, &ask, "RowBinary", Doing::Insert).await?;
+        let answer = self.in_session(session, &ask, "RowBinary", Doing::Judge).await?;
         let (values, rest) = answer.as_chunks::<4>();
         if !rest.is_empty() {
             return Err(refused("the server's answer is cut off"));

@@ -113,8 +113,12 @@ impl ClickHouse for FaultyClickHouse {
         self.ask("has_local", self.server.has_local(database)).await
     }
 
-    async fn close_gates(&self, database: &str) -> Result<(), Error> {
+    async fn close_gates(&self, database: &str) -> Result<u64, Error> {
         self.change("close_gates", self.server.close_gates(database)).await
+    }
+
+    async fn newest_gate(&self, database: &str) -> Result<u64, Error> {
+        self.ask("newest_gate", self.server.newest_gate(database)).await
     }
 
     async fn begin_seed(&self, replica: &ReplicaTables, nonce: u64) -> Result<(), Error> {

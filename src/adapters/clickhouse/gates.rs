@@ -37,6 +37,11 @@ pub(super) fn hash_of(database: &str) -> String {
     format!("{:08x}", crc32fast::hash(database.as_bytes()))
 }
 
+/// What the ids of statements begin with that drop a database.
+pub(super) fn drop_prefix(database: &str) -> String {
+    format!("{}drop-{}-", sql::OWN_QUERY_PREFIX, hash_of(database))
+}
+
 /// The id under which an insert runs: prefix, gate, then what the caller chose, in header-safe characters.
 pub(super) fn query_id(insert: &Insert) -> String {
     let chosen: String = insert.query_id.chars().filter(char::is_ascii_graphic).collect();
@@ -120,6 +125,8 @@ impl HttpClickHouse {
     }
 
     pub(super) async fn renew(&self, database: &str) -> Result<u64, Error> {
+        // A removal whose answer did not come may still wait for a reader: what is begun here would go with the rest.
+        self.wait_for(&drop_prefix(database), &format!("removal of {database}")).await?;
         let tables = self.names(&Statement::Tables(database)).await?;
         if !tables.iter().any(|table| table == sql::GATE_SOURCE) {
             return Err(Error::Missing(format!("{database}.{}", sql::GATE_SOURCE)));
@@ -133,14 +140,21 @@ impl HttpClickHouse {
         Ok(number)
     }
 
-    pub(super) async fn close(&self, database: &str) -> Result<(), Error> {
+    pub(super) async fn newest(&self, database: &str) -> Result<u64, Error> {
         let tables = self.names(&Statement::Tables(database)).await?;
-        let Some(highest) = tables.iter().filter_map(|table| gate_number(table)).max() else { return Ok(()) };
+        Ok(tables.iter().filter_map(|table| gate_number(table)).max().unwrap_or(0))
+    }
+
+    pub(super) async fn close(&self, database: &str) -> Result<u64, Error> {
+        let highest = self.newest(database).await?;
+        if highest == 0 {
+            return Ok(0);
+        }
         // A closed gate takes the next number, so that the number of an open one never comes again.
         let closed = |number| Statement::CreateClosedGate { database, number };
         match self.make_gate(database, highest + 1, closed).await {
-            Ok(number) => self.close_below(database, number).await,
-            Err(Error::Missing(_)) => Ok(()),
+            Ok(number) => self.close_below(database, number).await.map(|()| number),
+            Err(Error::Missing(_)) => Ok(0),
             Err(error) => Err(error),
         }
     }

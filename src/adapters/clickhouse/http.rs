@@ -126,7 +126,7 @@ impl Transport {
     /// No answer: harmless if it was only a look.
     fn silence(&self, call: &Call<'_>, reason: String) -> Error {
         match call.doing {
-            Doing::Read => Error::Unreachable { url: self.url.clone(), reason },
+            Doing::Read | Doing::Judge => Error::Unreachable { url: self.url.clone(), reason },
             Doing::Insert | Doing::Change => Error::OutcomeUnknown { what: call.what.to_owned(), reason },
         }
     }

@@ -448,7 +448,10 @@ pub trait ClickHouse: Send + Sync + 'static {
 
     /// Closes every gate of the replica and waits for the inserts inside; opens none. A later
     /// [`ClickHouse::renew_gate`] gives a number greater than any before. No error if there is no such database.
-    async fn close_gates(&self, database: &str) -> Result<(), Error>;
+    /// Returns what [`ClickHouse::newest_gate`] goes on to say until somebody opens one again.
+    async fn close_gates(&self, database: &str) -> Result<u64, Error>;
+    /// The number of the newest gate, open or closed; 0 if there is none.
+    async fn newest_gate(&self, database: &str) -> Result<u64, Error>;
 
     /// One batch through a gate.
     async fn insert(&self, insert: Insert) -> Result<(), Error>;

@@ -304,8 +304,12 @@ impl ClickHouse for HttpClickHouse {
         self.renew(database).await
     }
 
-    async fn close_gates(&self, database: &str) -> Result<(), Error> {
+    async fn close_gates(&self, database: &str) -> Result<u64, Error> {
         self.close(database).await
+    }
+
+    async fn newest_gate(&self, database: &str) -> Result<u64, Error> {
+        self.newest(database).await
     }
 
     async fn insert(&self, insert: Insert) -> Result<(), Error> {

@@ -99,6 +99,10 @@ impl HttpClickHouse {
             return Err(Error::Conflict(local.to_string()));
         }
         self.remove_staging(database, Some(nonce)).await?;
+        // Again: the last rename of an attempt whose answer was lost may have landed meanwhile. Now none can any more.
+        if self.described(&local).await?.is_some() {
+            return Err(Error::Conflict(local.to_string()));
+        }
         self.seeding().lock().await.retain(|(seeded, of), _| seeded != database || *of == nonce);
         let source = Statement::CreateGateSource { database, schema };
         match self.change(&source, database, Settings::new()).await {
@@ -211,6 +215,7 @@ impl HttpClickHouse {
     }
 
     pub(super) async fn finish(&self, database: &str, nonce: u64) -> Result<(), Error> {
+        self.sync_taken(database).await?;
         let mut memory = self.seeding().lock().await;
         let local = Self::local(database);
         match self.next_generation(database, nonce).await {

@@ -398,12 +398,15 @@ impl ClickHouse for SimClickHouse {
         Ok(number)
     }
 
-    async fn close_gates(&self, database: &str) -> Result<(), Error> {
+    async fn close_gates(&self, database: &str) -> Result<u64, Error> {
         let closed = self.call(|world| Ok(world.replicas.get_mut(database).map(Replica::close_gate))).await?;
-        match closed {
-            Some(left) => self.wait_for_inserts(database, &left).await,
-            None => Ok(()),
-        }
+        let Some((number, left)) = closed else { return Ok(0) };
+        self.wait_for_inserts(database, &left).await?;
+        Ok(number)
+    }
+
+    async fn newest_gate(&self, database: &str) -> Result<u64, Error> {
+        self.call(|world| Ok(world.replicas.get(database).map_or(0, |replica| replica.gate))).await
     }
 
     async fn insert(&self, insert: Insert) -> Result<(), Error> {

@@ -267,10 +267,10 @@ impl Replica {
         (self.gate, self.left.clone())
     }
 
-    /// Closes the gate; tells who tells of inserts that end.
-    pub fn close_gate(&mut self) -> Arc<Notify> {
+    /// Closes the gate; tells its number, and who tells of inserts that end.
+    pub fn close_gate(&mut self) -> (u64, Arc<Notify>) {
         self.open = false;
-        self.left.clone()
+        (self.gate, self.left.clone())
     }
 
     fn add_part(&mut self, (partition, time): (u32, &str), rows: &[&Row<'_>]) {

@@ -53,12 +53,13 @@ impl HttpClickHouse {
     /// table that never came to be) holds no rows.
     pub(super) async fn remove_database(&self, database: &str) -> Result<(), Error> {
         let remove = Statement::DropDatabase(database);
-        match self.change(&remove, database, Settings::new()).await {
+        let id = || super::seed::with_id(&super::gates::drop_prefix(database));
+        match self.change(&remove, database, id()).await {
             Err(Error::Overloaded { code: POCO, .. }) => {}
             removed => return removed,
         }
         self.make_database(database).await?;
-        let removed = self.change(&remove, database, Settings::new()).await;
+        let removed = self.change(&remove, database, id()).await;
         if matches!(removed, Err(Error::Overloaded { code: POCO, .. })) {
             let there = self.names(&Statement::Databases).await?;
             return if there.iter().any(|name| name == database) { removed } else { Ok(()) };

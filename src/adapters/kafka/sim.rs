@@ -32,6 +32,12 @@ pub enum Lost {
 
 type Topic = Vec<SimLog>;
 
+/// A group's position in a partition.
+struct Recorded {
+    committed: Committed,
+    at_ms: i64,
+}
+
 /// A topic made again has another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TopicId(u64);
@@ -42,7 +48,9 @@ pub(super) struct World {
     /// Those that are there: names take long to compare where there are many.
     topics: BTreeMap<TopicId, Topic>,
     topics_made: u64,
-    groups: BTreeMap<String, BTreeMap<TopicPartition, Committed>>,
+    groups: BTreeMap<String, BTreeMap<TopicPartition, Recorded>>,
+    /// How long a position is kept that nobody records again; `None`: for ever.
+    positions_kept_ms: Option<i64>,
     pub latency_ms: u64,
     pub unreachable: bool,
     lose_commits: Vec<Lost>,
@@ -109,11 +117,22 @@ impl World {
         i64::try_from(passed.as_millis()).unwrap_or(i64::MAX)
     }
 
+    fn position(&self, group: &str, source: &TopicPartition) -> Option<&Committed> {
+        let recorded = self.groups.get(group)?.get(source)?;
+        let is_kept = |kept_ms| self.now_ms() - recorded.at_ms <= kept_ms;
+        self.positions_kept_ms.is_none_or(is_kept).then_some(&recorded.committed)
+    }
+
+    fn record(&mut self, group: &str, source: TopicPartition, committed: Committed) {
+        let at_ms = self.now_ms();
+        let group = self.groups.entry(group.to_owned()).or_default();
+        group.insert(source, Recorded { committed, at_ms });
+    }
+
     /// All or nothing, as under a lock. What ends a transaction takes an offset of each partition, and one that is
     /// given up leaves the offsets of its messages too.
     fn send_once(&mut self, batch: NamedBatch) -> Result<BatchFate, Error> {
-        let before = self.groups.get(&batch.name).and_then(|group| group.get(&batch.mark));
-        if let Some(before) = before {
+        if let Some(before) = self.position(&batch.name, &batch.mark) {
             return Ok(BatchFate::SentBefore(before.metadata.clone()));
         }
         let targets: BTreeSet<_> = batch.messages.iter().map(|message| message.target.clone()).collect();
@@ -138,7 +157,7 @@ impl World {
             return Err(refusal);
         }
         let mark = Committed { next: 0, metadata: batch.note };
-        self.groups.entry(batch.name).or_default().insert(batch.mark, mark);
+        self.record(&batch.name, batch.mark, mark);
         Ok(BatchFate::Sent)
     }
 
@@ -186,6 +205,11 @@ impl SimKafka {
     /// How often lanes tell a partition's end again; seldom for worlds of many partitions.
     pub fn set_end_every_ms(&self, end_every_ms: u64) {
         self.world().end_every_ms = end_every_ms;
+    }
+
+    /// Has positions forgotten that nobody records again for so long (`offsets.retention.minutes`).
+    pub fn set_positions_kept_ms(&self, kept_ms: u64) {
+        self.world().positions_kept_ms = Some(i64::try_from(kept_ms).unwrap_or(i64::MAX));
     }
 
     /// Cuts everybody off, or lets them in again.
@@ -315,8 +339,7 @@ impl Kafka for SimKafka {
         sources: &[TopicPartition],
     ) -> Result<Vec<Option<Committed>>, Error> {
         let world = self.answer().await?;
-        let group = world.groups.get(group);
-        Ok(sources.iter().map(|source| group.and_then(|group| group.get(source)).cloned()).collect())
+        Ok(sources.iter().map(|source| world.position(group, source).cloned()).collect())
     }
 
     async fn commit(&self, group: &str, positions: &[(TopicPartition, Committed)]) -> Result<(), Error> {
@@ -330,8 +353,7 @@ impl Kafka for SimKafka {
             if world.log(source).is_none() {
                 return Err(Error::TopicMissing(source.topic.clone()));
             }
-            let group = world.groups.entry(group.to_owned()).or_default();
-            group.insert(source.clone(), position.clone());
+            world.record(group, source.clone(), position.clone());
         }
         fault.map_or(Ok(()), |_| Err(lost("positions recorded")))
     }

@@ -6,7 +6,9 @@
 
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::node::{ClickHouseEndpoint, Secret};
-use crate::model::table::{BatchLimits, Column, MessageFormat, ReplicationMode, Schema, Source, TopicLayout};
+use crate::model::table::{
+    BatchLimits, Column, MessageFormat, Publisher, ReplicationMode, Schema, Source, TopicLayout,
+};
 use crate::model::{Epoch, Node, NodeId, NodeState, PartitionId, PartitionRange};
 use crate::model::{
     Replica, ReplicaState, Shard, ShardId, ShardState, Table, TableId, TableName, TableState,
@@ -320,6 +322,7 @@ fn table_to_wire(table: &Table) -> wire::TableRecord {
             .map(|(partition, offset)| (partition.0, *offset))
             .collect(),
         delete_topics: table.delete_topics,
+        published_by: table.published_by.iter().map(|(from, by)| (from.0, by.0)).collect(),
     }
 }
 
@@ -341,6 +344,7 @@ fn table_from_wire(wire: wire::TableRecord) -> Result<Table, Problem> {
         next_shard: wire.next_shard,
         origin_offsets: origin.into(),
         delete_topics: wire.delete_topics,
+        published_by: wire.published_by.into_iter().map(|(from, by)| (Epoch(from), Publisher(by))).collect(),
     })
 }
 

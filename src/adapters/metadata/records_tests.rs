@@ -91,8 +91,11 @@ fn table() -> impl Strategy<Value = Table> {
     let origin = prop::collection::btree_map(any::<u32>().prop_map(PartitionId), any::<i64>(), 0..5);
     let numbers = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>());
     let texts = prop::array::uniform4(text());
-    (table_id(), texts, state, schema(), numbers, source(), origin, any::<bool>()).prop_map(
-        |(id, [database, table, ddl, by], state, schema, numbers, source, origin_offsets, delete_topics)| {
+    let published_by =
+        prop::collection::btree_map(any::<u64>().prop_map(Epoch), any::<u64>().prop_map(Publisher), 0..3);
+    (table_id(), texts, state, schema(), numbers, source(), (origin, published_by), any::<bool>()).prop_map(
+        |(id, [database, table, ddl, by], state, schema, numbers, source, maps, delete_topics)| {
+            let (origin_offsets, published_by) = maps;
             let (partitions, replicas, next_shard, epoch) = numbers;
             Table {
                 id,
@@ -109,6 +112,7 @@ fn table() -> impl Strategy<Value = Table> {
                 next_shard,
                 origin_offsets: origin_offsets.into(),
                 delete_topics,
+                published_by,
             }
         },
     )

@@ -8,7 +8,7 @@ use crate::adapters::clickhouse::ClusterReplica;
 use crate::model::ids::{Epoch, ShardId, TableId};
 use crate::model::names;
 use crate::model::routes::{RouteReplica, RouteShard, TableRoutes};
-use crate::model::table::TableName;
+use crate::model::table::{Publisher, TableName};
 use quick_xml::escape::escape;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,7 +25,7 @@ fn clusters(table: &TableRoutes) -> Vec<(String, &[RouteShard])> {
 /// The whole file. An empty slice gives a file without clusters, which takes earlier ones away.
 pub fn render(tables: &[TableRoutes]) -> String {
     let texts: Vec<String> = tables.iter().map(clusters_of).collect();
-    file(tables.iter().zip(texts.iter().map(String::as_str)))
+    file(tables.iter().zip(&texts).map(|(table, text)| (table, None, text.as_str())))
 }
 
 /// A table's part of the file.
@@ -39,27 +39,33 @@ pub fn clusters_of(table: &TableRoutes) -> String {
     out
 }
 
-/// The whole file, of tables and their parts of it.
-pub fn file<'a>(tables: impl Iterator<Item = (&'a TableRoutes, &'a str)>) -> String {
-    let ordered: BTreeMap<String, (&TableRoutes, &str)> =
-        tables.map(|(table, text)| (table.cluster(), (table, text))).collect();
+/// The whole file, of tables, who published them, and their parts of it.
+pub fn file<'a>(tables: impl Iterator<Item = (&'a TableRoutes, Option<Publisher>, &'a str)>) -> String {
+    let ordered: BTreeMap<String, (Epoch, Option<Publisher>, &str)> =
+        tables.map(|(table, by, text)| (table.cluster(), (table.epoch, by, text))).collect();
     let mut out = String::from(
         "<?xml version=\"1.0\"?>\n<!-- Written by Converthouse: changes made here are overwritten.\n",
     );
-    for (cluster, (table, _)) in &ordered {
-        push(&mut out, 5, &format!("{cluster}: epoch {}", table.epoch.0));
+    for (cluster, (epoch, by, _)) in &ordered {
+        let by = by.map_or_else(String::new, |by| format!(" by {by}"));
+        push(&mut out, 5, &format!("{cluster}: epoch {}{by}", epoch.0));
     }
     out.push_str("-->\n<yandex>\n    <remote_servers>\n");
-    ordered.values().for_each(|(_, text)| out.push_str(text));
+    ordered.values().for_each(|(_, _, text)| out.push_str(text));
     out.push_str("    </remote_servers>\n</yandex>\n");
     out
 }
 
-/// The epochs that a file was written for, by table's cluster: what [`file`] says at its head.
-pub fn epochs(file: &str) -> BTreeMap<&str, Epoch> {
+/// The topologies that a file was written for, by table's cluster: what [`file`] says at its head.
+pub fn topologies(file: &str) -> BTreeMap<&str, (Epoch, Option<Publisher>)> {
     let head = file.split_once("-->").map_or("", |(head, _)| head);
     let named = head.lines().filter_map(|line| line.trim().split_once(": epoch "));
-    named.filter_map(|(cluster, number)| Some((cluster, Epoch(number.parse().ok()?)))).collect()
+    let topology = |said: &str| {
+        let (epoch, by) = said.split_once(" by ").map_or((said, None), |(epoch, by)| (epoch, Some(by)));
+        let by = by.and_then(|by| u64::from_str_radix(by, 16).ok()).map(Publisher);
+        Some((Epoch(epoch.parse().ok()?), by))
+    };
+    named.filter_map(|(cluster, said)| Some((cluster, topology(said)?))).collect()
 }
 
 /// The highest number of a shard that a file names in databases of this table.

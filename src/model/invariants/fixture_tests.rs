@@ -48,6 +48,7 @@ fn table() -> Table {
         next_shard: 0,
         origin_offsets: Default::default(),
         delete_topics: false,
+        published_by: BTreeMap::new(),
     }
 }
 

@@ -130,6 +130,7 @@ fn table(of: &TraceTable, next_shard: u32) -> Table {
         next_shard,
         origin_offsets: Default::default(),
         delete_topics: false,
+        published_by: BTreeMap::new(),
     }
 }
 

@@ -213,7 +213,10 @@ impl Cluster {
         let began = Instant::now();
         loop {
             let status = self.status();
-            if status.as_ref().is_ok_and(&wanted) {
+            // A daemon that has just been started knows of no table.
+            let knows =
+                |status: &&ClusterStatus| !status.problems.iter().any(|p| p.contains("not been read yet"));
+            if status.as_ref().ok().filter(knows).is_some_and(&wanted) {
                 return;
             }
             let logs = || self.nodes.iter().map(Node::log_tail).collect::<Vec<_>>().join("\n");

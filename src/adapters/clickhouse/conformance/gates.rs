@@ -74,9 +74,13 @@ pub(super) async fn closed_gates_stay_closed_and_their_numbers_never_come_again(
     let mut highest = subject.with_gate().await;
     for step in 0..3 {
         subject.put(highest, 0, step..step + 1).await.expect("the gate is open");
+        let mut closed = 0;
         for _ in 0..2 {
-            subject.server.close_gates(&subject.database).await.expect("closing twice is no error");
+            closed = subject.server.close_gates(&subject.database).await.expect("closing twice is no error");
         }
+        assert!(closed >= highest, "{closed} is below {highest}");
+        let newest = async || subject.server.newest_gate(&subject.database).await.expect("asked");
+        assert_eq!(newest().await, closed, "nobody has opened one since");
         for number in highest..highest + 4 {
             let outcome = subject.put(number, 0, 100..101).await;
             assert!(outcome.is_err(), "none is open: {outcome:?}");
@@ -84,7 +88,8 @@ pub(super) async fn closed_gates_stay_closed_and_their_numbers_never_come_again(
         let outcome = subject.put(highest, 0, 100..101).await;
         assert!(matches!(outcome, Err(Error::Missing(_))), "{outcome:?}");
         let next = subject.server.renew_gate(&subject.database).await.expect("renewed");
-        assert!(next > highest, "{next} is not above {highest}");
+        assert!(next > closed, "{next} is not above {closed}");
+        assert_eq!(newest().await, next, "which tells of it");
         highest = next;
     }
     assert_eq!(subject.held(0, 0).await, [0, 1, 2]);

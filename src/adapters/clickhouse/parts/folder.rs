@@ -127,10 +127,10 @@ fn names_in(folder: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Removes what was frozen for copies that no longer run, at one disk.
-pub fn sweep_frozen(root: &Path, active: &BTreeSet<String>) -> io::Result<()> {
+pub fn sweep_frozen(root: &Path, is_active: impl Fn(&str) -> bool) -> io::Result<()> {
     let shadow = root.join("shadow");
     for name in names_in(&shadow)? {
-        if names::is_frozen(&name) && !active.contains(&name) {
+        if names::is_frozen(&name) && !is_active(&name) {
             remove(&shadow.join(name))?;
         }
     }
@@ -146,6 +146,15 @@ pub fn sweep_taken(root: &Path, wanted: &BTreeSet<String>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has all of the file system that holds a folder written to its disk; nothing where there is no such folder.
+pub fn sync(folder: &Path) -> io::Result<()> {
+    match File::open(folder) {
+        Ok(opened) => Ok(rustix::fs::syncfs(&opened)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Bytes that are free for us, and all, of the disk that holds a folder.
@@ -276,8 +285,8 @@ mod tests {
         for name in [ours.as_str(), active.as_str(), "1", "backup", "cvh_sendx"] {
             fs::create_dir_all(shadow.join(name).join("data")).unwrap();
         }
-        sweep_frozen(folder.path(), &BTreeSet::from([active.clone()])).unwrap();
-        sweep_frozen(&folder.path().join("none"), &BTreeSet::new()).unwrap();
+        sweep_frozen(folder.path(), |name| name == active).unwrap();
+        sweep_frozen(&folder.path().join("none"), |_| false).unwrap();
         assert_eq!(names_in(&shadow).unwrap(), ["1", "backup", active.as_str(), "cvh_sendx"]);
     }
 

@@ -122,17 +122,40 @@ impl HttpClickHouse {
             }
         }
         let access = self.parts();
-        let active = access.active.lock().expect("no panic while held").clone();
+        let active = access.active.clone();
         let here = access.options.data_folder.clone();
         let swept = blocking(move || {
             for (at, root) in roots.iter().enumerate() {
                 let root = here.clone().filter(|_| at == 0).unwrap_or_else(|| PathBuf::from(root));
-                folder::sweep_frozen(&root, &active)?;
+                // Asked name by name: a copy may begin while we list.
+                let is_active = |name: &str| active.lock().expect("no panic while held").contains(name);
+                folder::sweep_frozen(&root, is_active)?;
                 folder::sweep_taken(&root, &wanted)?;
             }
             Ok(())
         });
         swept.await.map_err(|error| trouble("what earlier copies left cannot be removed", &error))
+    }
+
+    /// Has what was gathered for a replica reach the disk, before it counts as whole: its source may go then, and old
+    /// parts that a power failure took would not be missed.
+    pub(super) async fn sync_taken(&self, database: &str) -> Result<(), Error> {
+        let Some(name) = names::taken_folder(database).filter(|_| !self.parts().options.off) else {
+            return Ok(());
+        };
+        let roots = match self.disk_roots().await {
+            Err(Error::NotByParts(_)) => return Ok(()),
+            roots => roots?,
+        };
+        let here = self.parts().options.data_folder.clone();
+        let synced = blocking(move || {
+            for (at, root) in roots.iter().enumerate() {
+                let root = here.clone().filter(|_| at == 0).unwrap_or_else(|| PathBuf::from(root));
+                folder::sync(&root.join(names::TAKEN_FOLDER).join(&name))?;
+            }
+            Ok(())
+        });
+        synced.await.map_err(|error| trouble("what was copied is not safe on the disk", &error))
     }
 
     /// Removes what was gathered for a replica.

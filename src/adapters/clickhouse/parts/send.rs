@@ -63,12 +63,13 @@ impl HttpClickHouse {
         self.check_mutations(&local).await?;
         let contents = self.contents(&local).await?;
         let of_partition = contents.iter().filter(|(_, content)| content.partition == wanted.partition);
-        let ids: Vec<String> = of_partition.map(|(id, _)| id.clone()).collect();
+        let expected: BTreeMap<String, u64> =
+            of_partition.map(|(id, content)| (id.clone(), content.rows)).collect();
         let active = self.parts().active.clone();
         let name = names::frozen(&Uuid::new_v4().simple().to_string());
         active.lock().expect("no panic while held").insert(name.clone());
         let frozen = Frozen { name, folders, active };
-        for id in &ids {
+        for id in expected.keys() {
             let freeze = Statement::FreezePartition { name: &local, partition_id: id, frozen: &frozen.name };
             self.change(&freeze, &format!("partition {id} of {local}"), Settings::new()).await?;
         }
@@ -79,13 +80,28 @@ impl HttpClickHouse {
         .await
         .map_err(|error| trouble("frozen parts", &error))?;
         let (found, paths) = found.map_err(|error| Error::NotByParts(error.to_string()))?;
-        if found.is_empty() && !ids.is_empty() {
+        if found.is_empty() && !expected.is_empty() {
             let at = frozen.folders.iter().map(|folder| folder.root.display().to_string());
             let at = at.collect::<Vec<_>>().join(", ");
             return Err(Error::NotByParts(format!("what its server froze is not below {at} for its daemon")));
         }
+        check_whole(&expected, &found)?;
         Ok(frozen.stream(found, paths, wanted.held))
     }
+}
+
+/// Refuses to send less than there was before the first freeze: each ClickHouse partition is frozen by a statement of
+/// its own, and what removes the folder between two of them (another daemon's sweep, an operator) leaves later ones.
+fn check_whole(expected: &BTreeMap<String, u64>, found: &[PartFiles]) -> Result<(), Error> {
+    for (id, rows) in expected {
+        let of_id = found.iter().filter(|part| parts::partition_id(&part.name) == Some(id.as_str()));
+        let frozen: u64 = of_id.map(|part| part.rows).sum();
+        if frozen < *rows {
+            let what = format!("{frozen} of {rows} rows of ClickHouse partition {id} are there");
+            return Err(trouble("frozen parts", &what));
+        }
+    }
+    Ok(())
 }
 
 impl Frozen {
