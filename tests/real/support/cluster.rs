@@ -213,9 +213,9 @@ impl Cluster {
         let began = Instant::now();
         loop {
             let status = self.status();
-            // A daemon that has just been started knows of no table.
-            let knows =
-                |status: &&ClusterStatus| !status.problems.iter().any(|p| p.contains("not been read yet"));
+            // A daemon that has just been started knows of no table; one that cannot read the store says why, by code.
+            let says = |status: &ClusterStatus, what| status.problems.iter().any(|told| told.contains(what));
+            let knows = |status: &&ClusterStatus| !says(status, "not been read yet") || says(status, "CVH-");
             if status.as_ref().ok().filter(knows).is_some_and(&wanted) {
                 return;
             }
