@@ -66,7 +66,7 @@ release: ## the program, optimised (target/release/converthouse)
 	@scripts/provision.sh rust build
 	@cargo build --locked --release
 
-# For `make proof`; CONVERTHOUSE_BINARY=$PWD/target/release/converthouse has it run another build of the program.
+# For `make proof`; CONVERTHOUSE_BINARY=/path/to/converthouse has it run another build of the program.
 MINUTES ?= 10
 SEED ?= 1
 .PHONY: proof

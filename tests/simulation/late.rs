@@ -2,8 +2,9 @@
 //! forgotten by now.
 
 use converthouse::actors::Options;
+use converthouse::model::PartitionId;
 use converthouse::model::control::DropTable;
-use converthouse::model::names;
+use converthouse::model::names::{self, TopicPartition};
 use converthouse::model::table::{Table, TableName, TableState};
 use converthouse::simulation::{self, Cluster, Failure, NewTable, Port, Setup, Weather};
 
@@ -21,10 +22,12 @@ async fn drop_with_topics(cluster: &Cluster, name: &TableName) -> Result<(), Fai
     cluster.ask("drop the table", drop).await
 }
 
+fn sources(table: &Table) -> impl Iterator<Item = TopicPartition> {
+    (0..table.partitions).map(|partition| names::topic_partition(&table.source, PartitionId(partition)))
+}
+
 fn has_topics(cluster: &Cluster, table: &Table) -> bool {
-    let partitions = (0..table.partitions).map(converthouse::model::PartitionId);
-    let mut sources = partitions.map(|partition| names::topic_partition(&table.source, partition));
-    sources.any(|source| cluster.kafka().ends(&source).is_some())
+    sources(table).any(|source| cluster.kafka().ends(&source).is_some())
 }
 
 /// The leader stands still so long after the store took note that the table is dropped; the next one deletes the
@@ -85,18 +88,13 @@ fn positions_of_quiet_partitions_outlive_what_brokers_keep() {
         cluster.produce_everywhere(&table, 100);
         cluster.until_nothing_lacks(300_000).await?;
         // No row tells of the newest message, and retention takes all of them.
-        let sources: Vec<_> = (0..table.partitions)
-            .map(|partition| {
-                names::topic_partition(&table.source, converthouse::model::PartitionId(partition))
-            })
-            .collect();
-        for source in &sources {
-            cluster.kafka().append(source, vec![None]);
+        for source in sources(&table) {
+            cluster.kafka().append(&source, vec![None]);
         }
         cluster.advance(300_000).await?;
-        for source in &sources {
-            let end = cluster.kafka().ends(source).expect("it is there").high;
-            cluster.kafka().truncate(source, end);
+        for source in sources(&table) {
+            let end = cluster.kafka().ends(&source).expect("it is there").high;
+            cluster.kafka().truncate(&source, end);
         }
         for _ in 0..8 {
             cluster.advance(DAY_MS).await?;

@@ -2,8 +2,8 @@
 //! not begin to.
 //!
 //! Pure but for the senders that it keeps. A parent goes on taking messages while its children link its parts for
-//! the first time; it stops when all of them wait for that, and never starts again beside a child that is whole:
-//! both would read the same topics.
+//! the first time; it stops when all of them wait for that, and never starts again beside a child that
+//! links them for the last time, or is whole: both would read the same topics.
 
 use super::reconcile::Place;
 use crate::model::ids::{NodeId, ShardId, TableId};

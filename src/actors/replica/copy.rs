@@ -155,8 +155,7 @@ impl Job {
     /// what this node recorded of a copy that it had before must not stand.
     async fn record(&self, positions: Vec<(TopicPartition, Option<Committed>)>) -> Result<(), kafka::Error> {
         // A half that is not published yet may still be given up: its parent's own positions must stand then.
-        let kafka = &self.ports.kafka;
-        let group = &match self.shard.state {
+        let group = match self.shard.state {
             ShardState::Preparing => names::preparing_group(&self.ports.group),
             _ => self.ports.group.clone(),
         };
@@ -165,11 +164,21 @@ impl Job {
             .filter(|(_, position)| position.is_none())
             .map(|(topic, _)| topic.clone())
             .collect();
-        let before = kafka.committed(group, &bare).await?;
-        let stale = bare.into_iter().zip(before).filter(|(_, before)| before.is_some());
-        let overwritten = stale.map(|(topic, _)| (topic, Committed::unknown()));
+        self.unrecord(&group, &bare).await?;
         let known = positions.into_iter().filter_map(|(topic, position)| Some((topic, position?)));
-        kafka.commit(group, &known.chain(overwritten).collect::<Vec<_>>()).await
+        self.ports.kafka.commit(&group, &known.collect::<Vec<_>>()).await
+    }
+
+    /// Overwrites what a group has recorded of these topics by nothing that says anything: brokers take none back.
+    pub(super) async fn unrecord(&self, group: &str, topics: &[TopicPartition]) -> Result<(), kafka::Error> {
+        let recorded = self.ports.kafka.committed(group, topics).await?;
+        let stale = topics.iter().zip(recorded).filter(|(_, recorded)| recorded.is_some());
+        let nothing = Committed { next: 0, metadata: String::new() };
+        let overwritten: Vec<_> = stale.map(|(topic, _)| (topic.clone(), nothing.clone())).collect();
+        if overwritten.is_empty() {
+            return Ok(());
+        }
+        self.ports.kafka.commit(group, &overwritten).await
     }
 
     /// Bytes by partition, of the first source that tells them; nothing depends on it but deadlines and reports.

@@ -162,17 +162,11 @@ impl Job {
         if self.was_whole() != Some(true) || self.table.schema.ttl.is_empty() {
             return Ok(());
         }
-        let kafka = &self.ports.kafka;
         let partitions = self.shard.range.partitions();
         let topics: Vec<TopicPartition> =
             partitions.map(|partition| names::topic_partition(&self.table.source, partition)).collect();
         for group in [self.ports.group.clone(), names::preparing_group(&self.ports.group)] {
-            let recorded = kafka.committed(&group, &topics).await.map_err(|e| e.told())?;
-            let stale = topics.iter().zip(recorded).filter(|(_, recorded)| recorded.is_some());
-            let unknown: Vec<_> = stale.map(|(topic, _)| (topic.clone(), Committed::unknown())).collect();
-            if !unknown.is_empty() {
-                kafka.commit(&group, &unknown).await.map_err(|e| e.told())?;
-            }
+            self.unrecord(&group, &topics).await.map_err(|e| e.told())?;
         }
         Ok(())
     }

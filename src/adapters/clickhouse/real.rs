@@ -290,7 +290,9 @@ impl ClickHouse for HttpClickHouse {
         // A copy that is not wanted any more would hold its table until it ended by itself.
         self.kill(&super::seed::id_prefix_of_all(database)).await?;
         self.remove_database(database).await?;
-        self.forget_taken(database).await;
+        if let Ok(gathered) = self.taken_folders(database).await {
+            self.forget_taken(gathered).await;
+        }
         Ok(())
     }
 

@@ -94,12 +94,9 @@ impl HttpClickHouse {
         let (database, schema) = (replica.database.as_str(), &replica.schema);
         ddl::check_replica_database(database)?;
         self.make_database(database).await?;
-        let local = Self::local(database);
-        if self.described(&local).await?.is_some() {
-            return Err(Error::Conflict(local.to_string()));
-        }
         self.remove_staging(database, Some(nonce)).await?;
-        // Again: the last rename of an attempt whose answer was lost may have landed meanwhile. Now none can any more.
+        // Not before: the last rename of an attempt whose answer was lost may land until now, and no longer.
+        let local = Self::local(database);
         if self.described(&local).await?.is_some() {
             return Err(Error::Conflict(local.to_string()));
         }
@@ -215,7 +212,8 @@ impl HttpClickHouse {
     }
 
     pub(super) async fn finish(&self, database: &str, nonce: u64) -> Result<(), Error> {
-        self.sync_taken(database).await?;
+        let gathered = self.taken_folders(database).await?;
+        self.sync_taken(&gathered).await?;
         let mut memory = self.seeding().lock().await;
         let local = Self::local(database);
         match self.next_generation(database, nonce).await {
@@ -233,7 +231,7 @@ impl HttpClickHouse {
         }
         memory.retain(|(seeded, _), _| seeded != database);
         self.remove_staging(database, None).await?;
-        self.forget_taken(database).await;
+        self.forget_taken(gathered).await;
         Ok(())
     }
 

@@ -117,13 +117,6 @@ pub struct Committed {
     pub metadata: String,
 }
 
-impl Committed {
-    /// What overwrites a position that must not stand: brokers take none back.
-    pub fn unknown() -> Self {
-        Self { next: 0, metadata: String::new() }
-    }
-}
-
 /// First readable offset and one past the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {

@@ -26,7 +26,7 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
-    /// It is of a later topology than the metadata store knows: an older state of the store has been restored.
+    /// It is of a topology that the metadata store does not know: an older state of the store has been restored.
     #[error(
         "{cluster}: the cluster file is of {file}, the metadata store knows {store}: it holds an older state than this \
          node has seen, so no database is removed here and routes stay as they are"

@@ -104,15 +104,28 @@ impl HttpClickHouse {
         Err(Error::NotByParts(format!("its server, {from}, is newer than this one, {to}")))
     }
 
-    /// See [`ClickHouse::sweep_parts`](super::ClickHouse::sweep_parts).
-    pub(super) async fn sweep(&self) -> Result<(), Error> {
-        if self.parts().options.off {
-            return Ok(());
+    /// The same as the daemon finds them; none where nothing is copied by parts.
+    async fn roots_here(&self) -> Result<Vec<PathBuf>, Error> {
+        let options = &self.parts().options;
+        if options.off {
+            return Ok(Vec::new());
         }
         let roots = match self.disk_roots().await {
-            Err(Error::NotByParts(_)) => return Ok(()),
+            Err(Error::NotByParts(_)) => return Ok(Vec::new()),
             roots => roots?,
         };
+        let here = |(at, root): (usize, String)| {
+            options.data_folder.clone().filter(|_| at == 0).unwrap_or_else(|| PathBuf::from(root))
+        };
+        Ok(roots.into_iter().enumerate().map(here).collect())
+    }
+
+    /// See [`ClickHouse::sweep_parts`](super::ClickHouse::sweep_parts).
+    pub(super) async fn sweep(&self) -> Result<(), Error> {
+        let roots = self.roots_here().await?;
+        if roots.is_empty() {
+            return Ok(());
+        }
         // Listed after the roots: a replica that is begun now has no files here yet.
         let mut wanted = BTreeSet::new();
         for database in self.names(&Statement::Databases).await? {
@@ -121,60 +134,39 @@ impl HttpClickHouse {
                 wanted.insert(folder);
             }
         }
-        let access = self.parts();
-        let active = access.active.clone();
-        let here = access.options.data_folder.clone();
+        let active = self.parts().active.clone();
         let swept = blocking(move || {
-            for (at, root) in roots.iter().enumerate() {
-                let root = here.clone().filter(|_| at == 0).unwrap_or_else(|| PathBuf::from(root));
+            for root in &roots {
                 // Asked name by name: a copy may begin while we list.
                 let is_active = |name: &str| active.lock().expect("no panic while held").contains(name);
-                folder::sweep_frozen(&root, is_active)?;
-                folder::sweep_taken(&root, &wanted)?;
+                folder::sweep_frozen(root, is_active)?;
+                folder::sweep_taken(root, &wanted)?;
             }
             Ok(())
         });
         swept.await.map_err(|error| trouble("what earlier copies left cannot be removed", &error))
     }
 
-    /// Has what was gathered for a replica reach the disk, before it counts as whole: its source may go then, and old
-    /// parts that a power failure took would not be missed.
-    pub(super) async fn sync_taken(&self, database: &str) -> Result<(), Error> {
-        let Some(name) = names::taken_folder(database).filter(|_| !self.parts().options.off) else {
-            return Ok(());
-        };
-        let roots = match self.disk_roots().await {
-            Err(Error::NotByParts(_)) => return Ok(()),
-            roots => roots?,
-        };
-        let here = self.parts().options.data_folder.clone();
-        let synced = blocking(move || {
-            for (at, root) in roots.iter().enumerate() {
-                let root = here.clone().filter(|_| at == 0).unwrap_or_else(|| PathBuf::from(root));
-                folder::sync(&root.join(names::TAKEN_FOLDER).join(&name))?;
-            }
-            Ok(())
-        });
+    /// Where files are gathered for a replica, one folder a disk; they need not be there.
+    pub(super) async fn taken_folders(&self, database: &str) -> Result<Vec<PathBuf>, Error> {
+        let Some(name) = names::taken_folder(database) else { return Ok(Vec::new()) };
+        let roots = self.roots_here().await?;
+        Ok(roots.into_iter().map(|root| root.join(names::TAKEN_FOLDER).join(&name)).collect())
+    }
+
+    /// Has what was gathered reach the disk, before the replica counts as whole: its source may go then, and old parts
+    /// that a power failure took would not be missed.
+    pub(super) async fn sync_taken(&self, folders: &[PathBuf]) -> Result<(), Error> {
+        let folders = folders.to_vec();
+        let synced = blocking(move || folders.iter().try_for_each(|folder| folder::sync(folder)));
         synced.await.map_err(|error| trouble("what was copied is not safe on the disk", &error))
     }
 
-    /// Removes what was gathered for a replica.
-    pub(super) async fn forget_taken(&self, database: &str) {
-        let Some(name) = names::taken_folder(database) else { return };
-        if self.parts().options.off {
-            return;
-        }
-        let Ok(roots) = self.disk_roots().await else { return };
-        let here = self.parts().options.data_folder.clone();
-        let removed = blocking(move || {
-            for (at, root) in roots.iter().enumerate() {
-                let root = here.clone().filter(|_| at == 0).unwrap_or_else(|| PathBuf::from(root));
-                folder::remove(&root.join(names::TAKEN_FOLDER).join(&name))?;
-            }
-            Ok(())
-        });
+    /// Removes what was gathered; what cannot be removed now goes with a later sweep.
+    pub(super) async fn forget_taken(&self, folders: Vec<PathBuf>) {
+        let removed = blocking(move || folders.iter().try_for_each(|folder| folder::remove(folder)));
         if let Err(error) = removed.await {
-            tracing::info!(database, error, "what was gathered for a copy is not removed yet");
+            tracing::info!(error, "what was gathered for a copy is not removed yet");
         }
     }
 }

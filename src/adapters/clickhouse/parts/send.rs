@@ -186,3 +186,21 @@ fn send_file(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_frozen_by_half_is_not_sent() {
+        let part = |name: &str, rows| PartFiles { name: name.into(), rows, files: Vec::new() };
+        let expected = BTreeMap::from([("7-201801".to_owned(), 30), ("7-201802".to_owned(), 5)]);
+        let january = [part("7-201801_1_4_1", 20), part("7-201801_5_5_0", 10)];
+        let february = part("7-201802_2_2_0_9", 6);
+        let whole = [january.as_slice(), std::slice::from_ref(&february)].concat();
+        assert_eq!(check_whole(&expected, &whole), Ok(()), "rows that came since are no fault");
+        for lacking in [&whole[1..], &whole[..2], &[]] {
+            assert!(check_whole(&expected, lacking).is_err(), "{lacking:?}");
+        }
+    }
+}
