@@ -142,6 +142,11 @@ pub enum Event {
         /// Which.
         node: Target,
     },
+    /// A node's disk is replaced by an empty one. Its server is down until it is started, and then holds nothing.
+    ReplaceDisk {
+        /// Whose.
+        node: Target,
+    },
     /// All machines of a zone die.
     StopZone {
         /// Which.
@@ -250,6 +255,7 @@ impl Event {
             | Self::StopNode { node }
             | Self::StartNode { node }
             | Self::LoseNode { node }
+            | Self::ReplaceDisk { node }
             | Self::SlowNode { node, .. }
             | Self::Cut { node, .. }
             | Self::Join { node }
@@ -342,6 +348,12 @@ impl Cluster {
                 let node = at(node)?;
                 self.set_machine(&node, false)?;
                 self.with(node.as_str(), |sim| sim.lost = true)?;
+            }
+            Event::ReplaceDisk { node } => {
+                let node = at(node)?;
+                self.set_clickhouse(node.as_str(), false)?;
+                self.row(&format!("script replaces the disk of {node}"));
+                self.with(node.as_str(), |sim| sim.server.replace_disk())?;
             }
             Event::StopZone { zone } => self.set_zone(zone, false)?,
             Event::StartZone { zone } => self.set_zone(zone, true)?,

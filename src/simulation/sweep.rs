@@ -13,6 +13,9 @@ use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::ops::ControlFlow;
 
+/// In the worlds of every so many seeds disks are replaced.
+const DISKS_FAIL_EVERY: u64 = 10;
+
 struct Dice(Xoshiro256PlusPlus);
 
 impl Dice {
@@ -70,6 +73,16 @@ pub fn draw(seed: u64) -> Case {
             events.push(Timed { at: later, event: undone });
         }
         events.push(Timed { at, event });
+    }
+    // What came later is drawn last, and for seeds of its own: the others stay what they were when they found something.
+    if seed.is_multiple_of(DISKS_FAIL_EVERY) {
+        for _ in 0..dice.small(1, 2) {
+            let node = dice.node(nodes);
+            let at = Span(dice.range(0, faults_end.0));
+            let back = Span((at.0 + dice.range(50, 20_000)).min(faults_end.0));
+            events.push(Timed { at, event: Event::ReplaceDisk { node: node.clone() } });
+            events.push(Timed { at: back, event: Event::StartClickhouse { node } });
+        }
     }
     events.sort_by_key(|timed| timed.at);
     Case {

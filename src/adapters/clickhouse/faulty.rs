@@ -20,6 +20,8 @@ use std::sync::Arc;
 const DEADLINE_MS: u64 = 30_000;
 /// When a daemon sees that no copy runs that it waits for.
 const LOST_COPY_MS: u64 = 30_000;
+/// When links break off that are carried out in part: within the second partition, at the pace of a healthy server.
+const LINKS_BREAK_OFF_MS: u64 = 9;
 /// How long a partition's parts may take to come; who sends them tells of what is slower.
 const TAKE_DEADLINE_MS: u64 = 24 * 3_600_000;
 
@@ -132,7 +134,10 @@ impl ClickHouse for FaultyClickHouse {
         source: &str,
         range: PartitionRange,
     ) -> Result<u64, Error> {
-        self.change("link_partitions", self.server.link_partitions(database, nonce, source, range)).await
+        let breaks_off = self.line.happens(self.line.weather().partial_per_mille);
+        let deadline_ms = if breaks_off { LINKS_BREAK_OFF_MS } else { DEADLINE_MS };
+        let links = self.server.link_partitions(database, nonce, source, range);
+        self.carry(Call::changes("link_partitions", deadline_ms), links).await
     }
 
     async fn copy_partition(

@@ -325,7 +325,7 @@ impl ClickHouse for SimClickHouse {
         source: &str,
         range: PartitionRange,
     ) -> Result<u64, Error> {
-        self.call(|world| world.link(database, nonce, source, range)).await
+        self.link(database, nonce, source, range).await
     }
 
     async fn copy_partition(

@@ -1,7 +1,7 @@
 //! How a simulated server seeds replicas: staging tables, links within it, copies from other simulated servers.
 //!
-//! A staging table is a [`Replica`] that is not yet among the replicas. A partition is linked or selected whole, at one
-//! moment; a copy by parts takes one ClickHouse partition after the other ([`PartitionRows::half_of`]).
+//! A staging table is a [`Replica`] that is not yet among the replicas. A partition is selected whole, at one moment; a
+//! link or a copy by parts takes one ClickHouse partition after the other ([`PartitionRows::half_of`]).
 
 use super::sim::SimClickHouse;
 use super::sim_rows::HeldRows;
@@ -43,6 +43,30 @@ impl SimServers {
     }
 }
 
+/// Links within the server.
+impl SimClickHouse {
+    /// One partition after the other, each in two steps, as a real server links one ClickHouse partition after the
+    /// other: what is given up on the way, or dies with the server, has linked some.
+    pub(super) async fn link(
+        &self,
+        database: &str,
+        nonce: u64,
+        source: &str,
+        range: PartitionRange,
+    ) -> Result<u64, Error> {
+        let mut linked = 0;
+        for partition in self.call(|world| world.differing(database, nonce, source, range)).await? {
+            let mut rows = self.call(|world| world.linkable(source, partition)).await?;
+            let link = |world: &mut World| {
+                rows.half_of(&world.linkable(source, partition)?);
+                Ok(world.seed(database, nonce)?.put(partition, rows))
+            };
+            linked += self.call(link).await?;
+        }
+        Ok(linked)
+    }
+}
+
 /// What copies take, and what rows weigh.
 impl SimClickHouse {
     /// Bytes a second that its disk or network lets through for copies; 0: all at once.
@@ -58,6 +82,16 @@ impl SimClickHouse {
     /// Bytes that came with copies so far.
     pub fn copied_bytes(&self) -> u64 {
         self.world().copied_bytes
+    }
+
+    /// Gives it an empty disk, while it is down: its tables and databases are gone, also those of users.
+    pub fn replace_disk(&self) {
+        self.world().lose_all();
+    }
+
+    /// Whether it ever was given an empty disk.
+    pub fn disk_replaced(&self) -> bool {
+        self.world().disk_replaced
     }
 
     /// The disk: in all, and free.
@@ -148,27 +182,30 @@ impl World {
         self.seeds.get_mut(&(database.to_owned(), nonce)).ok_or_else(missing)
     }
 
-    pub fn link(
+    /// The partitions of which a staging table does not hold what a replica here does.
+    fn differing(
         &mut self,
         database: &str,
         nonce: u64,
         source: &str,
         range: PartitionRange,
-    ) -> Result<u64, Error> {
-        let mutating = self.mutating;
-        let from = self.replica(source)?;
-        if mutating {
-            return Err(Error::Mutating(source.to_owned()));
-        }
-        let schema = from.schema.clone();
-        let taken: Vec<_> = range.partitions().map(|partition| (partition, from.taken(partition))).collect();
-        let seed = self.seed(database, nonce)?;
-        if seed.schema != schema {
+    ) -> Result<Vec<PartitionId>, Error> {
+        self.replica(source)?;
+        let (from, seed) = (&self.replicas[source], (database.to_owned(), nonce));
+        let Some(seed) = self.seeds.get(&seed) else { return Ok(range.partitions().collect()) };
+        if seed.schema != from.schema {
             let message = "Tables have different structure".to_owned();
             return Err(Error::Refused { code: 122, message });
         }
-        let linked = taken.into_iter().map(|(partition, rows)| seed.put(partition, rows));
-        Ok(linked.sum())
+        let differs = |partition: &PartitionId| from.rows.get(&partition.0) != seed.rows.get(&partition.0);
+        Ok(range.partitions().filter(differs).collect())
+    }
+
+    /// What a replica here holds of a partition, if that may be linked.
+    fn linkable(&mut self, source: &str, partition: PartitionId) -> Result<PartitionRows, Error> {
+        let mutating = self.mutating;
+        let rows = self.replica(source)?.taken(partition);
+        if mutating { Err(Error::Mutating(source.to_owned())) } else { Ok(rows) }
     }
 
     pub fn finish_seed(&mut self, database: &str, nonce: u64) -> Result<(), Error> {

@@ -62,6 +62,8 @@ pub(super) struct World {
     pub bad: Option<Judge>,
     /// Broken on purpose: see [`SimClickHouse::leave_gates_open`](super::SimClickHouse::leave_gates_open).
     pub gates_stay_open: bool,
+    /// Whether it ever lost what it kept.
+    pub disk_replaced: bool,
     /// Gates made so far: no number comes again.
     gates: u64,
     routes: SimRoutes,
@@ -95,6 +97,7 @@ impl World {
             faults: VecDeque::new(),
             bad: None,
             gates_stay_open: false,
+            disk_replaced: false,
             gates: 0,
             routes,
         }
@@ -210,6 +213,19 @@ impl World {
         let all: BTreeSet<&String> = self.replicas.keys().chain(seeded).collect();
         self.told_databases = all.into_iter().cloned().collect::<Vec<_>>().into();
         self.told_databases.clone()
+    }
+
+    /// Everything that it kept is gone.
+    pub fn lose_all(&mut self) {
+        // Who waits for inserts to end has nothing left to wait for.
+        self.replicas.values().for_each(|replica| replica.left.notify_waiters());
+        self.replicas.clear();
+        self.seeds.clear();
+        self.taken.clear();
+        self.distributed.clear();
+        self.foreign.clear();
+        self.disk_free_bytes = self.disk_total_bytes;
+        self.disk_replaced = true;
     }
 
     /// Reads the cluster file.
