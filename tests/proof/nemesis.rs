@@ -71,15 +71,17 @@ impl<'a> Nemesis<'a> {
                 deck = self.deal();
                 deck.pop().unwrap()
             });
-            let possible = match blow {
-                Blow::DiskFilled => self.disk.is_some(),
-                Blow::CablePulled => cluster.namespace.is_some(),
-                _ => true,
-            };
-            if possible {
+            if !self.impossible(cluster).contains(&blow) {
                 self.strike(cluster, readers, blow).await;
             }
         }
+    }
+
+    /// Blows for which this machine has not what they need.
+    pub fn impossible(&self, cluster: &Cluster) -> BTreeSet<Blow> {
+        let disk = self.disk.is_none().then_some(Blow::DiskFilled);
+        let namespace = cluster.namespace.is_none().then_some(Blow::CablePulled);
+        disk.into_iter().chain(namespace).collect()
     }
 
     async fn strike(&mut self, cluster: &mut Cluster, readers: &Readers, blow: Blow) {

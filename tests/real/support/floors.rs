@@ -26,6 +26,8 @@ pub struct Watched {
     /// As routes name it.
     pub port: u16,
     pub cluster: String,
+    /// The settings that it has.
+    pub knows: Arc<BTreeSet<String>>,
 }
 
 #[derive(Clone)]

@@ -13,6 +13,13 @@ use tokio::task::JoinHandle;
 
 /// Ids that the queries which count distinct ones look at: they must not get slower with the table.
 const SOME: u64 = 100_000;
+/// Rows whose keys are asked for at once.
+const KEYS: u64 = 2_000;
+/// What counts as recent: offsets of a partition, and ids.
+const RECENT: u64 = 20_000;
+/// How often a query is asked that breaks off as a server goes away.
+const TRIES: u64 = 4;
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// A reader rests as long as its query took, within these.
 const REST_MIN: Duration = Duration::from_millis(20);
 const REST_MAX: Duration = Duration::from_secs(2);
@@ -60,6 +67,14 @@ impl Outages {
         let torn = all.iter().any(|(_, from, until)| during(*from, *until));
         torn.then_some("a server was killed or cut off while it answered")
     }
+
+    /// Whether more than one server was down since then: a shard may have had no replica.
+    fn several(&self, since: Instant) -> bool {
+        let all = self.0.lock().unwrap();
+        let overlaps = |until: Option<Instant>| until.is_none_or(|until| until >= since);
+        let down = all.iter().filter(|(node, _, until)| !node.starts_with(&way_to("")) && overlaps(*until));
+        down.map(|(node, ..)| node).collect::<BTreeSet<_>>().len() > 1
+    }
 }
 
 /// What an outage is called of a server that nobody reaches; while it lasts, readers do not ask that one.
@@ -77,33 +92,35 @@ pub struct Verdict {
     pub unjudged: u64,
     /// Answers that are not true, as they were.
     pub wrong: Vec<String>,
-    /// Queries that failed without a server being down.
+    /// Queries that failed without a server being down, or again and again though only one was.
     pub unexplained: Vec<String>,
-    pub explained: BTreeMap<&'static str, u64>,
+    /// Queries that broke off, and were answered when they were asked again.
+    pub again: BTreeMap<&'static str, u64>,
+    /// Queries that were not answered, while several servers were down.
+    pub failed: u64,
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { answered, judged, unjudged, wrong, unexplained, explained } = self;
-        let failed = unexplained.len() as u64 + explained.values().sum::<u64>();
-        writeln!(f, "queries answered {answered}, wrong {}, failed {failed}", wrong.len())?;
+        let Self { answered, judged, unjudged, wrong, unexplained, again, failed } = self;
+        let all = unexplained.len() as u64 + failed;
+        writeln!(f, "queries answered {answered}, wrong {}, failed {all}", wrong.len())?;
         writeln!(
             f,
             "  {judged} compared with what every copy held before; not known what to compare {unjudged} with"
         )?;
-        for (why, times) in explained {
-            writeln!(f, "  {times:>4}  {why}")?;
+        for (why, times) in again {
+            writeln!(f, "  {times:>4}  answered when asked again, as {why}")?;
         }
-        writeln!(f, "  {:>4}  without a reason", unexplained.len())
+        writeln!(f, "  {failed:>4}  failed while servers of all of a shard's replicas may have been down")?;
+        writeln!(f, "  {:>4}  failed without a reason", unexplained.len())
     }
 }
 
 type Asked = Arc<Mutex<Vec<Watched>>>;
 
 pub struct Readers {
-    nodes: Asked,
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
+    shared: Shared,
     floors: Floors,
     tasks: Vec<JoinHandle<Verdict>>,
     watching: JoinHandle<()>,
@@ -124,16 +141,14 @@ pub async fn prepare(node: &Node, cluster: &str) {
 impl Readers {
     /// So many readers, of no node yet.
     pub fn start(readers: u64, outages: Outages) -> Self {
-        let (nodes, stop) = (Asked::default(), Arc::new(AtomicBool::new(false)));
-        let (turn, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let shared = || (stop.clone(), turn.clone(), answered.clone());
+        let shared = Shared::default();
         let (floors, ended) = (Floors::default(), Arc::new(AtomicBool::new(false)));
-        let read = |_| tokio::spawn(read(nodes.clone(), outages.clone(), floors.clone(), shared()));
+        let read = |_| tokio::spawn(read(shared.clone(), outages.clone(), floors.clone()));
         let tasks = (0..readers).map(read).collect();
         let over = ended.clone();
-        let watch = floors.clone().watch(nodes.clone(), move || over.load(Ordering::Relaxed));
+        let watch = floors.clone().watch(shared.nodes.clone(), move || over.load(Ordering::Relaxed));
         let watching = tokio::spawn(watch);
-        Self { nodes, stop, answered, floors, tasks, watching, ended }
+        Self { shared, floors, tasks, watching, ended }
     }
 
     /// So many readers of all nodes that there are now, of which none goes down. Every partition must hold rows
@@ -149,8 +164,8 @@ impl Readers {
 
     /// Waits until so many more queries have been answered.
     pub async fn flow(&self, queries: u64) {
-        let until = self.answered.load(Ordering::Relaxed) + queries;
-        while self.answered.load(Ordering::Relaxed) < until {
+        let until = self.shared.answered.load(Ordering::Relaxed) + queries;
+        while self.shared.answered.load(Ordering::Relaxed) < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -159,19 +174,23 @@ impl Readers {
     pub async fn add(&self, node: &Node, cluster: &str) {
         prepare(node, cluster).await;
         let (name, port, cluster) = (node.id.clone(), node.route_port, cluster.to_owned());
-        self.nodes.lock().unwrap().push(Watched { node: name, client: node.client(), port, cluster });
+        let knows = node.query("SELECT name FROM system.settings").await.unwrap();
+        let knows = Arc::new(knows.lines().map(str::to_owned).collect());
+        let watched = Watched { node: name, client: node.client(), port, cluster, knows };
+        self.shared.nodes.lock().unwrap().push(watched);
     }
 
     pub async fn end(self) -> Verdict {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         let mut all = Verdict::default();
         for task in self.tasks {
             let one = task.await.unwrap();
             all.answered += one.answered;
             all.wrong.extend(one.wrong);
             all.unexplained.extend(one.unexplained);
-            for (why, times) in one.explained {
-                *all.explained.entry(why).or_default() += times;
+            all.failed += one.failed;
+            for (why, times) in one.again {
+                *all.again.entry(why).or_default() += times;
             }
         }
         self.ended.store(true, Ordering::Relaxed);
@@ -187,71 +206,178 @@ impl Readers {
 type Judge = fn(&str) -> Option<String>;
 
 /// A query, what its answer is judged by at once, and what by when it is known how much it must show.
-fn question(turn: u64) -> (String, Judge, Least) {
-    match turn % 5 {
-        0 | 1 => (
+struct Question {
+    sql: String,
+    judge: Judge,
+    least: Least,
+    settings: &'static [(&'static str, &'static str)],
+}
+
+/// A number that has nothing to do with its neighbours': which server is asked must not depend on what it is asked.
+/// The last steps of splitmix64.
+fn drawn(turn: u64) -> u64 {
+    let mixed = (turn ^ (turn >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+fn user_of(id: u64) -> u64 {
+    let text = String::from_utf8(event(id).payload.unwrap().to_vec()).unwrap();
+    serde_json::from_str::<serde_json::Value>(&text).unwrap()["user"].as_u64().unwrap()
+}
+
+/// `rows` is how many the table had a short while ago.
+fn question(turn: u64, rows: u64) -> Question {
+    let plain = |sql: String, judge, least| Question { sql, judge, least, settings: &[] };
+    match turn % 6 {
+        0 => plain(
             "SELECT _cvh_partition, count(), min(_cvh_offset), max(_cvh_offset), sum(_cvh_offset) FROM check.all \
              GROUP BY _cvh_partition ORDER BY _cvh_partition"
                 .to_owned(),
             torn,
             short,
         ),
-        2 => (format!("SELECT 0, count(), uniqExact(id) FROM shop.events WHERE id < {SOME}"), twice, some),
+        1 => {
+            let from = (rows / PARTITIONS).saturating_sub(RECENT);
+            let recent = format!("WHERE _cvh_offset >= {from} GROUP BY _cvh_partition");
+            let columns = "_cvh_partition, count(), uniqExact(_cvh_offset), min(_cvh_offset), max(_cvh_offset)";
+            plain(format!("SELECT {columns} FROM check.all {recent}"), gaps, anything)
+        }
+        2 => plain("SELECT 0, count() FROM shop.events".to_owned(), |_| None, fewer),
         3 => {
-            let keys = format!("FROM shop.events WHERE id < {SOME} GROUP BY k");
-            (format!("SELECT user % 100 AS k, count(), uniqExact(id) {keys}"), twice, some)
+            plain(format!("SELECT 0, count(), uniqExact(id) FROM shop.events WHERE id < {SOME}"), twice, some)
+        }
+        4 => {
+            // Of the first rows it is known whether every copy held them; the last ones are in the shards' newest parts.
+            let (from, least): (u64, Least) = match drawn(turn ^ 1) % 2 {
+                0 => (drawn(turn) % (SOME - KEYS), keys),
+                _ => (rows.saturating_sub(RECENT), anything),
+            };
+            let of = format!("WHERE id >= {from} AND id < {} GROUP BY user", from + KEYS);
+            Question {
+                sql: format!("SELECT user, count(), uniqExact(id) FROM shop.events {of}"),
+                judge: key_twice,
+                least,
+                settings: &[("distributed_group_by_no_merge", "1")],
+            }
         }
         _ => {
-            let id = turn.wrapping_mul(7919) % SOME;
-            let text = String::from_utf8(event(id).payload.unwrap().to_vec()).unwrap();
-            let row: serde_json::Value = serde_json::from_str(&text).unwrap();
-            let point = format!("WHERE user = {} GROUP BY id", row["user"]);
-            (format!("SELECT id, count(), uniqExact(id) FROM shop.events {point}"), twice, one)
+            let point = format!("WHERE user = {} GROUP BY id", user_of(drawn(turn) % SOME));
+            Question {
+                sql: format!("SELECT id, count(), uniqExact(id) FROM shop.events {point}"),
+                judge: twice,
+                least: one,
+                settings: &[("optimize_skip_unused_shards", "1")],
+            }
         }
     }
 }
 
-/// Whether to stop, queries begun, queries answered.
-type Shared = (Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>);
+/// What all readers share: whether to stop, queries begun, queries answered, rows that were seen last.
+#[derive(Clone, Default)]
+struct Shared {
+    nodes: Asked,
+    stop: Arc<AtomicBool>,
+    turn: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
+    rows: Arc<AtomicU64>,
+}
 
-async fn read(nodes: Asked, outages: Outages, floors: Floors, (stop, turn, answered): Shared) -> Verdict {
+impl Shared {
+    /// A server for one try of a query; none if there is none, or if nobody would hear from it.
+    fn pick(&self, turn: u64, tries: u64, outages: &Outages) -> Option<Watched> {
+        let (nodes, down) = (self.nodes.lock().unwrap(), outages.now());
+        let at = |nodes: usize| (drawn(turn.wrapping_mul(3)) + tries) as usize % nodes;
+        let asked = (!nodes.is_empty()).then(|| nodes[at(nodes.len())].clone());
+        // Readers that all wait for one that is silent would ask nobody else.
+        asked.filter(|asked| !down.contains(&way_to(&asked.node)))
+    }
+}
+
+async fn ask(server: &Watched, question: &Question) -> Result<String, clickhouse::error::Error> {
+    let mut client = server.client.clone().with_setting("load_balancing", "random");
+    for (name, value) in question.settings.iter().filter(|(name, _)| server.knows.contains(*name)) {
+        client = client.with_setting(*name, *value);
+    }
+    let bytes = client.query_raw(&question.sql).fetch_bytes("TabSeparatedRaw")?.collect().await?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+async fn read(shared: Shared, outages: Outages, floors: Floors) -> Verdict {
     let mut verdict = Verdict::default();
-    while !stop.load(Ordering::Relaxed) {
-        let turn = turn.fetch_add(1, Ordering::Relaxed);
-        let asked = {
-            let (nodes, down) = (nodes.lock().unwrap(), outages.now());
-            let asked = (!nodes.is_empty()).then(|| nodes[turn as usize % nodes.len()].clone());
-            // Readers that all wait for one that is silent would ask nobody else.
-            asked.filter(|asked| !down.contains(&way_to(&asked.node)))
-        };
-        let Some(Watched { node, client, .. }) = asked else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let ((sql, judge, least), began) = (question(turn), Instant::now());
-        let client = client.with_setting("load_balancing", "random");
-        let answer = async { client.query_raw(&sql).fetch_bytes("TabSeparatedRaw")?.collect().await };
-        match answer.await {
-            Ok(bytes) => {
-                let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-                verdict.wrong.extend(judge(&text).map(|why| format!("{node}: {sql}: {why}:\n{text}")));
-                floors.judge(Seen { node, began, ended: Instant::now(), sql, text, least });
-                verdict.answered += 1;
-                answered.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => match outages.explain(&node, began) {
-                Some(why) => *verdict.explained.entry(why).or_default() += 1,
-                None => verdict.unexplained.push(format!("{node}: {sql}: {error}")),
-            },
-        }
+    while !shared.stop.load(Ordering::Relaxed) {
+        let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
+        read_once(&shared, turn, &outages, &floors, &mut verdict).await;
         // Full scans get longer with the table: readers that never rest would leave ingest nothing in the end.
         tokio::time::sleep(began.elapsed().clamp(REST_MIN, REST_MAX)).await;
     }
     verdict
 }
 
+/// One query, as a client asks it that has several servers: if one goes away, another.
+async fn read_once(shared: &Shared, turn: u64, outages: &Outages, floors: &Floors, verdict: &mut Verdict) {
+    let question = question(turn, shared.rows.load(Ordering::Relaxed));
+    let mut broke_off = None;
+    for tries in 0..TRIES {
+        let began = Instant::now();
+        let Some(server) = shared.pick(turn, tries, outages) else {
+            tokio::time::sleep(TRY_AGAIN).await;
+            continue;
+        };
+        let (node, sql) = (server.node.clone(), &question.sql);
+        let error = match ask(&server, &question).await {
+            Ok(text) => {
+                if turn % 6 == 0 {
+                    shared.rows.store(lines(&text).iter().map(|line| line[1]).sum(), Ordering::Relaxed);
+                }
+                let why = (question.judge)(&text);
+                verdict.wrong.extend(why.map(|why| format!("{node}: {sql}: {why}:\n{text}")));
+                let least = question.least;
+                floors.judge(Seen { node, began, ended: Instant::now(), sql: sql.clone(), text, least });
+                verdict.answered += 1;
+                shared.answered.fetch_add(1, Ordering::Relaxed);
+                if let Some(why) = broke_off {
+                    *verdict.again.entry(why).or_default() += 1;
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        match outages.explain(&node, began) {
+            Some(why) => broke_off = Some(why),
+            None => return verdict.unexplained.push(format!("{node}: {sql}: {error}")),
+        }
+        if tries + 1 == TRIES && !outages.several(began) {
+            return verdict.unexplained.push(format!("{node}: {sql}: also when asked again: {error}"));
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    if broke_off.is_some() {
+        verdict.failed += 1;
+    }
+}
+
 fn lines(text: &str) -> Vec<Vec<u64>> {
     text.lines().map(|line| line.split('\t').map(|word| word.parse().unwrap()).collect()).collect()
+}
+
+/// For answers of which nothing is known that they must show.
+fn anything(_: &str, _: &BTreeMap<u64, u64>) -> Option<String> {
+    None
+}
+
+/// Whether recent offsets of a partition are not each there, once.
+fn gaps(text: &str) -> Option<String> {
+    let gaps = lines(text).into_iter().find(|line| line[1] != line[2] || line[4] + 1 - line[3] != line[1]);
+    gaps.map(|line| format!("{line:?}: an offset is there twice, or not at all"))
+}
+
+/// Whether a key comes from two shards, or a row of it twice.
+fn key_twice(text: &str) -> Option<String> {
+    let mut keys = BTreeSet::new();
+    let again = lines(text).into_iter().find(|line| !keys.insert(line[0]));
+    again.map(|line| format!("{line:?}: the key is in two shards")).or_else(|| twice(text))
 }
 
 /// Whether a row is seen twice.
@@ -280,6 +406,12 @@ fn short(text: &str, floor: &BTreeMap<u64, u64>) -> Option<String> {
     short.map(|(partition, least)| format!("partition {partition}: every copy held {least} rows before"))
 }
 
+/// Whether the table has fewer rows than every copy had told of.
+fn fewer(text: &str, floor: &BTreeMap<u64, u64>) -> Option<String> {
+    let (seen, least) = (lines(text)[0][1], floor.values().sum::<u64>());
+    (seen < least).then(|| format!("{seen} rows, every copy held {least} before"))
+}
+
 /// Whether every copy held the first [`SOME`] ids: ids are sent in their order.
 fn all_held(floor: &BTreeMap<u64, u64>) -> bool {
     static OF: std::sync::LazyLock<BTreeMap<String, u64>> = std::sync::LazyLock::new(|| {
@@ -295,6 +427,12 @@ fn all_held(floor: &BTreeMap<u64, u64>) -> bool {
 fn some(text: &str, floor: &BTreeMap<u64, u64>) -> Option<String> {
     let seen: u64 = lines(text).iter().map(|line| line[1]).sum();
     (all_held(floor) && seen != SOME).then(|| format!("{seen} of {SOME} rows that every copy held"))
+}
+
+/// The same of [`KEYS`] of them.
+fn keys(text: &str, floor: &BTreeMap<u64, u64>) -> Option<String> {
+    let seen: u64 = lines(text).iter().map(|line| line[1]).sum();
+    (all_held(floor) && seen != KEYS).then(|| format!("{seen} of {KEYS} rows that every copy held"))
 }
 
 /// The same of a single row.
