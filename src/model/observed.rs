@@ -87,6 +87,8 @@ pub struct ReplicaObservation {
     pub since: Epoch,
     /// Its tables stand and it has taken its first look at its topics.
     pub serving: bool,
+    /// Its table was gone, or was made anew and has not been compared with its topics yet: nothing may be read of it.
+    pub bare: bool,
     /// Compressed bytes on disk.
     pub bytes: u64,
     /// Rows held.

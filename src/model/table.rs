@@ -263,7 +263,7 @@ pub struct Replica {
     pub state: ReplicaState,
     /// The node whose copy its history is first taken from; `None` for one that takes all of it from the topics.
     pub copy_from: Option<NodeId>,
-    /// The first topology without it, once it is leaving.
+    /// The first topology without it, once it is leaving; or once it is behind, until it is known that nobody reads it.
     pub left_at: Option<Epoch>,
     /// The shard's epoch that began with it: what was seen of a copy that was there before is not of this one.
     pub since: Epoch,

@@ -92,6 +92,10 @@ fn held(view: &ClusterView, id: &NodeId) -> Vec<String> {
     let mut held = Vec::new();
     for (table, shards) in &view.shards {
         let name = view.tables.get(table).map_or_else(|| table.to_string(), |t| t.record.name.to_string());
+        // A table that is being dropped waits for its nodes: one that is gone for good must not wait for it.
+        if view.tables.get(table).is_some_and(|t| t.record.state == TableState::Dropping) {
+            continue;
+        }
         let here = shards.values().filter(|shard| shard.record.replica_on(id).is_some());
         held.extend(here.map(|shard| format!("{} of {name}", shard.record.id)));
     }
@@ -108,6 +112,24 @@ mod tests {
     use crate::model::table::Shard;
     use crate::model::view::Versioned;
     use crate::model::{OperationId, ShardId, TableId};
+
+    /// Found by reading: the table waited for the node that was lost, and the node could not be removed for the table.
+    #[test]
+    fn a_table_that_is_being_dropped_holds_no_node() {
+        let node = |name: &str| name.parse::<NodeId>().unwrap();
+        let mut view = ClusterView::default();
+        let range = PartitionRange::new(0, 4).unwrap();
+        for state in [TableState::Active, TableState::Dropping] {
+            let record = crate::actors::table::decide_tests::table(state, 1, 1);
+            let shard = Shard::new(record.id, ShardId(0), range, [node("n1")]);
+            view.shards
+                .entry(record.id)
+                .or_default()
+                .insert(ShardId(0), Versioned { record: shard, revision: 1 }.into());
+            view.tables.insert(record.id, Versioned { record, revision: 1 }.into());
+            assert_eq!(held(&view, &node("n1")).is_empty(), state == TableState::Dropping);
+        }
+    }
 
     #[test]
     fn what_a_node_holds_is_named() {

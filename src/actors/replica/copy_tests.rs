@@ -47,11 +47,15 @@ async fn the_chosen_source_is_asked_first_then_the_leader_then_the_others_that_l
     view.live.clear();
     let none = plan(&view, table.id, &shard, &id(1), &BTreeSet::new());
     assert!(matches!(none, Seed::Nowhere(_)), "{none:?}");
+    // Found by reading: those that have it are down for a moment, and its topics may not go back as far as they do.
+    let none = plan(&view, table.id, &lost, &id(1), &BTreeSet::new());
+    assert!(matches!(none, Seed::Nowhere(_)), "{none:?}");
     // Nobody else has it now: its topics are what there is, whatever it was made out of.
+    lost.replicas.retain(|replica| replica.node == id(1));
     lost.parents = vec![ShardId(9)];
     assert_eq!(plan(&view, table.id, &lost, &id(1), &BTreeSet::new()), Seed::Fresh);
     lost.parents.clear();
-    lost.replicas[5].state = ReplicaState::Creating;
+    lost.replicas[0].state = ReplicaState::Creating;
     assert_eq!(plan(&view, table.id, &lost, &id(1), &BTreeSet::new()), Seed::Fresh, "a new table's");
 }
 

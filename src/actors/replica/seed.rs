@@ -68,7 +68,7 @@ pub fn plan(
             return Seed::Link(here);
         }
     }
-    if is_fresh(view, shard, node) {
+    if is_fresh(shard, node) {
         return Seed::Fresh;
     }
     let preferred = shard.replica_on(node).and_then(|replica| replica.copy_from.clone());
@@ -100,18 +100,22 @@ pub fn plan(
     sources.extend(serving.flat_map(|parent| copies(parent)));
     let has = |partition| sources.iter().any(|source| source.shard.range.contains(partition));
     match shard.range.partitions().find(|partition| !has(*partition)) {
-        Some(partition) => Seed::Nowhere(format!("no copy of {partition} can be read on a node that is up")),
+        Some(partition) => Seed::Nowhere(format!(
+            "no copy of {partition} can be read on a node that is up; if none ever will be again, remove those that are \
+             lost (`converthouse shard remove`), and what the topics still hold is what there is"
+        )),
         None => Seed::Copy(sources),
     }
 }
 
 /// Whether its topics are all that the replica is to be made of. A new table's is. One that was whole before and has
-/// gone (a disk replaced) is copied from another as long as there is one: its topics may not hold everything any more.
-fn is_fresh(view: &ClusterView, shard: &Shard, node: &NodeId) -> bool {
+/// gone (a disk replaced) is copied from another as long as there is one, even if that is down for the moment: its
+/// topics may not hold everything any more.
+fn is_fresh(shard: &Shard, node: &NodeId) -> bool {
     let replica = shard.replica_on(node);
     if replica.is_some_and(|replica| replica.state != ReplicaState::Creating) {
         let whole = |other: &&Replica| other.state != ReplicaState::Creating && other.node != *node;
-        return !shard.replicas.iter().filter(whole).any(|other| view.is_live(&other.node));
+        return !shard.replicas.iter().any(|other| whole(&other));
     }
     shard.parents.is_empty() && replica.is_none_or(|replica| replica.copy_from.is_none())
 }
@@ -129,7 +133,10 @@ impl Job {
             Seed::Copy(sources) if self.was_whole() == Some(true) && self.all_bare(&sources).await? => {
                 self.begin_again().await?;
             }
-            Seed::Copy(sources) => self.copy(&tables, &sources).await?,
+            Seed::Copy(sources) => {
+                self.unread()?;
+                self.copy(&tables, &sources).await?;
+            }
         }
         self.tell(ReplicaNews::Seeded);
         Ok(())
@@ -148,6 +155,23 @@ impl Job {
         let shards = view.shards.get(&self.table.id);
         let shard = shards.and_then(|shards| shards.get(&self.shard.id)).map_or(&self.shard, |s| &s.record);
         Ok(plan(&view, self.table.id, shard, &self.ports.node, &whole))
+    }
+
+    /// Whether no query can be sent to a copy that was whole before and has gone: as long as one can, there must be no
+    /// table here, for what a copy by parts brings has holes at first. ClickHouse asks another replica then.
+    fn unread(&self) -> Result<(), String> {
+        let view = self.view.read();
+        let replica =
+            view.shard(self.table.id, self.shard.id).and_then(|shard| shard.replica_on(&self.ports.node));
+        match replica.map(|replica| (replica.state, replica.left_at)) {
+            None | Some((ReplicaState::Creating, _) | (ReplicaState::Behind, None)) => Ok(()),
+            Some((ReplicaState::Leaving, _)) => {
+                Err("its table is gone, and so will be its record".to_owned())
+            }
+            Some((ReplicaState::Ready | ReplicaState::Behind, _)) => {
+                Err("its table is gone: it is made again once no query can be sent here".to_owned())
+            }
+        }
     }
 
     fn was_whole(&self) -> Option<bool> {

@@ -141,6 +141,8 @@ pub struct State {
     wake_at_ms: Option<u64>,
     problem: Option<String>,
     dead_letters: u64,
+    /// The table was missing when it was last prepared for: true until all of it has been looked at.
+    made_anew: bool,
 }
 
 impl State {
@@ -161,6 +163,7 @@ impl State {
             wake_at_ms: None,
             problem: None,
             dead_letters: 0,
+            made_anew: false,
         }
     }
 
@@ -182,8 +185,10 @@ impl State {
             reach_offset: p.reach.max(p.next),
             stall: p.stall.clone(),
         };
+        let looked = self.partitions.values().all(|p| p.looked);
         ReplicaObservation {
-            serving: matches!(self.gate, Gate::Open(_)) && self.partitions.values().all(|p| p.looked),
+            serving: matches!(self.gate, Gate::Open(_)) && looked,
+            bare: self.made_anew && !looked,
             partitions: self.partitions.iter().map(|(id, p)| (*id, progress(p))).collect(),
             dead_letters: self.dead_letters,
             batch_age_ms: self.limits.age_max_ms,
@@ -204,6 +209,7 @@ impl State {
             Event::Begin => self.begin(&mut effects),
             Event::Prepared(attempt, anew, result) => {
                 if anew {
+                    self.made_anew = true;
                     self.partitions.iter_mut().for_each(|(id, p)| p.forget(*id, &mut effects));
                 }
                 self.prepared(attempt, result, now_ms, &mut effects);

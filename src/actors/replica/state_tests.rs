@@ -384,10 +384,16 @@ fn a_table_that_was_made_anew_serves_once_it_has_been_looked_at() {
     assert_eq!(known, Some(None), "what was seen of the other table");
     let observed = state.observe();
     assert!(!observed.serving && observed.partitions[&P].next_offset == 0, "{observed:?}");
+    assert!(observed.bare, "the leader is told");
     let attempt = recovering(&effects);
     let holes = Start { from: 2, end: 9, held: [(5, 0)].into(), ..Start::default() };
     state.on(Event::Recovered(P, attempt, Ok(holes)), 11);
     assert!(!state.observe().serving);
     state.on(Event::Lost(P, attempt, Stall::TopicMissing), 12);
-    assert!(!state.observe().serving, "it has its holes still");
+    assert!(!state.observe().serving && state.observe().bare, "it has its holes still");
+    let attempt = recovering(&state.on(Event::Tick, 20_000));
+    state.on(Event::Recovered(P, attempt, Ok(Start { from: 6, end: 9, ..Start::default() })), 20_001);
+    assert!(state.observe().serving && !state.observe().bare, "they were filled");
+    state.on(Event::Begin, 20_002);
+    assert!(!state.observe().bare, "a look at a table that is there");
 }

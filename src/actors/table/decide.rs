@@ -6,8 +6,9 @@
 //! once).
 
 use super::operate::{self, Change, Progress, Scene};
+use super::readiness::{lag, readiness};
 use crate::model::ids::{NodeId, OperationId, PartitionId, ShardId};
-use crate::model::observed::{self, Heartbeat, ReplicaObservation};
+use crate::model::observed::{Heartbeat, ReplicaObservation};
 use crate::model::operation::{Operation, State};
 use crate::model::range::{PartitionRange, covers};
 use crate::model::shared::Shared;
@@ -244,7 +245,7 @@ fn rebuild(scene: &Scene<'_>) -> Option<Step> {
     if !known.unfit_since_ms.keys().any(|node| lost(scene, node)) {
         return None;
     }
-    let live = |shard: &Shard| shard.ready_nodes().filter(|node| !down(node, known)).count();
+    let live = |shard: &Shard| scene.ready_live(shard).count();
     let lost_copies = |fits: &dyn Fn(&Shard, &Replica) -> bool| -> Vec<(ShardId, NodeId)> {
         let lost_copy = |shard: &&Shard| {
             let replica =
@@ -312,8 +313,14 @@ pub(super) fn seen<'a>(
 }
 
 /// Whether a report is of the copy that is there now: the node may have had one before, which was removed.
-fn of_this_life(shard: &Shard, node: &NodeId, seen: &ReplicaObservation) -> bool {
+pub(super) fn of_this_life(shard: &Shard, node: &NodeId, seen: &ReplicaObservation) -> bool {
     shard.replica_on(node).is_none_or(|replica| replica.since == seen.since)
+}
+
+/// Whether a replica has told that its table is gone, or was made again and has not been compared with its topics yet.
+pub(super) fn bare(table: &Table, shard: &Shard, node: &NodeId, known: &Knowledge<'_>) -> bool {
+    let seen = known.heartbeats.get(node).and_then(|h| h.replicas.get(&table.id)?.get(&shard.id));
+    seen.is_some_and(|seen| seen.bare && of_this_life(shard, node, seen))
 }
 
 /// A node that certainly cannot serve: no lease, or its own daemon says that ClickHouse is down.
@@ -326,7 +333,11 @@ pub(super) fn down(node: &NodeId, known: &Knowledge<'_>) -> bool {
 /// care.
 fn shard_rests(scene: &Scene<'_>, shard: &Shard) -> bool {
     let known = scene.known;
-    let fine = |replica: &Replica| replica.state == ReplicaState::Ready && !down(&replica.node, known);
+    let fine = |replica: &Replica| {
+        replica.state == ReplicaState::Ready
+            && !down(&replica.node, known)
+            && !bare(scene.table, shard, &replica.node, known)
+    };
     let led = shard.leader.is_some() && shard.leader.as_ref() == shard.preferred_leader();
     if shard.state != ShardState::Serving || !led || !shard.replicas.iter().all(fine) {
         return false;
@@ -361,113 +372,6 @@ fn next_shard(scene: &Scene<'_>, shard: &Shard, reasons: &mut Vec<String>) -> Sh
         next.epoch = shard.epoch.next();
     }
     next
-}
-
-/// The copies that can be read, as far as is known.
-struct Readable<'a> {
-    /// What was seen of them.
-    seen: Vec<&'a ReplicaObservation>,
-    /// Nothing is known of some that are up: they may hold everything.
-    unknown: bool,
-    /// Some of those are on nodes that a new leader has not heard of yet: nor is it known how far the topics reach.
-    unheard: bool,
-}
-
-/// Whether a copy holds what a reader may expect: little is missing, or, where all lag, at most half as much again as
-/// elsewhere. The worst partition counts too: much of one that lies back far is not made up for by little of many.
-/// What others lack is by their own word, an old report beside a newly heard end would make them worse than they are;
-/// and at best, since what they insert may be there before they can tell.
-fn caught_up(copy: &ReplicaObservation, ready: &Readable<'_>, ends: &Ends, rules: &Rules) -> bool {
-    let no_worse = |own: u64, least: fn(&ReplicaObservation) -> u64| {
-        let least = ready.seen.iter().map(|other| least(other)).min().unwrap_or(0);
-        own <= least.saturating_add(least / 2)
-    };
-    !ready.unheard && copy.lag_to(ends) <= rules.caught_up_lag_max
-        || !ready.unknown
-            && no_worse(copy.lag_to(ends), ReplicaObservation::least_lag)
-            && no_worse(copy.worst_lag_to(ends), ReplicaObservation::worst_least_lag)
-}
-
-/// A child's copy begins with all that its parents' copies on the same node hold: where those can be read, it can be
-/// too, however much is still to come from the topics.
-fn inherits(scene: &Scene<'_>, child: &Shard, node: &NodeId) -> bool {
-    let ready = |parent: &ShardId| {
-        let parent = scene.shards.iter().find(|shard| shard.id == *parent);
-        parent.and_then(|p| p.replica_on(node)).is_some_and(|r| r.state == ReplicaState::Ready)
-    };
-    child.state == ShardState::Preparing && child.parents.iter().all(ready)
-}
-
-/// Replicas that became readable or are so no longer. The last readable one stays, whatever its state: stale rows
-/// are late, no rows would be wrong.
-fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
-    let Scene { table, known, rules, .. } = *scene;
-    let observed: Vec<Option<&ReplicaObservation>> =
-        next.replicas.iter().map(|replica| seen(table, next, &replica.node, known)).collect();
-    let inherits: Vec<bool> =
-        next.replicas.iter().map(|replica| inherits(scene, next, &replica.node)).collect();
-    let mut ready = next.ready_nodes().count();
-    let shard = next.id;
-    let ends = ends(table, next, known);
-    let up: Vec<&NodeId> = next.ready_nodes().filter(|node| !down(node, known)).collect();
-    let readable: Vec<Option<&ReplicaObservation>> =
-        up.iter().map(|node| seen(table, next, node, known)).collect();
-    let readable = Readable {
-        unknown: readable.iter().any(Option::is_none),
-        unheard: up.iter().any(|node| !known.heartbeats.contains_key(*node)),
-        seen: readable.into_iter().flatten().collect(),
-    };
-    let alone = next.state == ShardState::Serving;
-    // Those that can be read first, so that one that cannot is not kept for want of another.
-    for ((replica, observed), inherits) in next.replicas.iter_mut().zip(&observed).zip(inherits) {
-        let Some(observed) = observed else { continue };
-        let waits = matches!(replica.state, ReplicaState::Creating | ReplicaState::Behind);
-        let caught_up = caught_up(observed, &readable, &ends, rules) && !observed.stalled();
-        let good = caught_up || inherits || (alone && ready == 0);
-        if waits && good {
-            reasons.push(format!("{shard} replica on {} is readable", replica.node));
-            replica.state = ReplicaState::Ready;
-            ready += 1;
-        }
-    }
-    for (replica, observed) in next.replicas.iter_mut().zip(&observed) {
-        let behind = observed.is_some_and(|copy| {
-            copy.lag_to(&ends) > rules.behind_lag_min && fresher(copy, &readable.seen, &ends)
-        });
-        if replica.state == ReplicaState::Ready && ready > 1 && (down(&replica.node, known) || behind) {
-            reasons.push(format!("{shard} replica on {} leaves the routes", replica.node));
-            replica.state = ReplicaState::Behind;
-            ready -= 1;
-        }
-    }
-}
-
-/// How far topics reach.
-type Ends = BTreeMap<PartitionId, i64>;
-
-/// How far a shard's topics reach, by what any of its copies has ever said, also one that does not serve at the moment:
-/// while the only readable copy looks again after an insert, its peer would seem to lack nothing (sweep seed 694).
-fn ends(table: &Table, shard: &Shard, known: &Knowledge<'_>) -> Ends {
-    let said = |replica: &Replica| {
-        known
-            .heartbeats
-            .get(&replica.node)?
-            .replicas
-            .get(&table.id)?
-            .get(&shard.id)
-            .filter(|seen| of_this_life(shard, &replica.node, seen))
-    };
-    observed::ends(shard.replicas.iter().filter_map(said))
-}
-
-/// Messages that a copy has not taken yet, if it serves.
-pub(super) fn lag(table: &Table, shard: &Shard, node: &NodeId, known: &Knowledge<'_>) -> Option<u64> {
-    Some(seen(table, shard, node, known)?.lag_to(&ends(table, shard, known)))
-}
-
-/// Whether another copy is well ahead of this one: if all lag alike (a burst of ingest), none leaves the routes.
-fn fresher(copy: &ReplicaObservation, readable: &[&ReplicaObservation], ends: &Ends) -> bool {
-    readable.iter().any(|other| other.lag_to(ends) < copy.lag_to(ends) / 2)
 }
 
 /// Who should lead: the present leader while it can; the preferred one once it has been fit for a while (H4);

@@ -20,7 +20,7 @@ const RULES: Rules = Rules {
     left_out: None,
 };
 
-fn id(name: &str) -> NodeId {
+pub(super) fn id(name: &str) -> NodeId {
     name.parse().unwrap()
 }
 
@@ -53,7 +53,7 @@ pub(in crate::actors) fn table(state: TableState, epoch: u64, shards: u32) -> Ta
     }
 }
 
-fn shard(replicas: &[(&str, ReplicaState)], leader: Option<&str>) -> Shard {
+pub(super) fn shard(replicas: &[(&str, ReplicaState)], leader: Option<&str>) -> Shard {
     let replica =
         |(node, state): &(&str, ReplicaState)| Replica { state: *state, ..Replica::creating(id(node)) };
     let range = PartitionRange::new(0, 8).unwrap();
@@ -68,17 +68,17 @@ fn shard(replicas: &[(&str, ReplicaState)], leader: Option<&str>) -> Shard {
 const END: i64 = 1_000_000;
 
 /// What the leader knows: nodes that live, and each one's lag (`None`: it does not serve).
-struct World {
+pub(super) struct World {
     live: BTreeSet<NodeId>,
     registered: BTreeSet<NodeId>,
-    heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
+    pub(super) heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
     fit_since_ms: BTreeMap<NodeId, u64>,
     unfit_since_ms: BTreeMap<NodeId, u64>,
     frozen: BTreeMap<ShardId, String>,
     held_unix_ms: BTreeMap<OperationId, u64>,
 }
 
-fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
+pub(super) fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
     let heartbeat = |node: &str, lag: Option<i64>| {
         let next_offset = lag.map_or(0, |lag| END - lag);
         let progress = PartitionProgress { next_offset, end_offset: END, ..PartitionProgress::default() };
@@ -100,7 +100,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
     }
 }
 
-fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<Step> {
+pub(super) fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<Step> {
     let known = Knowledge {
         registered: &world.registered,
         live: &world.live,
@@ -117,7 +117,7 @@ fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<
     decide(table, shards, &[], &known, &RULES)
 }
 
-fn written(step: Option<Step>) -> (Shard, bool) {
+pub(super) fn written(step: Option<Step>) -> (Shard, bool) {
     match step {
         Some(Step::Write(Change { mut shards, publish, .. })) if shards.len() == 1 => {
             (shards.remove(0), publish)

@@ -3,10 +3,13 @@
 //! A shell round `decide`: one step at a time, each one transaction under the term's fence and compared with the
 //! records it was decided from. The next is decided only when the view shows the last.
 
+#[cfg(test)]
+mod bare_tests;
 pub mod decide;
 #[cfg(test)]
 pub(super) mod decide_tests;
 pub mod operate;
+mod readiness;
 pub mod write;
 
 use super::leader::Lead;

@@ -155,20 +155,21 @@ impl<'a> Scene<'a> {
         decide::down(node, self.known)
     }
 
-    /// Copies that can be read and whose nodes are up.
-    fn ready_live(&self, shard: &'a Shard) -> impl Iterator<Item = &'a NodeId> {
-        shard.ready_nodes().filter(|node| !self.down(node))
+    /// Copies that can be read, whose nodes are up and which have not lost their table.
+    pub(super) fn ready_live<'s>(&'s self, shard: &'s Shard) -> impl Iterator<Item = &'s NodeId> {
+        let bare = |node: &NodeId| decide::bare(self.table, shard, node, self.known);
+        shard.ready_nodes().filter(move |node| !self.down(node) && !bare(node))
     }
 
     /// The first topology that a step of now could publish.
-    fn next_epoch(&self) -> Epoch {
+    pub(super) fn next_epoch(&self) -> Epoch {
         self.table.epoch.next()
     }
 
     /// The nodes on which a query that began before `epoch` may still run. A node that has certainly been down for long
     /// does not count: it will load the newest topology before its daemon calls itself up again. One that this leader
     /// does not hear from, though its daemon holds a lease, does (sweep seed 5976).
-    fn unsettled(&self, epoch: Epoch) -> Vec<&'a NodeId> {
+    pub(super) fn unsettled(&self, epoch: Epoch) -> Vec<&'a NodeId> {
         let settled = |node: &&NodeId| {
             let heartbeat = self.known.heartbeats.get(*node);
             let settled = heartbeat.and_then(|heartbeat| heartbeat.settled.get(&self.table.id));

@@ -2,6 +2,7 @@
 
 use super::{Change, Progress, Scene, not_there, step, waiting};
 use crate::actors::table::decide::{self, LeftOut};
+use crate::actors::table::readiness;
 use crate::model::ids::{NodeId, ShardId};
 use crate::model::operation::{State, WaitCode};
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
@@ -39,7 +40,11 @@ pub(super) fn move_replica(
         // What cannot be undone any more is finished.
         (Some(_), Some(_)) if leaving(source) => leave(scene, shard, from),
         (Some(_), None) if cancel => cancelled(),
-        (Some(_), Some(_)) if cancel => unless_lost(scene, cancel, shard, to, leave(scene, shard, to)),
+        (Some(_), Some(_)) if cancel => {
+            let left = unless_lost(scene, cancel, shard, to, leave(scene, shard, to));
+            let needed = || given_up(cancel, format!("the copy of {id} on {to} is needed and stays"));
+            if comes_back(scene, shard) { left } else { or_if_few(left, needed) }
+        }
         (Some(_), _) if abandoned(scene, to) => match target {
             None => given_up(cancel, format!("node {to} has been down for too long")),
             Some(_) => leave(scene, shard, to),
@@ -52,6 +57,19 @@ pub(super) fn move_replica(
         }
         (Some(_), Some(_)) => arriving(scene, shard, to),
     }
+}
+
+/// What it comes to, unless that is to wait for further copies.
+fn or_if_few(progress: Progress, instead: impl FnOnce() -> Progress) -> Progress {
+    match progress {
+        Progress::Waiting(wait) if wait.code == WaitCode::FewCopies => instead(),
+        progress => progress,
+    }
+}
+
+/// Whether a copy is down that may be back: else what has too few copies now would wait for ever.
+fn comes_back(scene: &Scene<'_>, shard: &Shard) -> bool {
+    shard.staying().any(|replica| scene.down(&replica.node) && !abandoned(scene, &replica.node))
 }
 
 /// What a move comes to: while neither of its copies can go since a third one is lost for good, it would wait for
@@ -72,11 +90,8 @@ pub(super) fn add(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) -> 
         None if abandoned(scene, to) => given_up(cancel, format!("node {to} has been down for too long")),
         None => bring(scene, shard, to),
         Some(ReplicaState::Ready) if !cancel => done(),
-        Some(_) if cancel || abandoned(scene, to) => match leave(scene, shard, to) {
-            // Too late to be undone: it is needed.
-            Progress::Waiting(wait) if wait.code == WaitCode::FewCopies => done(),
-            progress => progress,
-        },
+        // Too late to be undone if it is needed.
+        Some(_) if cancel || abandoned(scene, to) => or_if_few(leave(scene, shard, to), done),
         Some(_) => arriving(scene, shard, to),
     }
 }
@@ -121,7 +136,7 @@ fn removes_first(scene: &Scene<'_>) -> bool {
 }
 
 /// Whether a node has been down for so long that its copies are rebuilt elsewhere.
-fn abandoned(scene: &Scene<'_>, node: &NodeId) -> bool {
+pub(super) fn abandoned(scene: &Scene<'_>, node: &NodeId) -> bool {
     !scene.known.registered.contains(node) || scene.known.down_for(node, scene.rules.down_after_ms)
 }
 
@@ -130,7 +145,7 @@ fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
     let (code, how) = match (scene.problem(shard.id, to), seen) {
         (Some(problem), _) => problem,
         (None, Some(seen)) => {
-            let how = match (&seen.seeding, decide::lag(scene.table, shard, to, scene.known)) {
+            let how = match (&seen.seeding, readiness::lag(scene.table, shard, to, scene.known)) {
                 (Some(seeding), _) => seeding.to_string(),
                 (None, Some(lag)) => format!("{lag} messages behind"),
                 (None, None) => "looking where to begin".to_owned(),
@@ -144,7 +159,7 @@ fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
 
 /// The copy that a new one is best taken from (H8): the most advanced, then the one that gives the fewest copies.
 fn source(scene: &Scene<'_>, shard: &Shard) -> Option<NodeId> {
-    let lag = |node: &NodeId| decide::lag(scene.table, shard, node, scene.known).unwrap_or(u64::MAX);
+    let lag = |node: &NodeId| readiness::lag(scene.table, shard, node, scene.known).unwrap_or(u64::MAX);
     let gives = |node: &NodeId| {
         let copies = scene.shards.iter().flat_map(|shard| &shard.replicas);
         copies.filter(|r| r.state == ReplicaState::Creating && r.copy_from.as_ref() == Some(node)).count()
@@ -188,57 +203,107 @@ fn replace(scene: &Scene<'_>, shard: &Shard, from: &NodeId, to: &NodeId) -> Prog
     leave(scene, &next, from)
 }
 
+/// The complete live copies besides one, by nodes that this leader has heard of.
+fn others(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Vec<NodeId> {
+    let heard = |other: &&NodeId| *other != node && scene.known.heartbeats.contains_key(*other);
+    scene.ready_live(shard).filter(heard).cloned().collect()
+}
+
 /// A replica goes: out of the routes while enough complete live copies remain, then out of the records once nobody
 /// can be reading it.
 fn leave(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Progress {
     let Some(replica) = shard.replica_on(node) else { return done() };
-    let without = |shard: &Shard| {
-        let mut next = shard.clone();
-        next.replicas.retain(|replica| &replica.node != node);
-        next.epoch = shard.epoch.next();
-        next
-    };
-    match (replica.state, replica.left_at) {
-        (ReplicaState::Creating, _) => {
-            step(vec![without(shard)], false, format!("{} is not made on {node} after all", shard.id))
+    match replica.state {
+        ReplicaState::Creating => {
+            let reason = format!("{} is not made on {node} after all", shard.id);
+            step(vec![without(shard, node)], false, reason)
         }
-        (ReplicaState::Leaving, left_at) => {
-            let epoch = left_at.unwrap_or(scene.table.epoch);
-            let what = format!("{} on {node}", shard.id);
-            scene.readers_left(&what, epoch).unwrap_or_else(|| {
-                step(vec![without(shard)], false, format!("{what} is read by nobody any more"))
-            })
-        }
-        (ReplicaState::Ready | ReplicaState::Behind, _) => {
-            let others: Vec<NodeId> =
-                scene.ready_live(shard).filter(|other| *other != node).cloned().collect();
-            let counts = replica.state == ReplicaState::Ready && !scene.down(node);
-            let enough = match counts {
-                _ if removes_first(scene) => 0,
-                true => scene.table.replicas as usize,
-                false => 1,
-            };
-            if others.len() < enough {
-                let what = format!(
-                    "{enough} complete live copies of {} besides the one on {node}; there are {}",
-                    shard.id,
-                    others.len()
-                );
-                return waiting(WaitCode::FewCopies, what);
-            }
-            let mut next = shard.clone();
-            for replica in next.replicas.iter_mut().filter(|replica| &replica.node == node) {
-                replica.state = ReplicaState::Leaving;
-                replica.left_at = Some(scene.next_epoch());
-            }
-            // Placement's order has no place for what leaves.
-            next.replicas.sort_by_key(|replica| replica.state == ReplicaState::Leaving);
-            next.leader = decide::leader(scene.table, &next, scene.known, scene.rules);
-            next.epoch = shard.epoch.next();
-            // Also for one that was not in the routes: who is read first may change with it.
-            let reasons = vec![format!("{} leaves {node}", shard.id)];
-            let (shards, publish) = (vec![next], true);
-            Progress::Step(Change { shards, counted_on: others, publish, reasons, ..Change::default() })
-        }
+        ReplicaState::Leaving => go(scene, shard, replica),
+        ReplicaState::Ready | ReplicaState::Behind => leave_routes(scene, shard, replica),
     }
+}
+
+fn without(shard: &Shard, node: &NodeId) -> Shard {
+    let mut next = shard.clone();
+    next.replicas.retain(|replica| &replica.node != node);
+    next.epoch = shard.epoch.next();
+    next
+}
+
+/// It has left the routes, and its rows go with its record. The copies that were counted on then may have died since:
+/// one that is as good as they were stays after all.
+fn go(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> Progress {
+    let node = &replica.node;
+    let others = others(scene, shard, node);
+    let few = match others.len() {
+        _ if removes_first(scene) => false,
+        0 => true,
+        some => some < scene.table.replicas as usize,
+    };
+    if few && whole(scene, shard, node) {
+        let mut next = shard.clone();
+        for replica in next.replicas.iter_mut().filter(|replica| &replica.node == node) {
+            (replica.state, replica.left_at) = (ReplicaState::Behind, None);
+        }
+        next.epoch = shard.epoch.next();
+        return step(vec![next], false, format!("{} stays on {node}: others have died", shard.id));
+    }
+    if few && others.is_empty() && !hopeless(scene, shard, node) {
+        return few_copies(shard, node, (1, 0));
+    }
+    let what = format!("{} on {node}", shard.id);
+    let epoch = replica.left_at.unwrap_or(scene.table.epoch);
+    scene.readers_left(&what, epoch).unwrap_or_else(|| {
+        let reasons = vec![format!("{what} is read by nobody any more")];
+        let counted_on = if removes_first(scene) { Vec::new() } else { others };
+        let shards = vec![without(shard, node)];
+        Progress::Step(Change { shards, counted_on, reasons, ..Change::default() })
+    })
+}
+
+/// Whether the node of a copy is lost for good, and those that live have lost their tables: then its record can go, as
+/// an operator may ask for, and what the topics still hold is what there is.
+fn hopeless(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> bool {
+    let lives = |other: &NodeId| other != node && !scene.down(other);
+    abandoned(scene, node) && shard.ready_nodes().any(lives)
+}
+
+/// Whether a copy that is not in the routes could be.
+fn whole(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> bool {
+    let seen = decide::seen(scene.table, shard, node, scene.known);
+    let lag = readiness::lag(scene.table, shard, node, scene.known);
+    seen.is_some_and(|seen| !seen.stalled()) && lag.is_some_and(|lag| lag <= scene.rules.behind_lag_min)
+}
+
+fn few_copies(shard: &Shard, node: &NodeId, (enough, there): (usize, usize)) -> Progress {
+    let id = shard.id;
+    let what = format!("{enough} complete live copies of {id} besides the one on {node}; there are {there}");
+    waiting(WaitCode::FewCopies, what)
+}
+
+fn leave_routes(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> Progress {
+    let node = &replica.node;
+    let others = others(scene, shard, node);
+    let counts = scene.ready_live(shard).any(|ready| ready == node);
+    let enough = match counts {
+        _ if removes_first(scene) || hopeless(scene, shard, node) => 0,
+        true => scene.table.replicas as usize,
+        false => 1,
+    };
+    if others.len() < enough {
+        return few_copies(shard, node, (enough, others.len()));
+    }
+    let mut next = shard.clone();
+    for replica in next.replicas.iter_mut().filter(|replica| &replica.node == node) {
+        replica.state = ReplicaState::Leaving;
+        replica.left_at = Some(scene.next_epoch());
+    }
+    // Placement's order has no place for what leaves.
+    next.replicas.sort_by_key(|replica| replica.state == ReplicaState::Leaving);
+    next.leader = decide::leader(scene.table, &next, scene.known, scene.rules);
+    next.epoch = shard.epoch.next();
+    // Also for one that was not in the routes: who is read first may change with it.
+    let reasons = vec![format!("{} leaves {node}", shard.id)];
+    let (shards, publish) = (vec![next], true);
+    Progress::Step(Change { shards, counted_on: others, publish, reasons, ..Change::default() })
 }

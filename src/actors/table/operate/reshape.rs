@@ -4,11 +4,12 @@
 //! While the children are prepared readers see the parents, which stand still from the moment that a node has linked
 //! their parts, so every replica of a child starts with what its parent's replica showed.
 
+use super::relocate::abandoned;
 use super::{Change, Progress, Scene, not_there, step, waiting};
 use crate::model::ids::{Epoch, NodeId, ShardId};
 use crate::model::operation::{State, WaitCode};
 use crate::model::range::PartitionRange;
-use crate::model::table::{ReplicaState, Shard, ShardState};
+use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
 use std::collections::BTreeSet;
 
 pub(super) fn split(
@@ -60,7 +61,7 @@ fn reshape(
             }
             publish(scene, &old, &new)
         }
-        (_, true) => retire(scene, &old),
+        (_, true) => retire(scene, &old, &new),
         (Some(id), false) => not_there(*id),
         (None, false) => not_there(children[0]),
     }
@@ -130,9 +131,7 @@ fn publish(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> Progress {
     let epoch = scene.next_epoch();
     let published = new.iter().map(|child| serving(child, old));
     let retired = old.iter().map(|parent| retired(parent, epoch));
-    let ids =
-        |shards: &[&Shard]| shards.iter().map(|shard| shard.id.to_string()).collect::<Vec<_>>().join(", ");
-    let reason = format!("{} took the place of {}", ids(new), ids(old));
+    let reason = format!("{} took the place of {}", some(new), some(old));
     let (counted_on, counted_out) = counted(scene, old, new);
     let (shards, reasons) = (published.chain(retired).collect(), vec![reason]);
     Progress::Step(Change { shards, counted_on, counted_out, publish: true, reasons, ..Change::default() })
@@ -145,6 +144,11 @@ fn counted(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> (Vec<NodeId>, V
     let on = nodes.iter().copied().filter(|node| !scene.down(node));
     let out = nodes.iter().copied().filter(|node| !whole(node) && !scene.known.live.contains(*node));
     (on.cloned().collect(), out.cloned().collect())
+}
+
+/// Some shards, by name.
+fn some(shards: &[&Shard]) -> String {
+    shards.iter().map(|shard| shard.id.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn serving(child: &Shard, old: &[&Shard]) -> Shard {
@@ -164,14 +168,37 @@ fn retired(parent: &Shard, epoch: Epoch) -> Shard {
     }
 }
 
-fn retire(scene: &Scene<'_>, old: &[&Shard]) -> Progress {
+fn retire(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> Progress {
     for parent in old {
         let epoch = parent.retired_at.unwrap_or(scene.table.epoch);
         if let Some(wait) = scene.readers_left(&parent.id.to_string(), epoch) {
             return wait;
         }
     }
+    if let Some(wait) = old.iter().find_map(|parent| unlinked(scene, parent, new)) {
+        return wait;
+    }
     let delete: Vec<ShardId> = old.iter().map(|shard| shard.id).collect();
     let reasons = delete.iter().map(|id| format!("{id} is read by nobody any more")).collect();
     Progress::Step(Change { delete, reasons, ..Change::default() })
+}
+
+/// A node that was down while its neighbours linked has the parent whole still: the children there are linked from it
+/// when it is back, not copied. It is waited for until its copies are given up.
+fn unlinked(scene: &Scene<'_>, parent: &Shard, new: &[&Shard]) -> Option<Progress> {
+    let creating = |child: &&Shard, node: &NodeId| {
+        child.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Creating)
+    };
+    let waited_for = |replica: &&Replica| {
+        let node = &replica.node;
+        replica.state.is_complete()
+            && new.iter().any(|child| creating(child, node))
+            && !abandoned(scene, node)
+    };
+    let node = &parent.replicas.iter().find(waited_for)?.node;
+    let what = format!("{} to be made of {} on {node}", some(new), parent.id);
+    Some(match new.iter().find_map(|child| scene.problem(child.id, node)) {
+        Some((code, problem)) => waiting(code, format!("{what}: {problem}")),
+        None => waiting(WaitCode::Linking, what),
+    })
 }

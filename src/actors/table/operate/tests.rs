@@ -1,6 +1,7 @@
 //! Operations as tables: records and observations in, the next step out.
 
 mod held;
+mod leaving;
 
 use super::{Change, MUTATING, Progress, Scene, advance, expired};
 use crate::actors::table::decide::{Knowledge, Rules};
@@ -233,8 +234,28 @@ fn a_split_goes_on_without_a_copy_that_nobody_can_read_anyway() {
             world.heartbeats.get_mut(node).unwrap().settled.insert(world.table.id, Epoch(4));
         }
     });
-    assert!(world.waits_for().ends_with("on n2"), "its ClickHouse may still answer queries");
+    assert!(world.waits_for().contains("epoch e4"), "{}: its ClickHouse may still answer", world.waits_for());
+    world.down.insert(id("n2"), 60_000);
+    // Found by reading: without it the halves on n2 would have to be copied, though all is there.
+    assert_eq!(world.waits_for(), "s1, s2 to be made of s0 on n2");
     world.down.insert(id("n2"), 10_000);
+    assert_eq!(world.step().delete, [ShardId(0)], "it is given up");
+}
+
+#[test]
+fn halves_on_a_node_that_comes_back_are_made_before_their_parent_goes() {
+    let mut world = split();
+    world.step();
+    world.down.insert(id("n2"), 95_000);
+    world.ready(1, "n1");
+    world.ready(2, "n1");
+    world.step();
+    world.down.clear();
+    world.settle();
+    assert_eq!(world.waits_for(), "s1, s2 to be made of s0 on n2");
+    world.ready(1, "n2");
+    assert_eq!(world.waits_for(), "s1, s2 to be made of s0 on n2");
+    world.ready(2, "n2");
     assert_eq!(world.step().delete, [ShardId(0)]);
 }
 

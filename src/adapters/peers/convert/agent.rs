@@ -72,6 +72,7 @@ fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malf
     Ok(ReplicaObservation {
         since: Epoch(w.since),
         serving: w.serving,
+        bare: w.bare,
         bytes: w.bytes,
         rows: w.rows,
         parts: w.parts,
@@ -123,6 +124,7 @@ fn replica_to_wire(table: TableId, shard: ShardId, m: &ReplicaObservation) -> wi
         shard: shard.0,
         since: m.since.0,
         serving: m.serving,
+        bare: m.bare,
         bytes: m.bytes,
         rows: m.rows,
         parts: m.parts,
