@@ -110,6 +110,7 @@ fn what_people_see() {
     golden(&edge, &["node", "list"], expect_file!["golden/cli_node_list.txt"]);
     golden(&edge, &["shard", "list"], expect_file!["golden/cli_shard_list.txt"]);
     golden(&edge, &["op", "list"], expect_file!["golden/cli_op_list.txt"]);
+    golden(&edge, &["op", "show", "o4"], expect_file!["golden/cli_op_show.txt"]);
     golden(&edge, &["routes", NAME], expect_file!["golden/cli_routes.txt"]);
     assert_eq!(edge.daemon.last(), Asked::Routes(name()));
 }

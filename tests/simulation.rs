@@ -1,5 +1,7 @@
 //! The production actors in virtual time over simulated ports.
 
+#[path = "simulation/bare.rs"]
+mod bare;
 #[path = "simulation/elastic.rs"]
 mod elastic;
 #[path = "simulation/late.rs"]

@@ -180,6 +180,8 @@ mod tests {
             table_name: None,
             waiting_for: Some(format!("a copy from {from}")),
             waiting_code: Some(WaitCode::Copying),
+            took_ms: 0,
+            copy: None,
         };
         assert_eq!(blocks(&node, &on, &[moving("n2"), moving("n1")]), ["a copy from n1"]);
     }

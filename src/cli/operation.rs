@@ -1,12 +1,12 @@
 //! `converthouse op list|show|cancel`, and how a command that begins operations shows and awaits them.
 
-use super::output::{Align, Table};
+use super::output::{Align, Table, printable};
 use super::patience::Patience;
 use super::{Context, Failure};
 use crate::adapters::peers::Daemon;
 use crate::model::OperationId;
 use crate::model::control::{Asked, Operate, OperationStatus};
-use crate::model::operation::State;
+use crate::model::operation::{State, WaitCode};
 use crate::model::table::TableName;
 use clap::{Args, Subcommand};
 use std::io::{IsTerminal, Write};
@@ -66,7 +66,7 @@ impl OperationCommand {
                 let found = found.ok_or_else(|| {
                     Failure::from(crate::adapters::peers::Error::NotFound(format!("operation {id}")))
                 })?;
-                context.print(&found, || table(std::slice::from_ref(&found), context.colour()))
+                context.print(&found, || details(&found))
             }
             Self::Cancel { id } => {
                 let status = context.block_on(async move { Ok(daemon.cancel_operation(id).await?) })?;
@@ -82,11 +82,7 @@ fn table(list: &[OperationStatus], colour: bool) -> String {
     let columns =
         [("OP", Left), ("TABLE", Left), ("STATE", Left), ("WHAT", Left), ("TOOK", Right), ("NOTE", Left)];
     let mut out = Table::new(&columns);
-    for OperationStatus { operation, table_name, waiting_for, .. } in list {
-        let took = match operation.ended_unix_ms {
-            0 => "-".to_owned(),
-            ended => format!("{:.1} s", seconds(ended.saturating_sub(operation.started_unix_ms))),
-        };
+    for OperationStatus { operation, table_name, waiting_for, took_ms, .. } in list {
         let waits = waiting_for.as_ref().map(|what| format!("waits for {what}"));
         let ended = Some(operation.outcome.clone()).filter(|outcome| !outcome.is_empty());
         out.row([
@@ -94,16 +90,35 @@ fn table(list: &[OperationStatus], colour: bool) -> String {
             table_name.clone().unwrap_or_else(|| "(dropped)".to_owned()),
             state(operation.state).to_owned(),
             operation.kind.to_string(),
-            took,
+            took(*took_ms),
             waits.or(ended).unwrap_or_else(|| operation.reason.clone()),
         ]);
     }
     out.text(0, colour)
 }
 
+/// Everything that is known of one operation, a line each.
+fn details(status: &OperationStatus) -> String {
+    let OperationStatus { operation, table_name, waiting_for, waiting_code, took_ms, copy } = status;
+    let code = waiting_code.map_or("", WaitCode::code);
+    let lines = [
+        ("operation", operation.id.to_string()),
+        ("table", table_name.clone().unwrap_or_else(|| "(dropped)".to_owned())),
+        ("what", operation.kind.to_string()),
+        ("why", operation.reason.clone()),
+        ("state", state(operation.state).to_owned()),
+        ("outcome", operation.outcome.clone()),
+        ("took", took(*took_ms)),
+        ("waits for", waiting_for.as_ref().map_or_else(String::new, |what| format!("{what} ({code})"))),
+        ("copy", copy.as_ref().map_or_else(String::new, ToString::to_string)),
+    ];
+    let said = lines.into_iter().filter(|(_, text)| !text.is_empty());
+    said.map(|(name, text)| format!("{name:<10} {}\n", printable(&text))).collect()
+}
+
 #[expect(clippy::cast_precision_loss, reason = "durations are small")]
-fn seconds(ms: u64) -> f64 {
-    ms as f64 / 1_000.0
+fn took(ms: u64) -> String {
+    format!("{:.1} s", ms as f64 / 1_000.0)
 }
 
 fn state(state: State) -> &'static str {

@@ -5,7 +5,7 @@ use super::batch::BatchName;
 use super::hold::HoldStatus;
 use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use super::node::NodeState;
-use super::observed::Stall;
+use super::observed::{Seeding, Stall};
 use super::operation::{Operation, WaitCode};
 use super::range::PartitionRange;
 use super::table::{BatchLimits, MessageFormat, ShardState, TableState, TopicLayout};
@@ -305,4 +305,16 @@ pub struct OperationStatus {
     pub waiting_for: Option<String>,
     /// The same as a code.
     pub waiting_code: Option<WaitCode>,
+    /// How long it took, or has taken so far, by the leader's clock.
+    pub took_ms: u64,
+    /// How far the copy is that it waits for.
+    pub copy: Option<Seeding>,
+}
+
+impl OperationStatus {
+    /// What the record says.
+    pub fn of(operation: Operation, table_name: Option<String>) -> Self {
+        let took_ms = operation.ended_unix_ms.saturating_sub(operation.started_unix_ms);
+        Self { operation, table_name, waiting_for: None, waiting_code: None, took_ms, copy: None }
+    }
 }

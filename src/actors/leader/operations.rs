@@ -62,7 +62,7 @@ fn refuse_frozen(view: &ClusterView, table: &Table, kinds: &[Kind], now_unix_ms:
 }
 
 fn said(name: &TableName, operation: Operation) -> OperationStatus {
-    OperationStatus { operation, table_name: Some(name.to_string()), waiting_for: None, waiting_code: None }
+    OperationStatus::of(operation, Some(name.to_string()))
 }
 
 /// Operations to be recorded, numbered after all that there are.
@@ -326,7 +326,7 @@ pub async fn cancel(lead: Lead, id: OperationId) -> Result<OperationStatus, Erro
             }
         }
         let name = lead.view.read().tables.get(&operation.table).map(|t| t.record.name.to_string());
-        return Ok(OperationStatus { operation, table_name: name, waiting_for: None, waiting_code: None });
+        return Ok(OperationStatus::of(operation, name));
     }
     Err(Error::Unavailable(format!("operation {id} keeps changing: try again")))
 }

@@ -21,6 +21,7 @@ use crate::adapters::metadata::Revision;
 use crate::model::control::OperationStatus;
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
 use crate::model::node::NodeState;
+use crate::model::observed::Seeding;
 use crate::model::operation::Operation;
 use crate::model::shards::Shards;
 use crate::model::shared::Shared;
@@ -230,14 +231,25 @@ pub fn progress(
                 _ => None,
             }
         });
+        let told = OperationStatus::of(operation.clone(), table.map(|table| table.name.to_string()));
+        if !operation.state.is_open() {
+            return told;
+        }
         OperationStatus {
-            operation: operation.clone(),
-            table_name: table.map(|table| table.name.to_string()),
             waiting_code: waiting.as_ref().map(|wait| wait.code),
             waiting_for: waiting.map(|wait| wait.what),
+            took_ms: now_unix_ms.saturating_sub(operation.started_unix_ms),
+            copy: copy_of(operation, reports),
+            ..told
         }
     };
     view.operations.values().map(|operation| said(&operation.record)).collect()
+}
+
+/// How far the copy is that an operation makes.
+fn copy_of(operation: &Operation, reports: &Reports) -> Option<Seeding> {
+    let replicas = reports.heartbeats.get(operation.kind.target()?)?.replicas.get(&operation.table)?;
+    operation.kind.shards().iter().find_map(|shard| replicas.get(shard)?.seeding.clone())
 }
 
 impl Actor for TableActor {

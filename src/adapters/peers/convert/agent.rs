@@ -84,7 +84,7 @@ fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malf
     })
 }
 
-fn seeding_from_wire(w: &wire::SeedingReport) -> Seeding {
+pub(super) fn seeding_from_wire(w: &wire::SeedingReport) -> Seeding {
     Seeding {
         done: w.partitions_done,
         of: w.partitions_of,
@@ -96,7 +96,7 @@ fn seeding_from_wire(w: &wire::SeedingReport) -> Seeding {
     }
 }
 
-fn seeding_to_wire(m: Seeding) -> wire::SeedingReport {
+pub(super) fn seeding_to_wire(m: Seeding) -> wire::SeedingReport {
     wire::SeedingReport {
         partitions_done: m.done,
         partitions_of: m.of,

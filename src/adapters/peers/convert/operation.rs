@@ -1,5 +1,6 @@
 //! Operations of the `Control` service.
 
+use super::agent::{seeding_from_wire, seeding_to_wire};
 use super::{Malformed, node};
 use crate::adapters::operation_wire;
 use crate::model::ShardId;
@@ -55,7 +56,14 @@ pub fn operation_from_wire(w: wire::OperationStatus) -> Result<OperationStatus, 
         operation_wire::from_wire(record).map_err(|(field, reason)| Malformed::new(field, reason))?;
     // A code of a newer daemon is none here; its words are.
     let waiting_code = w.waiting_code.as_deref().and_then(WaitCode::from_code);
-    Ok(OperationStatus { operation, table_name: w.table_name, waiting_for: w.waiting_for, waiting_code })
+    Ok(OperationStatus {
+        operation,
+        table_name: w.table_name,
+        waiting_for: w.waiting_for,
+        waiting_code,
+        took_ms: w.took_ms,
+        copy: w.copy.as_ref().map(seeding_from_wire),
+    })
 }
 
 /// See [`operation_from_wire`].
@@ -65,5 +73,7 @@ pub fn operation_to_wire(m: OperationStatus) -> wire::OperationStatus {
         table_name: m.table_name,
         waiting_for: m.waiting_for,
         waiting_code: m.waiting_code.map(|code| code.code().to_owned()),
+        took_ms: m.took_ms,
+        copy: m.copy.map(seeding_to_wire),
     }
 }

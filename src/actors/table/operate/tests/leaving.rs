@@ -29,7 +29,7 @@ fn replaced() -> World {
 fn a_copy_that_leaves_stays_after_all_when_those_that_were_counted_on_have_died() {
     for dead in [vec!["n3"], vec!["n2", "n3"]] {
         let mut world = replaced();
-        dead.iter().for_each(|node| drop(world.down.insert(id(node), 95_000)));
+        world.down.extend(dead.iter().map(|node| (id(node), 95_000)));
         world.step();
         assert_eq!(state(&mut world, "n1"), Some(ReplicaState::Behind), "{dead:?}");
         assert_eq!(world.shard(0).replica_on(&id("n1")).unwrap().left_at, None);
