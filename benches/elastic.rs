@@ -182,19 +182,40 @@ fn ingested(url: &str) -> f64 {
     text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
+/// The longest time for which a node's server had no newer row to show, by the routes that it had loaded.
+async fn readable_gap(node: &Node, table: &TableStatus, stop: &AtomicBool) -> Duration {
+    let databases =
+        format!("SELECT default_database FROM system.clusters WHERE cluster = '{}'", table.cluster);
+    let rows = format!(
+        "SELECT sum(rows) FROM system.parts WHERE active AND table = 'local' AND database IN ({databases})"
+    );
+    let mut gap = Gap::default();
+    while !stop.load(Ordering::Relaxed) {
+        gap.see(node.query(&rows).await.unwrap().parse().unwrap());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    gap.longest
+}
+
+/// Of inserts over the cluster, of inserts on one node, and of what that node's server shows.
 async fn gaps<T>(
     cluster: &Cluster,
     table: &TableStatus,
     work: impl Future<Output = T>,
-) -> ([Duration; 2], T) {
+) -> ([Duration; 3], T) {
     let stop = Arc::new(AtomicBool::new(false));
     let holds =
         |node: &&Node| table.shards[0].replicas.iter().any(|replica| replica.node.as_str() == node.id);
-    let urls = cluster.nodes.iter().filter(holds).map(|node| node.http_url.clone()).collect();
-    let watched = longest_gaps(urls, &stop);
-    let out = work.await;
-    stop.store(true, Ordering::Relaxed);
-    (watched.await.unwrap(), out)
+    let holders: Vec<&Node> = cluster.nodes.iter().filter(holds).collect();
+    let watched = longest_gaps(holders.iter().map(|node| node.http_url.clone()).collect(), &stop);
+    let worked = async {
+        let out = work.await;
+        stop.store(true, Ordering::Relaxed);
+        out
+    };
+    let (out, readable) = tokio::join!(worked, readable_gap(holders[0], table, &stop));
+    let [all, one] = watched.await.unwrap();
+    ([all, one, readable], out)
 }
 
 async fn split(cluster: &Cluster) {
@@ -217,12 +238,14 @@ async fn split(cluster: &Cluster) {
     let ms = |gap: Duration| gap.as_millis();
     println!(
         "split: published after {} ms; longest gap between inserts over the cluster {} ms ({} ms without a split), on \
-         one node {} ms ({} ms)",
+         one node {} ms ({} ms), between newer rows that a query sees there {} ms ({} ms)",
         took.as_millis(),
         ms(gap[0]),
         ms(idle[0]),
         ms(gap[1]),
-        ms(idle[1])
+        ms(idle[1]),
+        ms(gap[2]),
+        ms(idle[2])
     );
     cluster.until("the split to have ended", |status| {
         status.tables[0].shards.len() == 2 && status.tables[0].complete
