@@ -8,8 +8,9 @@ an earlier one fails, so that one run shows all that is wrong. Ends with the fai
 line, `N passed, N failed, N skipped`. Exits 0 only if nothing failed.
 
 A test is "against real servers" if it is in the test binary `real` or `proof` (tests/real/, tests/proof/), and not
-among the few there that start none (SERVERLESS). Those binaries start servers, so few of their tests run at once: REAL_TEST_THREADS (2). No group may take longer than TEST_GROUP_MINUTES (45):
-it is ended then, and counts as failed. A process that a group leaves behind is ended, and counts as a failure too.
+among the few there that start none (SERVERLESS). Those binaries start servers, so few of their tests run at once:
+REAL_TEST_THREADS (2). No group may take longer than TEST_GROUP_MINUTES (45): it is ended then, and counts as failed. A
+process that a group leaves behind is ended, and counts as a failure too.
 
 It does not set up anything: `make test` does, by scripts/provision.sh.
 """
