@@ -1,5 +1,5 @@
-# Every command of this project. On a new Debian 12 machine with Rust, Python 3 and Java 17 with Maven, each
-# target sets up what it needs by itself (scripts/provision.sh), the first time and every time.
+# Every command of this project. On a new Debian 12 machine with Rust and Python 3, each target sets up what it needs
+# by itself (scripts/provision.sh), the first time and every time.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,7 +27,7 @@ help: ## this list
 
 .PHONY: demo
 demo: ## real ClickHouse servers, a million rows; split, join, drain and kill under queries: two minutes
-	@scripts/provision.sh rust build clickhouse
+	@scripts/provision.sh rust build server
 	@cargo build --locked --bin converthouse
 	@TMPDIR="$$(scripts/scratch.sh)" target/debug/converthouse demo $(DEMO_ARGS)
 

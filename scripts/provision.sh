@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts the pinned outside parts on this machine: what the build needs, and the real servers of the tests.
 #
-#   scripts/provision.sh [PART...]      parts: rust build clickhouse etcd prometheus network kafka chdb; none = all
+#   scripts/provision.sh [PART...]      parts: rust build clickhouse etcd prometheus network kafka chdb; none = all.
+#                                       `server` is any ClickHouse: by CLICKHOUSE_BINARY, on the PATH, or `clickhouse`
 #   scripts/provision.sh --clean        removes the folders below (packages of the system stay)
 #
 # Idempotent, and quick when there is nothing to do. Debian packages come through apt (as root, or by sudo).
@@ -27,6 +28,8 @@ readonly PROMETHEUS_PACKAGES=(prometheus)
 readonly NETWORK_PACKAGES=(iproute2) # the proof cuts a node off by a network namespace
 readonly MAVEN_DEPENDENCY_PLUGIN="3.8.1"
 readonly CHDB_PINS=(chdb-core==26.9.0) # without its pandas and pyarrow: nothing here asks for data frames
+readonly JAVA_PACKAGE="openjdk-17-jre-headless"
+readonly MAVEN_PACKAGE="maven"
 readonly ALL_PARTS=(rust build clickhouse etcd prometheus network kafka chdb)
 
 say() { printf 'provision: %-10s %s\n' "$1" "$2"; }
@@ -137,6 +140,19 @@ part_build() {
   install_packages build "${BUILD_PACKAGES[@]}" || true
 }
 
+# What the demo needs: the server that CLICKHOUSE_BINARY names, else the one on the PATH (in the order in which the
+# program looks for it), else Debian's. The tests insist on the last, see part_clickhouse.
+part_server() {
+  local found
+  if [ -z "${CLICKHOUSE_BINARY:-}" ]; then
+    if found="$(command -v clickhouse-server || command -v clickhouse)"; then
+      say server "ready ($found, on the PATH)"
+      return
+    fi
+  fi
+  part_clickhouse
+}
+
 part_clickhouse() {
   local found
   if [ -n "${CLICKHOUSE_BINARY:-}" ]; then
@@ -197,12 +213,17 @@ link() { # folder, name in .provision
   ln -sfn "$1" "$LINKS/$2"
 }
 
+needs_program() { # part, program, the package that has it
+  command -v "$2" >/dev/null || install_packages "$1" "$3" || true
+  command -v "$2" >/dev/null || die "$2 is not on the PATH" "install it, such as apt-get install $3"
+}
+
 part_kafka() {
   local folder
-  command -v java >/dev/null || die "java is not on the PATH" "install Java 17, such as openjdk-17-jre-headless"
+  needs_program kafka java "$JAVA_PACKAGE"
   folder="$(pinned_folder kafka "$MAVEN_DEPENDENCY_PLUGIN" "$(cat "$ROOT"/scripts/kafka/*)")"
   if [ ! -e "$folder/.done" ]; then
-    command -v mvn >/dev/null || die "mvn is not on the PATH" "install Maven, such as apt-get install maven"
+    needs_program kafka mvn "$MAVEN_PACKAGE"
     say kafka "fetching the broker's jars"
     rm -rf "$folder"
     mkdir -p "$folder"

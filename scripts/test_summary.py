@@ -7,9 +7,10 @@ One group after the other, each by a cargo command that is shown and can be repe
 an earlier one fails, so that one run shows all that is wrong. Ends with the failing tests' names and, as the last
 line, `N passed, N failed, N skipped`. Exits 0 only if nothing failed.
 
-A test is "against real servers" if it is in the test binary `real` or `proof` (tests/real/, tests/proof/). Such a
-test starts servers, so few run at once: REAL_TEST_THREADS (2). No group may take longer than TEST_GROUP_MINUTES (45):
-it is ended then, and counts as failed. A process that a group leaves behind is ended, and counts as a failure too.
+A test is "against real servers" if it is in the test binary `real` or `proof` (tests/real/, tests/proof/), and not
+among the few there that start none (SERVERLESS). Those binaries start servers, so few of their tests run at once:
+REAL_TEST_THREADS (2). No group may take longer than TEST_GROUP_MINUTES (45): it is ended then, and counts as failed. A
+process that a group leaves behind is ended, and counts as a failure too.
 
 It does not set up anything: `make test` does, by scripts/provision.sh.
 """
@@ -27,6 +28,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ("real", "proof")
+# Their tests that start no server: what is installed, and what is read or computed.
+SERVERLESS = (
+    "provisioned::",
+    "support::",
+    "dashboards::alerts_fire_in_their_situation_and_only_then",
+    "dashboards::dashboard_alerts_and_documents_name_the_metrics_that_exist",
+)
 # Virtual time is computed, and placement is: their tests are optimised, at the cost of one more build of this package;
 # the simulator's sweep over more seeds than by hand.
 OPTIMISED = ("simulation", "placement")
@@ -47,6 +55,7 @@ class Group:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    serverless: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
     lacking: dict[str, str] = field(default_factory=dict)
@@ -144,6 +153,8 @@ def read_output(group: Group, lines) -> None:
         if test := TEST_LINE.match(line):
             if test["outcome"] == "FAILED":
                 group.failures.append(test["name"])
+            if test["outcome"] != "ignored" and test["name"].startswith(SERVERLESS):
+                group.serverless += 1
         elif result := RESULT_LINE.match(line):
             results_seen = True
             group.passed += int(result[1])
@@ -214,7 +225,7 @@ def summarise(groups: list[Group], seconds: float) -> int:
             print(f"FAILED {group.name}: {failure}")
     tests = [group for group in groups if group.is_test]
     ran = sum(group.passed + group.failed for group in tests)
-    on_real = sum(group.passed + group.failed for group in tests if group.real)
+    on_real = sum(group.passed + group.failed - group.serverless for group in tests if group.real)
     checks = [group.name for group in groups if not group.is_test]
     failed = sum(group.failed for group in groups)
     print(f"{ran} tests ran, {on_real} of them against real servers; checks: {', '.join(checks) or 'none'}; "

@@ -169,6 +169,9 @@ fn wrong_usage_is_code_2_and_says_what_is_right() {
         (vec!["status", "--timeout", "0"], "0 is not in 1..=86400"),
         (vec!["status", "--cert", "x"], "--key <FILE>"),
         (vec!["completions", "cmd"], "bash"),
+        (vec!["completions", "bash", "--json"], "`completions` has no result to print as JSON"),
+        (vec!["server", "--config", "/nonexistent", "--json"], "`server` has no result to print as JSON"),
+        (vec!["demo", "--rows", "0"], "0 is not in 1.."),
         (vec!["insert", NAME, "--file", "/nonexistent"], "/nonexistent: No such file"),
     ] {
         let ran = run(&edge, &arguments);

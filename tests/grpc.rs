@@ -17,7 +17,8 @@ use converthouse::adapters::peers::grpc::{GrpcDaemon, GrpcPeers, INSERT_BYTES_MA
 use converthouse::adapters::peers::local::LocalPeers;
 use converthouse::adapters::peers::{Daemon, Error, Peers};
 use converthouse::error::{Coded, Retry};
-use converthouse::model::control::{Asked as Change, CreateTable, DropTable, InsertRows, Inserted, Operate};
+use converthouse::model::control::{Asked as Change, CreateTable, DdlAsked, DropTable, InsertRows};
+use converthouse::model::control::{Inserted, Operate};
 use converthouse::model::observed::{
     CopyWay, Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall,
 };
@@ -70,6 +71,10 @@ fn create() -> CreateTable {
     }
 }
 
+fn ddl_asked() -> DdlAsked {
+    DdlAsked { ddl: "CREATE …".into(), partition_by: "a".into() }
+}
+
 fn drop_table() -> DropTable {
     DropTable { database: "a".into(), table: "b".into(), delete_topics: true, if_exists: true }
 }
@@ -110,6 +115,7 @@ fn heartbeat() -> Shared<Heartbeat> {
         clickhouse_up: true,
         clickhouse_error: "refused".into(),
         clickhouse_version: "18.16.1".into(),
+        kafka_error: "no broker".into(),
         disk_free_bytes: 1,
         disk_total_bytes: 2,
         replicas: BTreeMap::from([(id(), BTreeMap::from([(ShardId(3), observation)]))]),
@@ -156,6 +162,12 @@ async fn every_request_and_answer_survives_the_wire() {
     let found = daemon.verify(name(), 7).await.unwrap();
     assert_eq!(found.map(Result::unwrap).collect::<Vec<_>>().await, verdicts());
     assert_eq!(edge.daemon.last(), Asked::Verify(name(), 7));
+    for partition_by in ["a", ""] {
+        let asked = DdlAsked { partition_by: partition_by.into(), ..ddl_asked() };
+        let parsed = daemon.parse_ddl(asked.clone()).await.unwrap();
+        assert_eq!(parsed, edge::samples::parsed(partition_by.is_empty()));
+        assert_eq!(edge.daemon.last(), Asked::ParseDdl(asked));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -217,6 +229,7 @@ async fn all(daemon: &dyn Daemon) -> Vec<(&'static str, Error)> {
         ("set_balance", daemon.set_balance(steer::set_balance(None)).await.unwrap_err()),
         ("set_hold", daemon.set_hold(steer::set_hold(None, None)).await.unwrap_err()),
         ("heartbeat", daemon.heartbeat(heartbeat()).await.unwrap_err()),
+        ("parse_ddl", daemon.parse_ddl(ddl_asked()).await.unwrap_err()),
     ]
 }
 

@@ -53,6 +53,44 @@ fn a_leader_dies_and_everything_goes_on() {
 }
 
 #[test]
+fn a_table_is_made_though_the_leaders_server_is_down() {
+    let run = simulation::run(&Setup::nodes(3), async |cluster: &Cluster| {
+        cluster.start().await?;
+        let leader = cluster.leader().expect("started");
+        cluster.set_clickhouse(leader.as_str(), false)?;
+        let made = cluster.request_table(&NewTable::named("t")).await?;
+        assert!(cluster.leader() == Some(leader.clone()) && made.table == "t");
+        cluster.set_clickhouse(leader.as_str(), true)?;
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
+fn a_node_that_does_not_reach_kafka_says_so() {
+    let run = simulation::run(&Setup::nodes(2), async |cluster: &Cluster| {
+        let told = async |told: usize| {
+            for _ in 0..60 {
+                let status = cluster.status().await?;
+                let named = |problem: &&String| problem.contains("Kafka does not answer it");
+                if status.problems.iter().filter(named).count() == told {
+                    return Ok(());
+                }
+                cluster.advance(1_000).await?;
+            }
+            Err(cluster.failure(format!("waited in vain for {told} nodes to say so")))
+        };
+        cluster.start().await?;
+        told(0).await?;
+        cluster.set_down(Port::Kafka, true);
+        told(2).await?;
+        cluster.set_down(Port::Kafka, false);
+        told(0).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     let setup = Setup { weather: simulation::Weather::ROUGH, ..Setup::nodes(3) };
     let run = simulation::twice(&setup, a_leader_dies);

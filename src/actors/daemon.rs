@@ -3,7 +3,7 @@
 use super::leader::steer::{Apply, Balance, Brake, CancelPlan, PlanAsked};
 use super::leader::{
     Begin, Cancel, ClusterAsked, Create, Drop, OperationsAsked, RemoveNode, SetNodeState, TableAsked,
-    TakeHeartbeat, status,
+    TakeHeartbeat, parse, status,
 };
 use super::leadership::Seat;
 use super::mirror::View;
@@ -17,7 +17,7 @@ use crate::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream, Verdict
 use crate::error::Coded as _;
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
-use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::control::{DdlAsked, NodeStatus, Operate, OperationStatus, ParsedDdl};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::ids::Epoch;
 use crate::model::observed::Heartbeat;
@@ -52,7 +52,7 @@ pub struct LocalDaemon {
     pub seat: Seat,
     /// The other daemons.
     pub neighbours: Neighbours,
-    /// The server that evaluates partition expressions.
+    /// The server that evaluates partition expressions, and is the first to be asked what a table is.
     pub clickhouse: Arc<dyn ClickHouse>,
     /// Where inserted rows go.
     pub kafka: Arc<dyn Kafka>,
@@ -287,6 +287,13 @@ impl Daemon for LocalDaemon {
         let coordinator =
             self.seat.get().ok_or_else(|| Error::NoLeader("this daemon does not lead".into()))?;
         ask(&coordinator, TakeHeartbeat(heartbeat)).await?
+    }
+
+    async fn parse_ddl(&self, asked: DdlAsked) -> Result<ParsedDdl, Error> {
+        let beside = self.nodes.values().map(|node| &node.clickhouse);
+        let further = beside.filter(|server| !Arc::ptr_eq(server, &self.clickhouse));
+        let servers = std::iter::once(&self.clickhouse).chain(further).cloned().collect();
+        parse::here(servers, self.clock.as_ref(), &asked).await
     }
 
     async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {

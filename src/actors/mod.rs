@@ -301,7 +301,7 @@ pub fn spawn_recorded(world: World, recording: Option<Recorder>) -> Result<Runni
         lease_ttl_ms: world.options.lease_ttl_ms,
     };
     let leadership =
-        Leadership::new(candidate, seat, crown(&world, &first, keys, view.clone(), recording)).start();
+        Leadership::new(candidate, seat, crown(&world, neighbours, keys, view.clone(), recording)).start();
     mirror.do_send(Observe(leadership.clone().recipient()));
     Ok(Running { daemon, view, leadership, mirror, beside: beside_nodes })
 }
@@ -355,12 +355,12 @@ fn spawn_node(
 
 fn crown(
     world: &World,
-    first: &LocalNode,
+    neighbours: Neighbours,
     keys: Keys,
     view: View,
     recording: Option<Recorder>,
 ) -> leadership::Crown {
-    let (world, clickhouse) = (world.clone(), first.clickhouse.clone());
+    let world = world.clone();
     Box::new(move |term| {
         let lead = Lead {
             cluster: world.cluster.clone(),
@@ -370,7 +370,7 @@ fn crown(
             keys: keys.clone(),
             view: view.clone(),
             observed: Observed::default(),
-            clickhouse: clickhouse.clone(),
+            neighbours: neighbours.clone(),
             kafka: world.kafka.clone(),
             clock: world.clock.clone(),
             metrics: world.metrics.clone(),

@@ -16,3 +16,4 @@ mod operation_wire;
 pub mod peers;
 pub mod recording;
 pub mod routes;
+mod schema_wire;

@@ -9,6 +9,7 @@ use crate::adapters::peers::convert::{self, Malformed};
 use crate::adapters::peers::grpc::MESSAGE_BYTES_MAX;
 use crate::adapters::peers::status::to_status;
 use crate::adapters::peers::{Daemon, Error, Tls};
+use crate::model::control::DdlAsked;
 use crate::model::{OperationId, TableName};
 use crate::wire::agent_server::{Agent, AgentServer};
 use crate::wire::control_server::{Control, ControlServer};
@@ -388,6 +389,16 @@ impl Agent for Service {
         let daemon = self.daemon.clone();
         let reply = run(async move { daemon.heartbeat(heartbeat.into()).await }).await?;
         Ok(Response::new(wire::HeartbeatResponse { term: reply.term.0 }))
+    }
+
+    async fn parse_ddl(
+        &self,
+        request: Request<wire::ParseDdlRequest>,
+    ) -> Result<Response<wire::ParseDdlResponse>, Status> {
+        let wire::ParseDdlRequest { ddl, partition_by } = request.into_inner();
+        let (daemon, asked) = (self.daemon.clone(), DdlAsked { ddl, partition_by });
+        let parsed = run(async move { daemon.parse_ddl(asked).await }).await?;
+        Ok(Response::new(convert::parsed_to_wire(parsed)))
     }
 }
 

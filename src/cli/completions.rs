@@ -12,6 +12,7 @@ pub(super) struct Completions {
 
 impl Completions {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        context.no_json("completions", "leave --json out")?;
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "converthouse", &mut script);
         context.emit(&String::from_utf8_lossy(&script))

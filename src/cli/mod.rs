@@ -204,6 +204,14 @@ impl Context {
         self.global.json
     }
 
+    /// For commands that have no result to print.
+    fn no_json(&self, command: &str, remedy: &str) -> Result<(), Failure> {
+        if self.global.json {
+            return Err(Failure::usage(format!("`{command}` has no result to print as JSON"), remedy));
+        }
+        Ok(())
+    }
+
     /// Whether output may have colours.
     pub fn colour(&self) -> bool {
         self.colour

@@ -23,6 +23,7 @@ impl Server {
         if self.check {
             return super::config::check(context, &self.config);
         }
+        context.no_json("server", "leave --json out; for its log, set [log] format = \"json\"")?;
         let config = config::load(&self.config)?;
         let started = telemetry::start_logs(&config.log);
         started.map_err(|e| Failure::failed(format!("cannot start logging: {e}"), "correct [log] level"))?;

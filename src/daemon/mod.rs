@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 /// Longest wait for a graceful end.
@@ -53,7 +54,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built")
     });
     system.block_on(async move {
-        let stop = terminated();
+        let stop = terminated([SignalKind::terminate(), SignalKind::interrupt()]);
         let mut stop = std::pin::pin!(stop.fuse());
         let starting = start(config).fuse();
         let mut starting = std::pin::pin!(starting);
@@ -79,9 +80,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     })
 }
 
-/// Completes when the process is asked to end.
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
+/// Completes when the process is asked to end, by one of these signals.
+pub(crate) async fn terminated<const N: usize>(kinds: [SignalKind; N]) {
     let wait = |kind| async move {
         match signal(kind) {
             Ok(mut signal) => {
@@ -93,7 +93,6 @@ async fn terminated() {
             }
         }
     };
-    let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
     select_all(kinds.map(|kind| wait(kind).boxed_local())).await;
 }
 

@@ -3,7 +3,7 @@
 
 use super::scene::{self, Scene, node};
 use super::steps::{Report, check, everywhere, failed, seconds, status, until};
-use super::traffic::Traffic;
+use super::traffic::{Task, Traffic};
 use crate::adapters::clock::SystemClock;
 use crate::daemon::Error;
 use crate::model::NodeState;
@@ -20,12 +20,10 @@ pub async fn play(scene: &mut Scene, rows: u64, report: &mut Report) -> Result<u
     report
         .say("from here on rows come in (10000 a second at most), and every server is queried, all the time");
     let servers: Vec<String> = scene.servers.iter().map(|server| server.url().to_owned()).collect();
-    let traffic = Traffic::start(scene.kafka.clone(), rows, servers);
+    let traffic = Traffic::start(scene.kafka.clone(), &scene.prefix, rows, servers);
     let line = live_line(scene, &traffic);
     let acts = acts(scene, &traffic, report).await;
-    line.abort();
-    // Dropped by its task's end.
-    let _ = line.await;
+    line.ended().await;
     let seen = traffic.seen.clone();
     let total = traffic.end().await;
     acts?;
@@ -56,7 +54,7 @@ async fn acts(scene: &mut Scene, traffic: &Traffic, report: &mut Report) -> Resu
 }
 
 /// One line that is drawn over and over, on a terminal: queries, rows, who holds how much.
-fn live_line(scene: &Scene, traffic: &Traffic) -> tokio::task::JoinHandle<()> {
+fn live_line(scene: &Scene, traffic: &Traffic) -> Task {
     let (seen, daemon) = (traffic.seen.clone(), scene.daemon.clone());
     let bar = ProgressBar::new_spinner();
     if !std::io::stderr().is_terminal() {
@@ -65,7 +63,7 @@ fn live_line(scene: &Scene, traffic: &Traffic) -> tokio::task::JoinHandle<()> {
     if let Ok(style) = ProgressStyle::with_template("          {spinner} {msg}") {
         bar.set_style(style);
     }
-    tokio::task::spawn_local(async move {
+    Task::start(async move {
         loop {
             let held = match daemon.cluster_status().await {
                 Ok(status) => {

@@ -2,17 +2,22 @@
 //!
 //! Makes a table of 4 shards x 2 replicas, brings rows in through Kafka, asks through plain ClickHouse on every
 //! node, kills a server, asks on, brings it back. Then, with rows and queries all the time: splits the shards, has a
-//! fourth node join, drains the first, kills another. Says what was proven. Leaves nothing running; its folder goes
-//! too, unless asked to keep it.
+//! fourth node join, drains the first, kills another. Says what was proven. Leaves nothing running, however it ends;
+//! its folder goes too, unless asked to keep it, and so do its topics on a Kafka that is not its own.
 
 mod elastic;
+mod progress;
 mod scene;
 mod steps;
+mod topics;
 mod traffic;
 
-use crate::daemon::Error;
+use crate::daemon::{Error, terminated};
 use actix::prelude::*;
+use std::io::Write;
 use std::path::PathBuf;
+use tokio::signal::unix::SignalKind;
+use topics::Topics;
 
 /// What the demo does.
 #[derive(Debug, Clone)]
@@ -27,25 +32,63 @@ pub struct Options {
     pub stay: bool,
     /// Where to put it; `None` is the system's folder for temporary files.
     pub folder: Option<PathBuf>,
+    /// Where the story goes.
+    pub voice: Voice,
+}
+
+/// What it came to.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Proven {
+    /// The servers' version.
+    pub clickhouse: String,
+    /// A sentence each.
+    pub proven: Vec<String>,
+    /// What it took.
+    pub seconds: f64,
+}
+
+/// Where the story goes. A reader who has had enough of it ends nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// Standard output.
+    Out,
+    /// Standard error: the result is for a program.
+    Err,
+}
+
+impl Voice {
+    /// A line of it.
+    pub fn line(self, text: &str) {
+        let _ = match self {
+            Self::Out => writeln!(std::io::stdout(), "{text}"),
+            Self::Err => writeln!(std::io::stderr(), "{text}"),
+        };
+    }
 }
 
 /// Runs it to its end. An error says which proof failed.
-pub fn run(options: Options) -> Result<(), Error> {
+pub fn run(options: Options) -> Result<Proven, Error> {
     let system = System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built")
     });
     system.block_on(async move {
-        let mut stop = std::pin::pin!(futures::FutureExt::fuse(interrupted()));
-        let mut play = std::pin::pin!(futures::FutureExt::fuse(steps::play(options)));
-        futures::select_biased! {
-            result = play => result,
-            () = stop => Err(Error::new("interrupted", "run it again")),
-        }
+        let topics = Topics::new(options.kafka.as_deref())?;
+        let result = {
+            let mut stop = std::pin::pin!(futures::FutureExt::fuse(interrupted()));
+            let mut play = std::pin::pin!(futures::FutureExt::fuse(steps::play(&options, &topics)));
+            futures::select_biased! {
+                result = play => result,
+                () = stop => Err(Error::new("interrupted", "run it again")),
+            }
+        };
+        // Everything that ran has ended with it.
+        let deleted = topics.delete(options.voice).await;
+        let proven = result?;
+        deleted?;
+        Ok(proven)
     })
 }
 
 async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    terminated([SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]).await;
 }

@@ -1,7 +1,7 @@
 //! What the demo plays on: servers, broker, daemon, and plain ClickHouse clients for asking.
 
 use super::Options;
-use super::steps::PARTITIONS;
+use super::topics::Topics;
 use crate::adapters::compute::clickhouse_server::{self, ClickHouseServer};
 use crate::adapters::compute::process::{Launch, Process, free_port};
 use crate::adapters::kafka::embedded::EmbeddedKafka;
@@ -31,6 +31,9 @@ pub struct Scene {
     pub daemon: Arc<dyn Daemon>,
     /// Where they are.
     pub grpc_url: String,
+    /// What topics begin with.
+    pub prefix: String,
+    cluster: String,
     process: Process,
     launch: Launch,
     ports: (u16, u16),
@@ -76,7 +79,7 @@ pub fn node(number: usize) -> String {
 }
 
 /// Starts servers, broker and daemon.
-pub async fn set(options: &Options) -> Result<Scene, Error> {
+pub async fn set(options: &Options, topics: &Topics) -> Result<Scene, Error> {
     let folder = Folder::make(options)?;
     let mut servers = Vec::new();
     for number in 0..NODES {
@@ -99,11 +102,15 @@ pub async fn set(options: &Options) -> Result<Scene, Error> {
     let program = std::env::current_exe()
         .map_err(|error| Error::new(error, "run it from a file that is still there"))?;
     let launch = Launch::new("converthouse", program, folder.path()).args(["server", "--config"]).arg(&file);
-    configure(&file, folder.path(), &servers, &brokers, (grpc, http))?;
+    let prefix = topics.prefix().to_owned();
+    // The cluster's name is in the names of consumer groups.
+    let cluster = if topics.on_real() { prefix.clone() } else { "demo".to_owned() };
+    configure(&file, (&cluster, folder.path()), &servers, &brokers, (grpc, http))?;
     let process = launch.start().map_err(|error| Error::of(&error))?;
     let grpc_url = format!("http://127.0.0.1:{grpc}");
     let daemon = GrpcPeers::new(PeerOptions::default()).daemon(&grpc_url);
-    Ok(Scene { servers, kafka, daemon, grpc_url, process, launch, ports: (grpc, http), brokers, folder })
+    let ports = (grpc, http);
+    Ok(Scene { servers, kafka, daemon, grpc_url, prefix, cluster, process, launch, ports, brokers, folder })
 }
 
 async fn server(folder: &Path, number: usize) -> Result<ClickHouseServer, Error> {
@@ -122,14 +129,14 @@ async fn server(folder: &Path, number: usize) -> Result<ClickHouseServer, Error>
 /// Writes the file that an operator would write for this.
 fn configure(
     file: &Path,
-    folder: &Path,
+    (cluster, folder): (&str, &Path),
     servers: &[ClickHouseServer],
     brokers: &str,
     (grpc, http): (u16, u16),
 ) -> Result<(), Error> {
     let brokers: Vec<&str> = brokers.split(',').collect();
     let mut text = format!(
-        "[cluster]\nname = \"demo\"\n\n[daemon]\nnode = \"n1\"\ndata_dir = {:?}\n\
+        "[cluster]\nname = \"{cluster}\"\n\n[daemon]\nnode = \"n1\"\ndata_dir = {:?}\n\
          grpc_listen = \"127.0.0.1:{grpc}\"\nhttp_listen = \"127.0.0.1:{http}\"\n\n\
          [metadata]\nkind = \"embedded\"\n\n[kafka]\nbrokers = {brokers:?}\n",
         folder.join("daemon").display().to_string()
@@ -155,11 +162,10 @@ fn configure(
 impl Scene {
     /// Makes the table's topics as a user may who wants them otherwise than the daemon makes them. The embedded broker
     /// makes them for nobody else.
-    pub async fn make_topics(&self) -> Result<(), Error> {
+    pub async fn make_topics(&self, topics: &Topics) -> Result<(), Error> {
+        topics.claim().await?;
         let topic = |name: String| NewTopic { name, partitions: 1, replication: -1, settings: Vec::new() };
-        let of_partitions = (0..PARTITIONS).map(|partition| format!("shop.events.{partition}"));
-        let topics: Vec<NewTopic> =
-            of_partitions.chain(["shop.events.dead-letter".to_owned()]).map(topic).collect();
+        let topics: Vec<NewTopic> = topics.names().into_iter().map(topic).collect();
         self.kafka.create_topics(&topics).await.map_err(|error| Error::of(&error))
     }
 
@@ -178,7 +184,8 @@ impl Scene {
     /// Ends the daemon and starts it again, with all servers in its file.
     pub fn restart_daemon(&mut self) -> Result<(), Error> {
         let folder = self.folder.path();
-        configure(&folder.join("converthouse.toml"), folder, &self.servers, &self.brokers, self.ports)?;
+        let file = folder.join("converthouse.toml");
+        configure(&file, (&self.cluster, folder), &self.servers, &self.brokers, self.ports)?;
         self.stop_daemon()?;
         self.process = self.launch.start().map_err(|error| Error::of(&error))?;
         Ok(())

@@ -1,7 +1,9 @@
 //! The demo's story, step by step; each step proves something or fails the demo.
 
+use super::progress::Progress;
 use super::scene::{self, NODES, Scene, node};
-use super::{Options, elastic, interrupted};
+use super::topics::Topics;
+use super::{Options, Proven, Voice, elastic, interrupted};
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::adapters::kafka::Outgoing;
 use crate::daemon::Error;
@@ -9,9 +11,7 @@ use crate::model::NodeId;
 use crate::model::control::{CreateTable, TableStatus};
 use crate::model::names::TopicPartition;
 use crate::model::table::{BatchLimits, MessageFormat, TableName, TopicLayout};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 /// Partitions of the table.
@@ -22,19 +22,23 @@ const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime
                    ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
 /// What a query must show, however the cluster is: every row once.
 const PROOF: &str = "SELECT count(), uniqExact(id), sum(id) FROM shop.events";
-/// Longest wait for any step.
+/// Longest wait for any step; for rows, as long as none comes.
 const STEP_DEADLINE_MS: u64 = 180_000;
+/// All of it takes no longer, and what so many rows take at the slowest pace that is believed.
+const DEADLINE_MS: u64 = 900_000;
+const ROWS_PER_S_MIN: u64 = 2_000;
 
 /// What is shown, and what was proven so far.
 pub struct Report {
     began: SystemClock,
     proven: Vec<String>,
+    voice: Voice,
 }
 
 impl Report {
     /// Says it, with the time.
     pub fn say(&self, text: &str) {
-        println!("[{:5.1} s] {text}", seconds(&self.began));
+        self.voice.line(&format!("[{:5.1} s] {text}", seconds(&self.began)));
     }
 
     /// Says it, and notes it for the end.
@@ -45,58 +49,68 @@ impl Report {
 }
 
 /// The whole story.
-pub async fn play(options: Options) -> Result<(), Error> {
-    let mut report = Report { began: SystemClock::new(), proven: Vec::new() };
-    report.say(&format!("starting {NODES} ClickHouse servers, a broker and a daemon"));
-    let mut scene = scene::set(&options).await?;
-    let version = scene.ask(0, "SELECT version()").await?;
-    report.say(&format!("ClickHouse {version} runs {NODES} times; daemon at {}", scene.grpc_url));
-    create(&scene, &mut report).await?;
-    ingest(&scene, 0..options.rows, &mut report).await?;
-    everywhere(&scene, options.rows, &mut report).await?;
-    let rows = lose_a_server(&mut scene, options.rows, &mut report).await?;
-    elastic::play(&mut scene, rows, &mut report).await?;
-    println!("\nWhat was proven, on ClickHouse {version}:");
-    for line in &report.proven {
-        println!("  - {line}");
-    }
+pub async fn play(options: &Options, topics: &Topics) -> Result<Proven, Error> {
+    let voice = options.voice;
+    let mut report = Report { began: SystemClock::new(), proven: Vec::new(), voice };
+    let deadline = Duration::from_millis(DEADLINE_MS) + Duration::from_secs(options.rows / ROWS_PER_S_MIN);
+    let proving = prove(options, topics, &mut report);
+    let late = |_| Err(failed(&format!("it was not done after {} s", deadline.as_secs())));
+    let (mut scene, version) = tokio::time::timeout(deadline, proving).await.unwrap_or_else(late)?;
+    voice.line(&format!("\nWhat was proven, on ClickHouse {version}:"));
+    report.proven.iter().for_each(|line| voice.line(&format!("  - {line}")));
     if options.keep {
-        println!("Everything is kept in {}", scene.folder.path().display());
+        voice.line(&format!("Everything is kept in {}", scene.folder.path().display()));
     }
     if options.stay {
-        stay(&scene).await;
+        stay(&scene, voice).await;
     }
     scene.stop_daemon()?;
     // Nobody needs their data any more: an orderly end of each would take many seconds.
     for server in &mut scene.servers {
         server.kill().map_err(|error| scene::of(&error))?;
     }
-    println!("All processes ended; it took {:.0} s.", seconds(&report.began));
-    Ok(())
+    let took = seconds(&report.began);
+    voice.line(&format!("All processes ended; it took {took:.0} s."));
+    Ok(Proven { clickhouse: version, proven: report.proven, seconds: (took * 10.0).round() / 10.0 })
+}
+
+/// Everything that is proven; what it was proven on, and on which version.
+async fn prove(options: &Options, topics: &Topics, report: &mut Report) -> Result<(Scene, String), Error> {
+    report.say(&format!("starting {NODES} ClickHouse servers, a broker and a daemon"));
+    let mut scene = scene::set(options, topics).await?;
+    let version = scene.ask(0, "SELECT version()").await?;
+    report.say(&format!("ClickHouse {version} runs {NODES} times; daemon at {}", scene.grpc_url));
+    create(&scene, topics, report).await?;
+    ingest(&scene, 0..options.rows, report).await?;
+    everywhere(&scene, options.rows, report).await?;
+    let rows = lose_a_server(&mut scene, options.rows, report).await?;
+    elastic::play(&mut scene, rows, report).await?;
+    Ok((scene, version))
 }
 
 /// Says how the cluster is reached, and leaves it alone until somebody has seen enough.
-async fn stay(scene: &Scene) {
-    println!("\nThe cluster goes on until Ctrl-C. In another terminal:");
-    println!("  export CONVERTHOUSE_SERVER={}", scene.grpc_url);
-    println!(
-        "  converthouse status; converthouse table show shop.events; converthouse routes shop.events --json"
+async fn stay(scene: &Scene, voice: Voice) {
+    voice.line("\nThe cluster goes on until Ctrl-C. In another terminal:");
+    voice.line(&format!("  export CONVERTHOUSE_SERVER={}", scene.grpc_url));
+    voice.line(
+        "  converthouse status; converthouse table show shop.events; converthouse routes shop.events --json",
     );
     for (number, server) in scene.servers.iter().enumerate() {
         let sql = "SELECT count() FROM shop.events";
-        println!("  clickhouse-client --port {} --query '{sql}'   # {}", server.tcp_port(), node(number));
+        let port = server.tcp_port();
+        voice.line(&format!("  clickhouse-client --port {port} --query '{sql}'   # {}", node(number)));
     }
     interrupted().await;
 }
 
-async fn create(scene: &Scene, report: &mut Report) -> Result<(), Error> {
+async fn create(scene: &Scene, topics: &Topics, report: &mut Report) -> Result<(), Error> {
     let request = CreateTable {
         ddl: DDL.into(),
         partitions: u32::try_from(PARTITIONS).expect("small"),
         shards: SHARDS,
         replicas: REPLICAS,
         partition_by: "user".into(),
-        topic_prefix: None,
+        topic_prefix: topics.on_real().then(|| topics.prefix().to_owned()),
         layout: TopicLayout::TopicPerPartition,
         topic_replication: -1,
         format: MessageFormat::JSONEachRow,
@@ -117,7 +131,7 @@ async fn create(scene: &Scene, report: &mut Report) -> Result<(), Error> {
             .is_ok_and(|s| s.leader.is_some() && s.nodes.iter().filter(|n| n.live).count() == NODES))
     })
     .await?;
-    scene.make_topics().await?;
+    scene.make_topics(topics).await?;
     daemon.create_table(request).await.map_err(|error| scene::of(&error))?;
     until("the table to be complete", async || Ok(status(scene).await?.complete)).await?;
     let table = status(scene).await?;
@@ -126,15 +140,15 @@ async fn create(scene: &Scene, report: &mut Report) -> Result<(), Error> {
          {:.1} s after one command",
         seconds(&began)
     ));
-    show(&table);
+    show(&table, report.voice);
     Ok(())
 }
 
-fn show(table: &TableStatus) {
+fn show(table: &TableStatus, voice: Voice) {
     for shard in &table.shards {
         let replicas: Vec<String> =
             shard.replicas.iter().map(|replica| format!("{} ({})", replica.node, replica.state)).collect();
-        println!("          {} {}  {}", shard.id, shard.range, replicas.join(", "));
+        voice.line(&format!("          {} {}  {}", shard.id, shard.range, replicas.join(", ")));
     }
 }
 
@@ -144,8 +158,8 @@ pub async fn status(scene: &Scene) -> Result<TableStatus, Error> {
     scene.daemon.table_status(name).await.map_err(|error| scene::of(&error))
 }
 
-/// The message of a row.
-pub fn message(id: u64) -> Outgoing {
+/// The message of a row, to a topic of that prefix.
+pub fn message(prefix: &str, id: u64) -> Outgoing {
     let user = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
     let text = format!(
         "{{\"id\":{id},\"user\":{user},\"at\":\"2026-{:02}-{:02} 12:00:00\",\"amount\":{}}}",
@@ -153,45 +167,64 @@ pub fn message(id: u64) -> Outgoing {
         1 + id % 28,
         id % 1_000
     );
-    let topic = format!("shop.events.{}", user % PARTITIONS);
+    let topic = format!("{prefix}.{}", user % PARTITIONS);
     let target = TopicPartition { topic, partition: 0 };
     Outgoing { target, payload: Some(text.into()), headers: Vec::new() }
 }
 
-/// Sends rows to their topics, as any producer would, and waits until a query counts them.
-async fn ingest(scene: &Scene, ids: std::ops::Range<u64>, report: &mut Report) -> Result<(), Error> {
+/// Sends rows to their topics, as any producer would, and meanwhile waits until a query counts them.
+async fn ingest(scene: &Scene, ids: std::ops::Range<u64>, report: &Report) -> Result<(), Error> {
     let began = SystemClock::new();
-    let (first, total) = (ids.start, ids.end);
-    let bar = ProgressBar::new(total - first);
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style = ProgressStyle::with_template("          {bar:40} {pos}/{len} rows  {per_sec}");
-    bar.set_style(style.map_err(|error| Error::new(error, "this is a bug in the demo"))?);
-    let mut next = first;
-    while next < total {
-        let end = total.min(next + 20_000);
-        let messages = (next..end).map(message).collect();
-        scene.kafka.produce(messages).await.map_err(|error| scene::of(&error))?;
-        bar.set_position(end - first);
-        next = end;
-    }
-    bar.finish_and_clear();
-    let sent = seconds(&began);
-    report.say(&format!("{} messages sent to {PARTITIONS} topics in {sent:.1} s", total - first));
-    until("all rows to be counted", async || {
-        let alive = (0..NODES).find(|n| scene.servers[*n].is_running()).unwrap_or(0);
-        let counted = scene.ask(alive, "SELECT count() FROM shop.events").await.unwrap_or_default();
-        Ok(counted == total.to_string())
-    })
-    .await?;
+    let rows = ids.end - ids.start;
+    let sending = async {
+        send(scene, ids.clone()).await?;
+        let sent = seconds(&began);
+        report.say(&format!("{rows} messages sent to {PARTITIONS} topics in {sent:.1} s"));
+        Ok(())
+    };
+    futures::try_join!(sending, until_counted(scene, ids.clone(), report))?;
     let took = seconds(&began);
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let rate = (total - first) as f64 / took;
+    let rate = rows as f64 / took;
     report.say(&format!(
-        "all {total} rows are readable, {took:.1} s after the first was sent ({rate:.0} rows/s)"
+        "all {} rows are readable, {took:.1} s after the first was sent ({rate:.0} rows/s)",
+        ids.end
     ));
     Ok(())
+}
+
+async fn send(scene: &Scene, ids: std::ops::Range<u64>) -> Result<(), Error> {
+    let mut next = ids.start;
+    while next < ids.end {
+        let end = ids.end.min(next + 20_000);
+        let messages = (next..end).map(|id| message(&scene.prefix, id)).collect();
+        scene.kafka.produce(messages).await.map_err(|error| scene::of(&error))?;
+        next = end;
+    }
+    Ok(())
+}
+
+/// Shows how many of them a node counts, until it counts all.
+async fn until_counted(scene: &Scene, ids: std::ops::Range<u64>, report: &Report) -> Result<(), Error> {
+    let mut progress = Progress::of(ids.end - ids.start)?;
+    let (clock, mut moved_ms, mut counted) = (SystemClock::new(), 0, ids.start);
+    while counted < ids.end {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let alive = (0..NODES).find(|n| scene.servers[*n].is_running()).unwrap_or(0);
+        let shown = scene.ask(alive, "SELECT count() FROM shop.events").await.unwrap_or_default();
+        let now = shown.parse().unwrap_or(counted);
+        if now > counted {
+            (counted, moved_ms) = (now, clock.now_ms());
+            progress.reached(counted - ids.start, report);
+        } else if clock.now_ms() - moved_ms > STEP_DEADLINE_MS {
+            let wait_s = STEP_DEADLINE_MS / 1_000;
+            return Err(failed(&format!(
+                "of {} rows {counted} were readable, and no more for {wait_s} s",
+                ids.end
+            )));
+        }
+    }
+    check(&counted.to_string(), &ids.end.to_string(), "rows that are readable")
 }
 
 /// Every node answers the same, and each row counts once.
@@ -271,7 +304,7 @@ async fn lose_a_server(scene: &mut Scene, rows: u64, report: &mut Report) -> Res
     report.prove(format!("with {} dead the others count every row once", node(victim)));
     until("leaderships to move", async || Ok(led(&status(scene).await?) == 0)).await?;
     report.say(&format!("its leaderships moved after {:.1} s", seconds(&began)));
-    let more = rows + rows / 10;
+    let more = rows + (rows / 10).max(1);
     ingest(scene, rows..more, report).await?;
     report.prove(format!("{} further rows were taken in while {} was dead", more - rows, node(victim)));
     scene.servers[victim].start().await.map_err(|error| scene::of(&error))?;

@@ -41,18 +41,51 @@ pub struct Traffic {
     /// What came of it so far.
     pub seen: Rc<Seen>,
     stop: Rc<Cell<bool>>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    tasks: Vec<Task>,
+}
+
+/// Work beside the story; it ends when this is dropped.
+pub struct Task(tokio::task::JoinHandle<()>);
+
+impl Task {
+    /// Begins it.
+    pub fn start(work: impl Future<Output = ()> + 'static) -> Self {
+        Self(tokio::task::spawn_local(work))
+    }
+
+    /// Ends it at once, and waits until it has.
+    pub async fn ended(mut self) {
+        self.0.abort();
+        // That it was ended is what was wanted.
+        let _ = (&mut self.0).await;
+    }
+
+    async fn done(mut self) {
+        // A panic there shows in what was seen: too little.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Traffic {
     /// Rows with ids from `base` on; queries of these servers. All rows below `base` are readable already.
-    pub fn start(kafka: Arc<dyn Kafka>, base: u64, servers: impl IntoIterator<Item = String>) -> Self {
+    pub fn start(
+        kafka: Arc<dyn Kafka>,
+        prefix: &str,
+        base: u64,
+        servers: impl IntoIterator<Item = String>,
+    ) -> Self {
         let seen = Rc::new(Seen::default());
         seen.rows.set(base);
         seen.servers.borrow_mut().extend(servers);
         let stop = Rc::new(Cell::new(false));
-        let produce = tokio::task::spawn_local(produce(kafka, seen.clone(), stop.clone()));
-        let ask = tokio::task::spawn_local(ask(base, seen.clone(), stop.clone()));
+        let produce = Task::start(produce(kafka, prefix.to_owned(), seen.clone(), stop.clone()));
+        let ask = Task::start(ask(base, seen.clone(), stop.clone()));
         Self { seen, stop, tasks: vec![produce, ask] }
     }
 
@@ -60,17 +93,17 @@ impl Traffic {
     pub async fn end(self) -> u64 {
         self.stop.set(true);
         for task in self.tasks {
-            // A panic there shows in what was seen: too little.
-            let _ = task.await;
+            task.done().await;
         }
         self.seen.rows.get()
     }
 }
 
-async fn produce(kafka: Arc<dyn Kafka>, seen: Rc<Seen>, stop: Rc<Cell<bool>>) {
+async fn produce(kafka: Arc<dyn Kafka>, prefix: String, seen: Rc<Seen>, stop: Rc<Cell<bool>>) {
     while !stop.get() {
         let next = seen.rows.get();
-        if let Err(error) = kafka.produce((next..next + ROWS).map(message).collect()).await {
+        if let Err(error) = kafka.produce((next..next + ROWS).map(|id| message(&prefix, id)).collect()).await
+        {
             *seen.broken.borrow_mut() = Some(error.told());
             return;
         }

@@ -8,7 +8,7 @@ use super::node::NodeState;
 use super::observed::{Seeding, Stall};
 use super::operation::{Operation, WaitCode};
 use super::range::PartitionRange;
-use super::table::{BatchLimits, MessageFormat, ShardState, TableState, TopicLayout};
+use super::table::{BatchLimits, MessageFormat, Schema, ShardState, TableName, TableState, TopicLayout};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -43,6 +43,26 @@ pub struct CreateTable {
     pub dry_run: bool,
     /// The table is there with the same definition: answer it rather than refuse.
     pub if_not_exists: bool,
+}
+
+/// What a server is to say of a table that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DdlAsked {
+    /// The user's ordinary ClickHouse `CREATE TABLE`.
+    pub ddl: String,
+    /// The user's partition expression.
+    pub partition_by: String,
+}
+
+/// What it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsedDdl {
+    /// The table's name.
+    pub name: TableName,
+    /// The table.
+    pub schema: Schema,
+    /// The partition expression's type, or why the server refuses it.
+    pub partition_by: Result<String, String>,
 }
 
 /// `table drop`.

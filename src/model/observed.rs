@@ -242,6 +242,8 @@ pub struct Heartbeat {
     pub clickhouse_error: String,
     /// Server version, once known.
     pub clickhouse_version: String,
+    /// Why Kafka cannot be used from there, with what helps; empty if it can.
+    pub kafka_error: String,
     /// Disk: bytes free and in all, where ClickHouse keeps its data; 0 if not known.
     pub disk_free_bytes: u64,
     /// Total size of that disk.
@@ -268,6 +270,7 @@ impl Heartbeat {
             clickhouse_up: true,
             clickhouse_error: String::new(),
             clickhouse_version: String::new(),
+            kafka_error: String::new(),
             disk_free_bytes: 0,
             disk_total_bytes: 0,
             replicas,

@@ -10,8 +10,8 @@ use converthouse::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream, 
 use converthouse::api;
 use converthouse::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, RunState, SetBalance};
 use converthouse::model::control::{
-    ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, Operate, OperationStatus,
-    ReplicaStatus, ShardStatus, TableStatus,
+    ClusterStatus, CreateTable, DdlAsked, DropTable, InsertRows, Inserted, NodeStatus, Operate,
+    OperationStatus, ParsedDdl, ReplicaStatus, ShardStatus, TableStatus,
 };
 use converthouse::model::hold::{HoldStatus, SetHold};
 use converthouse::model::node::{ClickHouseEndpoint, Secret};
@@ -22,7 +22,7 @@ use converthouse::model::plan::ClusterPlan;
 use converthouse::model::routes::{RouteReplica, RouteShard, TableRoutes};
 use converthouse::model::shared::Shared;
 use converthouse::model::table::{MessageFormat, ShardState};
-use converthouse::model::verify::{Difference, Digest, DigestAsked, PartitionVerdict};
+use converthouse::model::verify::{Digest, DigestAsked};
 use converthouse::model::{
     Epoch, NodeId, NodeState, OperationId, PartitionId, PartitionRange, ShardId, TableId, TableName,
     TableState, Term,
@@ -34,6 +34,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{broadcast, oneshot};
+
+pub use samples::{digest, verdicts};
 
 /// What was asked of the daemon.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,7 @@ pub enum Asked {
     Parts(NodeId, WantedParts),
     Digest(DigestAsked),
     Verify(TableName, u64),
+    ParseDdl(DdlAsked),
 }
 
 /// How it answers.
@@ -121,42 +124,6 @@ pub fn pieces() -> Vec<Piece> {
     let part = PartFiles { name: "1_1_1_0".into(), rows: 1, files };
     let content = bytes::Bytes::from_static(b"abc");
     vec![Piece::Begin(vec![part]), Piece::Data(content), Piece::End { checksum: 7, held: false }]
-}
-
-pub fn digest() -> Digest {
-    Digest { rows: 7, distinct: 6, messages: 5, min_offset: Some(1), max_offset: Some(9), hash: u64::MAX }
-}
-
-/// One partition as it should be, and one with everything wrong.
-pub fn verdicts() -> Vec<PartitionVerdict> {
-    let node = |id: &str| -> NodeId { id.parse().unwrap() };
-    let (n1, n2) = (node("n1"), node("n2"));
-    let good = PartitionVerdict {
-        shard: ShardId(3),
-        partition: PartitionId(0),
-        topic_from: 2,
-        below: 10,
-        replicas: BTreeMap::from([(n1.clone(), Digest::default()), (n2.clone(), Digest::default())]),
-        differences: Vec::new(),
-        dead_letters: 1,
-        empty: 2,
-        unchecked: Vec::new(),
-        notes: Vec::new(),
-    };
-    let differences = vec![
-        Difference::Doubled { node: n1.clone(), rows: 1 },
-        Difference::Differing { node: n2.clone(), other: n1.clone(), offsets: vec![4, 8] },
-        Difference::Missing { node: n1.clone(), offsets: vec![3] },
-    ];
-    let bad = PartitionVerdict {
-        partition: PartitionId(1),
-        replicas: BTreeMap::from([(n1, digest()), (n2, Digest::default())]),
-        differences,
-        unchecked: vec!["n3 has recorded no position".into()],
-        notes: vec!["rows expire".into()],
-        ..good.clone()
-    };
-    vec![good, bad]
 }
 
 #[async_trait]
@@ -265,6 +232,12 @@ impl Daemon for Fake {
     async fn verify(&self, name: TableName, rows_per_s: u64) -> Result<VerdictStream, Error> {
         self.note(Asked::Verify(name, rows_per_s)).await?;
         Ok(futures::stream::iter(verdicts().into_iter().map(Ok)).boxed())
+    }
+
+    async fn parse_ddl(&self, asked: DdlAsked) -> Result<ParsedDdl, Error> {
+        let refused = asked.partition_by.is_empty();
+        self.note(Asked::ParseDdl(asked)).await?;
+        Ok(samples::parsed(refused))
     }
 
     async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error> {

@@ -1,13 +1,17 @@
-//! A plan, its run, balancing and holds, with every field set to something.
+//! A plan, its run, balancing and holds, what a comparison found, and a table as a server read it, with every field set
+//! to something.
 
 use super::{id, name};
 use converthouse::model::balance::{BalanceMode, BalanceStatus, PlanRunStatus, PlannedSize, RunState};
+use converthouse::model::control::ParsedDdl;
 use converthouse::model::hold::{Brake, HoldStatus, NamedScope};
 use converthouse::model::plan::{
     self, ClusterPlan, NodeStand, PlanScore, PlannedMove, PlannedSplit, PlannedStay, PlannedStep, StepAction,
     TableStand, World,
 };
-use converthouse::model::{Epoch, NodeId, NodeState, OperationId, ShardId};
+use converthouse::model::table::{Column, Schema};
+use converthouse::model::verify::{Difference, Digest, PartitionVerdict};
+use converthouse::model::{Epoch, NodeId, NodeState, OperationId, PartitionId, ShardId};
 use std::collections::BTreeMap;
 
 fn node(text: &str) -> NodeId {
@@ -147,4 +151,64 @@ pub fn holds() -> Vec<HoldStatus> {
         hold(Some(name()), None, Brake::Freeze, "backup"),
         hold(Some(name()), Some(ShardId(1)), Brake::Freeze, "being looked at"),
     ]
+}
+
+pub fn digest() -> Digest {
+    Digest { rows: 7, distinct: 6, messages: 5, min_offset: Some(1), max_offset: Some(9), hash: u64::MAX }
+}
+
+/// One partition as it should be, and one with everything wrong.
+pub fn verdicts() -> Vec<PartitionVerdict> {
+    let (n1, n2) = (node("n1"), node("n2"));
+    let good = PartitionVerdict {
+        shard: ShardId(3),
+        partition: PartitionId(0),
+        topic_from: 2,
+        below: 10,
+        replicas: BTreeMap::from([(n1.clone(), Digest::default()), (n2.clone(), Digest::default())]),
+        differences: Vec::new(),
+        dead_letters: 1,
+        empty: 2,
+        unchecked: Vec::new(),
+        notes: Vec::new(),
+    };
+    let differences = vec![
+        Difference::Doubled { node: n1.clone(), rows: 1 },
+        Difference::Differing { node: n2.clone(), other: n1.clone(), offsets: vec![4, 8] },
+        Difference::Missing { node: n1.clone(), offsets: vec![3] },
+    ];
+    let bad = PartitionVerdict {
+        partition: PartitionId(1),
+        replicas: BTreeMap::from([(n1, digest()), (n2, Digest::default())]),
+        differences,
+        unchecked: vec!["n3 has recorded no position".into()],
+        notes: vec!["rows expire".into()],
+        ..good.clone()
+    };
+    vec![good, bad]
+}
+
+/// A table as a server reads it; or with a partition expression that it refuses.
+pub fn parsed(refused: bool) -> ParsedDdl {
+    let word = |word: &str| word.to_owned();
+    let column = Column {
+        name: word("a"),
+        data_type: word("UInt8"),
+        default_kind: word("DEFAULT"),
+        default_expression: word("1"),
+        codec: word("CODEC(NONE)"),
+    };
+    let schema = Schema {
+        columns: vec![column],
+        engine: word("MergeTree"),
+        engine_arguments: word("(a)"),
+        partition_key: word("b"),
+        sorting_key: word("c"),
+        primary_key: word("d"),
+        sampling_key: word("e"),
+        ttl: word("f"),
+        settings: word("g = 1"),
+    };
+    let partition_by = if refused { Err(word("there is no b")) } else { Ok(word("UInt64")) };
+    ParsedDdl { name: name(), schema, partition_by }
 }

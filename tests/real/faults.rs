@@ -54,6 +54,21 @@ async fn the_leader_killed_during_create_leaves_the_table_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_is_made_though_the_leaders_clickhouse_is_down() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let leader = cluster.leader();
+    cluster.nodes[leader].server.kill().unwrap();
+    let numbers =
+        ["--partitions", "8", "--shards", "4", "--replicas", "2", "--partition-by", "user", "--no-wait"];
+    let arguments = [&["table", "create", super::support::cluster::DDL][..], &numbers[..]].concat();
+    let made = cluster.nodes[leader].cli(&arguments);
+    made.unwrap_or_else(|error| panic!("{error}"));
+    cluster.nodes[leader].server.start().await.unwrap();
+    cluster.produce(0..2_000).await;
+    cluster.prove_events(2_000, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clickhouse_killed_during_inserts_over_two_months_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start(3, 1).await;
     cluster.create_events(4);
@@ -140,8 +155,16 @@ async fn everything_killed_and_daemons_started_first_wait_for_the_rest_and_go_on
     cluster.until("servers that are down to be told", |status| {
         status.problems.iter().filter(|problem| problem.contains("CVH-0401")).count() >= 2
     });
+    cluster.until("brokers that are down to be told by each node, with what helps", |status| {
+        let words = ["Kafka does not answer it", "CVH-0501", "[kafka] brokers"];
+        let told = |problem: &&String| words.iter().all(|word| problem.contains(word));
+        status.problems.iter().filter(told).count() == 2
+    });
     cluster.start_servers().await;
     cluster.start_queue().await;
+    cluster.until("brokers that are back not to be told", |status| {
+        !status.problems.iter().any(|problem| problem.contains("Kafka does not answer it"))
+    });
     cluster.produce(5_000..8_000).await;
     cluster.prove_events(8_000, 0).await;
 }

@@ -14,6 +14,7 @@ mod clickhouse_current;
 mod clickhouse_faults;
 mod credentials;
 mod dashboards;
+mod demo;
 mod elastic;
 mod faults;
 mod history;

@@ -41,3 +41,24 @@ fn the_current_clickhouse_engine_answers() {
     let version = output(&python.display().to_string(), &["-c", script]);
     assert!(version.starts_with("26.9."), "{version}");
 }
+
+#[test]
+fn any_clickhouse_on_the_path_will_do_for_the_demo() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("clickhouse-server");
+    std::fs::write(&program, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/provision.sh");
+    let provision = |binary: &str| {
+        let mut script = Command::new(&script);
+        script.arg("server").env("PATH", &path).env("XDG_CACHE_HOME", folder.path());
+        let ran = script.env("CLICKHOUSE_BINARY", binary).output().unwrap();
+        String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr)
+    };
+    let shown = provision("");
+    assert!(shown.contains(&format!("ready ({}, on the PATH)", program.display())), "{shown}");
+    let shown = provision("/nonexistent/clickhouse");
+    assert!(shown.contains("names /nonexistent/clickhouse, which is no program"), "{shown}");
+}

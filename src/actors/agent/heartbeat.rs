@@ -46,6 +46,7 @@ impl Agent {
             incarnation: self.ports.incarnation,
             clickhouse_up: sight.up,
             clickhouse_error: sight.error.clone(),
+            kafka_error: sight.kafka_error.clone(),
             clickhouse_version: server.map_or_else(String::new, |info| info.version.clone()),
             disk_free_bytes: server.map_or(0, |info| info.disk_free_bytes),
             disk_total_bytes: server.map_or(0, |info| info.disk_total_bytes),

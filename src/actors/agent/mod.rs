@@ -8,6 +8,7 @@ pub mod heartbeat;
 pub mod lanes;
 pub mod lineage;
 mod positions;
+mod queue;
 pub mod reconcile;
 mod refresh;
 mod sight;
@@ -30,6 +31,7 @@ use actix::prelude::*;
 use lanes::Lanes;
 use lineage::{Lineage, Stage};
 use positions::Positions;
+use queue::Queue;
 use reconcile::{Found, Place, Wanted};
 use sight::{Counted, Sight};
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,6 +125,7 @@ pub struct Agent {
     /// The view's revision at which nothing was left to be removed, while nothing else has changed.
     clean_at: Option<i64>,
     beating: bool,
+    queue: Queue,
     /// The revision of the view that what runs was last held against.
     reconciled: Option<i64>,
 }
@@ -149,6 +152,7 @@ impl Agent {
             cleaning: None,
             clean_at: None,
             beating: false,
+            queue: Queue::default(),
             reconciled: None,
         }
     }
@@ -373,6 +377,7 @@ impl Agent {
             self.reconcile(ctx);
         }
         self.probe(ctx);
+        self.ask_kafka(ctx);
         self.commit(ctx);
         self.refresh(ctx);
         self.beat(ctx);

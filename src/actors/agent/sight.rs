@@ -54,6 +54,8 @@ pub(super) struct Sight {
     pub(super) up: bool,
     /// Why it did not.
     pub(super) error: String,
+    /// Why Kafka cannot be used from here, with what helps; empty if it can.
+    pub(super) kafka_error: String,
     /// Its clusters and user-facing tables.
     pub(super) routes: RoutesStand,
 }
@@ -68,6 +70,7 @@ impl Default for Sight {
             server: None,
             up: false,
             error: "not looked at yet".to_owned(),
+            kafka_error: String::new(),
             routes: RoutesStand::default(),
         }
     }

@@ -3,14 +3,14 @@
 //! The table actor does the rest from that record, whoever leads by then. Until the record is written nothing but
 //! topics was made, so a request may be repeated after any failure.
 
-use super::{Lead, status};
+use super::{Lead, parse, status};
 use crate::actors::replica::encode;
 use crate::adapters::kafka::{self, NewTopic};
 use crate::adapters::metadata::{Compare, TxnOutcome, Write, records::Record as _};
 use crate::adapters::peers::Error;
 use crate::adapters::{clickhouse, metadata};
 use crate::error::{Coded, Retry};
-use crate::model::control::{CreateTable, TableStatus};
+use crate::model::control::{CreateTable, DdlAsked, ParsedDdl, TableStatus};
 use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use crate::model::names;
 use crate::model::range::PartitionRange;
@@ -32,12 +32,12 @@ const SHOWS_AFTER_MAX_MS: u64 = 5_000;
 /// Makes a table; returns once its record is written.
 pub async fn create_table(lead: Lead, request: CreateTable) -> Result<TableStatus, Error> {
     check_numbers(&lead, &request)?;
-    let nonce = lead.clock.random();
-    let (name, schema) = lead.clickhouse.parse_ddl(&request.ddl, nonce).await.map_err(of_clickhouse)?;
+    let asked = DdlAsked { ddl: request.ddl.clone(), partition_by: request.partition_by.clone() };
+    let ParsedDdl { name, schema, partition_by } = parse::anywhere(&lead, &asked).await?;
     if let Some(existing) = existing(&lead, &name, &schema, &request)? {
         return Ok(existing);
     }
-    check_expression(&lead, &schema, &request.partition_by).await?;
+    check_expression(&request.partition_by, partition_by)?;
     let mut table = record(&lead, name, schema, &request);
     check_topics_free(&lead, &table)?;
     if request.dry_run {
@@ -158,20 +158,22 @@ fn differences(table: &Table, shards: &[&Shard], schema: &Schema, request: &Crea
     differs
 }
 
-async fn check_expression(lead: &Lead, schema: &Schema, expression: &str) -> Result<(), Error> {
-    let data_type = lead.clickhouse.type_of(schema, expression).await.map_err(|error| match error {
-        clickhouse::Error::Refused { message, .. } => {
-            Error::Invalid(format!("partition expression {expression:?}: {message}"))
+/// What it is to the server: a type, or a refusal.
+fn check_expression(expression: &str, data_type: Result<String, String>) -> Result<(), Error> {
+    let invalid = |text: String| Err(Error::Invalid(format!("partition expression {expression:?}{text}")));
+    match data_type {
+        Ok(data_type) if is_integer(&data_type) => Ok(()),
+        Ok(data_type) => {
+            invalid(format!(" is {data_type}, not an integer: wrap it, as in cityHash64({expression})"))
         }
-        other => of_clickhouse(other),
-    })?;
-    let integer = data_type.strip_prefix('U').unwrap_or(&data_type).starts_with("Int");
-    if integer {
-        return Ok(());
+        Err(refusal) => invalid(format!(": {refusal}")),
     }
-    Err(Error::Invalid(format!(
-        "partition expression {expression:?} is {data_type}, not an integer: wrap it, as in cityHash64({expression})"
-    )))
+}
+
+/// By name: `IntervalDay` begins as integers do, and wider ones are not what producers compute with.
+fn is_integer(data_type: &str) -> bool {
+    let width = data_type.strip_prefix('U').unwrap_or(data_type).strip_prefix("Int");
+    width.is_some_and(|width| ["8", "16", "32", "64"].contains(&width))
 }
 
 fn record(lead: &Lead, name: TableName, schema: Schema, request: &CreateTable) -> Table {
@@ -348,5 +350,40 @@ pub fn of_metadata(error: &metadata::Error) -> Error {
         metadata::Error::Denied(_) => Error::Refused(with_remedy(error)),
         metadata::Error::OutcomeUnknown(_) => Error::OutcomeUnknown(error.told()),
         _ => Error::Unavailable(with_remedy(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_integers_are_partition_expressions() {
+        let plain = ["Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64"];
+        assert!(plain.iter().all(|data_type| is_integer(data_type)));
+        for other in [
+            "IntervalDay",
+            "Int128",
+            "UInt128",
+            "Int256",
+            "UInt256",
+            "UUInt8",
+            "Int",
+            "UInt",
+            "U",
+            "",
+            "Nullable(UInt64)",
+            "LowCardinality(UInt8)",
+            "String",
+            "Float64",
+            "Date",
+            "int8",
+        ] {
+            assert!(!is_integer(other), "{other}");
+        }
+        let told = |data_type| check_expression("d", data_type).unwrap_err().to_string();
+        let shown = "partition expression \"d\" is IntervalDay, not an integer: wrap it, as in cityHash64(d)";
+        assert_eq!(told(Ok("IntervalDay".into())), shown);
+        assert_eq!(told(Err("no column".into())), "partition expression \"d\": no column");
     }
 }

@@ -7,18 +7,18 @@ pub mod create;
 pub mod gauges;
 pub mod observed;
 pub mod operations;
+pub mod parse;
 pub mod remove;
 pub mod status;
 pub mod steer;
 mod tape;
 
-use super::Recorder;
 use super::balance::Balancer;
 use super::mirror::{View, ViewChanged};
 use super::node::{HeartbeatCame, NodeActor};
 use super::placement::PlacementActor;
 use super::table::{Review, Round, TableActor};
-use crate::adapters::clickhouse::ClickHouse;
+use super::{Neighbours, Recorder};
 use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
 use crate::adapters::metadata::keys::Keys;
@@ -59,8 +59,8 @@ pub struct Lead {
     pub view: View,
     /// What agents report.
     pub observed: Observed,
-    /// The server that parses users' DDL.
-    pub clickhouse: Arc<dyn ClickHouse>,
+    /// This daemon and the others, whose servers parse users' DDL.
+    pub neighbours: Neighbours,
     /// The message queue.
     pub kafka: Arc<dyn Kafka>,
     /// Time and random numbers.

@@ -211,6 +211,23 @@ fn replica_status(
     }
 }
 
+/// What keeps a node from its work.
+fn problems_of(node: &NodeStatus, reports: &Reports) -> Vec<String> {
+    if !node.live {
+        return vec![format!("node {}: its daemon holds no lease", node.id)];
+    }
+    let Some(heartbeat) = reports.heartbeats.get(&node.id) else { return Vec::new() };
+    let mut problems = Vec::new();
+    if !heartbeat.clickhouse_up {
+        let why = &heartbeat.clickhouse_error;
+        problems.push(format!("node {}: its ClickHouse does not answer ({why})", node.id));
+    }
+    if !heartbeat.kafka_error.is_empty() {
+        problems.push(format!("node {}: Kafka does not answer it ({})", node.id, heartbeat.kafka_error));
+    }
+    problems
+}
+
 /// Everything.
 pub fn cluster(
     name: &str,
@@ -226,14 +243,7 @@ pub fn cluster(
     if view.leader.is_none() {
         problems.push("no daemon leads the cluster".to_owned());
     }
-    for node in &nodes {
-        if !node.live {
-            problems.push(format!("node {}: its daemon holds no lease", node.id));
-        } else if node.clickhouse_up == Some(false) {
-            let why = reports.heartbeats.get(&node.id).map_or("", |heartbeat| &heartbeat.clickhouse_error);
-            problems.push(format!("node {}: its ClickHouse does not answer ({why})", node.id));
-        }
-    }
+    problems.extend(nodes.iter().flat_map(|node| problems_of(node, reports)));
     for table in &tables {
         let name = format!("{}.{}", table.database, table.table);
         problems.extend(table.waiting_for.iter().map(|what| format!("table {name} waits for {what}")));
@@ -296,5 +306,44 @@ pub fn node(view: &ClusterView, reports: &Reports, id: &NodeId) -> NodeStatus {
         bytes: seen.map(|seen| seen.bytes).sum(),
         disk_total_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.disk_total_bytes),
         disk_free_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.disk_free_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::observed::Heartbeat;
+
+    #[test]
+    fn what_keeps_a_node_from_its_work_is_named() {
+        let id: NodeId = "n1".parse().unwrap();
+        let mut node = NodeStatus {
+            id: id.clone(),
+            labels: BTreeMap::new(),
+            state: crate::model::NodeState::Active,
+            live: true,
+            clickhouse_up: Some(true),
+            clickhouse_version: String::new(),
+            clickhouse: String::new(),
+            daemon_url: String::new(),
+            replicas: 0,
+            leaders: 0,
+            bytes: 0,
+            disk_total_bytes: 0,
+            disk_free_bytes: 0,
+        };
+        let mut reports = Reports::default();
+        assert_eq!(problems_of(&node, &reports), Vec::<String>::new());
+        let mut heartbeat = Heartbeat::of_healthy(id.clone(), BTreeMap::new());
+        heartbeat.kafka_error = "CVH-0501: k1:9092; check [kafka] brokers".into();
+        reports.heartbeats.insert(id.clone(), heartbeat.clone().into());
+        let kafka = "node n1: Kafka does not answer it (CVH-0501: k1:9092; check [kafka] brokers)";
+        assert_eq!(problems_of(&node, &reports), [kafka]);
+        (heartbeat.clickhouse_up, heartbeat.clickhouse_error) = (false, "CVH-0401: no".into());
+        reports.heartbeats.insert(id, heartbeat.into());
+        let clickhouse = "node n1: its ClickHouse does not answer (CVH-0401: no)";
+        assert_eq!(problems_of(&node, &reports), [clickhouse, kafka]);
+        node.live = false;
+        assert_eq!(problems_of(&node, &reports), ["node n1: its daemon holds no lease"]);
     }
 }

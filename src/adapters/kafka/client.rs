@@ -25,6 +25,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
+/// How soon a broker has to say that it is there.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// Topics created or deleted in one request.
 const TOPICS_AT_ONCE: usize = 200;
 /// Calls that block a thread each.
@@ -113,6 +115,14 @@ impl KafkaClient {
         self.blocking(|inner| inner.metadata().map(|metadata| metadata.brokers().len())).await
     }
 
+    /// The names of all topics that can be used.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Denied`].
+    pub async fn topics(&self) -> Result<Vec<String>, Error> {
+        Ok(self.partitions().await?.into_keys().collect())
+    }
+
     /// Runs a call that blocks.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -155,6 +165,13 @@ impl Inner {
     fn metadata(&self) -> Result<Metadata, Error> {
         let metadata = self.looker.fetch_metadata(None, self.options.deadline());
         metadata.map_err(|failure| failed(&self.looker, &failure, &self.options.brokers, Effect::Read))
+    }
+
+    /// One topic is asked for, since all of them would be a long answer; it need not be there, and is not made.
+    fn reach(&self) -> Result<(), Error> {
+        let deadline = self.options.deadline().min(REACHED_WITHIN);
+        let asked = self.looker.fetch_metadata(Some("__consumer_offsets"), deadline);
+        asked.map(drop).map_err(|failure| failed(&self.looker, &failure, &self.options.brokers, Effect::Read))
     }
 
     fn partitions(&self) -> Result<BTreeMap<String, i32>, Error> {
@@ -225,6 +242,10 @@ impl Inner {
 
 #[async_trait]
 impl Kafka for KafkaClient {
+    async fn reach(&self) -> Result<(), Error> {
+        self.blocking(Inner::reach).await
+    }
+
     async fn create_topics(&self, topics: &[NewTopic]) -> Result<(), Error> {
         let known = self.partitions().await?;
         let mut absent = Vec::new();

@@ -149,6 +149,7 @@ pub async fn run_all(subject: &Subject) {
     }
     use batches::*;
     run!(
+        it_says_that_it_is_there,
         topics_are_made_once_and_too_few_partitions_are_refused,
         what_is_not_there_is_said_to_be_missing,
         messages_come_back_as_they_were_sent,
@@ -168,6 +169,10 @@ pub async fn run_all(subject: &Subject) {
         a_batch_sent_twice_at_a_time_is_in_once,
         offsets_without_a_message_are_passed,
     );
+}
+
+async fn it_says_that_it_is_there(subject: &Subject) {
+    subject.kafka.reach().await.expect("it answers");
 }
 
 async fn topics_are_made_once_and_too_few_partitions_are_refused(subject: &Subject) {

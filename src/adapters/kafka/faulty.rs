@@ -63,6 +63,14 @@ fn unknown(verb: &str) -> Error {
 
 #[async_trait]
 impl Kafka for FaultyKafka {
+    /// At once, and by no chance of its own: what is asked so often is not to change what else happens.
+    async fn reach(&self) -> Result<(), Error> {
+        if self.line.weather().cut {
+            return Err(Error::Unreachable("simulated: no connection".into()));
+        }
+        self.kafka.reach().await
+    }
+
     async fn create_topics(&self, topics: &[NewTopic]) -> Result<(), Error> {
         self.change("create_topics", async {
             let Some(some) = self.part_of(topics.len()) else {

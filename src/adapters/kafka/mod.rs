@@ -252,6 +252,11 @@ pub trait Lane: Send + Sync + 'static {
 /// A Kafka cluster.
 #[async_trait]
 pub trait Kafka: Send + Sync + 'static {
+    /// Whether a broker answers at this moment. [`Error::Unreachable`] and [`Error::Denied`] say why none does; one
+    /// that is in this process always does.
+    async fn reach(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Makes topics; one that is there is no error if it has at least as many Kafka partitions.
     async fn create_topics(&self, topics: &[NewTopic]) -> Result<(), Error>;
     /// Removes topics; absent ones are no error.

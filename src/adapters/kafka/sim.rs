@@ -303,6 +303,10 @@ fn take_first(list: &mut Vec<Lost>) -> Option<Lost> {
 
 #[async_trait]
 impl Kafka for SimKafka {
+    async fn reach(&self) -> Result<(), Error> {
+        if self.world().unreachable { Err(Error::Unreachable("simulated".into())) } else { Ok(()) }
+    }
+
     async fn create_topics(&self, topics: &[NewTopic]) -> Result<(), Error> {
         let mut world = self.answer().await?;
         topics.iter().try_for_each(|topic| world.create(topic))

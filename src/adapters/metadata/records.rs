@@ -4,11 +4,10 @@
 //! error that names the key. A daemon that meets one is older than who wrote it, or the store is damaged: it must
 //! not guess. The wire types never leave this file.
 
+use crate::adapters::schema_wire;
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::node::{ClickHouseEndpoint, Secret};
-use crate::model::table::{
-    BatchLimits, Column, MessageFormat, Publisher, ReplicationMode, Schema, Source, TopicLayout,
-};
+use crate::model::table::{BatchLimits, MessageFormat, Publisher, ReplicationMode, Source, TopicLayout};
 use crate::model::{Epoch, Node, NodeId, NodeState, PartitionId, PartitionRange};
 use crate::model::{
     Replica, ReplicaState, Shard, ShardId, ShardState, Table, TableId, TableName, TableState,
@@ -307,7 +306,7 @@ fn table_to_wire(table: &Table) -> wire::TableRecord {
         database: table.name.database.clone(),
         table: table.name.table.clone(),
         state: table_state_to(table.state),
-        schema: Some(schema_to_wire(&table.schema)),
+        schema: Some(schema_wire::to_wire(&table.schema)),
         ddl: table.ddl.clone(),
         partitions: table.partitions,
         replicas: table.replicas,
@@ -333,7 +332,7 @@ fn table_from_wire(wire: wire::TableRecord) -> Result<Table, Problem> {
         id: id("id", &wire.id)?,
         name: TableName { database: wire.database, table: wire.table },
         state: table_state_from("state", wire.state)?,
-        schema: schema_from_wire(wire.schema.ok_or(Problem::Missing("schema"))?),
+        schema: schema_wire::from_wire(wire.schema.ok_or(Problem::Missing("schema"))?),
         ddl: wire.ddl,
         partitions: wire.partitions,
         replicas: wire.replicas,
@@ -346,48 +345,6 @@ fn table_from_wire(wire: wire::TableRecord) -> Result<Table, Problem> {
         delete_topics: wire.delete_topics,
         published_by: wire.published_by.into_iter().map(|(from, by)| (Epoch(from), Publisher(by))).collect(),
     })
-}
-
-fn schema_to_wire(schema: &Schema) -> wire::SchemaRecord {
-    let column = |column: &Column| wire::ColumnRecord {
-        name: column.name.clone(),
-        data_type: column.data_type.clone(),
-        default_kind: column.default_kind.clone(),
-        default_expression: column.default_expression.clone(),
-        codec: column.codec.clone(),
-    };
-    wire::SchemaRecord {
-        columns: schema.columns.iter().map(column).collect(),
-        engine: schema.engine.clone(),
-        engine_arguments: schema.engine_arguments.clone(),
-        partition_key: schema.partition_key.clone(),
-        sorting_key: schema.sorting_key.clone(),
-        primary_key: schema.primary_key.clone(),
-        sampling_key: schema.sampling_key.clone(),
-        ttl: schema.ttl.clone(),
-        settings: schema.settings.clone(),
-    }
-}
-
-fn schema_from_wire(wire: wire::SchemaRecord) -> Schema {
-    let column = |column: wire::ColumnRecord| Column {
-        name: column.name,
-        data_type: column.data_type,
-        default_kind: column.default_kind,
-        default_expression: column.default_expression,
-        codec: column.codec,
-    };
-    Schema {
-        columns: wire.columns.into_iter().map(column).collect(),
-        engine: wire.engine,
-        engine_arguments: wire.engine_arguments,
-        partition_key: wire.partition_key,
-        sorting_key: wire.sorting_key,
-        primary_key: wire.primary_key,
-        sampling_key: wire.sampling_key,
-        ttl: wire.ttl,
-        settings: wire.settings,
-    }
 }
 
 fn source_to_wire(source: &Source) -> wire::SourceRecord {

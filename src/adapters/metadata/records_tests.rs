@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::OperationId;
 use crate::model::operation::{Kind, Operation, State};
+use crate::model::table::{Column, Schema};
 use proptest::prelude::*;
 use uuid::Uuid;
 

@@ -8,7 +8,7 @@ use super::status::{Effect, from_status};
 use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, Tls, VerdictStream, convert};
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
-use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::control::{DdlAsked, NodeStatus, Operate, OperationStatus, ParsedDdl};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
 use crate::model::parts::WantedParts;
@@ -320,6 +320,13 @@ impl Daemon for GrpcDaemon {
         let call = client.heartbeat(convert::heartbeat_to_wire(&heartbeat));
         let answer = self.call(Effect::Read, self.options.heartbeat_timeout_ms, call).await?;
         Ok(HeartbeatReply { term: Term(answer.term) })
+    }
+
+    async fn parse_ddl(&self, asked: DdlAsked) -> Result<ParsedDdl, Error> {
+        let mut client = AgentClient::new(self.channel()?).max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let DdlAsked { ddl, partition_by } = asked;
+        let answer = self.read(client.parse_ddl(wire::ParseDdlRequest { ddl, partition_by })).await?;
+        convert::parsed_from_wire(answer).map_err(convert::Malformed::into_answer_error)
     }
 
     async fn send_partition(&self, node: NodeId, wanted: WantedParts) -> Result<PieceStream, Error> {

@@ -11,7 +11,7 @@ pub mod status;
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
-use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::control::{DdlAsked, NodeStatus, Operate, OperationStatus, ParsedDdl};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
 use crate::model::parts::{Piece, WantedParts};
@@ -192,6 +192,9 @@ pub trait Daemon: Send + Sync + 'static {
     async fn set_hold(&self, request: SetHold) -> Result<Vec<HoldStatus>, Error>;
     /// An agent's report. Refused with [`Error::NoLeader`] by a daemon that does not lead (never passed on).
     async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error>;
+    /// Has a server beside this daemon read a table that is to be made; makes nothing. [`Error::Invalid`] is the
+    /// server's word on the table; every other error says nothing of it, and another daemon may be asked.
+    async fn parse_ddl(&self, asked: DdlAsked) -> Result<ParsedDdl, Error>;
     /// The parts of a replica on a node beside this daemon: see
     /// [`ClickHouse::send_partition`](crate::adapters::clickhouse::ClickHouse::send_partition). What only has no such
     /// way is [`Piece::Declined`]; [`Error::Refused`] is a replica that must not be copied now in any way.

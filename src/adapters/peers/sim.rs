@@ -7,7 +7,7 @@ use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, VerdictStream};
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
-use crate::model::control::{NodeStatus, Operate, OperationStatus};
+use crate::model::control::{DdlAsked, NodeStatus, Operate, OperationStatus, ParsedDdl};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
 use crate::model::parts::WantedParts;
@@ -290,6 +290,13 @@ impl Daemon for SimPeer {
         };
         let call = Call::asks("heartbeat", HEARTBEAT_DEADLINE_MS);
         self.call(call, work).await
+    }
+
+    async fn parse_ddl(&self, asked: DdlAsked) -> Result<ParsedDdl, Error> {
+        let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
+            Box::pin(async move { daemon.parse_ddl(asked).await })
+        };
+        self.call(asks("parse_ddl"), work).await
     }
 
     /// The pieces are handed over by a task of the callee's process: when that dies, they stop.

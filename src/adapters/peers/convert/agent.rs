@@ -1,8 +1,10 @@
-//! Heartbeats of the `Agent` service.
+//! The `Agent` service: heartbeats, and tables that are to be made.
 
 use super::{Malformed, each, node, table_id};
+use crate::adapters::schema_wire;
+use crate::model::control::ParsedDdl;
 use crate::model::observed::{CopyWay, Heartbeat, PartitionProgress, ReplicaObservation, Seeding, Stall};
-use crate::model::{Epoch, PartitionId, ShardId, TableId};
+use crate::model::{Epoch, PartitionId, ShardId, TableId, TableName};
 use crate::wire;
 use std::collections::BTreeMap;
 
@@ -26,6 +28,7 @@ pub fn heartbeat_from_wire(w: &wire::HeartbeatRequest) -> Result<Heartbeat, Malf
         clickhouse_up: w.clickhouse_up,
         clickhouse_error: w.clickhouse_error.clone(),
         clickhouse_version: w.clickhouse_version.clone(),
+        kafka_error: w.kafka_error.clone(),
         disk_free_bytes: w.disk_free_bytes,
         disk_total_bytes: w.disk_total_bytes,
         replicas,
@@ -46,6 +49,7 @@ pub fn heartbeat_to_wire(m: &Heartbeat) -> wire::HeartbeatRequest {
         clickhouse_up: m.clickhouse_up,
         clickhouse_error: m.clickhouse_error.clone(),
         clickhouse_version: m.clickhouse_version.clone(),
+        kafka_error: m.kafka_error.clone(),
         disk_free_bytes: m.disk_free_bytes,
         disk_total_bytes: m.disk_total_bytes,
         replicas: reports.collect(),
@@ -53,6 +57,30 @@ pub fn heartbeat_to_wire(m: &Heartbeat) -> wire::HeartbeatRequest {
         settled: m.settled.iter().map(|(table, epoch)| (table.to_string(), epoch.0)).collect(),
         dropped: m.dropped.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// A table as a server read it.
+pub fn parsed_to_wire(m: ParsedDdl) -> wire::ParseDdlResponse {
+    use wire::parse_ddl_response::PartitionBy as W;
+    wire::ParseDdlResponse {
+        database: m.name.database,
+        table: m.name.table,
+        schema: Some(schema_wire::to_wire(&m.schema)),
+        partition_by: Some(m.partition_by.map_or_else(W::Refusal, W::DataType)),
+    }
+}
+
+/// See [`parsed_to_wire`].
+pub fn parsed_from_wire(w: wire::ParseDdlResponse) -> Result<ParsedDdl, Malformed> {
+    use wire::parse_ddl_response::PartitionBy as W;
+    Ok(ParsedDdl {
+        name: TableName { database: w.database, table: w.table },
+        schema: schema_wire::from_wire(w.schema.ok_or_else(|| Malformed::absent("schema"))?),
+        partition_by: match w.partition_by.ok_or_else(|| Malformed::absent("partition_by"))? {
+            W::DataType(data_type) => Ok(data_type),
+            W::Refusal(refusal) => Err(refusal),
+        },
+    })
 }
 
 fn replica_from_wire(w: &wire::ReplicaReport) -> Result<ReplicaObservation, Malformed> {

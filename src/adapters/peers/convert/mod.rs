@@ -12,7 +12,7 @@ mod routing;
 mod transfer;
 mod verify;
 
-pub use agent::{heartbeat_from_wire, heartbeat_to_wire};
+pub use agent::{heartbeat_from_wire, heartbeat_to_wire, parsed_from_wire, parsed_to_wire};
 pub use balance::{
     balance_from_wire, balance_to_wire, holds_from_wire, holds_to_wire, run_from_wire, run_to_wire,
     set_balance_from_wire, set_balance_to_wire, set_hold_from_wire, set_hold_to_wire,
