@@ -111,7 +111,8 @@ def show(name, solver, verdict, bound, run, note=""):
         print(f"{name:<28} {solver:<12} {'-':>8} {'-':>8} {'-':>7}  {note}", flush=True)
         return
     _, wall, cpu, megabytes = run
-    gap = f"{(verdict['Z'] / bound - 1) * 100:6.2f}%" if bound else "      -"
+    # The bound is for placements that break no rule.
+    gap = f"{(verdict['Z'] / bound - 1) * 100:6.2f}%" if bound and verdict["broken"] == 0 else "      -"
     broken = "" if verdict["broken"] == 0 else f"  BROKEN {verdict['broken']:.0f}"
     print(f"{name:<28} {solver:<12} {verdict['Z']:8.5f} {bound:8.5f} {gap} {wall:7.1f} {cpu:7.1f} {megabytes:7.0f}"
           f"  Dr={verdict['Dr']:.4f} Dl={verdict['Dl']:.4f} Db={verdict['Db']:.4f} M={verdict['M']:.4f}{broken}",

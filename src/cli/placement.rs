@@ -3,23 +3,23 @@
 //! Progress goes to standard error; Ctrl-C ends a solve with the best placement found so far.
 
 mod run;
+mod solve;
 
 use super::{Align, Context, Exit, Failure, Table, human_bytes, read_file};
-use crate::placement::constraint::broken;
+use crate::placement::constraint::{Broken, broken};
 use crate::placement::engines::{NAMES, by_name};
-use crate::placement::explain::{Why, candidates, unmended};
-use crate::placement::instance::{Instance, write_solution};
+use crate::placement::explain::{Untaken, Why, candidates, reasons, unmended};
+use crate::placement::instance::{Instance, judged};
 use crate::placement::objective::{Score, score};
-use crate::placement::plan::{Action, Plan};
-use crate::placement::policy::{Goal, Policy};
+use crate::placement::policy::Policy;
 use crate::placement::policy_file::PolicyFile;
 use crate::placement::problem::Problem;
-use crate::placement::sequence::{WaveLimits, sequence};
-use crate::placement::solution::Solution;
+use crate::placement::solution::{Solution, held};
 use crate::placement::verdict::Decision;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use run::{Limits, solved};
 use serde_json::{Value, json};
+use solve::Solve;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +34,8 @@ pub(super) enum PlacementCommand {
         instance: PathBuf,
         /// The solution
         solution: PathBuf,
+        #[command(flatten)]
+        wanted: Wanted,
     },
     /// Say why a shard moves or stays, and what every node would mean for it
     Explain(Explain),
@@ -42,65 +44,43 @@ pub(super) enum PlacementCommand {
         /// The instance
         instance: PathBuf,
         #[command(flatten)]
+        wanted: Wanted,
+        #[command(flatten)]
         limits: Limits,
     },
 }
 
-/// What a solve is for.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum GoalName {
-    /// Everything the objective asks
-    Balance,
-    /// Leaders alone, no copies
-    Leaders,
-    /// Bring nodes below the watermark with few bytes
-    Relieve,
-    /// Only what hard rules ask
-    Repair,
-}
-
-impl From<GoalName> for Goal {
-    fn from(name: GoalName) -> Self {
-        match name {
-            GoalName::Balance => Self::Balance,
-            GoalName::Leaders => Self::Leaders,
-            GoalName::Relieve => Self::Relieve,
-            GoalName::Repair => Self::Repair,
-        }
-    }
-}
-
-/// `placement solve`.
+/// What is wanted of a placement.
 #[derive(Debug, Args)]
-pub(super) struct Solve {
-    /// The instance
-    instance: PathBuf,
-    /// How to solve it
-    #[arg(long, default_value = NAMES[0], value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
-    engine: String,
-    #[command(flatten)]
-    limits: Limits,
+pub(super) struct Wanted {
     /// What is wanted, as a TOML file: order and weights of goals, tolerances, limits, pins, exclusions
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// What it is for [default: balance, or what the policy says]
-    #[arg(long, value_enum)]
-    goal: Option<GoalName>,
-    /// Copy at most so many bytes (of the instance's unit)
-    #[arg(long, value_name = "BYTES")]
-    max_bytes: Option<u64>,
-    /// Make at most so many copies
-    #[arg(long, value_name = "COPIES")]
-    max_moves: Option<u64>,
-    /// Order the moves into waves: no disk above the watermark, no copy dropped too early
-    #[arg(long)]
-    plan: bool,
-    /// Units of the instance's sizes that a node copies in a second, for the plan's duration
-    #[arg(long, default_value_t = 100.0, value_name = "RATE", value_parser = positive)]
-    copy_rate: f64,
-    /// Write the placement here
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+}
+
+/// By how much a placement must better the score to be proposed, unless the policy says otherwise: less is not worth
+/// a copy, and a placement that was found stands when it is solved again.
+const GAIN_MIN: f64 = 0.001;
+
+impl Wanted {
+    /// The instance, and what the policy's file says.
+    fn read(&self, instance: &Path) -> Result<(Instance, PolicyFile), Failure> {
+        let instance = read_instance(instance)?;
+        let file = self.policy.as_deref().map(|path| read_policy(path, &instance)).transpose()?;
+        Ok((instance, file.unwrap_or_default()))
+    }
+
+    /// What holds where the policy's file says nothing.
+    fn base(&self, watermark: f64) -> Policy {
+        Policy { hysteresis: GAIN_MIN, ..Policy::yardstick(watermark) }
+    }
+
+    /// The instance as a problem.
+    fn problem(&self, path: &Path) -> Result<(Instance, Problem), Failure> {
+        let (instance, file) = self.read(path)?;
+        let problem = instance.problem_with(&file.policy(self.base(instance.watermark)), &file);
+        Ok((instance, problem))
+    }
 }
 
 /// `placement explain`.
@@ -113,6 +93,8 @@ pub(super) struct Explain {
     /// A solution to explain; without it one is found first
     #[arg(long, value_name = "FILE")]
     solution: Option<PathBuf>,
+    #[command(flatten)]
+    wanted: Wanted,
     #[command(flatten)]
     limits: Limits,
 }
@@ -128,9 +110,9 @@ impl PlacementCommand {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Self::Solve(command) => command.run(context),
-            Self::Evaluate { instance, solution } => evaluate(context, &instance, &solution),
+            Self::Evaluate { instance, solution, wanted } => evaluate(context, &instance, &solution, &wanted),
             Self::Explain(command) => command.run(context),
-            Self::Bench { instance, limits } => bench(context, &instance, &limits),
+            Self::Bench { instance, wanted, limits } => bench(context, &instance, &wanted, &limits),
         }
     }
 }
@@ -148,15 +130,15 @@ fn read_policy(path: &Path, instance: &Instance) -> Result<PolicyFile, Failure> 
     read.map_err(|e| Failure::coded(&e, Exit::Failed))
 }
 
-fn read_solution(problem: &Problem, instance: &Instance, path: &Path) -> Result<Solution, Failure> {
+/// A solution file as a solution, and the rules that it breaks.
+fn read_solution(
+    problem: &Problem,
+    instance: &Instance,
+    path: &Path,
+) -> Result<(Solution, Vec<Broken>), Failure> {
     let text = read_file(path)?;
     let read = instance.read_solution(&path.display().to_string(), &text);
-    let nodes = read.map_err(|e| Failure::coded(&e, Exit::Failed))?;
-    if nodes.len() == problem.replicas() {
-        return Ok(Solution { nodes });
-    }
-    let message = format!("{}: fewer replicas can be placed than the instance asks for", path.display());
-    Err(Failure::failed(message, "add nodes to the instance, or ask for fewer replicas"))
+    Ok(judged(problem, &read.map_err(|e| Failure::coded(&e, Exit::Failed))?))
 }
 
 fn terms(score: &Score) -> Value {
@@ -174,133 +156,60 @@ fn line(score: &Score, broken: usize) -> String {
     )
 }
 
-impl Solve {
-    fn run(self, context: &Context) -> Result<(), Failure> {
-        let instance = read_instance(&self.instance)?;
-        let file = self.policy.as_deref().map(|path| read_policy(path, &instance)).transpose()?;
-        let file = file.unwrap_or_default();
-        let written = file.policy(Policy::yardstick(instance.watermark));
-        let policy = Policy {
-            goal: self.goal.map_or(written.goal, Goal::from),
-            bytes_max: self.max_bytes.or(written.bytes_max),
-            moves_max: self.max_moves.or(written.moves_max),
-            ..written
-        };
-        let problem = Arc::new(instance.problem_with(&policy, &file));
-        let (decision, seconds) = solved(context, &problem, &self.engine, &self.limits)?;
-        if let Some(out) = &self.out {
-            let write = std::fs::write(out, write_solution(&problem, &decision.solution));
-            write.map_err(|e| {
-                Failure::failed(format!("{}: {e}", out.display()), "name a file that may be written")
-            })?;
-        }
-        let waves = WaveLimits { bytes_per_second: self.copy_rate, ..file.waves };
-        let plan = self.plan.then(|| sequence(&problem, &decision.solution, &waves));
-        let mut result = json!({
-            "engine": self.engine,
-            "seconds": seconds,
-            "seed": self.limits.seed,
-            "work": decision.work,
-            "before": terms(&decision.before),
-            "after": terms(&decision.after),
-            "bound": decision.bound,
-            "gap": decision.gap(),
-            "least_bytes": decision.least_bytes,
-            "broken": decision.broken.len(),
-            "compromises": problem.compromises.len(),
-        });
-        if let Some(plan) = &plan {
-            result["plan"] = json!(plan);
-            result["plan"]["fullest"] = json!(fullest(&problem, plan));
-        }
-        context.print(&result, || {
-            let gap = decision.gap().map_or("none".to_owned(), |gap| format!("{:.2} %", gap * 100.0));
-            format!(
-                "{}\nbound={:.5}  gap={gap}  seconds={seconds:.1}  engine={}\n\
-                 moved {} in {} copies; before: Z={:.5}\n{}",
-                line(&decision.after, decision.broken.len()),
-                decision.bound,
-                self.engine,
-                human_bytes(decision.after.bytes_moved),
-                decision.after.copies,
-                decision.before.total,
-                plan.as_ref().map_or(String::new(), |plan| summary(&problem, plan, context)),
-            )
-        })
-    }
+fn gap_text(gap: Option<f64>) -> String {
+    gap.map_or("-".to_owned(), |gap| format!("{:.2} %", gap * 100.0))
 }
 
-/// The node whose disk is the fullest at any moment of a plan, and how full.
-fn fullest(problem: &Problem, plan: &Plan) -> (usize, f64) {
-    let share = |(node, &peak): (usize, &u64)| {
-        let capacity = problem.nodes[node].capacity_bytes;
-        (node, if capacity > 0 { peak as f64 / capacity as f64 } else { 0.0 })
+/// Broken rules that are printed; `--json` has all of them.
+const BROKEN_SHOWN: usize = 10;
+
+/// The rules that a placement breaks, the first ones by name.
+fn broken_text(problem: &Problem, solution: &Solution, rules: &[Broken]) -> String {
+    let load = if rules.is_empty() { Vec::new() } else { held(problem, solution) };
+    let text = |rule: &Broken| match *rule {
+        Broken::Missing { shard } => format!("shard {shard}: no node for one of its replicas"),
+        Broken::SameNode { shard, node } => format!("shard {shard}: twice on node {node}"),
+        Broken::Forbidden { shard, node } => format!("shard {shard}: must not be on node {node}"),
+        Broken::Crowded { shard } => format!("shard {shard}: replicas share a zone or rack"),
+        Broken::Unpinned { shard, node } => format!("shard {shard}: not on node {node} as pinned"),
+        Broken::Overfull { node } => {
+            let over = load[node as usize].bytes as f64 - problem.room_bytes(node);
+            format!("node {node}: {} above the watermark", human_bytes(over.max(0.0) as u64))
+        }
     };
-    plan.peak_bytes.iter().enumerate().map(share).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, 0.0))
+    let lines = rules.iter().take(BROKEN_SHOWN).map(|rule| format!("broken: {}\n", text(rule)));
+    let more = rules.len().saturating_sub(BROKEN_SHOWN);
+    lines.collect::<String>() + &if more > 0 { format!("and {more} more broken\n") } else { String::new() }
 }
 
-/// Waves of a plan that are printed; `--json` has all of them.
-const WAVES_SHOWN: u32 = 20;
-
-fn summary(problem: &Problem, plan: &Plan, context: &Context) -> String {
-    let (node, share) = fullest(problem, plan);
-    let mut table = Table::new(&[
-        ("WAVE", Align::Right),
-        ("COPIES", Align::Right),
-        ("BYTES", Align::Right),
-        ("LEADERS", Align::Right),
-        ("DROPS", Align::Right),
-    ]);
-    for wave in 0..plan.waves.min(WAVES_SHOWN) {
-        let of = |kind: fn(&Action) -> bool| {
-            plan.steps.iter().filter(move |step| step.wave == wave && kind(&step.action))
-        };
-        let copies = of(|action| matches!(action, Action::Add { .. }));
-        let bytes = copies.clone().map(|step| step.bytes).sum();
-        table.row(vec![
-            wave.to_string(),
-            copies.count().to_string(),
-            human_bytes(bytes),
-            of(|action| matches!(action, Action::Lead { .. })).count().to_string(),
-            of(|action| matches!(action, Action::Remove { .. })).count().to_string(),
-        ]);
-    }
-    let more = plan.waves.saturating_sub(WAVES_SHOWN);
-    let more = if more > 0 { format!("and {more} more waves\n") } else { String::new() };
-    format!(
-        "plan: {} steps in {} waves, about {:.0} s; fullest disk: node {node} at {:.1} %; \
-         left where they are: {}\n{}{more}",
-        plan.steps.len(),
-        plan.waves,
-        plan.seconds,
-        share * 100.0,
-        plan.left.len(),
-        table.text(0, context.colour())
-    )
-}
-
-fn evaluate(context: &Context, instance: &Path, solution: &Path) -> Result<(), Failure> {
-    let instance = read_instance(instance)?;
-    let problem = instance.problem();
-    let solution = read_solution(&problem, &instance, solution)?;
-    let (score, broken) = (score(&problem, &solution), broken(&problem, &solution).len());
+fn evaluate(context: &Context, path: &Path, solution: &Path, wanted: &Wanted) -> Result<(), Failure> {
+    let (instance, problem) = wanted.problem(path)?;
+    let (solution, rules) = read_solution(&problem, &instance, solution)?;
+    let score = score(&problem, &solution);
     let mut result = terms(&score);
-    result["broken"] = json!(broken);
-    context.print(&result, || format!("{}\n", line(&score, broken)))
+    result["broken"] = json!(rules.len());
+    result["broken_rules"] = json!(rules);
+    context.print(&result, || {
+        format!("{}\n{}", line(&score, rules.len()), broken_text(&problem, &solution, &rules))
+    })
 }
 
 impl Explain {
     fn run(self, context: &Context) -> Result<(), Failure> {
-        let instance = read_instance(&self.instance)?;
-        let problem = Arc::new(instance.problem());
+        let (instance, problem) = self.wanted.problem(&self.instance)?;
+        let problem = Arc::new(problem);
         if self.shard >= problem.shards() {
-            let message = format!("there is no shard {}: shards are 0 to {}", self.shard, problem.shards());
+            let shards = match problem.shards() {
+                0 => "it has none".to_owned(),
+                shards => format!("shards are 0 to {}", shards - 1),
+            };
+            let message = format!("there is no shard {}: {shards}", self.shard);
             return Err(Failure::usage(message, "count shards from 0"));
         }
         let (solution, why) = match &self.solution {
             Some(path) => {
-                let solution = read_solution(&problem, &instance, path)?;
-                let why = crate::placement::explain::reasons(&problem, &solution, false);
+                let (solution, _) = read_solution(&problem, &instance, path)?;
+                let why = reasons(&problem, &solution, &Untaken::default());
                 (solution, why[self.shard])
             }
             None => {
@@ -315,6 +224,7 @@ impl Explain {
             .filter(|(shard, _)| *shard as usize == self.shard)
             .map(|(_, why)| why)
             .collect();
+        let rules = concerning(&problem, &solution, self.shard);
         let result = json!({
             "shard": self.shard,
             "present": problem.present(self.shard),
@@ -322,6 +232,7 @@ impl Explain {
             "reason": why.code(),
             "sentence": why.sentence(),
             "unmended": unmended.iter().map(|why| why.code()).collect::<Vec<_>>(),
+            "broken_rules": rules,
             "candidates": found,
         });
         context.print(&result, || {
@@ -338,7 +249,7 @@ impl Explain {
                 table.row(vec![candidate.node.to_string(), instead, change, rule]);
             }
             format!(
-                "shard {}: {:?} -> {placed:?} (the leader first)\n{}: {}\n{}\nother nodes, the best first:\n{}",
+                "shard {}: {:?} -> {placed:?} (the leader first)\n{}: {}\n{}{}\nother nodes, the best first:\n{}",
                 self.shard,
                 problem.present(self.shard),
                 why.code(),
@@ -347,14 +258,29 @@ impl Explain {
                     .iter()
                     .map(|why| format!("cannot be mended: {}\n", why.sentence()))
                     .collect::<String>(),
+                broken_text(&problem, &solution, &rules),
                 table.text(0, context.colour())
             )
         })
     }
 }
 
-fn bench(context: &Context, path: &Path, limits: &Limits) -> Result<(), Failure> {
-    let problem = Arc::new(read_instance(path)?.problem());
+/// The rules that a placement breaks for a shard, or on a node that holds it.
+fn concerning(problem: &Problem, solution: &Solution, shard: usize) -> Vec<Broken> {
+    let on = [problem.present(shard), solution.of(problem, shard)].concat();
+    let here = |rule: &Broken| match *rule {
+        Broken::Overfull { node } => on.contains(&node),
+        Broken::Missing { shard: s }
+        | Broken::SameNode { shard: s, .. }
+        | Broken::Forbidden { shard: s, .. }
+        | Broken::Crowded { shard: s }
+        | Broken::Unpinned { shard: s, .. } => s as usize == shard,
+    };
+    broken(problem, solution).into_iter().filter(here).collect()
+}
+
+fn bench(context: &Context, path: &Path, wanted: &Wanted, limits: &Limits) -> Result<(), Failure> {
+    let problem = Arc::new(wanted.problem(path)?.1);
     let mut rows = Vec::new();
     for engine in NAMES {
         if let Some(reason) = by_name(engine).and_then(|engine| engine.refuses(&problem)) {
@@ -365,7 +291,8 @@ fn bench(context: &Context, path: &Path, limits: &Limits) -> Result<(), Failure>
         rows.push((engine, decision, seconds));
     }
     let bound = rows.iter().map(|(_, decision, _)| decision.bound).fold(0.0, f64::max);
-    let gap = |decision: &Decision| (decision.after.total / bound - 1.0) * 100.0;
+    // Each by the best bound of all.
+    let gap = |decision: &Decision| decision.gap_to(bound);
     let result: Vec<Value> = rows
         .iter()
         .map(|(engine, decision, seconds)| {
@@ -373,7 +300,7 @@ fn bench(context: &Context, path: &Path, limits: &Limits) -> Result<(), Failure>
             row["engine"] = json!(engine);
             row["seconds"] = json!(seconds);
             row["bound"] = json!(bound);
-            row["gap"] = json!(gap(decision) / 100.0);
+            row["gap"] = json!(gap(decision));
             row["broken"] = json!(decision.broken.len());
             row
         })
@@ -388,7 +315,7 @@ fn bench(context: &Context, path: &Path, limits: &Limits) -> Result<(), Failure>
         ]);
         for (engine, decision, seconds) in &rows {
             let z = format!("{:.5}", decision.after.total);
-            let gap = format!("{:.2}", gap(decision));
+            let gap = gap(decision).map_or("-".to_owned(), |gap| format!("{:.2}", gap * 100.0));
             let broken = decision.broken.len().to_string();
             table.row(vec![(*engine).to_owned(), z, gap, broken, format!("{seconds:.1}")]);
         }

@@ -101,3 +101,25 @@ impl Budget for Part<'_> {
         self.whole.for_thread(left * share, threads)
     }
 }
+
+/// Ends when either of two budgets does.
+pub struct Both<'a> {
+    /// One.
+    pub part: &'a mut dyn Budget,
+    /// The other.
+    pub own: WorkBudget,
+}
+
+impl Budget for Both<'_> {
+    fn spend(&mut self, work: u64) -> f64 {
+        self.part.spend(work).max(self.own.spend(work))
+    }
+
+    fn seconds_left(&mut self) -> Option<f64> {
+        self.part.seconds_left()
+    }
+
+    fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send> {
+        self.part.for_thread(share, threads)
+    }
+}

@@ -6,10 +6,10 @@
 //! proves at it, less what the price is paid for all that may be copied.
 
 use super::budget::{Budget, Part};
-use super::caps::Caps;
+use super::caps::{Caps, reachable};
 use super::constraint::broken;
 use super::engines::local_search::{Course, search_within, usable};
-use super::engines::milp::{BINARIES_MAX, Part as Program, limits};
+use super::engines::milp::{BINARIES_MAX, PROGRAM, Part as Program, limits};
 use super::engines::{Engine, Outcome, Progress};
 use super::goals::within;
 use super::objective::{moved, score};
@@ -22,12 +22,15 @@ const PRICES: u32 = 4;
 const PRICES_EXACT: u32 = 1;
 /// Share of what is left of the budget that the engine takes each time.
 const SHARE: f64 = 0.25;
+/// Share of what is left of the budget that goes to prices: the search at the end needs the rest.
+const PRICING: f64 = 0.7;
 /// The first price of all bytes, over what the policy weighs them.
 const FIRST: f64 = 1.0;
 /// By how much the price grows while still too much is copied.
 const GROWTH: f64 = 4.0;
 
-/// Finds it, from `base`, the repaired present; what `base` copies is not held back.
+/// Finds it, from `base`, the repaired present; what `base` copies is not held back. With it comes what the engine
+/// found that copies too much, if it did.
 pub(super) fn best_within(
     problem: &Problem,
     base: &Solution,
@@ -35,30 +38,31 @@ pub(super) fn best_within(
     seed: u64,
     budget: &mut dyn Budget,
     progress: &mut dyn FnMut(&Progress<'_>),
-) -> Outcome {
+) -> (Outcome, Option<Solution>) {
     let caps = Caps::of(problem, base);
     // What the engine has meanwhile copies too much, or is scored by other weights.
     let mut quiet = |said: &Progress<'_>| progress(&Progress { score: None, best: None, ..said.clone() });
     let first = engine.solve(problem, seed, &mut Part::new(budget, SHARE), &mut quiet);
     let mut best = Best { problem, caps, outcome: Outcome { solution: base.clone(), ..first.clone() } };
-    if caps.allow(moved(problem, &first.solution)) {
+    let fits = caps.allow(moved(problem, &first.solution));
+    if fits {
         // The budget seems to be no limit: the engine gets the rest of its time.
-        best.take(first.solution);
+        best.take(first.solution.clone());
         if !best.is_exact(engine) {
             let again = engine.solve(problem, seed, &mut Part::new(budget, 1.0), &mut quiet);
             best.outcome.bound = best.outcome.bound.max(again.bound);
             best.outcome.work += again.work;
             best.take(again.solution);
-            return best.outcome;
+            return (best.outcome, None);
         }
     } else {
         best.take(within(problem, base, &first.solution));
-        best.price(base, engine, seed, budget, &mut quiet);
+        best.price(base, engine, seed, &mut Part::new(budget, PRICING), &mut quiet);
     }
     if usable(problem, &best.outcome.solution) {
-        best.refine(engine, seed, budget, progress);
+        best.refine(base, engine, seed, budget, progress);
     }
-    best.outcome
+    (best.outcome, (!fits).then_some(first.solution))
 }
 
 /// The best placement so far that keeps to the caps.
@@ -123,6 +127,7 @@ impl Best<'_> {
     /// With the caps as a constraint.
     fn refine(
         &mut self,
+        base: &Solution,
         engine: &dyn Engine,
         seed: u64,
         budget: &mut dyn Budget,
@@ -139,8 +144,8 @@ impl Best<'_> {
         });
         let share = if exact { 0.1 } else { 1.0 };
         let start = self.outcome.solution.clone();
-        let found =
-            search_within(problem, &start, self.caps, Course::AGAIN, seed, &mut Part::new(budget, share));
+        let aim = (self.caps, reachable(problem, base, self.caps));
+        let found = search_within(problem, &start, aim, Course::AGAIN, seed, &mut Part::new(budget, share));
         self.outcome.work += found.work;
         self.take(found.solution);
         if !exact {
@@ -148,6 +153,7 @@ impl Best<'_> {
         }
         let start = self.outcome.solution.clone();
         let program = Program::whole(problem, &start).within(self.caps);
+        progress(&Progress { phase: PROGRAM, bound, score: None, best: Some(&start) });
         if let Some(found) = program.solve(&limits(budget, 1e-4)) {
             budget.spend(found.work);
             self.outcome.work += found.work;

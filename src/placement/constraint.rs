@@ -4,9 +4,11 @@
 
 use super::problem::{NONE, Problem};
 use super::solution::{Solution, held};
+use serde::Serialize;
 
 /// A broken hard rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case", tag = "rule")]
 pub enum Broken {
     /// A shard has no node for one of its replicas.
     Missing {
@@ -95,7 +97,7 @@ pub fn broken(problem: &Problem, solution: &Solution) -> Vec<Broken> {
         found.extend(unpinned.map(|node| Broken::Unpinned { shard: id, node }));
     }
     for (node, held) in held(problem, solution).iter().enumerate() {
-        if held.bytes as f64 > problem.room_bytes(node as u32) + 1e-6 {
+        if held.bytes as f64 > problem.room_bytes(node as u32) {
             found.push(Broken::Overfull { node: node as u32 });
         }
     }

@@ -41,6 +41,10 @@ pub enum Why {
     NoNode,
     /// It stays: what could be gained is below the hysteresis.
     NotWorthIt,
+    /// It stays: it would move, but for the budget of bytes or copies.
+    Budget,
+    /// It stays, and breaks a rule that the goal leaves alone.
+    NotCovered,
     /// It stays, with fewer replicas than wanted: fewer nodes may hold it.
     TooFewNodes,
     /// It stays, with replicas that share a zone or rack: there are too few of them.
@@ -69,6 +73,8 @@ impl Why {
             Self::Frozen => "frozen",
             Self::NoNode => "no_node",
             Self::NotWorthIt => "not_worth_it",
+            Self::Budget => "budget",
+            Self::NotCovered => "not_covered",
             Self::TooFewNodes => "too_few_nodes",
             Self::TooFewZones => "too_few_zones",
             Self::PinUnmet => "pin_unmet",
@@ -93,6 +99,8 @@ impl Why {
             Self::Frozen => "an operation is in flight, or it is frozen",
             Self::NoNode => "no node may take it",
             Self::NotWorthIt => "what could be gained is below the hysteresis",
+            Self::Budget => "it would move, but for the budget of bytes or copies",
+            Self::NotCovered => "it breaks a rule that the goal leaves alone",
             Self::TooFewNodes => "it has fewer replicas than wanted, since fewer nodes may hold it",
             Self::TooFewZones => "its replicas share a zone or rack, since there are too few",
             Self::PinUnmet => "it cannot be on a node that it is pinned to",
@@ -101,15 +109,49 @@ impl Why {
     }
 }
 
-/// Why each shard moves or stays, by shard. `kept` says that the engine's proposal was not taken.
-pub fn reasons(problem: &Problem, solution: &Solution, kept: bool) -> Vec<Why> {
+/// What a solve found and did not take: why shards stay.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Untaken {
+    /// Nothing was looked for: whatever there is betters the score by less than the hysteresis.
+    pub all: bool,
+    /// A placement that is better, by less than the hysteresis.
+    pub hysteresis: Option<Solution>,
+    /// A placement that copies more than the budget allows.
+    pub budget: Option<Solution>,
+}
+
+impl Untaken {
+    /// Why a shard stays where it is.
+    fn why(&self, problem: &Problem, shard: usize) -> Why {
+        let moves = |found: &Option<Solution>| {
+            found.as_ref().is_some_and(|found| !stays(problem.present(shard), found.of(problem, shard)))
+        };
+        match () {
+            () if self.all || moves(&self.hysteresis) => Why::NotWorthIt,
+            () if moves(&self.budget) => Why::Budget,
+            () => Why::InPlace,
+        }
+    }
+}
+
+/// Whether a shard keeps its copies and its leader.
+fn stays(present: &[u32], placed: &[u32]) -> bool {
+    same(present, placed) && present.first() == placed.first()
+}
+
+fn same(present: &[u32], placed: &[u32]) -> bool {
+    present.len() == placed.len() && present.iter().all(|node| placed.contains(node))
+}
+
+/// Why each shard moves or stays, by shard.
+pub fn reasons(problem: &Problem, solution: &Solution, untaken: &Untaken) -> Vec<Why> {
     let before = present_load(problem);
     let mut reasons = Vec::with_capacity(problem.shards());
     for shard in 0..problem.shards() {
-        reasons.push(reason(problem, &before, shard, solution.of(problem, shard), kept));
+        reasons.push(reason(problem, &before, shard, solution.of(problem, shard), untaken));
     }
     for (shard, why) in unmended(problem, solution) {
-        let stays = matches!(reasons[shard as usize], Why::InPlace | Why::NotWorthIt);
+        let stays = matches!(reasons[shard as usize], Why::InPlace | Why::NotWorthIt | Why::Budget);
         if stays || why == Why::NoNode {
             reasons[shard as usize] = why;
         }
@@ -125,6 +167,7 @@ pub fn unmended(problem: &Problem, solution: &Solution) -> Vec<(u32, Why)> {
             Compromise::TooFewNodes => Why::TooFewNodes,
             Compromise::TooFewZones | Compromise::TooFewRacks => Why::TooFewZones,
             Compromise::NoNode => Why::NoNode,
+            Compromise::NotCovered => Why::NotCovered,
             Compromise::PinnedTogether => return None,
         };
         Some((shard, why))
@@ -142,12 +185,27 @@ pub fn unmended(problem: &Problem, solution: &Solution) -> Vec<(u32, Why)> {
     let mut found: Vec<(u32, Why)> = stretched.chain(rules).collect();
     let full = |node: &u32| broken.binary_search(&Broken::Overfull { node: *node }).is_ok();
     if broken.iter().any(|rule| matches!(rule, Broken::Overfull { .. })) {
-        let held = (0..problem.shards()).filter(|&s| !problem.frozen[s] && problem.bytes[s] > 0);
-        let stuck = held.filter(|&shard| solution.of(problem, shard).iter().any(full));
+        let load = held(problem, solution);
+        let there = (0..problem.shards()).filter(|&s| !problem.frozen[s] && problem.bytes[s] > 0);
+        let stuck = there.filter(|&shard| {
+            let placed = solution.of(problem, shard);
+            let hot = (0..placed.len()).filter(|&slot| full(&placed[slot]));
+            hot.clone().next().is_some()
+                && !hot.into_iter().any(|slot| finds_room(problem, &load, shard, placed, slot))
+        });
         found.extend(stuck.map(|shard| (shard as u32, Why::Overfull)));
     }
     found.sort_unstable();
     found
+}
+
+/// Whether another node may take a slot's replica and has room for it.
+fn finds_room(problem: &Problem, load: &[Held], shard: usize, placed: &[u32], slot: usize) -> bool {
+    let bytes = problem.bytes[shard];
+    let room = |node: u32| (load[node as usize].bytes + bytes) as f64 <= problem.room_bytes(node);
+    !problem.is_pinned(shard, placed[slot])
+        && (0..problem.nodes.len() as u32)
+            .any(|node| room(node) && !placed.contains(&node) && fits(problem, shard, placed, slot, node))
 }
 
 /// Loads of what is there now, surplus replicas and replicas on lost nodes included.
@@ -164,16 +222,15 @@ fn present_load(problem: &Problem) -> Vec<Held> {
     load
 }
 
-fn reason(problem: &Problem, before: &[Held], shard: usize, placed: &[u32], kept: bool) -> Why {
+fn reason(problem: &Problem, before: &[Held], shard: usize, placed: &[u32], untaken: &Untaken) -> Why {
     let present = problem.present(shard);
-    let same = present.len() == placed.len() && present.iter().all(|node| placed.contains(node));
     if problem.frozen[shard] {
         return Why::Frozen;
     }
-    if same && present.first() == placed.first() {
-        return if kept { Why::NotWorthIt } else { Why::InPlace };
+    if stays(present, placed) {
+        return untaken.why(problem, shard);
     }
-    if same {
+    if same(present, placed) {
         return Why::Leaders;
     }
     let leaving = || present.iter().filter(|node| !placed.contains(node));
@@ -236,7 +293,9 @@ pub fn candidates(problem: &Problem, solution: &Solution, shard: usize) -> Vec<C
         if placed.contains(&node) {
             continue;
         }
-        let slots = (0..placed.len()).filter(|&slot| fits(problem, shard, placed, slot, node));
+        let frozen = problem.frozen[shard];
+        let may = |slot: &usize| !frozen && !problem.is_pinned(shard, placed[*slot]);
+        let slots = (0..placed.len()).filter(may).filter(|&slot| fits(problem, shard, placed, slot, node));
         let change = |slot: usize| change(problem, &load, shard, placed, slot, node);
         let best = slots.map(|slot| (change(slot), slot)).min_by(|a, b| a.0.total_cmp(&b.0));
         found.push(match best {
@@ -247,8 +306,12 @@ pub fn candidates(problem: &Problem, solution: &Solution, shard: usize) -> Vec<C
             }
             None => {
                 let rule = match () {
+                    () if frozen => "the shard is frozen",
                     () if problem.is_excluded(shard, node) => "excluded for this shard",
                     () if !problem.nodes[node as usize].takes => "takes no new replicas",
+                    () if (0..placed.len()).filter(may).next().is_none() => {
+                        "its replicas are pinned where they are"
+                    }
                     () => "its zone or rack holds a replica already",
                 };
                 Candidate { node, forbidden: Some(rule), slot: 0, change: 0.0 }
@@ -340,11 +403,76 @@ mod tests {
             shard(1, 1, &[2]),
         ];
         let problem = Problem::new(nodes, shards, &Policy { watermark: 0.85, ..Policy::default() });
-        let why = reasons(&problem, &standing(&problem), false);
+        let why = reasons(&problem, &standing(&problem), &Untaken::default());
         let expected =
             [Why::Overfull, Why::TooFewZones, Why::TooFewNodes, Why::PinUnmet, Why::NoNode, Why::InPlace];
         assert_eq!(why, expected);
         let two = unmended(&problem, &standing(&problem));
         assert!(two.contains(&(2, Why::TooFewZones)), "{two:?}");
+    }
+
+    fn plain(sizes: &[(u64, u32)], policy: &Policy) -> Problem {
+        let node = |n: u32| NodeSpec {
+            zone: n,
+            rack: n,
+            capacity_bytes: 100,
+            weight: 1.0,
+            takes: true,
+            holds: true,
+        };
+        let shard = |&(bytes, on): &(u64, u32)| ShardSpec {
+            load: Load { bytes, ..Load::default() },
+            replicas: 1,
+            present: vec![on],
+            ..ShardSpec::default()
+        };
+        Problem::new((0..3).map(node).collect(), sizes.iter().map(shard), policy)
+    }
+
+    #[test]
+    fn a_shard_stays_for_what_was_found_and_not_taken_alone() {
+        let problem = plain(&[(10, 0), (10, 0), (10, 1)], &Policy::default());
+        let (present, other) = (Solution { nodes: vec![0, 0, 1] }, Solution { nodes: vec![0, 2, 1] });
+        let check = |untaken: Untaken, second: Why| {
+            assert_eq!(reasons(&problem, &present, &untaken), [Why::InPlace, second, Why::InPlace]);
+        };
+        check(Untaken::default(), Why::InPlace);
+        check(Untaken { hysteresis: Some(other.clone()), ..Untaken::default() }, Why::NotWorthIt);
+        check(Untaken { budget: Some(other), ..Untaken::default() }, Why::Budget);
+        let all = reasons(&problem, &present, &Untaken { all: true, ..Untaken::default() });
+        assert_eq!(all, [Why::NotWorthIt; 3]);
+    }
+
+    #[test]
+    fn a_full_node_is_a_reason_only_where_no_other_has_room() {
+        // The giant fits nowhere; its neighbour would, and does not help.
+        let problem =
+            plain(&[(90, 0), (5, 0), (40, 1), (40, 2)], &Policy { watermark: 0.8, ..Policy::default() });
+        let why = reasons(&problem, &Solution { nodes: vec![0, 0, 1, 2] }, &Untaken::default());
+        assert_eq!(why, [Why::Overfull, Why::InPlace, Why::InPlace, Why::InPlace]);
+    }
+
+    #[test]
+    fn pins_and_freezes_forbid_candidates() {
+        let node = |n: u32| NodeSpec {
+            zone: n,
+            rack: n,
+            capacity_bytes: 100,
+            weight: 1.0,
+            takes: true,
+            holds: true,
+        };
+        let shard = |on: &[u32]| ShardSpec { replicas: 2, present: on.to_vec(), ..ShardSpec::default() };
+        let shards = vec![
+            ShardSpec { pinned: vec![0], ..shard(&[0, 1]) },
+            ShardSpec { pinned: vec![0, 1], ..shard(&[0, 1]) },
+            ShardSpec { frozen: true, ..shard(&[0, 1]) },
+        ];
+        let problem = Problem::new((0..3).map(node).collect(), shards, &Policy::default());
+        let solution = standing(&problem);
+        let found: Vec<Candidate> = (0..3).flat_map(|shard| candidates(&problem, &solution, shard)).collect();
+        assert_eq!((found[0].forbidden, found[0].slot), (None, 1), "the other one may go");
+        assert_eq!(found[1].forbidden, Some("its replicas are pinned where they are"));
+        assert_eq!(found[2].forbidden, Some("the shard is frozen"));
     }
 }

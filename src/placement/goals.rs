@@ -4,8 +4,10 @@
 
 use super::bound::Prices;
 use super::budget::Budget;
+use super::caps::{Caps, reachable};
 use super::engines::local_search::{Ranges, State, level_leaders, usable};
-use super::objective::{moved, score};
+use super::objective::{deviation, moved, score};
+use super::policy::Tolerance;
 use super::problem::{NONE, Problem};
 use super::solution::{Solution, held};
 
@@ -15,7 +17,7 @@ pub fn leaders(problem: &Problem, base: &Solution, seed: u64, budget: &mut dyn B
         return base.clone();
     }
     let prices = Prices::zero(problem.nodes.len());
-    let mut state = State::new(problem, base, &prices, &Ranges::new(problem, 0.0));
+    let mut state = State::new(problem, base, &prices, &Ranges::new(problem, Tolerance::default()));
     level_leaders(&mut state, seed, budget);
     let found = state.solution();
     if score(problem, &found).total < score(problem, base).total { found } else { base.clone() }
@@ -37,11 +39,13 @@ pub fn within(problem: &Problem, base: &Solution, target: &Solution) -> Solution
         let mut ranked: Vec<(f64, u32)> =
             left.iter().map(|&shard| (walk.worth(target, shard as usize), shard)).collect();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        // A round takes the best part of what is left, then asks again: worth falls as others move.
+        // A round takes the best part of what is left, then asks again: worth falls as others move. What has lost most
+        // of it meanwhile waits: its node is served.
         let round = (ranked.len() / 16).max(8);
         let mut taken = Vec::new();
         for &(worth, shard) in ranked.iter().take(round) {
-            if worth > 0.0 && walk.take(target, shard as usize, bytes_max, moves_max) {
+            let still = worth > 0.0 && walk.worth(target, shard as usize) > worth / 2.0;
+            if still && walk.take(target, shard as usize, bytes_max, moves_max) {
                 taken.push(shard);
             }
         }
@@ -61,6 +65,8 @@ struct Walk<'a> {
     load: Vec<[f64; 3]>,
     bytes: u64,
     copies: u64,
+    /// What can be reached at best: nothing is gained within it.
+    off: Tolerance,
 }
 
 impl<'a> Walk<'a> {
@@ -69,7 +75,8 @@ impl<'a> Walk<'a> {
         let load =
             held.iter().map(|h| [f64::from(h.replicas), f64::from(h.leaders), h.bytes as f64]).collect();
         let (bytes, copies, _) = moved(problem, base);
-        Self { problem, solution: base.clone(), load, bytes, copies }
+        let off = reachable(problem, base, Caps::of(problem, base));
+        Self { problem, solution: base.clone(), load, bytes, copies, off }
     }
 
     /// What a shard puts on its nodes, `sign` times.
@@ -82,12 +89,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Squared relative deviations of some nodes.
+    /// Squared relative deviations of some nodes, beyond what can be reached.
     fn unrest(&self, nodes: &[u32]) -> f64 {
         let off = |&node: &u32| {
             let (fair, load) = (&self.problem.fair[node as usize], &self.load[node as usize]);
-            let part = |load: f64, fair: f64| if fair > 0.0 { (load / fair - 1.0).powi(2) } else { 0.0 };
-            part(load[0], fair.replicas) + part(load[1], fair.leaders) + part(load[2], fair.bytes)
+            let part = |load: f64, fair: f64, off: f64| (deviation(load, fair) - off).max(0.0).powi(2);
+            part(load[0], fair.replicas, self.off.replicas)
+                + part(load[1], fair.leaders, self.off.leaders)
+                + part(load[2], fair.bytes, self.off.bytes)
         };
         nodes.iter().map(off).sum()
     }
@@ -143,7 +152,8 @@ mod tests {
     use super::*;
     use crate::placement::budget::WorkBudget;
     use crate::placement::engines::Hybrid;
-    use crate::placement::policy::{Goal, Policy};
+    use crate::placement::explain::Why;
+    use crate::placement::policy::{Goal, Policy, Weights};
     use crate::placement::problem::{NodeSpec, ShardSpec};
     use crate::placement::snapshot::Load;
     use crate::placement::verdict::decide;
@@ -209,5 +219,36 @@ mod tests {
         assert!(all.after.bytes_moved > 250, "{}", all.after.bytes_moved);
         assert_eq!(some.after.bytes_moved, 100);
         assert!(some.after.total < some.before.total);
+    }
+
+    #[test]
+    fn a_small_budget_serves_the_worst_nodes_whatever_their_size() {
+        // Eight hot nodes and two empty ones, of which one is thrice as big.
+        let sizes: Vec<(u64, [u32; 1])> = (0..400).map(|s| (50 + s * 37 % 101, [s as u32 % 8])).collect();
+        let shards: Vec<(u64, &[u32])> = sizes.iter().map(|(bytes, on)| (*bytes, &on[..])).collect();
+        let total: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
+        let capacities = [[total / 6; 8].as_slice(), &[total / 6, total / 2]].concat();
+        for percent in [1, 5, 20] {
+            let bytes_max = Some(total * percent / 100);
+            let weights =
+                Weights { replicas: 0.0, leaders: 0.0, copies: 0.0, per_table: 0.0, ..Weights::CLUSTER };
+            let policy = Policy { bytes_max, weights, hysteresis: 0.0, watermark: 1.0, ..Policy::default() };
+            let problem = world(&policy, &capacities, &shards);
+            let base = Solution::present(&problem);
+            let best = reachable(&problem, &base, Caps::of(&problem, &base)).bytes;
+            let found = solve(&problem);
+            assert!(found.after.bytes_moved <= bytes_max.unwrap_or(0));
+            assert!(found.after.bytes <= best * 1.1 + 0.005, "{percent} %: {} {best}", found.after.bytes);
+        }
+    }
+
+    #[test]
+    fn what_a_budget_holds_back_says_so() {
+        let shards: Vec<(u64, &[u32])> = (0..40).map(|_| (10, &[0][..])).collect();
+        let policy = Policy { watermark: 1.0, bytes_max: Some(100), ..Policy::default() };
+        let found = solve(&world(&policy, &[500; 4], &shards));
+        let count = |why: Why| found.reasons.iter().filter(|&&reason| reason == why).count();
+        assert_eq!(count(Why::NotWorthIt), 0);
+        assert!(count(Why::Budget) > 10 && count(Why::InPlace) >= 5, "{:?}", found.reasons);
     }
 }

@@ -10,9 +10,10 @@
 //! ```
 //! A solution is S lines of R node numbers, the leader first.
 
+use super::constraint::{Broken, broken};
 use super::policy::Policy;
 use super::policy_file::PolicyFile;
-use super::problem::{NodeSpec, Problem, ShardSpec};
+use super::problem::{NONE, NodeSpec, Problem, ShardSpec};
 use super::snapshot::Load;
 use super::solution::Solution;
 use crate::error::{Code, Coded, Retry, ranges};
@@ -37,6 +38,12 @@ pub enum Reason {
     #[error("the file ends here, {expected} expected (truncated?)")]
     Truncated {
         /// What should have come.
+        expected: String,
+    },
+    /// An empty line with more lines after it.
+    #[error("this line is empty, {expected} expected")]
+    Blank {
+        /// What should be there.
         expected: String,
     },
     /// More lines than the header announces.
@@ -181,7 +188,7 @@ impl Instance {
         for shard in 0..shards {
             let line = lines.next_line_or(|| format!("shard {shard} of {shards}"))?;
             let (size, present) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-            let bytes = lines.size(size)?;
+            let bytes = lines.size("a size", size)?;
             // Each replica, and one more that is on its way.
             all = all.saturating_add(bytes.saturating_mul(replicas as u64 + 1));
             if all > ALL_MAX {
@@ -196,23 +203,58 @@ impl Instance {
     }
 
     /// Reads a solution of this instance.
-    pub fn read_solution(&self, file: &str, text: &str) -> Result<Vec<u32>, InstanceError> {
+    pub fn read_solution(&self, file: &str, text: &str) -> Result<Vec<Vec<u32>>, InstanceError> {
         let mut lines = Lines::new(file, text);
-        let mut placed = Vec::with_capacity(self.sizes.len() * self.replicas as usize);
+        let mut placed = Vec::with_capacity(self.sizes.len());
         for shard in 0..self.sizes.len() {
             let line = lines.next_line_or(|| format!("shard {shard} of {}", self.sizes.len()))?;
-            placed.extend(lines.replicas(line, self.replicas as usize, self.nodes.len(), 0)?);
+            placed.push(lines.replicas(line, self.replicas as usize, self.nodes.len(), 0)?);
         }
         lines.end()?;
         Ok(placed)
     }
 }
 
+/// The nodes of every shard in a solution file, the leader first: as many as were asked for. Where fewer may be placed,
+/// present copies that are in no one's place follow, though they break a rule where they are.
+pub fn rows(problem: &Problem, solution: &Solution) -> Vec<Vec<u32>> {
+    let row = |shard: usize| {
+        let placed = solution.of(problem, shard).iter().copied().filter(|&node| node != NONE);
+        let mut row: Vec<u32> = placed.collect();
+        let others: Vec<u32> =
+            problem.present(shard).iter().copied().filter(|node| !row.contains(node)).collect();
+        row.extend(others.into_iter().take(problem.asked(shard).saturating_sub(row.len())));
+        row
+    };
+    (0..problem.shards()).map(row).collect()
+}
+
+/// Rows of a solution file as a solution, and the rules that they break. Of a row with more nodes than the shard can
+/// have replicas, those that may not hold it are in no slot and break a rule each.
+pub fn judged(problem: &Problem, rows: &[Vec<u32>]) -> (Solution, Vec<Broken>) {
+    let mut solution = Solution::empty(problem);
+    let mut beyond = Vec::new();
+    for (shard, row) in rows.iter().enumerate() {
+        let mut row = row.clone();
+        let slots = &mut solution.nodes[problem.slots(shard)];
+        if row.len() > slots.len() {
+            row.sort_by_key(|&node| !problem.may_hold(shard, node));
+        }
+        let left = row.get(slots.len()..).unwrap_or_default();
+        beyond.extend(left.iter().map(|&node| Broken::Forbidden { shard: shard as u32, node }));
+        slots.iter_mut().zip(&row).for_each(|(slot, &node)| *slot = node);
+    }
+    let mut rules = broken(problem, &solution);
+    rules.extend(beyond);
+    rules.sort_unstable();
+    (solution, rules)
+}
+
 /// Writes a solution.
 pub fn write_solution(problem: &Problem, solution: &Solution) -> String {
     let mut text = String::with_capacity(problem.replicas() * 6);
-    for shard in 0..problem.shards() {
-        for (index, node) in solution.of(problem, shard).iter().enumerate() {
+    for row in rows(problem, solution) {
+        for (index, node) in row.iter().enumerate() {
             let gap = if index == 0 { "" } else { " " };
             let _ = write!(text, "{gap}{node}");
         }
@@ -254,6 +296,9 @@ impl<'a> Lines<'a> {
         self.number += 1;
         match self.lines.next().map(str::trim) {
             Some(line) if !line.is_empty() => Ok(line),
+            Some(_) if self.lines.clone().any(|line| !line.trim().is_empty()) => {
+                Err(self.fail(Reason::Blank { expected: expected() }))
+            }
             _ => Err(self.fail(Reason::Truncated { expected: expected() })),
         }
     }
@@ -296,10 +341,10 @@ impl<'a> Lines<'a> {
         }
     }
 
-    fn size(&self, text: &str) -> Result<u64, InstanceError> {
+    fn size(&self, what: &'static str, text: &str) -> Result<u64, InstanceError> {
         match text.parse::<u64>() {
             Ok(number) if number < 1 << 53 => Ok(number),
-            _ => Err(self.field("a size", "a whole number from 0 up to 2^53".to_owned(), text)),
+            _ => Err(self.field(what, "a whole number from 0 up to 2^53".to_owned(), text)),
         }
     }
 
@@ -309,7 +354,7 @@ impl<'a> Lines<'a> {
             Ok(zone) if (zone as usize) < zones => zone,
             _ => return Err(self.field("a zone", format!("a number below {zones}"), zone)),
         };
-        let capacity_bytes = self.size(capacity)?;
+        let capacity_bytes = self.size("a capacity", capacity)?;
         let takes = match drained {
             "0" => true,
             "1" => false,
@@ -366,7 +411,7 @@ mod tests {
         let solution = Solution::present(&problem);
         let text = write_solution(&problem, &solution);
         assert_eq!(text, "0 1\n2 0\n");
-        assert_eq!(instance.read_solution("s.txt", &text).unwrap(), solution.nodes);
+        assert_eq!(instance.read_solution("s.txt", &text).unwrap(), [[0, 1], [2, 0]]);
     }
 
     #[test]
@@ -412,11 +457,15 @@ mod tests {
         );
         check(
             &GOOD.replace("1 100 0", "1 inf 0"),
-            expect![[r#"i.txt:3: a size must be a whole number from 0 up to 2^53, found "inf""#]],
+            expect![[r#"i.txt:3: a capacity must be a whole number from 0 up to 2^53, found "inf""#]],
         );
         check(
             &GOOD.replace("2 100 1", "2 100 x"),
             expect![[r#"i.txt:4: drained must be 0 or 1, found "x""#]],
+        );
+        check(
+            &GOOD.replace("10 0 1", "\n10 0 1"),
+            expect!["i.txt:5: this line is empty, shard 0 of 2 expected"],
         );
         check(&format!("{GOOD}\n1 2 3\n"), expect![[r#"i.txt:8: nothing more expected, found "1 2 3""#]]);
     }

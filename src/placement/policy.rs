@@ -91,6 +91,15 @@ impl Tolerance {
     /// Their names, as in files.
     pub const NAMES: [&str; 3] = ["replicas", "leaders", "bytes"];
 
+    /// In each goal the greater one of two.
+    pub fn or_more(&self, other: &Self) -> Self {
+        Self {
+            replicas: self.replicas.max(other.replicas),
+            leaders: self.leaders.max(other.leaders),
+            bytes: self.bytes.max(other.bytes),
+        }
+    }
+
     /// The tolerance of that name.
     pub fn named(&mut self, name: &str) -> Option<&mut f64> {
         Some(match name {
@@ -128,7 +137,7 @@ pub enum Goal {
     Balance,
     /// Leaders only: no copies.
     Leaders,
-    /// Only nodes above the watermark, with the fewest bytes.
+    /// Only nodes above the watermark, with the fewest bytes: what breaks other rules stays as it is.
     Relieve,
     /// Only what hard rules ask: drained and lost nodes, spread, watermark, missing replicas.
     Repair,

@@ -4,9 +4,12 @@
 //! derived from the policy (fair shares, caps per zone and rack, slots a shard really has) is worked out
 //! here, once, so that engines need no case distinctions. It holds no solution and decides nothing.
 
-use super::policy::{Policy, Share};
+use super::narrow::Narrowed;
+use super::policy::Policy;
 use super::rooms::Rooms;
+pub use super::shares::Fair;
 use super::snapshot::Load;
+use serde::Serialize;
 
 /// "No node": an ordinal that is never valid.
 pub const NONE: u32 = u32::MAX;
@@ -53,23 +56,9 @@ pub struct ShardSpec {
     pub excluded: Vec<u32>,
 }
 
-/// Fair shares of one node, in each dimension's own unit; 0 in all for a node that is not balanced.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Fair {
-    /// Replicas.
-    pub replicas: f64,
-    /// Leaders.
-    pub leaders: f64,
-    /// Bytes.
-    pub bytes: f64,
-    /// Write rate.
-    pub writes: f64,
-    /// Read rate.
-    pub reads: f64,
-}
-
 /// What keeps a shard from having what was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Compromise {
     /// Fewer nodes may hold it than it wants replicas.
     TooFewNodes,
@@ -81,6 +70,8 @@ pub enum Compromise {
     PinnedTogether,
     /// No node may hold it: it stays where it is.
     NoNode,
+    /// It breaks rules that the policy's goal leaves alone.
+    NotCovered,
 }
 
 /// The problem. Built by [`Problem::new`]; read-only afterwards.
@@ -137,7 +128,12 @@ pub struct Problem {
 
 impl Problem {
     /// Builds the problem. Never fails: what cannot be had becomes a [`Compromise`].
-    pub fn new(nodes: Vec<NodeSpec>, shards: impl IntoIterator<Item = ShardSpec>, policy: &Policy) -> Self {
+    pub fn new(
+        mut nodes: Vec<NodeSpec>,
+        shards: impl IntoIterator<Item = ShardSpec>,
+        policy: &Policy,
+    ) -> Self {
+        let narrowed = Narrowed::new(&mut nodes, policy.goal);
         let mut problem = Self {
             policy: policy.clone(),
             bytes: Vec::new(),
@@ -167,7 +163,7 @@ impl Problem {
         };
         let mut rooms = Rooms::new(&problem.nodes);
         for spec in shards {
-            problem.add(spec, &mut rooms);
+            problem.add(spec, &mut rooms, &narrowed);
         }
         problem.unsound.sort_unstable();
         problem.making.sort_unstable();
@@ -178,14 +174,18 @@ impl Problem {
         problem
     }
 
-    fn add(&mut self, spec: ShardSpec, rooms: &mut Rooms) {
+    fn add(&mut self, mut spec: ShardSpec, rooms: &mut Rooms, narrowed: &Narrowed) {
         let shard = self.bytes.len() as u32;
-        let room = rooms.of(&self.nodes, &spec);
+        let wanted = spec.replicas;
+        let mut waived = narrowed.waive(&mut spec);
+        let mut room = rooms.of(&self.nodes, &spec);
+        waived |= narrowed.widen(&self.nodes, &spec, &mut room);
         let nowhere = room.nodes == 0;
         let frozen = spec.frozen || nowhere;
         let slots = if frozen { spec.present.len() as u32 } else { spec.replicas.min(room.nodes) };
         let notes = [
             (nowhere && !spec.frozen, Compromise::NoNode),
+            (waived && !frozen, Compromise::NotCovered),
             (!frozen && slots < spec.replicas, Compromise::TooFewNodes),
             (!frozen && room.zone_cap > 1 && !room.pinned, Compromise::TooFewZones),
             (!frozen && !room.racks.is_empty() && !room.pinned, Compromise::TooFewRacks),
@@ -205,7 +205,7 @@ impl Problem {
             self.rack_caps.push(room.racks);
         }
         self.rack_class.push(class as u32);
-        self.asked.push(spec.replicas);
+        self.asked.push(wanted);
         self.slots.push(self.slots[shard as usize] + slots);
         self.end_present(&spec.present);
         self.unsound.extend(spec.unsound.iter().map(|&node| (shard, node)));
@@ -224,50 +224,6 @@ impl Problem {
             followers.sort_unstable();
         }
         self.present_at.push(self.present.len() as u32);
-    }
-
-    /// Fair shares over the balanced nodes of all load that is not stuck on others.
-    fn share_out(&mut self) {
-        let mut all = Fair::default();
-        for shard in 0..self.shards() {
-            let slots = f64::from(self.slots[shard + 1] - self.slots[shard]);
-            all.replicas += slots;
-            all.leaders += f64::from(u8::from(slots > 0.0));
-            all.bytes += self.bytes[shard] as f64 * slots;
-            all.writes += self.writes[shard] * slots;
-            all.reads += self.reads[shard];
-            let stuck = self.present(shard).iter().enumerate();
-            for (index, &node) in stuck {
-                let node = &self.nodes[node as usize];
-                if !node.takes && (node.holds || self.frozen[shard]) {
-                    all.replicas -= 1.0;
-                    all.bytes -= self.bytes[shard] as f64;
-                    all.writes -= self.writes[shard];
-                    all.leaders -= f64::from(u8::from(index == 0));
-                    all.reads -= if index == 0 { self.reads[shard] } else { 0.0 };
-                }
-            }
-        }
-        let equal = self.policy.share == Share::Equal;
-        let weight = |node: &NodeSpec| if equal { 1.0 } else { node.weight };
-        let known = self.balanced.iter().all(|&n| self.nodes[n as usize].capacity_bytes > 0);
-        let room = |node: &NodeSpec| if known { node.capacity_bytes as f64 } else { node.weight };
-        let of = |f: &dyn Fn(&NodeSpec) -> f64| -> f64 {
-            self.balanced.iter().map(|&n| f(&self.nodes[n as usize])).sum()
-        };
-        let (weights, rooms) = (of(&weight), of(&room));
-        for &n in &self.balanced {
-            let node = &self.nodes[n as usize];
-            let count = |sum: f64| (sum * weight(node) / weights).max(0.0);
-            let disk = room(node) / rooms;
-            self.fair[n as usize] = Fair {
-                replicas: whole(count(all.replicas)),
-                leaders: whole(count(all.leaders)),
-                bytes: (all.bytes * disk).max(0.0),
-                writes: count(all.writes),
-                reads: count(all.reads),
-            };
-        }
     }
 
     /// The problem as it will stand once a solution is in place.
@@ -395,11 +351,12 @@ impl Problem {
         !self.excluded.is_empty() && self.excluded.binary_search(&(shard as u32, node)).is_ok()
     }
 
-    /// Bytes that a node's replicas may fill; infinite if its capacity is not known.
+    /// Bytes that a node's replicas may fill, a whole number; infinite if its capacity is not known. What a share of
+    /// the capacity falls short of one by rounding is not lost: with 0.29 of 100 bytes 29 may be filled.
     pub fn room_bytes(&self, node: u32) -> f64 {
         match self.nodes[node as usize].capacity_bytes {
             0 => f64::INFINITY,
-            capacity => capacity as f64 * self.policy.watermark,
+            capacity => (capacity as f64 * self.policy.watermark + 1e-6).floor(),
         }
     }
 
@@ -426,13 +383,6 @@ impl Problem {
     pub fn has_exceptions(&self) -> bool {
         !self.pinned.is_empty() || !self.excluded.is_empty()
     }
-}
-
-/// A fair share that only rounding keeps from being a whole number, as that number: else no placement would seem to
-/// meet it, and a bound would lie above what can be had.
-fn whole(share: f64) -> f64 {
-    let near = share.round();
-    if (share - near).abs() <= 1e-9 * near.max(1.0) { near } else { share }
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ impl Rooms {
 
 impl Room {
     /// Lets nodes that the shard is pinned to be together in their zones and racks.
-    fn allow(&mut self, pins: &[(u32, u32)]) {
+    pub fn allow(&mut self, pins: &[(u32, u32)]) {
         for &(zone, rack) in pins {
             let inside = pins.iter().filter(|pin| pin.0 == zone).count().min(255) as u8;
             let close = pins.iter().filter(|pin| **pin == (zone, rack)).count().min(255) as u8;

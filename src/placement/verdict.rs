@@ -7,9 +7,10 @@ use super::bound::{least_deviations, least_score, prices_and_bound};
 use super::budget::{Budget, Part, WorkBudget};
 use super::budgeted::best_within;
 use super::constraint::{Broken, broken};
+use super::engines::milp::PROGRAM;
 use super::engines::repair::{repair, standing};
 use super::engines::{Engine, Outcome, Progress};
-use super::explain::{Why, reasons};
+use super::explain::{Untaken, Why, reasons};
 use super::goals::leaders;
 use super::ids::Ids;
 use super::newcomers::onto_newcomers;
@@ -17,6 +18,7 @@ use super::objective::{Score, score};
 use super::policy::Goal;
 use super::problem::{Compromise, NONE, Problem};
 use super::relief::{Relief, relief};
+use super::scale::scaled;
 use super::solution::Solution;
 use crate::model::{NodeId, ShardId, TableId};
 use std::collections::BTreeMap;
@@ -38,14 +40,23 @@ pub struct Decision {
     pub broken: Vec<Broken>,
     /// By shard.
     pub reasons: Vec<Why>,
+    /// What was found and not taken.
+    pub untaken: Untaken,
     /// Work spent.
     pub work: u64,
 }
 
 impl Decision {
-    /// How far the score is from the bound, as a share of the bound; none without a bound.
+    /// How far the score is from the bound, as a share of the bound; none without a bound, and none where rules are
+    /// broken: the bound is for placements that keep them.
     pub fn gap(&self) -> Option<f64> {
-        (self.bound > 0.0).then(|| (self.after.total / self.bound - 1.0).max(0.0))
+        self.gap_to(self.bound)
+    }
+
+    /// The same, to another bound.
+    pub fn gap_to(&self, bound: f64) -> Option<f64> {
+        let judged = bound > 0.0 && self.broken.is_empty();
+        judged.then(|| (self.after.total / bound - 1.0).max(0.0))
     }
 }
 
@@ -63,22 +74,46 @@ pub fn decide(
     budget: &mut dyn Budget,
     progress: &mut dyn FnMut(&Progress<'_>),
 ) -> Decision {
+    let Some((scaled, unit)) = scaled(problem) else {
+        return decided(problem, engine, seed, budget, progress);
+    };
+    let mut said = |said: &Progress<'_>| {
+        let score = said.score.map(|score| score * unit);
+        progress(&Progress { bound: said.bound * unit, score, ..said.clone() });
+    };
+    let found = decided(&scaled, engine, seed, budget, &mut said);
+    let before = Score { total: found.before.total * unit, ..found.before };
+    let after = score(problem, &found.solution);
+    Decision { before, after, bound: found.bound * unit * (1.0 - 1e-9), ..found }
+}
+
+/// [`decide`], on the engines' scale.
+fn decided(
+    problem: &Problem,
+    engine: &dyn Engine,
+    seed: u64,
+    budget: &mut dyn Budget,
+    progress: &mut dyn FnMut(&Progress<'_>),
+) -> Decision {
     let present = standing(problem);
     let before = score(problem, &present);
     let least = least_score(problem);
     let close = before.total - least < problem.policy.hysteresis && broken(problem, &present).is_empty();
     let limited = problem.policy.bytes_max.is_some() || problem.policy.moves_max.is_some();
-    let mut least_bytes = None;
+    let (mut least_bytes, mut untaken) = (None, Untaken::default());
     let mut outcome = match problem.policy.goal {
         // Nothing could better it by the hysteresis, whatever the engine finds.
         Goal::Balance if close => {
+            untaken.all = before.total - least > 1e-9;
             Outcome { solution: present.clone(), bound: least, work: budget_work(problem) }
         }
         Goal::Balance => {
             let bound = if engine.proves() { 0.0 } else { proved(problem, budget) };
             let mut rest = Part::new(budget, 1.0);
             let found = if limited {
-                best_within(problem, &present, engine, seed, &mut rest, progress)
+                let (found, free) = best_within(problem, &present, engine, seed, &mut rest, progress);
+                untaken.budget = free;
+                found
             } else {
                 engine.solve(problem, seed, &mut rest, progress)
             };
@@ -90,18 +125,26 @@ pub fn decide(
             work: budget_work(problem),
         },
         Goal::Relieve | Goal::Repair => {
-            let Relief { solution, least_bytes: bytes, work } =
-                relief(problem, &present, engine.is_exact(), budget);
+            let (exact, best) = (engine.is_exact(), Some(&present));
+            if exact {
+                progress(&Progress { phase: PROGRAM, bound: least, score: None, best });
+            }
+            let Relief { solution, least_bytes: bytes, work } = relief(problem, &present, exact, budget);
             least_bytes = Some(bytes);
             let share = bytes as f64 / problem.total_bytes.max(1.0);
             Outcome { solution, bound: least + problem.policy.weights.moved * share, work }
         }
     };
     outcome.solution.sort_followers(problem);
-    let kept = keeps(problem, &present, &outcome.solution);
-    let solution = if kept { present } else { outcome.solution };
-    let bound = outcome.bound;
-    Decision { least_bytes, work: outcome.work, ..decision(problem, solution, before, bound, kept) }
+    let (bound, work) = (outcome.bound, outcome.work);
+    let mut solution = outcome.solution;
+    if keeps(problem, &present, &solution) {
+        let found = std::mem::replace(&mut solution, present);
+        let gains = score(problem, &found).total < before.total;
+        let rules = broken(problem, &found).len() <= broken(problem, &solution).len();
+        untaken.hysteresis = (gains && rules && problem.policy.hysteresis > 0.0).then_some(found);
+    }
+    Decision { least_bytes, work, ..decision(problem, solution, before, bound, untaken) }
 }
 
 /// What is there now is kept: the proposal breaks more rules, or is not better by enough. For the goals that only
@@ -122,17 +165,18 @@ fn keeps(problem: &Problem, present: &Solution, found: &Solution) -> bool {
 /// A decision for `solution`, such as the best one that an engine had when it was no longer waited for.
 pub fn judged(problem: &Problem, solution: Solution, bound: f64) -> Decision {
     let before = score(problem, &standing(problem));
-    decision(problem, solution, before, bound.max(least_score(problem)), false)
+    decision(problem, solution, before, bound.max(least_score(problem)), Untaken::default())
 }
 
-fn decision(problem: &Problem, solution: Solution, before: Score, bound: f64, kept: bool) -> Decision {
+fn decision(problem: &Problem, solution: Solution, before: Score, bound: f64, untaken: Untaken) -> Decision {
     Decision {
         before,
         after: score(problem, &solution),
         bound,
         least_bytes: None,
         broken: broken(problem, &solution),
-        reasons: reasons(problem, &solution, kept),
+        reasons: reasons(problem, &solution, &untaken),
+        untaken,
         work: 0,
         solution,
     }
@@ -176,21 +220,40 @@ pub fn pursue(problem: &Problem, mut target: Solution) -> Option<Decision> {
         return None;
     }
     let bound = least_score(problem);
-    Some(Decision { work: budget_work(problem), ..decision(problem, target, before, bound, false) })
+    Some(Decision {
+        work: budget_work(problem),
+        ..decision(problem, target, before, bound, Untaken::default())
+    })
 }
 
 /// [`decide`], repeated on its own proposal until that stands; once only under a budget of bytes or moves,
 /// which is a part of the way on purpose. Nodes that joined are given their share first: see [`onto_newcomers`].
 pub fn settle(problem: &Problem, engine: &dyn Engine, seed: u64, work: u64) -> Decision {
-    let solve = |problem: &Problem| decide(problem, engine, seed, &mut WorkBudget::new(work), &mut |_| {});
+    let mut solve =
+        |problem: &Problem| Some(decide(problem, engine, seed, &mut WorkBudget::new(work), &mut |_| {}));
+    let limited = problem.policy.bytes_max.is_some() || problem.policy.moves_max.is_some();
+    let onto = if limited { None } else { onto_newcomers(problem, engine, seed, work) };
+    let first = onto.or_else(|| solve(problem));
+    let first = first.unwrap_or_else(|| judged(problem, standing(problem), 0.0));
+    settled(problem, first, &mut solve)
+}
+
+/// A decision once it stands: `solve` is asked for one on its own proposal, and again, until it moves nothing more or
+/// answers none. Under a budget of bytes or moves it is not asked.
+pub fn settled(
+    problem: &Problem,
+    mut decision: Decision,
+    solve: &mut dyn FnMut(&Problem) -> Option<Decision>,
+) -> Decision {
     if problem.policy.bytes_max.is_some() || problem.policy.moves_max.is_some() {
-        return solve(problem);
+        return decision;
     }
-    let onto = onto_newcomers(problem, engine, seed, work);
-    let mut decision = onto.unwrap_or_else(|| solve(problem));
     let rounds = if problem.policy.hysteresis > 0.0 { ROUNDS_MAX.0 } else { ROUNDS_MAX.1 };
     for _ in 0..rounds {
-        let next = solve(&problem.after(&decision.solution));
+        let Some(next) = solve(&problem.after(&decision.solution)) else { break };
+        if next.untaken.hysteresis.is_some() {
+            decision.untaken.hysteresis = next.untaken.hysteresis;
+        }
         if next.solution == decision.solution {
             break;
         }
@@ -199,8 +262,7 @@ pub fn settle(problem: &Problem, engine: &dyn Engine, seed: u64, work: u64) -> D
     }
     decision.after = score(problem, &decision.solution);
     decision.broken = broken(problem, &decision.solution);
-    let kept = decision.reasons.contains(&Why::NotWorthIt);
-    decision.reasons = reasons(problem, &decision.solution, kept);
+    decision.reasons = reasons(problem, &decision.solution, &decision.untaken);
     decision
 }
 
@@ -293,6 +355,7 @@ fn compromises(problem: &Problem, ids: &Ids, decision: &Decision) -> Vec<String>
             Compromise::TooFewRacks => "fewer racks than replicas: some share a rack",
             Compromise::PinnedTogether => "pinned to nodes of one zone or rack: they share it",
             Compromise::NoNode => "no node may hold it: it stays where it is",
+            Compromise::NotCovered => "it breaks a rule that the goal leaves alone",
         };
         lines.push(format!("{}: {text}", shard(s)));
     }

@@ -43,6 +43,14 @@ fn a_solve_can_be_written_judged_and_explained() {
     let judged: serde_json::Value =
         serde_json::from_str(&placement(&["evaluate", path, out, "--json"]).out).unwrap();
     assert_eq!(judged["z"], solved["after"]["z"]);
+    let moves = solved["moves"].as_array().unwrap();
+    assert!(!moves.is_empty() && moves.iter().all(|one| one["why"].is_string() && one["nodes"].is_array()));
+    let bytes: u64 = moves.iter().map(|one| one["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(Some(bytes), solved["after"]["bytes_moved"].as_u64());
+    let counted: u64 = solved["reasons"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(counted, 30, "every shard has a reason: {}", solved["reasons"]);
+    let text = placement(&["solve", path, "--work-limit", "100000"]).out;
+    assert!(text.contains("shards by reason: ") && text.contains("in_place "), "{text}");
     let why = placement(&["explain", path, "3", "--solution", out]);
     assert_eq!(why.code, 0, "{}", why.err);
     assert_eq!(why.out.lines().filter(|line| line.trim_start().starts_with(char::is_numeric)).count(), 3);
@@ -63,6 +71,102 @@ fn budgets_and_goals_hold() {
     assert!((1..=3).contains(&moved(&["--max-moves", "3"]).1));
     assert_eq!(moved(&["--goal", "leaders"]), (0, 0));
     assert_eq!(moved(&["--goal", "relieve"]), (0, 0), "no disk is full");
+}
+
+/// Makes an instance of a solution: what was found is what is there.
+fn accepted(instance: &Path, solution: &Path) {
+    let (old, placed) =
+        (std::fs::read_to_string(instance).unwrap(), std::fs::read_to_string(solution).unwrap());
+    let nodes: usize = old.split_whitespace().next().unwrap().parse().unwrap();
+    let mut text: String = old.lines().take(1 + nodes).map(|line| format!("{line}\n")).collect();
+    for (row, placed) in old.lines().skip(1 + nodes).zip(placed.lines()) {
+        text += &format!("{} {placed}\n", row.split_whitespace().next().unwrap());
+    }
+    std::fs::write(instance, text).unwrap();
+}
+
+#[test]
+fn a_solution_stands_when_it_is_solved_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (instance(folder.path(), 6, 60), folder.path().join("solution.txt"));
+    for engine in ["hybrid", "local-search", "greedy"] {
+        for seed in ["1", "2"] {
+            instance(folder.path(), 6, 60);
+            let files = [path.to_str().unwrap(), "--out", out.to_str().unwrap()];
+            let limits = ["--engine", engine, "--seed", seed, "--work-limit", "60000", "--json"];
+            let solve = || -> serde_json::Value {
+                serde_json::from_str(&placement(&[&["solve"][..], &files, &limits].concat()).out).unwrap()
+            };
+            let first = solve();
+            assert!(first["after"]["copies"].as_u64() > Some(0), "{engine}");
+            accepted(&path, &out);
+            assert_eq!(solve()["after"]["copies"], 0, "{engine}, seed {seed}");
+        }
+    }
+}
+
+/// Three nodes, of which one is drained, and three replicas of everything.
+#[test]
+fn copies_that_cannot_be_placed_stay_and_break_a_rule() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("i.txt"), folder.path().join("s.txt"));
+    let text = "3 2 3 3 0.9\n0 100 0\n1 100 0\n2 100 1\n5 2 0 1\n7 0 1 2\n";
+    std::fs::write(&path, text).unwrap();
+    let (path, out) = (path.to_str().unwrap(), out.to_str().unwrap());
+    let solve = ["solve", path, "--work-limit", "20000", "--out", out];
+    let solved: serde_json::Value =
+        serde_json::from_str(&placement(&[&solve[..], &["--json"]].concat()).out).unwrap();
+    let rows = std::fs::read_to_string(out).unwrap();
+    assert!(rows.lines().all(|row| row.split(' ').count() == 3 && row.ends_with(" 2")), "{rows}");
+    assert_eq!((&solved["broken"], &solved["gap"]), (&serde_json::json!(2), &serde_json::Value::Null));
+    assert_eq!(solved["compromised"][0], serde_json::json!({"shard": 0, "why": "too_few_nodes"}));
+    assert_eq!(solved["broken_rules"][0], serde_json::json!({"rule": "forbidden", "shard": 0, "node": 2}));
+    let ran = placement(&["evaluate", path, out]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(
+        ran.out.contains("broken=2") && ran.out.contains("shard 1: must not be on node 2"),
+        "{}",
+        ran.out
+    );
+    let text = placement(&solve).out;
+    assert!(text.contains("gap=-") && text.contains("broken: shard 0: must not be on node 2"), "{text}");
+    let bench = placement(&["bench", path, "--work-limit", "5000"]);
+    assert!(bench.code == 0 && !bench.out.contains("NaN"), "{}", bench.out);
+}
+
+#[test]
+fn explanations_know_the_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, policy) = (instance(folder.path(), 5, 30), folder.path().join("policy.toml"));
+    std::fs::write(&policy, "[[shards]]\nshard = 3\npinned = [2]\n[[shards]]\nshard = 4\nfrozen = true\n")
+        .unwrap();
+    let (path, policy) = (path.to_str().unwrap(), policy.to_str().unwrap());
+    let explain = |shard: &str| {
+        let limits = ["--work-limit", "50000", "--json", "--policy", policy];
+        let ran = placement(&[&["explain", path, shard][..], &limits].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        serde_json::from_str::<serde_json::Value>(&ran.out).unwrap()
+    };
+    let pinned = explain("3");
+    let at = pinned["placed"].as_array().unwrap().iter().position(|node| node == 2).expect("on its pin");
+    for candidate in pinned["candidates"].as_array().unwrap() {
+        assert!(!candidate["forbidden"].is_null() || candidate["slot"] != at, "{candidate}");
+    }
+    let frozen = explain("4");
+    assert_eq!(frozen["reason"], "frozen");
+    assert!(
+        frozen["candidates"].as_array().unwrap().iter().all(|one| one["forbidden"] == "the shard is frozen")
+    );
+    let ran = placement(&["explain", path, "30"]);
+    assert!(ran.code != 0 && ran.err.contains("shards are 0 to 29"), "{}", ran.err);
+    let full = folder.path().join("full.txt");
+    std::fs::write(&full, "2 2 1 2 0.5\n0 100 0\n1 100 0\n90 0\n40 1\n").unwrap();
+    let ran = placement(&["explain", full.to_str().unwrap(), "0", "--work-limit", "5000"]);
+    assert!(
+        ran.out.contains("overfull: ") && ran.out.contains("node 0: 40 B above the watermark"),
+        "{}",
+        ran.out
+    );
 }
 
 #[test]
@@ -107,6 +211,8 @@ fn a_file_that_is_wrong_is_told_by_line() {
         (good.replace("20 2", "-20 2"), 6, "a size must be"),
         (good.replace("3 2 2", "0 2 2"), 1, "nodes must be at least 1"),
         (good.replace("0.85", "NaN"), 1, "the watermark must be"),
+        (good.replace("2 100 0", "2 -1 0"), 4, "a capacity must be"),
+        (good.replace("2 100 0", "\n2 100 0"), 4, "this line is empty"),
     ] {
         std::fs::write(&path, text).unwrap();
         for verb in ["solve", "bench"] {

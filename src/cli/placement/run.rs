@@ -4,10 +4,10 @@ use super::positive;
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::cli::{Context, Failure};
 use crate::placement::budget::Budget;
-use crate::placement::engines::{NAMES, Progress, by_name};
+use crate::placement::engines::{Engine, NAMES, Progress, by_name, is_program};
 use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
-use crate::placement::verdict::{Decision, decide, judged};
+use crate::placement::verdict::{Decision, decide, judged, settled};
 use clap::Args;
 use futures::future::{self, Either};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +19,11 @@ use tokio::sync::oneshot;
 /// What a solve may take.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Limits {
-    /// Seconds that a solve may take
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
-    pub(super) time_limit: f64,
-    /// Work that a solve may take, in proposals: repeats exactly, whatever the machine
+    /// Seconds that a solve may take [default: 10, or no limit with --work-limit]
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    pub(super) time_limit: Option<f64>,
+    /// Work that a solve may take, in proposals, and as much again each time that it is solved anew until it stands:
+    /// repeats exactly, whatever the machine, unless a limit of time ends it
     #[arg(long, value_name = "PROPOSALS")]
     pub(super) work_limit: Option<u64>,
     /// Same seed and work limit, same placement
@@ -30,19 +31,33 @@ pub(crate) struct Limits {
     pub(super) seed: u64,
 }
 
-/// A limit on time and work, and a way to stop earlier.
+impl Limits {
+    /// Seconds that a solve may take, if it is limited so.
+    fn seconds(&self) -> Option<f64> {
+        self.time_limit.or(self.work_limit.is_none().then_some(SECONDS))
+    }
+}
+
+/// Seconds that a solve may take if nothing is said.
+const SECONDS: f64 = 10.0;
+
+/// A limit on time, on work, or on both, and a way to stop earlier.
 struct Meter {
-    clock: SystemClock,
-    time_ms: f64,
+    clock: Arc<SystemClock>,
+    time_ms: Option<f64>,
     work: Option<u64>,
     spent: u64,
     stop: Arc<AtomicBool>,
 }
 
 impl Meter {
-    fn new(limits: &Limits, stop: &Arc<AtomicBool>) -> Self {
-        let time_ms = limits.time_limit * 1e3;
-        Self { clock: SystemClock::new(), time_ms, work: limits.work_limit, spent: 0, stop: stop.clone() }
+    fn new(limits: &Limits, clock: &Arc<SystemClock>, stop: &Arc<AtomicBool>) -> Self {
+        let time_ms = limits.seconds().map(|seconds| seconds * 1e3);
+        Self { clock: clock.clone(), time_ms, work: limits.work_limit, spent: 0, stop: stop.clone() }
+    }
+
+    fn left_ms(&self) -> Option<f64> {
+        self.time_ms.map(|limit| (limit - self.clock.now_ms() as f64).max(0.0))
     }
 }
 
@@ -52,15 +67,12 @@ impl Budget for Meter {
         if self.stop.load(Ordering::Relaxed) {
             return 1.0;
         }
-        match self.work {
-            Some(limit) => self.spent as f64 / limit.max(1) as f64,
-            None => self.clock.now_ms() as f64 / self.time_ms,
-        }
+        let time = self.time_ms.map_or(0.0, |limit| self.clock.now_ms() as f64 / limit);
+        time.max(self.work.map_or(0.0, |limit| self.spent as f64 / limit.max(1) as f64))
     }
 
     fn seconds_left(&mut self) -> Option<f64> {
-        let left = (self.time_ms - self.clock.now_ms() as f64) / 1e3;
-        self.work.is_none().then(|| left.max(0.0))
+        self.left_ms().map(|left| left / 1e3)
     }
 
     fn work_left(&mut self) -> f64 {
@@ -68,9 +80,10 @@ impl Budget for Meter {
     }
 
     fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send> {
-        let time_ms = (self.time_ms - self.clock.now_ms() as f64).max(0.0) * share;
+        let time_ms = self.left_ms().map(|left| left * share);
         let work = self.work.map(|_| (self.work_left() * share / threads.max(1) as f64) as u64);
-        Box::new(Self { clock: SystemClock::new(), time_ms, work, spent: 0, stop: self.stop.clone() })
+        let clock = Arc::new(SystemClock::new());
+        Box::new(Self { clock, time_ms, work, spent: 0, stop: self.stop.clone() })
     }
 }
 
@@ -94,8 +107,32 @@ async fn end_on_interrupt(mut interrupts: Signal) {
 /// Seconds that a solve is waited for after Ctrl-C: HiGHS looks at no flag.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The best placement so far and its bound.
-type SoFar = Arc<Mutex<Option<(Solution, f64)>>>;
+/// How long a solve may overrun its limit of time in an integer program: HiGHS looks at its clock between its phases.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The best placement so far.
+struct Best {
+    solution: Solution,
+    bound: f64,
+    /// It was told of before an integer program.
+    in_program: bool,
+}
+
+type SoFar = Arc<Mutex<Option<Best>>>;
+
+/// Ends once a limit of time is overrun in the middle of an integer program, with the best so far. Whatever else runs
+/// over ends soon by itself, with something better.
+async fn overrun(seconds: Option<f64>, so_far: SoFar) -> Best {
+    let Some(seconds) = seconds else { return future::pending().await };
+    tokio::time::sleep(Duration::from_secs_f64(seconds) + GRACE).await;
+    loop {
+        let best = so_far.lock().ok().and_then(|mut best| best.take_if(|best| best.in_program));
+        if let Some(best) = best {
+            return best;
+        }
+        tokio::time::sleep(GRACE).await;
+    }
+}
 
 /// A decision and how many seconds it took. The solve runs on a thread of its own beside a task that waits for Ctrl-C;
 /// what does not end soon after that is no longer waited for, and the best that it has told of is taken.
@@ -117,35 +154,63 @@ pub(super) fn solved(
         let (problem, limits, stop) = (problem.clone(), limits.clone(), stop.clone());
         let (so_far, clock) = (so_far.clone(), clock.clone());
         move || {
-            let mut meter = Meter::new(&limits, &stop);
-            let mut report = |progress: &Progress<'_>| told(progress, &so_far, clock.now_ms());
-            let _ = answer.send(decide(&problem, engine.as_ref(), limits.seed, &mut meter, &mut report));
+            let _ = answer.send(stands(&problem, engine.as_ref(), &limits, (&clock, &stop), &so_far));
         }
     };
-    let crashed = || Failure::failed("the solve failed", "report this with the instance");
     let decision = context.block_on(async {
         // Before the solve begins: nothing is lost that comes early.
         let interrupts = signal(SignalKind::interrupt());
         let interrupts = interrupts.map_err(|e| Failure::failed(format!("no signals: {e}"), "try again"))?;
         let thread = std::thread::Builder::new().name("solve".to_owned()).spawn(solve);
         thread.map_err(|e| Failure::failed(format!("cannot start: {e}"), "free some resources"))?;
-        let stopped = stop_on_interrupt(interrupts, stop);
-        match future::select(answered, Box::pin(stopped)).await {
+        let stopped = Box::pin(stop_on_interrupt(interrupts, stop.clone()));
+        let overrun = Box::pin(overrun(limits.seconds(), so_far.clone()));
+        match future::select(answered, future::select(stopped, overrun)).await {
             Either::Left((decision, _)) => decision.map_err(|_| crashed()),
-            Either::Right((more, answered)) => {
+            Either::Right((Either::Right((best, _)), _)) => {
+                stop.store(true, Ordering::Relaxed);
+                Ok(judged(problem, best.solution, best.bound))
+            }
+            Either::Right((Either::Left((more, _)), answered)) => {
                 tokio::spawn(end_on_interrupt(more));
                 let best = || so_far.lock().ok().and_then(|mut so_far| so_far.take());
                 match tokio::time::timeout(PATIENCE, answered).await {
                     Ok(decision) => decision.map_err(|_| crashed()),
                     Err(_) => {
-                        let (solution, bound) = best().ok_or_else(crashed)?;
-                        Ok(judged(problem, solution, bound))
+                        let best = best().ok_or_else(crashed)?;
+                        Ok(judged(problem, best.solution, best.bound))
                     }
                 }
             }
         }
     })?;
     Ok((decision, clock.now_ms() as f64 / 1e3))
+}
+
+fn crashed() -> Failure {
+    Failure::failed("the solve failed", "report this with the instance")
+}
+
+/// Decides, and decides again on what was decided until that stands: each time with the work that is allowed, or in
+/// what is left of the time.
+fn stands(
+    problem: &Problem,
+    engine: &dyn Engine,
+    limits: &Limits,
+    (clock, stop): (&Arc<SystemClock>, &Arc<AtomicBool>),
+    so_far: &SoFar,
+) -> Decision {
+    let mut report = |progress: &Progress<'_>| told(progress, so_far, clock.now_ms());
+    let first = decide(problem, engine, limits.seed, &mut Meter::new(limits, clock, stop), &mut report);
+    // From here on progress is measured from elsewhere: what is there is the best so far.
+    if let Ok(mut so_far) = so_far.lock() {
+        *so_far = Some(Best { solution: first.solution.clone(), bound: first.bound, in_program: true });
+    }
+    settled(problem, first, &mut |next| {
+        let mut meter = Meter::new(limits, clock, stop);
+        let ended = meter.spend(0) >= 1.0;
+        (!ended).then(|| decide(next, engine, limits.seed, &mut meter, &mut |_| {}))
+    })
 }
 
 /// Shows progress, and keeps the best placement so far.
@@ -156,6 +221,42 @@ fn told(progress: &Progress<'_>, so_far: &SoFar, now_ms: u64) {
     let score = progress.score.map_or(String::new(), |score| some("score", score));
     eprintln!("{seconds:>7.1} s  {}{score}{bound}", progress.phase);
     if let (Some(best), Ok(mut so_far)) = (progress.best, so_far.lock()) {
-        *so_far = Some((best.clone(), progress.bound));
+        let in_program = is_program(progress.phase);
+        *so_far = Some(Best { solution: best.clone(), bound: progress.bound, in_program });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_integer_program_is_not_waited_for_beyond_the_limit() {
+        let best = |in_program| Best { solution: Solution { nodes: vec![3] }, bound: 0.5, in_program };
+        let so_far = SoFar::default();
+        let wait = |seconds: u64, limit: Option<f64>| {
+            tokio::time::timeout(Duration::from_secs(seconds), overrun(limit, so_far.clone()))
+        };
+        *so_far.lock().unwrap() = Some(best(false));
+        assert!(wait(1000, Some(900.0)).await.is_err(), "it ends by itself");
+        *so_far.lock().unwrap() = Some(best(true));
+        assert!(wait(1000, None).await.is_err(), "no limit");
+        assert!(wait(900, Some(900.0)).await.is_err(), "too early");
+        assert_eq!(wait(902, Some(900.0)).await.unwrap().solution.nodes, [3]);
+    }
+
+    #[test]
+    fn limits_of_time_and_work_both_count() {
+        let limits = |time_limit, work_limit| Limits { time_limit, work_limit, seed: 1 };
+        assert_eq!(limits(None, None).seconds(), Some(SECONDS));
+        assert_eq!(limits(None, Some(7)).seconds(), None);
+        assert_eq!(limits(Some(2.0), Some(7)).seconds(), Some(2.0));
+        let clock = Arc::new(SystemClock::new());
+        let mut meter = Meter::new(&limits(Some(1e6), Some(100)), &clock, &Arc::default());
+        assert!(meter.seconds_left().is_some() && meter.spend(50) < 1.0 && meter.work_left() == 50.0);
+        assert!(meter.spend(50) >= 1.0);
+        let mut meter = Meter::new(&limits(Some(1e-9), Some(100)), &clock, &Arc::default());
+        while clock.now_ms() == 0 {}
+        assert!(meter.spend(0) >= 1.0);
     }
 }

@@ -6,6 +6,7 @@ use super::{Engine, Outcome, Progress};
 use crate::placement::bound::Prices;
 use crate::placement::budget::Budget;
 use crate::placement::engines::local_search::{Ranges, State};
+use crate::placement::policy::Tolerance;
 use crate::placement::problem::Problem;
 
 /// One greedy pass.
@@ -30,12 +31,17 @@ impl Engine for Greedy {
             return Outcome { solution, bound: 0.0, work: 1 };
         }
         let prices = Prices::zero(problem.nodes.len());
-        let mut state = State::new(problem, &solution, &prices, &Ranges::new(problem, 0.02));
+        let within = Tolerance { bytes: 0.02, ..Tolerance::default() };
+        let mut state = State::new(problem, &solution, &prices, &Ranges::new(problem, within));
         let mut work = 0;
-        for by in [by_bytes, by_replicas] {
+        let weights = &problem.policy.weights;
+        let loads: [(Load, f64); 2] = [(by_bytes, weights.bytes), (by_replicas, weights.replicas)];
+        for (by, _) in loads.into_iter().filter(|(_, weight)| *weight > 0.0) {
             work += level(&mut state, by, budget);
         }
-        work += level_leaders(&mut state, budget);
+        if weights.leaders > 0.0 {
+            work += level_leaders(&mut state, budget);
+        }
         Outcome { solution: state.solution(), bound: 0.0, work }
     }
 }
@@ -75,7 +81,8 @@ fn level(state: &mut State<'_>, load: Load, budget: &mut dyn Budget) -> u64 {
                 let site = &state.sites[to as usize];
                 !state.problem.frozen[shard]
                     && state.fits(shard, slot, to)
-                    && site.size + state.size[shard] <= site.room.min(site.fair * before)
+                    && state.has_room(to, state.problem.bytes[shard])
+                    && site.size + state.size[shard] <= site.fair * before
             };
             let excess = state.sites[hot as usize].size - state.sites[hot as usize].fair;
             let off = |slot: u32| (state.size[state.shard_of[slot as usize] as usize] - excess).abs();

@@ -13,7 +13,7 @@ use super::neighbourhood::improve;
 use super::repair::{repair, standing};
 use super::{Engine, Outcome, Progress};
 use crate::placement::bound::{PricedStart, Prices, prices_and_bound, wants_aim};
-use crate::placement::budget::{Budget, Part, WorkBudget};
+use crate::placement::budget::{Both, Budget, Part, WorkBudget};
 use crate::placement::constraint::broken;
 use crate::placement::objective::score;
 use crate::placement::problem::Problem;
@@ -214,20 +214,4 @@ fn scout(problem: &Problem, present: &Solution, seed: u64, budget: &mut dyn Budg
     let prices = Prices::zero(problem.nodes.len());
     let found = search(problem, present.clone(), &prices, (Course::HOT, &[]), seed, &mut budget);
     score(problem, &found.solution).total
-}
-
-/// Ends when either of two budgets does.
-struct Both<'a> {
-    part: &'a mut dyn Budget,
-    own: WorkBudget,
-}
-
-impl Budget for Both<'_> {
-    fn spend(&mut self, work: u64) -> f64 {
-        self.part.spend(work).max(self.own.spend(work))
-    }
-
-    fn for_thread(&mut self, share: f64, threads: usize) -> Box<dyn Budget + Send> {
-        self.part.for_thread(share, threads)
-    }
 }

@@ -76,6 +76,12 @@ pub trait Engine: Send + Sync {
     ) -> Outcome;
 }
 
+/// Whether what an engine is doing by its [`Progress`] is an integer program: HiGHS looks at no flag, and at its clock
+/// between its own phases only.
+pub fn is_program(phase: &str) -> bool {
+    phase == milp::PROGRAM || phase == neighbourhood::NEIGHBOURHOODS
+}
+
 /// The names of the engines that come with it, the default first.
 pub const NAMES: [&str; 5] = ["hybrid", "milp", "local-search", "greedy", "pinned"];
 

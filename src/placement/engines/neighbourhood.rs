@@ -13,6 +13,9 @@ use crate::placement::solution::{Solution, held};
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+/// What progress calls it.
+pub const NEIGHBOURHOODS: &str = "neighbourhoods";
+
 /// Binaries of one part.
 const BINARIES: usize = 900;
 /// Ends when so many parts in a row brought nothing.
@@ -36,6 +39,7 @@ pub fn improve(
     let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
     let (mut work, mut stale) = (0, 0);
     let mut least = score(problem, best).total;
+    progress(&Progress { phase: NEIGHBOURHOODS, bound, score: Some(least), best: Some(best) });
     for turn in 0u32.. {
         if stale >= PATIENCE || least - bound < NEAR * bound || budget.spend(0) >= 1.0 {
             break;
@@ -54,7 +58,7 @@ pub fn improve(
         if found.score < least - 1e-9 {
             (stale, least) = (0, found.score);
             *best = found.solution;
-            progress(&Progress { phase: "neighbourhoods", bound, score: Some(least), best: Some(best) });
+            progress(&Progress { phase: NEIGHBOURHOODS, bound, score: Some(least), best: Some(best) });
         }
     }
     work

@@ -46,13 +46,6 @@ pub fn repair(problem: &Problem, solution: &mut Solution) {
     mend(problem, solution).unload(solution);
 }
 
-/// What is there now with every rule kept but the watermark.
-pub fn mended(problem: &Problem) -> Solution {
-    let mut solution = chosen(problem).map_or_else(|| Solution::present(problem), |(solution, _)| solution);
-    mend(problem, &mut solution);
-    solution
-}
-
 fn mend<'a>(problem: &'a Problem, solution: &mut Solution) -> Bench<'a> {
     let mut bench = Bench::new(problem, solution);
     (0..problem.shards())

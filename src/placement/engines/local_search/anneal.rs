@@ -59,7 +59,7 @@ pub fn anneal(
         }
         let between = |(from, to): (f64, f64)| from * (to / from).powf(part);
         let heat = between(schedule.heat);
-        state.stiffness.by = [between(schedule.count), between(schedule.count), between(schedule.size)];
+        state.stiffen([between(schedule.count), between(schedule.count), between(schedule.size)]);
         for _ in 0..BATCH {
             let slot = movable[dice.below(movable.len())] as usize;
             match dice.below(16) {
@@ -108,13 +108,15 @@ fn home(state: &State<'_>, slot: usize, dice: &mut Dice) -> Option<u32> {
 /// The cheapest of a few nodes for a slot's replica.
 #[inline]
 fn tournament(state: &State<'_>, slot: usize, takers: &[u32], rounds: usize, dice: &mut Dice) -> u32 {
-    let size = state.size[state.shard_of[slot] as usize];
+    let shard = state.shard_of[slot] as usize;
+    let size = state.size[shard];
+    let bytes = || state.problem.bytes[shard] as i64;
     let leads = if state.leads(slot) { 1.0 } else { 0.0 };
     let mut best = takers[dice.below(takers.len())];
-    let mut least = state.charge(best, 1.0, leads, size);
+    let mut least = state.charge(best, 1.0, leads, size, bytes);
     for _ in 1..rounds {
         let node = takers[dice.below(takers.len())];
-        let charge = state.charge(node, 1.0, leads, size);
+        let charge = state.charge(node, 1.0, leads, size, bytes);
         if charge < least {
             (best, least) = (node, charge);
         }

@@ -3,11 +3,12 @@
 
 use super::state::Ranges;
 use crate::placement::bound::{Row, giant_floor};
+use crate::placement::policy::Tolerance;
 use crate::placement::problem::{Fair, Problem};
 
 impl Ranges {
-    /// Ranges with bytes within `tolerance` of the fair share.
-    pub fn new(problem: &Problem, tolerance: f64) -> Self {
+    /// Ranges within `tolerance` of the fair share, or the policy's where that is more.
+    pub fn new(problem: &Problem, tolerance: Tolerance) -> Self {
         let unit = (problem.total_bytes / (problem.replicas() as f64).max(1.0)).max(f64::MIN_POSITIVE);
         let nodes = problem.nodes.len();
         let mut ranges = Self { low: vec![[0.0; 3]; nodes], high: vec![[f64::INFINITY; 3]; nodes] };
@@ -19,7 +20,7 @@ impl Ranges {
             ),
             (Row::counts(1.0, &problem.balanced, problem.is_closed(), |n| fair(n).leaders), 0.0),
         ];
-        let off = &problem.policy.tolerance;
+        let off = tolerance.or_more(&problem.policy.tolerance);
         for (dimension, ((row, forced), off)) in counts.iter().zip([off.replicas, off.leaders]).enumerate() {
             let forced = &forced.max(off);
             for (at, (&node, &fair)) in row.nodes.iter().zip(&row.fair).enumerate() {
@@ -35,7 +36,7 @@ impl Ranges {
         // What one giant shard or the zones force on some node may as well be allowed to all.
         let mean = problem.total_bytes / problem.replicas().max(1) as f64;
         let forced = zone_floor(problem, |f| f.bytes, mean).max(giant_floor(problem));
-        let tolerance = tolerance.max(forced).max(off.bytes);
+        let tolerance = off.bytes.max(forced);
         for &n in &problem.balanced {
             let fair = fair(n).bytes / unit;
             ranges.low[n as usize][2] = fair * (1.0 - tolerance);

@@ -25,8 +25,12 @@ pub struct Site {
     pub low: [f64; 3],
     /// See `low`.
     pub high: [f64; 3],
-    /// Size that fits below the watermark.
+    /// A little less than the size that fits below the watermark: from here on bytes are looked at.
     pub room: f64,
+    /// Bytes held.
+    pub used: u64,
+    /// Bytes that fit below the watermark.
+    pub room_bytes: u64,
     /// Fair share of size.
     pub fair: f64,
     /// Zone ordinal.
@@ -58,6 +62,9 @@ struct Extra {
 /// Charge per unit of size above the watermark: more than any balance can bring.
 const OVERFULL: f64 = 1e3;
 
+/// What a goal's weight steepens charges by at the most: steeper ones would freeze the search at any temperature.
+const GOAL_MAX: f64 = 4.0;
+
 /// The state.
 pub struct State<'a> {
     /// The problem.
@@ -81,6 +88,10 @@ pub struct State<'a> {
     move_cost: (f64, f64),
     /// Penalties.
     pub stiffness: Stiffness,
+    /// What replicas, leaders and size weigh, at most [`GOAL_MAX`].
+    goals: [f64; 3],
+    /// Bytes of a mean replica.
+    unit: f64,
     /// What may be copied, and what is, in bytes and copies; none if there is no limit.
     caps: Option<(Caps, [i64; 2])>,
     plain: bool,
@@ -104,8 +115,9 @@ impl<'a> State<'a> {
             price: [prices.replica[n], prices.leader[n], prices.size[n]],
             low: ranges.low[n],
             high: ranges.high[n],
-            // A little less than the room, so that sums of fractions end below it.
+            // Sums of fractions are good for so many digits.
             room: problem.room_bytes(n as u32) / unit * (1.0 - 1e-9),
+            room_bytes: problem.room_bytes(n as u32) as u64,
             fair: problem.fair[n].bytes / unit,
             zone: problem.nodes[n].zone,
             takes: problem.nodes[n].takes,
@@ -124,6 +136,8 @@ impl<'a> State<'a> {
             leader_cost: weights.leader_changes * replicas / (problem.shards() as f64).max(1.0),
             move_cost: (weights.moved, weights.copies),
             stiffness: Stiffness { by: [1.0, 1.0, 0.1] },
+            goals: [weights.replicas, weights.leaders, weights.bytes].map(|weight| weight.min(GOAL_MAX)),
+            unit,
             caps: None,
             plain: !problem.has_exceptions() && problem.zone_cap.iter().all(|&cap| cap == 1),
             extra: None,
@@ -138,10 +152,22 @@ impl<'a> State<'a> {
             let site = &mut state.sites[node];
             site.replicas += 1.0;
             site.size += size;
+            site.used += problem.bytes[shard];
             site.leaders += f64::from(u8::from(leads));
         }
         state.extra = state.extras();
         state
+    }
+
+    /// Charges so much outside the ranges, each goal by its weight.
+    pub fn stiffen(&mut self, by: [f64; 3]) {
+        self.stiffness.by = std::array::from_fn(|goal| by[goal] * self.goals[goal]);
+    }
+
+    /// Whether so many more bytes leave a node below its watermark.
+    pub fn has_room(&self, node: u32, bytes: u64) -> bool {
+        let site = &self.sites[node as usize];
+        site.used.saturating_add(bytes) <= site.room_bytes
     }
 
     /// Keeps to `caps` from here on.
@@ -258,9 +284,10 @@ impl<'a> State<'a> {
         if leader == node || leader == u32::MAX { 0.0 } else { self.leader_cost }
     }
 
-    /// Change of a node's charges for changes in its load.
+    /// Change of a node's charges for changes in its load. `bytes` is asked, for the same as `size`, only where a node
+    /// is nearly full.
     #[inline]
-    pub fn charge(&self, node: u32, replicas: f64, leaders: f64, size: f64) -> f64 {
+    pub fn charge(&self, node: u32, replicas: f64, leaders: f64, size: f64, bytes: impl Fn() -> i64) -> f64 {
         let site = &self.sites[node as usize];
         let by = &self.stiffness.by;
         let mut change = site.price[2] * size
@@ -279,11 +306,14 @@ impl<'a> State<'a> {
                     * (outside(site.leaders + leaders, site.low[1], site.high[1])
                         - outside(site.leaders, site.low[1], site.high[1]));
         }
-        let (after, before) = (site.size + size - site.room, site.size - site.room);
-        if after > 0.0 || before > 0.0 {
-            // The step at the border keeps out even the slightest excess.
-            let charged = |over: f64| if over > 0.0 { OVERFULL * (1.0 + over) } else { 0.0 };
-            change += charged(after) - charged(before);
+        if site.size + size.max(0.0) > site.room {
+            // In whole bytes, so that a node may be filled to the last one and not beyond. The step at the border
+            // keeps out even the slightest excess.
+            let charged = |used: u64| {
+                let over = used.saturating_sub(site.room_bytes);
+                if over > 0 { OVERFULL * (1.0 + over as f64 / self.unit) } else { 0.0 }
+            };
+            change += charged(site.used.saturating_add_signed(bytes())) - charged(site.used);
         }
         change
     }
@@ -299,7 +329,9 @@ impl<'a> State<'a> {
             leads = 1.0;
             change += self.led(shard, to) - self.led(shard, from);
         }
-        change += self.charge(from, -1.0, -leads, -size) + self.charge(to, 1.0, leads, size);
+        let bytes = || self.problem.bytes[shard] as i64;
+        change +=
+            self.charge(from, -1.0, -leads, -size, || -bytes()) + self.charge(to, 1.0, leads, size, bytes);
         if let Some(extra) = &self.extra {
             let reads = leads * self.problem.reads[shard];
             change += self.extra_loads(extra, from, to, self.problem.writes[shard], reads)
@@ -323,7 +355,9 @@ impl<'a> State<'a> {
             change += self.led(t, a) - self.led(t, b);
         }
         let size = self.size[t] - self.size[s];
-        change += self.charge(a, 0.0, lt - ls, size) + self.charge(b, 0.0, ls - lt, -size);
+        let bytes = || self.problem.bytes[t] as i64 - self.problem.bytes[s] as i64;
+        change +=
+            self.charge(a, 0.0, lt - ls, size, bytes) + self.charge(b, 0.0, ls - lt, -size, || -bytes());
         if let Some(extra) = &self.extra {
             // Both at once: what one gives the other takes the place of.
             let (writes, reads) = (&self.problem.writes, &self.problem.reads);
@@ -340,8 +374,8 @@ impl<'a> State<'a> {
         let shard = self.shard_of[slot] as usize;
         let (from, to) = (self.nodes[self.problem.slots(shard).start], self.nodes[slot]);
         let mut change = self.led(shard, to) - self.led(shard, from)
-            + self.charge(from, 0.0, -1.0, 0.0)
-            + self.charge(to, 0.0, 1.0, 0.0);
+            + self.charge(from, 0.0, -1.0, 0.0, || 0)
+            + self.charge(to, 0.0, 1.0, 0.0, || 0);
         if let Some(extra) = &self.extra {
             change += self.extra_loads(extra, from, to, 0.0, self.problem.reads[shard]);
         }
@@ -385,14 +419,17 @@ impl<'a> State<'a> {
                 *now = [now[0] + more[0], now[1] + more[1]];
             }
         }
+        let bytes = self.problem.bytes[shard];
         let site = &mut self.sites[from as usize];
         site.replicas -= 1.0;
         site.leaders -= leads;
         site.size -= size;
+        site.used -= bytes;
         let site = &mut self.sites[to as usize];
         site.replicas += 1.0;
         site.leaders += leads;
         site.size += size;
+        site.used += bytes;
         if let Some(extra) = &mut self.extra {
             extra.writes[from as usize] -= self.problem.writes[shard];
             extra.writes[to as usize] += self.problem.writes[shard];

@@ -16,6 +16,9 @@ use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
 pub use model::{Found, MilpLimits, Part};
 
+/// What progress calls it.
+pub const PROGRAM: &str = "integer program";
+
 /// Binaries that one model may have.
 pub const BINARIES_MAX: usize = 5_000;
 /// Work units that a node of the search tree counts for at the least.
@@ -61,19 +64,14 @@ impl Engine for Milp {
             return start;
         }
         let part = Part::whole(problem, &start.solution);
-        progress(&Progress {
-            phase: "integer program",
-            bound: start.bound,
-            score: None,
-            best: Some(&start.solution),
-        });
+        progress(&Progress { phase: PROGRAM, bound: start.bound, score: None, best: Some(&start.solution) });
         let found = part.solve(&limits(budget, 1e-4));
         let Some(found) = found else { return start };
         let work = start.work + found.work;
         budget.spend(found.work);
         let solution: Solution = found.solution;
         let best = Some(&solution);
-        progress(&Progress { phase: "integer program", bound: found.bound, score: Some(found.score), best });
+        progress(&Progress { phase: PROGRAM, bound: found.bound, score: Some(found.score), best });
         Outcome { solution, bound: start.bound.max(found.bound), work }
     }
 }
@@ -82,9 +80,10 @@ impl Engine for Milp {
 pub fn limits(budget: &mut dyn Budget, gap: f64) -> MilpLimits {
     // HiGHS looks at its clock between its own phases only: it gets less than there is.
     let seconds = budget.seconds_left().map(|seconds| seconds * 0.85);
+    let work = budget.work_left();
     let tree_nodes = match seconds {
-        Some(_) => u64::from(u32::MAX >> 1),
-        None => (budget.work_left() / TREE_NODE_WORK).clamp(1.0, 1e6) as u64,
+        Some(_) if work <= 0.0 => u64::from(u32::MAX >> 1),
+        _ => (work / TREE_NODE_WORK).clamp(1.0, 1e6) as u64,
     };
     MilpLimits { seconds, tree_nodes, gap }
 }

@@ -398,7 +398,8 @@ impl<'a> Program<'a> {
         let work = self.start.len() as u64 * COLUMN_WORK
             + solved.simplex_iteration_count().max(0) as u64 * ITERATION_WORK;
         let bound = solved.double_info_value(c"mip_dual_bound").ok().filter(|bound| bound.is_finite());
-        let bound = bound.map_or(0.0, |bound| bound + constant - 1e-6).min(start);
+        let slack = |bound: f64| 1e-9 * (bound.abs() + constant.abs());
+        let bound = bound.map_or(0.0, |bound| bound + constant - slack(bound)).min(start);
         let kept = Found { solution: part.base.clone(), score: start, bound, work };
         if solved.primal_solution_status() != ::highs::HighsSolutionStatus::Feasible {
             return Some(kept);
