@@ -24,7 +24,7 @@ async fn operate(cluster: &Cluster, name: &str, asked: Asked) -> Result<Vec<Oper
             async move { daemon.operate(request).await }
         })
         .await?;
-    let ids: Vec<OperationId> = begun.iter().map(|status| status.operation.id).collect();
+    let ids: Vec<OperationId> = begun.operations.iter().map(|status| status.operation.id).collect();
     let open = |c: &Cluster| c.view().open_operations().any(|op| ids.contains(&op.id));
     cluster.until("operations to end", 120_000, |c| !open(c)).await?;
     let all = cluster.ask("list", |daemon| async move { daemon.operations().await }).await?;
@@ -72,8 +72,11 @@ fn a_replica_moves_to_a_new_node_under_ingest() {
         let shard = cluster.view().shards_of(table.id).next().expect("made").clone();
         let from = shard.leader.clone().expect("led");
         cluster.produce_everywhere(&table, 100);
-        let moved =
-            operate(cluster, "t", Asked::Move { shard: shard.id, from: from.clone(), to: node.clone() });
+        let moved = operate(
+            cluster,
+            "t",
+            Asked::Move { shard: shard.id, from: from.clone(), to: node.clone(), force: false },
+        );
         all_done(&moved.await?);
         let shard = cluster.view().shards[&table.id][&shard.id].record.clone();
         assert!(shard.replica_on(&from).is_none() && shard.replica_on(&node).is_some(), "{shard:?}");
