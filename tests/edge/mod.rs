@@ -11,7 +11,7 @@ use converthouse::api;
 use converthouse::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, RunState, SetBalance};
 use converthouse::model::control::{
     Begun, ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, Operate, OperationStatus,
-    ReplicaStatus, ShardStatus, Skipped, TableStatus,
+    ReplicaStatus, ShardStatus, TableStatus,
 };
 use converthouse::model::hold::{HoldStatus, SetHold};
 use converthouse::model::node::{ClickHouseEndpoint, Secret};
@@ -204,7 +204,7 @@ impl Daemon for Fake {
 
     async fn operate(&self, request: Operate) -> Result<Begun, Error> {
         self.note(Asked::Operate(request)).await?;
-        Ok(begun())
+        Ok(samples::begun())
     }
 
     async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error> {
@@ -291,12 +291,6 @@ pub fn operation(state: State) -> OperationStatus {
         waiting_for: (!over).then(|| "s4 to be readable on n2".into()),
         waiting_code: (!over).then_some(converthouse::model::operation::WaitCode::Linking),
     }
-}
-
-/// The answer to a request for operations.
-pub fn begun() -> Begun {
-    let skipped = vec![Skipped { shard: ShardId(9), why: "o4 (lead s9 by n1) is under way".into() }];
-    Begun { operations: vec![operation(State::Done)], skipped }
 }
 
 pub fn name() -> TableName {

@@ -175,8 +175,8 @@ pub fn nodes(sight: &Sight<'_>) -> Vec<NodeView> {
     view.nodes.values().map(|record| node(&record.record)).collect()
 }
 
-/// The cluster as the balancer has it planned: a node whose disk is full to the watermark, whoever filled it, keeps what
-/// it has and gets nothing.
+/// The cluster as the balancer has it planned: a node whose disk is full to the watermark, whoever filled it, keeps
+/// what it has and gets nothing.
 pub fn snapshot(sight: &Sight<'_>) -> Snapshot {
     let mut snapshot = placed(sight);
     for node in snapshot.nodes.iter_mut().filter(|node| node.state == NodeState::Active) {

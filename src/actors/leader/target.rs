@@ -120,10 +120,12 @@ mod tests {
     }
 
     type Change = fn(&mut Cluster);
+    /// What is so, where the copy comes from and is to go, whether by force, and how the answer begins.
+    type Case = (&'static str, Change, Option<&'static str>, &'static str, bool, &'static str);
 
     #[test]
     fn a_copy_goes_only_where_placement_would_let_it_go() {
-        let cases: [(&str, Change, Option<&str>, &str, bool, &str); 16] = [
+        let cases: [Case; 16] = [
             ("well", |_| {}, Some("n1"), "n5", false, "taken"),
             ("its own zone", |_| {}, Some("n1"), "n3", false, "taken"),
             ("no such node", |_| {}, None, "n9", false, "node n9 does not exist"),

@@ -1,7 +1,7 @@
 //! Which shards lack a replica, and which replicas are lost for good: what is to be made elsewhere now.
 //!
-//! Pure. Copies keep to the cluster's limits, those of the shards with the fewest copies first; what finds no room waits
-//! for a later round. What has nothing to be copied does not wait.
+//! Pure. Copies keep to the cluster's limits, those of the shards with the fewest copies first; what finds no room
+//! waits for a later round. What has nothing to be copied does not wait.
 
 use super::decide::{RECORDS_MAX, Step, down, idle};
 use super::operate::Scene;

@@ -170,8 +170,7 @@ pub trait Daemon: Send + Sync + 'static {
     ) -> Result<BoxStream<'static, Result<TableRoutes, Error>>, Error>;
     /// Puts rows into their topics; answered by any daemon.
     async fn insert(&self, request: InsertRows) -> Result<Inserted, Error>;
-    /// Begins operations; returns once they are recorded. Some of a request for all shards may have been recorded though
-    /// it ends with an error.
+    /// Begins operations; returns once they are recorded. What of a request for all shards could not be is told.
     async fn operate(&self, request: Operate) -> Result<Begun, Error>;
     /// Has an operation undone, or finished where it cannot be undone any more.
     async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error>;

@@ -21,8 +21,8 @@ pub(super) const BALANCE: &[Key] = &[
         Integer(1, 10_000),
         Default("8"),
         "8",
-        "Replicas that may be copied at once in the whole cluster: for balance, after a loss, or where some are missing. \
-         What an operator asks for is not held back, but counts.",
+        "Replicas that may be copied at once in the whole cluster: for balance, after a loss, or where some are \
+         missing. What an operator asks for is not held back, but counts.",
     ),
     key(
         "copies_per_node_max",

@@ -138,23 +138,29 @@ pub fn expired(operation: &Operation, scene: &Scene<'_>, wait: &Wait) -> Option<
         .then(|| format!("not done within {} min; waited for {}", deadline_ms / 60_000, wait.what))
 }
 
-/// Whether the children of a split or merge are there and not published yet.
-pub fn is_prepared(operation: &Operation, scene: &Scene<'_>) -> bool {
-    let preparing = |id: &ShardId| scene.shard(*id).is_some_and(|shard| shard.state == ShardState::Preparing);
-    made(&operation.kind).iter().any(preparing)
+/// The children of a split or merge that are there and not published yet.
+fn preparing<'a>(operation: &Operation, scene: &Scene<'a>) -> Vec<&'a Shard> {
+    let children = made(&operation.kind).into_iter().filter_map(|id| scene.shard(id));
+    children.filter(|child| child.state == ShardState::Preparing).collect()
 }
 
-/// Whether a shard stands still for a split or merge on a node that is read: a child has linked it for the last time
-/// there, and takes its messages.
+/// Whether there are any.
+pub fn is_prepared(operation: &Operation, scene: &Scene<'_>) -> bool {
+    !preparing(operation, scene).is_empty()
+}
+
+/// Whether a shard stands still for a split or merge on a node where it is read: its agent runs the children and not
+/// the shard any more, or says that a child has taken over.
 pub fn stands_still(operation: &Operation, scene: &Scene<'_>) -> bool {
-    let parents = operation.kind.shards();
-    let mut read = parents.iter().filter_map(|id| scene.shard(*id)).flat_map(|of| scene.ready_live(of));
-    let whole = |child: &ShardId, node: &NodeId| {
-        let child = scene.shard(*child).filter(|child| child.state == ShardState::Preparing);
-        child.is_some_and(|child| decide::seen(scene.table, child, node, scene.known).is_some())
+    let (children, known) = (preparing(operation, scene), scene.known);
+    let stopped = |parent: &Shard, node: &NodeId| {
+        let runs = known.heartbeats.get(node).and_then(|seen| seen.replicas.get(&scene.table.id));
+        let runs = |shard: &Shard| runs.is_some_and(|runs| runs.contains_key(&shard.id));
+        children.iter().any(|child| runs(child)) && !runs(parent)
+            || children.iter().any(|child| decide::seen(scene.table, child, node, known).is_some())
     };
-    let children = made(&operation.kind);
-    read.any(|node| children.iter().any(|child| whole(child, node)))
+    let parents: Vec<&Shard> = operation.kind.shards().iter().filter_map(|id| scene.shard(*id)).collect();
+    parents.iter().any(|parent| scene.ready_live(parent).any(|node| stopped(parent, node)))
 }
 
 /// The shards that a split or merge makes.

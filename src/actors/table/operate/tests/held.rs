@@ -119,7 +119,13 @@ fn a_split_that_holds_fresh_rows_back_for_too_long_is_given_up_and_says_why() {
         [1, 2].map(ShardId).iter().for_each(|child| replicas.get_mut(child).unwrap().serving = false);
     }
     assert_eq!(still(&world), BTreeMap::new());
-    // It stands still on n1; on n2 a mutation is in the way.
+    // Its last link takes its time on n1.
+    let mut linking = world.heartbeats[&id("n1")].clone();
+    let parent = linking.replicas.get_mut(&table).unwrap().remove(&ShardId(0));
+    let before = world.heartbeats.insert(id("n1"), linking).unwrap();
+    assert!(parent.is_some() && !still(&world).is_empty());
+    world.heartbeats.insert(id("n1"), before);
+    // It is whole there; on n2 a mutation is in the way.
     let child = |world: &mut World, node: &str, change: &dyn Fn(&mut ReplicaObservation)| {
         let replicas = world.heartbeats.get_mut(&id(node)).unwrap().replicas.get_mut(&table).unwrap();
         change(replicas.get_mut(&ShardId(1)).unwrap());
