@@ -60,6 +60,20 @@ fn shards_split_under_ingest_and_every_query_counts_every_row_once() {
 }
 
 #[test]
+fn all_shards_are_split_though_they_are_more_than_one_transaction_takes() {
+    let run = simulation::run(&Setup::nodes(3), async |cluster: &Cluster| {
+        cluster.start().await?;
+        let many = NewTable { partitions: 96, shards: 48, replicas: 1, ..NewTable::named("t") };
+        let table = cluster.create_table(&many).await?;
+        let split = operate(cluster, "t", Asked::Split { shard: None, cut: None, by_bytes: false }).await?;
+        all_done(&split);
+        assert_eq!((split.len(), cluster.view().shards_of(table.id).count()), (48, 96));
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
 fn a_replica_moves_to_a_new_node_under_ingest() {
     let run = simulation::run(&Setup::nodes(3), async |cluster: &Cluster| {
         cluster.start().await?;

@@ -106,10 +106,13 @@ impl<'a> Copies<'a> {
 /// that it is empty.
 pub fn is_bare(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard) -> bool {
     let seen = |node: &NodeId| heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id);
-    let empty = |seen: &ReplicaObservation| seen.serving && seen.rows == 0 && seen.bytes == 0;
-    shard.ready_nodes().next().is_none()
-        || shard.ready_nodes().filter_map(seen).any(empty)
-            && shard.ready_nodes().filter_map(seen).all(|seen| seen.rows == 0 && seen.bytes == 0)
+    // Sizes are not known yet where a daemon has just started: nor has an empty copy taken any message.
+    let empty = |seen: &ReplicaObservation| {
+        let taken = seen.partitions.values().any(|partition| partition.next_offset > 0);
+        seen.rows == 0 && seen.bytes == 0 && !taken
+    };
+    let mut known = shard.ready_nodes().filter_map(seen).filter(|seen| seen.serving).peekable();
+    shard.ready_nodes().next().is_none() || known.peek().is_some() && known.all(empty)
 }
 
 #[cfg(test)]

@@ -429,7 +429,7 @@ fn copies_that_are_missing_are_made_as_far_as_the_limits_go_those_of_the_fewest_
     // The first copies of an empty table have nothing to wait for.
     for heartbeat in known.heartbeats.values_mut() {
         let of = heartbeat.replicas.get_mut(&table.id).unwrap();
-        of.values_mut().for_each(|seen| (seen.rows, seen.bytes) = (0, 0));
+        of.values_mut().for_each(|seen| *seen = ReplicaObservation { serving: true, ..Default::default() });
     }
     assert_eq!(next(&known, &shards), Some(Step::AddReplicas([1, 0, 2].map(ShardId).to_vec())));
 }
