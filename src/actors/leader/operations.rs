@@ -330,7 +330,7 @@ fn kinds(sight: &Sight<'_>, table: &Table, asked: &Asked) -> Result<Vec<Kind>, E
             let shard = shard(*id)?;
             on(shard, from)?;
             let (others, wanted) = (shard.staying().filter(|r| r.node != *from).count(), table.replicas);
-            if others < wanted as usize {
+            if others < wanted as usize && !target::hopeless(sight, shard, from) {
                 return Err(Error::Refused(format!(
                     "{id} would have {others} replicas and {} wants {wanted}: move it, or add another first",
                     table.name

@@ -27,6 +27,13 @@ pub fn check(
     if shard.replica_on(to).is_some() {
         return refused(format!("{to} has a replica of {} already", shard.id));
     }
+    let brings = |operation: &&crate::model::Operation| {
+        let kind = &operation.kind;
+        operation.table == shard.table && kind.shards().contains(&shard.id) && kind.target() == Some(to)
+    };
+    if let Some(operation) = view.open_operations().find(brings) {
+        return refused(format!("{} ({}) brings {} to {to} already", operation.id, operation.kind, shard.id));
+    }
     match node.record.state {
         NodeState::Active => {}
         NodeState::Draining => return refused(format!("{to} is being drained: it is given no replicas")),
@@ -43,6 +50,17 @@ pub fn check(
         Some(why) => refused(format!("{why}; {anyway}")),
         None => Ok(()),
     }
+}
+
+/// Whether a copy on a node that is down is the only one whose table may still be there: the others have told that theirs
+/// are gone. Its record may go then, if an operator says so, though there are too few without it.
+pub fn hopeless(sight: &Sight<'_>, shard: &Shard, node: &NodeId) -> bool {
+    let bare = |other: &NodeId| {
+        let replicas = sight.heartbeats.get(other).and_then(|seen| seen.replicas.get(&shard.table));
+        replicas.and_then(|replicas| replicas.get(&shard.id)).is_some_and(|seen| seen.bare)
+    };
+    let mut others = shard.ready_nodes().filter(|other| *other != node).peekable();
+    !sight.view.is_live(node) && others.peek().is_some() && others.all(bare)
 }
 
 /// Why the shard's copies would be nearer to each other there than they need be.
@@ -96,8 +114,9 @@ fn overfull(sight: &Sight<'_>, shard: &Shard, to: &NodeId) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::balance::fixture::{Cluster, id};
-    use crate::model::ids::ShardId;
+    use crate::actors::balance::fixture::{Cluster, id, versioned};
+    use crate::model::ids::{OperationId, ShardId};
+    use crate::model::operation::{Kind, Operation, State};
 
     /// n1 and n2 in zones a and b have `s0`; n3 is in a too, n4 in b, n5 in c.
     fn cluster() -> Cluster {
@@ -156,5 +175,24 @@ mod tests {
             let told = ask(&cluster, from, to, force);
             assert!(told.starts_with(answer), "{what}: {told}");
         }
+    }
+
+    /// Found by reading: of two moves to one node the second could neither be done nor undone.
+    #[test]
+    fn a_copy_is_not_brought_twice_to_a_node() {
+        let mut cluster = cluster();
+        let operation = Operation {
+            id: OperationId(1),
+            table: cluster.of(),
+            kind: Kind::Move { shard: ShardId(0), from: id("n2"), to: id("n5") },
+            state: State::Running,
+            reason: String::new(),
+            outcome: String::new(),
+            started_unix_ms: 0,
+            ended_unix_ms: 0,
+        };
+        cluster.view.operations.insert(OperationId(1), versioned(operation));
+        let told = ask(&cluster, Some("n1"), "n5", true);
+        assert!(told.starts_with("o1 (move s0 from n2 to n5) brings s0 to n5 already"), "{told}");
     }
 }
