@@ -138,7 +138,7 @@ pub fn nodes(config: &Config) -> Vec<LocalNode> {
         clickhouse: Arc::new(server(config, node)),
         routes: Arc::new(FileRoutes::new(&node.routes_file)),
     };
-    // The daemon's own node first: it is the daemon's name in the election, and parses users' DDL.
+    // The daemon's own node first: it is the daemon's name in the election, and the first to parse users' DDL.
     let mut nodes: Vec<&NodeOptions> = config.nodes.iter().collect();
     nodes.sort_by_key(|node| node.id != config.daemon.node);
     nodes.into_iter().map(local).collect()
