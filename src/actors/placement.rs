@@ -158,8 +158,8 @@ struct Pace<'a> {
 }
 
 /// One more node for each of these shards, in this order, while copies may be begun: one that has none of it, with room
-/// for its bytes and in another zone if possible, and with the fewest replicas for its weight, of those that it has, that
-/// are promised to it, and that are found for it here. Pure.
+/// for its bytes and in another zone if possible, and with the fewest replicas for its weight, of those that it has,
+/// that are promised to it, and that are found for it here. Pure.
 fn find(
     snapshot: &Snapshot,
     lost: &BTreeSet<NodeId>,
