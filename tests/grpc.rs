@@ -28,6 +28,7 @@ use converthouse::model::table::{BatchLimits, MessageFormat, TopicLayout};
 use converthouse::model::verify::DigestAsked;
 use converthouse::model::{Epoch, NodeId, NodeState, OperationId, PartitionId, ShardId, TableName};
 use converthouse::wire;
+use edge::samples::begun;
 use edge::{Asked, Edge, Mood, cluster, digest, id, name, operation, pieces, routes, table, verdicts};
 use futures::StreamExt;
 use std::collections::BTreeMap;
@@ -166,14 +167,14 @@ async fn operations_and_node_states_survive_the_wire() {
     for change in [
         Change::Split { shard: Some(shard), cut: Some(9), by_bytes: false },
         Change::Split { shard: None, cut: None, by_bytes: true },
-        Change::Add { shard, to: to.clone() },
+        Change::Add { shard, to: to.clone(), force: false },
         Change::Remove { shard, from: to.clone() },
         Change::Merge { left: ShardId(1), right: shard },
-        Change::Move { shard, from: node("n1"), to: to.clone() },
+        Change::Move { shard, from: node("n1"), to: to.clone(), force: true },
         Change::Lead { shard, to: to.clone() },
     ] {
         let request = operate(change);
-        assert_eq!(daemon.operate(request.clone()).await.unwrap(), [operation(State::Done)]);
+        assert_eq!(daemon.operate(request.clone()).await.unwrap(), begun());
         assert_eq!(edge.daemon.last(), Asked::Operate(request));
     }
     assert_eq!(daemon.cancel_operation(OperationId(7)).await.unwrap(), operation(State::Cancelling));

@@ -16,8 +16,8 @@ use crate::adapters::kafka::Kafka;
 use crate::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream, VerdictStream};
 use crate::error::Coded as _;
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
+use crate::model::control::{Begun, NodeStatus, Operate, OperationStatus};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
-use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::ids::Epoch;
 use crate::model::observed::Heartbeat;
@@ -213,7 +213,7 @@ impl Daemon for LocalDaemon {
         rows.insert(self.clickhouse.as_ref(), self.kafka.as_ref(), batch).await
     }
 
-    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {
+    async fn operate(&self, request: Operate) -> Result<Begun, Error> {
         match self.leading()? {
             Leading::Here(coordinator) => ask(&coordinator, Begin(request)).await?,
             Leading::There(daemon) => daemon.operate(request).await,

@@ -3,13 +3,16 @@
 //! A shell: the engine is pure and lives in `crate::placement`. A panic in it is caught, counted and answered with
 //! an error; the cluster stays as it is.
 
+use super::balance::copies::{Copies, is_bare};
 use super::balance::decide::{self, Sight};
+use super::balance::rooms;
 use super::leader::observed::Observed;
 use super::mirror::View;
 use super::table::decide::down_for;
 use crate::adapters::clock::Clock;
+use crate::model::balance::BalanceRules;
 use crate::model::ids::{NodeId, ShardId, TableId};
-use crate::model::observed::Heartbeat;
+use crate::model::table::Shard;
 use crate::placement::{Load, NewShard, NewTable, NodeView, Policy, ShardView, Snapshot, place_new};
 use actix::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +26,8 @@ pub struct PlacementActor {
     clock: Arc<dyn Clock>,
     /// Nodes that are down for so long hold nothing that counts.
     down_after_ms: u64,
+    /// How many copies may be under way.
+    rules: BalanceRules,
     /// Nodes that were found for shards, and when: until the records show it they count as if they had them.
     promised: BTreeMap<(TableId, ShardId), (NodeId, u64)>,
 }
@@ -42,7 +47,7 @@ pub struct PlaceShards {
     pub first_node: Option<NodeId>,
 }
 
-/// Find one more node for each of these shards.
+/// Find one more node for each of these shards, the most urgent first, as far as copies may be begun.
 #[derive(Message)]
 #[rtype(result = "Result<BTreeMap<ShardId, NodeId>, String>")]
 pub struct FindNodes {
@@ -54,8 +59,14 @@ pub struct FindNodes {
 
 impl PlacementActor {
     /// Works on that view and those reports; nodes that are down for `down_after_ms` are lost.
-    pub fn new(view: View, observed: Observed, clock: Arc<dyn Clock>, down_after_ms: u64) -> Self {
-        Self { view, observed, clock, down_after_ms, promised: BTreeMap::new() }
+    pub fn new(
+        view: View,
+        observed: Observed,
+        clock: Arc<dyn Clock>,
+        down_after_ms: u64,
+        rules: BalanceRules,
+    ) -> Self {
+        Self { view, observed, clock, down_after_ms, rules, promised: BTreeMap::new() }
     }
 
     /// New replicas go to nodes that are up; how long others have been down makes no difference here.
@@ -65,7 +76,7 @@ impl PlacementActor {
         let down = |node: &NodeId| {
             !view.is_live(node) || heartbeats.get(node).is_some_and(|heartbeat| !heartbeat.clickhouse_up)
         };
-        decide::snapshot(&Sight { view: &view, heartbeats, lost: &down, now_unix_ms: 0, forgets: false })
+        decide::placed(&Sight { view: &view, heartbeats, lost: &down, now_unix_ms: 0, forgets: false })
     }
 
     fn lost(&self) -> BTreeSet<NodeId> {
@@ -73,24 +84,6 @@ impl PlacementActor {
         let unfit = &reports.unfit_since_ms;
         unfit.keys().filter(|id| down_for(unfit, id, now_ms, self.down_after_ms)).cloned().collect()
     }
-
-    /// Bytes that each node's disk can take below the watermark, where it is known.
-    fn rooms(&self) -> BTreeMap<NodeId, u64> {
-        let heartbeats = &self.observed.read().heartbeats;
-        let known = heartbeats.values().filter(|heartbeat| heartbeat.disk_total_bytes > 0);
-        known.map(|heartbeat| (heartbeat.node.clone(), room(heartbeat))).collect()
-    }
-}
-
-fn room(heartbeat: &Heartbeat) -> u64 {
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share"
-    )]
-    let kept = (heartbeat.disk_total_bytes as f64 * (1.0 - Policy::default().watermark)) as u64;
-    heartbeat.disk_free_bytes.saturating_sub(kept)
 }
 
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
@@ -134,21 +127,44 @@ impl Handler<FindNodes> for PlacementActor {
         let asked: Vec<(TableId, ShardId)> =
             message.shards.iter().map(|shard| (message.table, *shard)).collect();
         let others = self.promised.iter().filter(|(key, _)| !asked.contains(key));
-        let promised: Vec<NodeId> = others.map(|(_, (node, _))| node.clone()).collect();
-        let (lost, rooms) = (self.lost(), self.rooms());
-        let found = guarded(|| find(&snapshot, &lost, rooms, &asked, promised))?;
+        let promised: BTreeMap<(TableId, ShardId), NodeId> =
+            others.map(|(key, (node, _))| (*key, node.clone())).collect();
+        let lost = self.lost();
+        let found = {
+            let (view, reports) = (self.view.read(), self.observed.read());
+            let heartbeats = &reports.heartbeats;
+            let record = |table, id| view.shard(table, id);
+            let mut copies = Copies::of(&self.rules, view.open_operations(), &record, &view.live);
+            let counts =
+                |(table, id): (TableId, ShardId)| record(table, id).filter(|s| !is_bare(heartbeats, s));
+            for (key, node) in &promised {
+                counts(*key).into_iter().for_each(|shard| copies.count(shard, node));
+            }
+            let pace = Pace { copies, counts: &counts };
+            let promised = promised.into_values().collect();
+            guarded(|| find(&snapshot, &lost, rooms::rooms(heartbeats), pace, &asked, promised))?
+        };
         self.promised.extend(found.iter().map(|(key, node)| (*key, (node.clone(), now_ms))));
         Ok(found.into_iter().map(|((_, shard), node)| (shard, node)).collect())
     }
 }
 
-/// One more node for each of these shards: one that has none of it, with room for its bytes and in another zone if
-/// possible, and with the fewest replicas for its weight, of those that it has, that are promised to it, and that are
-/// found for it here. Pure.
+/// How many copies may be begun.
+struct Pace<'a> {
+    /// Those under way.
+    copies: Copies<'a>,
+    /// The record of a shard of which there is something to copy.
+    counts: &'a dyn Fn((TableId, ShardId)) -> Option<&'a Shard>,
+}
+
+/// One more node for each of these shards, in this order, while copies may be begun: one that has none of it, with room
+/// for its bytes and in another zone if possible, and with the fewest replicas for its weight, of those that it has,
+/// that are promised to it, and that are found for it here. Pure.
 fn find(
     snapshot: &Snapshot,
     lost: &BTreeSet<NodeId>,
     mut rooms: BTreeMap<NodeId, u64>,
+    mut pace: Pace<'_>,
     asked: &[(TableId, ShardId)],
     mut promised: Vec<NodeId>,
 ) -> BTreeMap<(TableId, ShardId), NodeId> {
@@ -163,7 +179,9 @@ fn find(
         let holders = snapshot.nodes.iter().filter(|node| holds(node) && !lost.contains(&node.id));
         let zones: Vec<&str> = holders.map(NodeView::zone).collect();
         let full = |node: &NodeView| rooms.get(&node.id).is_some_and(|room| *room < held.load.bytes);
-        let free = snapshot.nodes.iter().filter(|node| node.takes_new() && !holds(node));
+        let counted = (pace.counts)((*table, *id));
+        let in_turn = |node: &NodeView| counted.is_none_or(|shard| pace.copies.has_room(shard, &node.id));
+        let free = snapshot.nodes.iter().filter(|node| node.takes_new() && !holds(node) && in_turn(node));
         let load = |node: &NodeView| {
             let on = |s: &&ShardView| s.replicas.iter().any(|replica| replica.node == node.id);
             let held = snapshot.shards.iter().filter(on).count();
@@ -176,6 +194,7 @@ fn find(
         });
         if let Some(node) = best {
             promised.push(node.id.clone());
+            counted.into_iter().for_each(|shard| pace.copies.count(shard, &node.id));
             let room = rooms.get_mut(&node.id);
             room.into_iter().for_each(|room| *room = room.saturating_sub(held.load.bytes));
             found.insert((*table, *id), node.id.clone());
@@ -188,6 +207,7 @@ fn find(
 mod tests {
     use super::*;
     use crate::model::node::NodeState;
+    use crate::model::range::PartitionRange;
     use crate::placement::ReplicaView;
 
     fn id(name: &str) -> NodeId {
@@ -224,6 +244,33 @@ mod tests {
         }
     }
 
+    fn at_once() -> Pace<'static> {
+        Pace { copies: Copies::none(&BalanceRules::default()), counts: &|_| None }
+    }
+
+    #[test]
+    fn as_many_get_a_node_as_copies_may_be_begun_and_the_first_asked_for_are_the_first() {
+        let snapshot = Snapshot {
+            nodes: ["n1", "n2", "n3"].map(node).to_vec(),
+            shards: (0..6).map(|number| shard(number, &["n1"])).collect(),
+        };
+        let range = PartitionRange::new(0, 8).unwrap();
+        let records: Vec<Shard> =
+            (0..6).map(|number| Shard::new(table(), ShardId(number), range, [])).collect();
+        let asked: Vec<_> = [5, 1, 0, 2, 3, 4].map(|number| (table(), ShardId(number))).to_vec();
+        let found = |copies_max: u32, copies_per_node_max: u32, bare: u32| -> Vec<u32> {
+            let rules = BalanceRules { copies_max, copies_per_node_max, ..BalanceRules::default() };
+            let counts = |(_, id): (TableId, ShardId)| records.get(id.0 as usize).filter(|_| id.0 != bare);
+            let pace = Pace { copies: Copies::none(&rules), counts: &counts };
+            let found = find(&snapshot, &BTreeSet::new(), BTreeMap::new(), pace, &asked, Vec::new());
+            found.keys().map(|(_, shard)| shard.0).collect()
+        };
+        assert_eq!(found(8, 1, 9), [1, 5], "one to each of n2 and n3");
+        assert_eq!(found(3, 2, 9), [0, 1, 5]);
+        assert_eq!(found(1, 2, 4), [4, 5], "what has nothing to copy does not wait");
+        assert_eq!(found(8, 8, 9), [0, 1, 2, 3, 4, 5]);
+    }
+
     #[test]
     fn shards_that_want_a_node_at_the_same_time_do_not_all_get_the_emptiest() {
         let snapshot = Snapshot {
@@ -233,7 +280,7 @@ mod tests {
         let asked: Vec<_> = (0..4).map(|number| (table(), ShardId(number))).collect();
         let on = |promised: &[&str], asked: &[(TableId, ShardId)]| -> Vec<String> {
             let promised = promised.iter().map(|name| id(name)).collect();
-            let found = find(&snapshot, &BTreeSet::new(), BTreeMap::new(), asked, promised);
+            let found = find(&snapshot, &BTreeSet::new(), BTreeMap::new(), at_once(), asked, promised);
             found.values().map(NodeId::to_string).collect()
         };
         assert_eq!(on(&[], &asked), ["n2", "n3", "n2", "n3"]);
@@ -254,7 +301,7 @@ mod tests {
         let found = |lost: &[&str], rooms: &[(&str, u64)]| {
             let rooms = rooms.iter().map(|(name, room)| (id(name), *room)).collect();
             let lost = lost.iter().map(|name| id(name)).collect();
-            find(&snapshot, &lost, rooms, &asked, Vec::new()).remove(&asked[0])
+            find(&snapshot, &lost, rooms, at_once(), &asked, Vec::new()).remove(&asked[0])
         };
         assert_eq!(found(&["n2"], &[]), Some(id("n4")));
         assert_eq!(found(&["n2"], &[("n3", 100), ("n4", 100)]), Some(id("n4")));

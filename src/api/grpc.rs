@@ -225,8 +225,7 @@ impl Control for Service {
         name(request.database.clone(), request.table.clone())?;
         let daemon = self.daemon.clone();
         let begun = run(async move { daemon.operate(request).await }).await?;
-        let operations = begun.into_iter().map(convert::operation_to_wire).collect();
-        Ok(Response::new(wire::OperateResponse { operations }))
+        Ok(Response::new(convert::begun_to_wire(begun)))
     }
 
     async fn cancel_operation(

@@ -5,7 +5,7 @@ use super::patience::Patience;
 use super::{Context, Failure};
 use crate::adapters::peers::Daemon;
 use crate::model::OperationId;
-use crate::model::control::{Asked, Operate, OperationStatus};
+use crate::model::control::{Asked, Begun, Operate, OperationStatus};
 use crate::model::operation::State;
 use crate::model::table::TableName;
 use clap::{Args, Subcommand};
@@ -127,11 +127,15 @@ impl Begin {
         let progress = !context.json() && std::io::stderr().is_terminal();
         let patience = context.patience();
         let ended = context.block_on(async move {
-            let begun = daemon.operate(request).await?;
-            if !waits {
-                return Ok(begun);
+            let Begun { operations, skipped } = daemon.operate(request).await?;
+            for left in skipped {
+                // Nobody is left to tell if this fails.
+                let _ = writeln!(std::io::stderr(), "left as it is: {}: {}", left.shard, left.why);
             }
-            let ids: Vec<OperationId> = begun.iter().map(|status| status.operation.id).collect();
+            if !waits {
+                return Ok(operations);
+            }
+            let ids: Vec<OperationId> = operations.iter().map(|status| status.operation.id).collect();
             await_end(daemon, &ids, progress, patience).await
         })?;
         context.print(&ended, || table(&ended, context.colour()))?;

@@ -28,7 +28,7 @@ pub(super) enum ShardCommand {
         /// First partition of the right half [default: the middle]
         #[arg(long, value_name = "PARTITION", requires = "shard")]
         at: Option<PartitionId>,
-        /// Cut where the halves' bytes are the most equal
+        /// Cut where the halves have taken the most equal numbers of messages, as a measure of their bytes
         #[arg(long, conflicts_with = "at")]
         by_bytes: bool,
         #[command(flatten)]
@@ -57,6 +57,9 @@ pub(super) enum ShardCommand {
         from: NodeId,
         /// Where it goes
         to: NodeId,
+        /// Also where its zone or rack has a copy already, or its disk would be filled above the watermark
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         begin: Begin,
     },
@@ -69,6 +72,9 @@ pub(super) enum ShardCommand {
         shard: ShardId,
         /// Where
         to: NodeId,
+        /// Also where its zone or rack has a copy already, or its disk would be filled above the watermark
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         begin: Begin,
     },
@@ -115,8 +121,8 @@ impl ShardCommand {
                 let cut = at.map(|partition| partition.0);
                 return begin.run(context, name, Asked::Split { shard, cut, by_bytes });
             }
-            Self::Add { name, shard, to, begin } => {
-                return begin.run(context, name, Asked::Add { shard, to });
+            Self::Add { name, shard, to, force, begin } => {
+                return begin.run(context, name, Asked::Add { shard, to, force });
             }
             Self::Remove { name, shard, from, begin } => {
                 return begin.run(context, name, Asked::Remove { shard, from });
@@ -124,8 +130,8 @@ impl ShardCommand {
             Self::Merge { name, left, right, begin } => {
                 return begin.run(context, name, Asked::Merge { left, right });
             }
-            Self::Move { name, shard, from, to, begin } => {
-                return begin.run(context, name, Asked::Move { shard, from, to });
+            Self::Move { name, shard, from, to, force, begin } => {
+                return begin.run(context, name, Asked::Move { shard, from, to, force });
             }
             Self::Lead { name, shard, to, begin } => {
                 return begin.run(context, name, Asked::Lead { shard, to });

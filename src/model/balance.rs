@@ -40,7 +40,7 @@ pub enum Planner {
 pub enum SplitAt {
     /// In the middle of their partitions.
     Middle,
-    /// Where the halves' bytes are the most equal.
+    /// Where the halves have taken the most equal numbers of messages, which stand for their bytes.
     Bytes,
 }
 
@@ -53,9 +53,9 @@ pub struct BalanceRules {
     pub every_ms: u64,
     /// Copies under way in the whole cluster at most.
     pub copies_max: u32,
-    /// Copies under way to one node at most.
+    /// Copies under way to one node at most, and from one.
     pub copies_per_node_max: u32,
-    /// A table with fewer replicas than this a node has its shards split, if its partitions allow it.
+    /// A table with fewer replicas than this a node has all its shards split, if its partitions allow it (C9).
     pub replicas_per_node_min: u32,
     /// A shard with more bytes than this is split; 0: however big.
     pub split_above_bytes: u64,

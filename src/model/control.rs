@@ -235,7 +235,8 @@ pub enum Asked {
         shard: Option<ShardId>,
         /// First partition of the right half.
         cut: Option<u32>,
-        /// Without a cut: where the halves' bytes are the most equal, rather than in the middle.
+        /// Without a cut: where the halves have taken the most equal numbers of messages, rather than in the
+        /// middle.
         #[serde(default)]
         by_bytes: bool,
     },
@@ -254,6 +255,9 @@ pub enum Asked {
         from: NodeId,
         /// Where it goes.
         to: NodeId,
+        /// Also where its zone or rack has a copy already, or its disk would be filled above the watermark.
+        #[serde(default)]
+        force: bool,
     },
     /// Has another replica lead, and prefers it from now on.
     Lead {
@@ -268,6 +272,9 @@ pub enum Asked {
         shard: ShardId,
         /// Where.
         to: NodeId,
+        /// As for a move.
+        #[serde(default)]
+        force: bool,
     },
     /// Takes away a replica, of which there are more than the table wants.
     Remove {
@@ -291,6 +298,24 @@ pub struct Operate {
     pub reason: String,
     /// Check everything, change nothing.
     pub dry_run: bool,
+}
+
+/// What a request for operations came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Begun {
+    /// What was begun.
+    pub operations: Vec<OperationStatus>,
+    /// What was not, of a request for all shards.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A shard that a request for all shards has left as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Which.
+    pub shard: ShardId,
+    /// Why, for people.
+    pub why: String,
 }
 
 /// One operation, for people and programs.

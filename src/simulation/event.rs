@@ -414,7 +414,8 @@ impl Cluster {
             }
             Event::Move { table, shard, from, to } => {
                 let (from, to) = (self.target(from)?, self.target(to)?);
-                (table, Asked::Move { shard: ShardId(*shard), from, to })
+                // Zones are judged by the invariants; what an operator insists on has to go well too.
+                (table, Asked::Move { shard: ShardId(*shard), from, to, force: true })
             }
             Event::Lead { table, shard, to } => {
                 (table, Asked::Lead { shard: ShardId(*shard), to: self.target(to)? })

@@ -10,7 +10,7 @@ use converthouse::adapters::peers::{Daemon, Error, HeartbeatReply, PieceStream, 
 use converthouse::api;
 use converthouse::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, RunState, SetBalance};
 use converthouse::model::control::{
-    ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, Operate, OperationStatus,
+    Begun, ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, NodeStatus, Operate, OperationStatus,
     ReplicaStatus, ShardStatus, TableStatus,
 };
 use converthouse::model::hold::{HoldStatus, SetHold};
@@ -202,9 +202,9 @@ impl Daemon for Fake {
         Ok(Inserted { rows: rows as u64, partitions: 7, before: false })
     }
 
-    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {
+    async fn operate(&self, request: Operate) -> Result<Begun, Error> {
         self.note(Asked::Operate(request)).await?;
-        Ok(vec![operation(State::Done)])
+        Ok(samples::begun())
     }
 
     async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error> {

@@ -112,7 +112,8 @@ fn replicas_and_nodes_come_and_go_as_typed() {
     let node = |name: &str| name.parse().unwrap();
     let shard = ShardId(3);
     for (arguments, asked) in [
-        (&["add", NAME, "s3", "n2"][..], Change::Add { shard, to: node("n2") }),
+        (&["add", NAME, "s3", "n2"][..], Change::Add { shard, to: node("n2"), force: false }),
+        (&["add", NAME, "s3", "n2", "--force"], Change::Add { shard, to: node("n2"), force: true }),
         (&["remove", NAME, "s3", "n2"], Change::Remove { shard, from: node("n2") }),
         (
             &["split", NAME, "s3", "--by-bytes"],

@@ -24,7 +24,7 @@ async fn operate(cluster: &Cluster, name: &str, asked: Asked) -> Result<Vec<Oper
             async move { daemon.operate(request).await }
         })
         .await?;
-    let ids: Vec<OperationId> = begun.iter().map(|status| status.operation.id).collect();
+    let ids: Vec<OperationId> = begun.operations.iter().map(|status| status.operation.id).collect();
     let open = |c: &Cluster| c.view().open_operations().any(|op| ids.contains(&op.id));
     cluster.until("operations to end", 120_000, |c| !open(c)).await?;
     let all = cluster.ask("list", |daemon| async move { daemon.operations().await }).await?;
@@ -60,6 +60,20 @@ fn shards_split_under_ingest_and_every_query_counts_every_row_once() {
 }
 
 #[test]
+fn all_shards_are_split_though_they_are_more_than_one_transaction_takes() {
+    let run = simulation::run(&Setup::nodes(3), async |cluster: &Cluster| {
+        cluster.start().await?;
+        let many = NewTable { partitions: 96, shards: 48, replicas: 1, ..NewTable::named("t") };
+        let table = cluster.create_table(&many).await?;
+        let split = operate(cluster, "t", Asked::Split { shard: None, cut: None, by_bytes: false }).await?;
+        all_done(&split);
+        assert_eq!((split.len(), cluster.view().shards_of(table.id).count()), (48, 96));
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
 fn a_replica_moves_to_a_new_node_under_ingest() {
     let run = simulation::run(&Setup::nodes(3), async |cluster: &Cluster| {
         cluster.start().await?;
@@ -72,8 +86,11 @@ fn a_replica_moves_to_a_new_node_under_ingest() {
         let shard = cluster.view().shards_of(table.id).next().expect("made").clone();
         let from = shard.leader.clone().expect("led");
         cluster.produce_everywhere(&table, 100);
-        let moved =
-            operate(cluster, "t", Asked::Move { shard: shard.id, from: from.clone(), to: node.clone() });
+        let moved = operate(
+            cluster,
+            "t",
+            Asked::Move { shard: shard.id, from: from.clone(), to: node.clone(), force: false },
+        );
         all_done(&moved.await?);
         let shard = cluster.view().shards[&table.id][&shard.id].record.clone();
         assert!(shard.replica_on(&from).is_none() && shard.replica_on(&node).is_some(), "{shard:?}");

@@ -4,12 +4,13 @@
 //! flight counts once; what placement proposes becomes operations, as many at once as the limits allow. C9: when
 //! nodes have joined and a table has too few shards to go round, its shards are split first.
 
-use super::weights;
+use super::copies::Copies;
+use super::{rooms, weights};
 use crate::model::balance::{BalanceRules, SplitAt};
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::observed::Heartbeat;
-use crate::model::operation::{Kind, Operation};
+use crate::model::operation::{Kind, Operation, State};
 use crate::model::shared::Shared;
 use crate::model::table::{ReplicaState, Shard, ShardState, Table, TableState};
 use crate::model::view::ClusterView;
@@ -73,6 +74,32 @@ pub fn blind(sight: &Sight<'_>) -> Option<String> {
     creating.map(|table| format!("table {} is being created", table.record.name))
 }
 
+/// How long a shard whose split was given up is not split again by itself; twice as long each further time.
+const AGAIN_MS: u64 = 10 * 60_000;
+/// So long at most.
+const AGAIN_MS_MAX: u64 = 6 * 3_600_000;
+
+/// Until when shards whose splits were given up are not split again, as far as the records still tell.
+fn put_off(view: &ClusterView) -> BTreeMap<(TableId, ShardId), u64> {
+    let ended = view.operations.values().map(|operation| &operation.record);
+    let mut given_up: BTreeMap<(TableId, ShardId), (u32, u64)> = BTreeMap::new();
+    for operation in ended.filter(|operation| matches!(operation.state, State::Cancelled | State::Failed)) {
+        if let Kind::Split { shard, .. } = operation.kind {
+            let (times, last) = given_up.entry((operation.table, shard)).or_default();
+            (*times, *last) = (*times + 1, (*last).max(operation.ended_unix_ms));
+        }
+    }
+    let until = |(times, last): (u32, u64)| last + (AGAIN_MS << (times - 1).min(10)).min(AGAIN_MS_MAX);
+    given_up.into_iter().map(|(shard, given_up)| (shard, until(given_up))).collect()
+}
+
+/// Whether time alone will let a shard be split that may not be now.
+pub fn waits_to_split(view: &ClusterView, now_unix_ms: u64) -> bool {
+    put_off(view)
+        .into_iter()
+        .any(|((table, shard), until)| until > now_unix_ms && view.shard(table, shard).is_some())
+}
+
 /// Shards to be split, by table, because nodes have joined or a shard has grown.
 pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)> {
     let view = sight.view;
@@ -80,7 +107,7 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
         view.is_live(node) && view.nodes.get(node).is_some_and(|n| n.record.state == NodeState::Active)
     };
     let nodes = view.nodes.keys().filter(|node| active(node)).count();
-    let mut splits = Vec::new();
+    let (mut splits, put_off) = (Vec::new(), put_off(view));
     for (id, table) in view.tables.iter().filter(|(_, table)| table.record.state == TableState::Active) {
         let wanted = wanted_shards(&table.record, nodes, rules);
         let shards: Vec<&Shard> = view.shards_of(*id).filter(|s| s.state == ShardState::Serving).collect();
@@ -88,7 +115,8 @@ pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)
             |shard: &&&Shard| rules.split_above_bytes > 0 && bytes(sight, shard) > rules.split_above_bytes;
         let busy = |shard: &&&Shard| {
             let moves = sight.touched(*id, shard.id) || shard.moving().is_some();
-            moves || shard.range.width() < 2 || sight.held(shard)
+            let later = put_off.get(&(*id, shard.id)).is_some_and(|until| *until > sight.now_unix_ms);
+            moves || later || shard.range.width() < 2 || sight.held(shard)
         };
         let few = shards.len() < wanted;
         // A round of splits is of all shards of the widest kind, so that halves stay equal.
@@ -117,14 +145,21 @@ fn wanted_shards(table: &Table, nodes: usize, rules: &BalanceRules) -> usize {
 }
 
 /// The largest that any node reports: copies that are being made are not whole yet.
-fn bytes(sight: &Sight<'_>, shard: &Shard) -> u64 {
+pub fn bytes(sight: &Sight<'_>, shard: &Shard) -> u64 {
     let of = |node: &NodeId| sight.heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id);
     shard.replicas.iter().filter_map(|replica| of(&replica.node)).map(|seen| seen.bytes).max().unwrap_or(0)
 }
 
-/// The cluster as placement sees it.
-pub fn snapshot(sight: &Sight<'_>) -> Snapshot {
+/// The nodes as placement sees them.
+pub fn nodes(sight: &Sight<'_>) -> Vec<NodeView> {
     let view = sight.view;
+    let ours = |heartbeat: &Heartbeat| -> u64 {
+        let held = heartbeat.replicas.iter().flat_map(|(table, shards)| {
+            let known = view.shards.get(table);
+            shards.iter().filter(move |(id, _)| known.is_some_and(|known| known.get(id).is_some()))
+        });
+        held.map(|(_, seen)| seen.bytes).sum()
+    };
     let node = |record: &crate::model::Node| {
         let live = view.is_live(&record.id);
         let lost = (sight.lost)(&record.id);
@@ -133,12 +168,29 @@ pub fn snapshot(sight: &Sight<'_>) -> Snapshot {
         if !live && node.state == NodeState::Active {
             node.state = NodeState::Cordoned;
         }
-        if node.capacity_bytes == 0 {
-            let seen = sight.heartbeats.get(&record.id);
-            node.capacity_bytes = seen.map_or(0, |heartbeat| heartbeat.disk_total_bytes);
-        }
+        let seen = sight.heartbeats.get(&record.id).map(|seen| &**seen);
+        node.capacity_bytes = rooms::capacity(node.capacity_bytes, seen, seen.map_or(0, ours));
         node
     };
+    view.nodes.values().map(|record| node(&record.record)).collect()
+}
+
+/// The cluster as the balancer has it planned: a node whose disk is full to the watermark, whoever filled it, keeps
+/// what it has and gets nothing.
+pub fn snapshot(sight: &Sight<'_>) -> Snapshot {
+    let mut snapshot = placed(sight);
+    for node in snapshot.nodes.iter_mut().filter(|node| node.state == NodeState::Active) {
+        let seen = sight.heartbeats.get(&node.id);
+        if seen.is_some_and(|seen| rooms::room(seen) == Some(0)) {
+            node.state = NodeState::Cordoned;
+        }
+    }
+    snapshot
+}
+
+/// The cluster as placement sees it.
+pub fn placed(sight: &Sight<'_>) -> Snapshot {
+    let view = sight.view;
     let serving = view.all_shards().filter(|shard| shard.state == ShardState::Serving);
     let mut open: BTreeMap<(TableId, ShardId), Vec<&Operation>> = BTreeMap::new();
     for operation in sight.under_way() {
@@ -148,7 +200,7 @@ pub fn snapshot(sight: &Sight<'_>) -> Snapshot {
     }
     let open = |shard: &Shard| open.get(&(shard.table, shard.id)).map_or(&[][..], Vec::as_slice);
     Snapshot {
-        nodes: view.nodes.values().map(|record| node(&record.record)).collect(),
+        nodes: nodes(sight),
         shards: serving.filter_map(|record| shard(sight, record, open(record))).collect(),
     }
 }
@@ -251,12 +303,10 @@ pub fn same_shape(one: &Snapshot, other: &Snapshot) -> bool {
 
 /// The operations to be begun now, of those that placement proposes; `who` says on whose behalf.
 pub fn begin(sight: &Sight<'_>, proposal: &Proposal, rules: &BalanceRules, who: &str) -> Wanted {
-    let mut copies: Copies<'_> = Copies { rules, all: 0, nodes: BTreeMap::new() };
-    for operation in sight.under_way() {
-        if let Some(target) = operation.kind.target() {
-            copies.count(target);
-        }
-    }
+    let view = sight.view;
+    let shard = |table, id| view.shard(table, id);
+    let mut copies = Copies::of(rules, sight.under_way(), &shard, &view.live);
+    let mut free = free(sight);
     let mut begun = Wanted::new();
     let mut leads = 0;
     for step in proposal.ready() {
@@ -268,8 +318,15 @@ pub fn begin(sight: &Sight<'_>, proposal: &Proposal, rules: &BalanceRules, who: 
             .is_some_and(|kinds| kinds.iter().any(|(kind, _)| kind.touches(step.shard)));
         let Some(kind) = kind(step).filter(|_| !taken) else { continue };
         match kind.target() {
-            Some(target) if !copies.has_room(target) => continue,
-            Some(target) => copies.count(target),
+            Some(target) => {
+                let Some(shard) = view.shard(step.table, step.shard) else { continue };
+                let room = free.get_mut(target);
+                if !copies.has_room(shard, target) || room.as_ref().is_some_and(|room| **room < step.bytes) {
+                    continue;
+                }
+                room.into_iter().for_each(|room| *room -= step.bytes);
+                copies.count(shard, target);
+            }
             None if leads >= LEADS_MAX => continue,
             None => leads += 1,
         }
@@ -291,21 +348,16 @@ fn kind(step: &ClusterStep) -> Option<Kind> {
     }
 }
 
-/// Copies under way, against the limits.
-struct Copies<'a> {
-    rules: &'a BalanceRules,
-    all: u32,
-    nodes: BTreeMap<NodeId, u32>,
-}
-
-impl Copies<'_> {
-    fn count(&mut self, node: &NodeId) {
-        self.all += 1;
-        *self.nodes.entry(node.clone()).or_default() += 1;
+/// What disks have room for, when the copies under way have arrived.
+fn free(sight: &Sight<'_>) -> BTreeMap<NodeId, u64> {
+    let mut free = rooms::rooms(sight.heartbeats);
+    for operation in sight.under_way() {
+        let shard = operation.kind.touched().next().and_then(|id| sight.view.shard(operation.table, id));
+        let (Some(target), Some(shard)) = (operation.kind.target(), shard) else { continue };
+        let seen =
+            sight.heartbeats.get(target).and_then(|seen| seen.replicas.get(&shard.table)?.get(&shard.id));
+        let to_come = bytes(sight, shard).saturating_sub(seen.map_or(0, |seen| seen.bytes));
+        free.entry(target.clone()).and_modify(|room| *room = room.saturating_sub(to_come));
     }
-
-    fn has_room(&self, node: &NodeId) -> bool {
-        self.all < self.rules.copies_max
-            && self.nodes.get(node).copied().unwrap_or(0) < self.rules.copies_per_node_max
-    }
+    free
 }

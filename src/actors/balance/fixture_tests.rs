@@ -7,7 +7,7 @@ use crate::actors::table::decide_tests;
 use crate::model::balance::{BalanceMode, BalanceRules, Planner};
 use crate::model::hold::{Brake, Hold, Scope};
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
-use crate::model::node::Node;
+use crate::model::node::{Node, NodeState};
 use crate::model::observed::{Heartbeat, ReplicaObservation};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::range::PartitionRange;
@@ -17,8 +17,8 @@ use crate::model::view::{ClusterView, Live, Versioned};
 use crate::placement::{Policy, Proposal, plan};
 use std::collections::BTreeMap;
 
-pub(super) const NOW: u64 = 1_000;
-pub(super) const RULES: BalanceRules = BalanceRules {
+pub(in crate::actors) const NOW: u64 = 1_000;
+pub(in crate::actors) const RULES: BalanceRules = BalanceRules {
     mode: BalanceMode::On,
     every_ms: 1_000,
     copies_max: 8,
@@ -31,41 +31,59 @@ pub(super) const RULES: BalanceRules = BalanceRules {
     planner: Planner::Hybrid,
 };
 
-pub(super) fn id(name: &str) -> NodeId {
+pub(in crate::actors) fn id(name: &str) -> NodeId {
     name.parse().unwrap()
 }
 
-pub(super) fn versioned<T>(record: T) -> Shared<Versioned<T>> {
+pub(in crate::actors) fn versioned<T>(record: T) -> Shared<Versioned<T>> {
     Versioned { record, revision: 1 }.into()
 }
 
 /// A cluster whose reports are made of its records: each partition has so many bytes.
-pub(super) struct Cluster {
-    pub(super) view: ClusterView,
-    pub(super) partition_bytes: Vec<u64>,
-    pub(super) course: Course,
+pub(in crate::actors) struct Cluster {
+    pub(in crate::actors) view: ClusterView,
+    pub(in crate::actors) partition_bytes: Vec<u64>,
+    pub(in crate::actors) course: Course,
+    /// Nodes whose servers do not answer.
+    pub(in crate::actors) deaf: Vec<NodeId>,
+    /// Disks that are known: in all, and free.
+    pub(in crate::actors) disks: BTreeMap<NodeId, (u64, u64)>,
 }
 
 impl Cluster {
     /// Nodes `n1`… and no table.
-    pub(super) fn new(nodes: u32) -> Self {
+    pub(in crate::actors) fn new(nodes: u32) -> Self {
         let mut cluster = Self {
             view: ClusterView { complete: true, ..ClusterView::default() },
             partition_bytes: Vec::new(),
             course: Course::default(),
+            deaf: Vec::new(),
+            disks: BTreeMap::new(),
         };
         (1..=nodes).for_each(|number| cluster.join(&format!("n{number}")));
         cluster
     }
 
-    pub(super) fn join(&mut self, name: &str) {
+    pub(in crate::actors) fn join(&mut self, name: &str) {
         let node = Node::plain(&id(name));
         self.view.nodes.insert(id(name), Versioned { record: node, revision: 1 });
         self.view.live.insert(id(name), Live { incarnation: 1, daemon_url: String::new() });
     }
 
+    pub(in crate::actors) fn set(&mut self, node: &str, state: NodeState) {
+        self.view.nodes.get_mut(&id(node)).unwrap().record.state = state;
+    }
+
+    pub(in crate::actors) fn capacity(&mut self, node: &str, bytes: u64) {
+        self.view.nodes.get_mut(&id(node)).unwrap().record.capacity_bytes = bytes;
+    }
+
+    pub(in crate::actors) fn disk(&mut self, node: &str, total_bytes: u64, free_bytes: u64) {
+        self.disks.insert(id(node), (total_bytes, free_bytes));
+    }
+
     /// A table of so many shards of equal ranges, replica by replica round the nodes.
-    pub(super) fn table(
+    pub(in crate::actors) fn table(
         mut self,
         partitions: u32,
         shards: u32,
@@ -92,24 +110,24 @@ impl Cluster {
         self
     }
 
-    pub(super) fn put(&mut self, shard: Shard) {
+    pub(in crate::actors) fn put(&mut self, shard: Shard) {
         self.view.shards.entry(shard.table).or_default().insert(shard.id, versioned(shard));
     }
 
-    pub(super) fn of(&self) -> TableId {
+    pub(in crate::actors) fn of(&self) -> TableId {
         *self.view.tables.keys().next().unwrap()
     }
 
-    pub(super) fn shard(&mut self, number: u32) -> &mut Shard {
+    pub(in crate::actors) fn shard(&mut self, number: u32) -> &mut Shard {
         let of = self.of();
         &mut self.view.shards.get_mut(&of).unwrap().get_mut(&ShardId(number)).unwrap().record
     }
 
-    pub(super) fn bytes(&self, shard: &Shard) -> u64 {
+    pub(in crate::actors) fn bytes(&self, shard: &Shard) -> u64 {
         shard.range.partitions().map(|partition| self.partition_bytes[partition.0 as usize]).sum()
     }
 
-    pub(super) fn heartbeats(&self) -> BTreeMap<NodeId, Shared<Heartbeat>> {
+    pub(in crate::actors) fn heartbeats(&self) -> BTreeMap<NodeId, Shared<Heartbeat>> {
         let heartbeat = |node: &NodeId| {
             let held = self.view.shards_of(self.of()).filter(|shard| shard.replica_on(node).is_some());
             let seen = |shard: &Shard| ReplicaObservation {
@@ -118,13 +136,16 @@ impl Cluster {
                 ..ReplicaObservation::default()
             };
             let held = held.map(|shard| (shard.id, seen(shard))).collect();
-            let heartbeat = Heartbeat::of_healthy(node.clone(), BTreeMap::from([(self.of(), held)]));
+            let mut heartbeat = Heartbeat::of_healthy(node.clone(), BTreeMap::from([(self.of(), held)]));
+            heartbeat.clickhouse_up = !self.deaf.contains(node);
+            let disk = self.disks.get(node).copied().unwrap_or_default();
+            (heartbeat.disk_total_bytes, heartbeat.disk_free_bytes) = disk;
             (node.clone(), Shared::from(heartbeat))
         };
         self.view.live.keys().map(heartbeat).collect()
     }
 
-    pub(super) fn see<T>(&self, with: impl FnOnce(&Sight<'_>) -> T) -> T {
+    pub(in crate::actors) fn see<T>(&self, with: impl FnOnce(&Sight<'_>) -> T) -> T {
         let heartbeats = self.heartbeats();
         with(&Sight {
             view: &self.view,
@@ -135,22 +156,22 @@ impl Cluster {
         })
     }
 
-    pub(super) fn splits(&self, rules: &BalanceRules) -> Vec<u32> {
+    pub(in crate::actors) fn splits(&self, rules: &BalanceRules) -> Vec<u32> {
         self.see(|sight| splits(sight, rules)).into_iter().map(|(_, shard)| shard.0).collect()
     }
 
-    pub(super) fn proposal(&self) -> Proposal {
+    pub(in crate::actors) fn proposal(&self) -> Proposal {
         let snapshot = self.see(decide::snapshot);
         plan(&snapshot, &Policy::default(), &decide::limits(&snapshot, &RULES))
     }
 
-    pub(super) fn begin(&self) -> Vec<Kind> {
+    pub(in crate::actors) fn begin(&self) -> Vec<Kind> {
         let proposal = self.proposal();
         kinds(self.see(|sight| decide::begin(sight, &proposal, &RULES, "balance")))
     }
 
     /// The same by the course that was set out on.
-    pub(super) fn on_course(&mut self) -> Vec<Kind> {
+    pub(in crate::actors) fn on_course(&mut self) -> Vec<Kind> {
         let snapshot = self.see(decide::snapshot);
         let towards = self.course.towards(&snapshot);
         let proposal = course::solve(&snapshot, &towards, &RULES);
@@ -158,12 +179,19 @@ impl Cluster {
         kinds(self.see(|sight| decide::begin(sight, &proposal, &RULES, "balance")))
     }
 
-    pub(super) fn hold(&mut self, scope: Scope, brake: Brake, until_unix_ms: u64) {
+    pub(in crate::actors) fn hold(&mut self, scope: Scope, brake: Brake, until_unix_ms: u64) {
         let hold = Hold { brake, reason: "audit".into(), since_unix_ms: 0, until_unix_ms };
         self.view.holds.insert(scope, Versioned { record: hold, revision: 1 });
     }
 
-    pub(super) fn operation(&mut self, kind: Kind) {
+    /// One that has ended.
+    pub(in crate::actors) fn end(&mut self, kind: Kind, state: State, ended_unix_ms: u64) {
+        self.operation(kind);
+        let last = self.view.operations.values_mut().next_back().unwrap();
+        (last.record.state, last.record.ended_unix_ms) = (state, ended_unix_ms);
+    }
+
+    pub(in crate::actors) fn operation(&mut self, kind: Kind) {
         let number = OperationId(self.view.operations.len() as u64 + 1);
         let operation = Operation {
             id: number,
@@ -179,7 +207,7 @@ impl Cluster {
     }
 
     /// Carries an operation out at once; bytes copied.
-    pub(super) fn carry_out(&mut self, kind: &Kind) -> u64 {
+    pub(in crate::actors) fn carry_out(&mut self, kind: &Kind) -> u64 {
         let ready = |node: &NodeId| Replica { state: ReplicaState::Ready, ..Replica::creating(node.clone()) };
         match kind {
             Kind::Split { shard, cut, left, right } => {
@@ -209,7 +237,7 @@ impl Cluster {
     }
 
     /// Bytes that each node holds.
-    pub(super) fn held(&self) -> BTreeMap<NodeId, u64> {
+    pub(in crate::actors) fn held(&self) -> BTreeMap<NodeId, u64> {
         let on = |node: &NodeId| {
             let shards = self.view.shards_of(self.of()).filter(|shard| shard.replica_on(node).is_some());
             (node.clone(), shards.map(|shard| self.bytes(shard)).sum())
@@ -218,7 +246,7 @@ impl Cluster {
     }
 
     /// Rounds until nothing is begun any more; bytes copied.
-    pub(super) fn settle(&mut self, rules: &BalanceRules) -> u64 {
+    pub(in crate::actors) fn settle(&mut self, rules: &BalanceRules) -> u64 {
         let mut copied = 0;
         for _ in 0..200 {
             let split = self.see(|sight| splits(sight, rules));
@@ -236,6 +264,6 @@ impl Cluster {
     }
 }
 
-pub(super) fn kinds(wanted: Wanted) -> Vec<Kind> {
+pub(in crate::actors) fn kinds(wanted: Wanted) -> Vec<Kind> {
     wanted.into_values().flatten().map(|(kind, _)| kind).collect()
 }

@@ -5,13 +5,15 @@
 //! takes long in large clusters, so it happens beside this thread; what was found is begun only if the cluster is
 //! still what it was planned for.
 
+pub mod copies;
 pub mod course;
 pub mod decide;
 #[cfg(test)]
 #[path = "fixture_tests.rs"]
-mod fixture;
+pub(super) mod fixture;
 pub mod forecast;
 pub mod pursue;
+pub mod rooms;
 #[cfg(test)]
 mod tests;
 pub mod weights;
@@ -124,7 +126,8 @@ impl Balancer {
         let seen = {
             let (view, reports) = (lead.view.read(), lead.observed.read());
             // What passes with time alone is looked at in every round.
-            let timeless = view.holds.is_empty() && reports.unfit_since_ms.is_empty();
+            let splits_later = decide::waits_to_split(&view, lead.clock.unix_ms());
+            let timeless = view.holds.is_empty() && reports.unfit_since_ms.is_empty() && !splits_later;
             timeless.then_some((view.revision, reports.news))
         };
         if seen.is_some() && self.rested == seen {

@@ -10,7 +10,7 @@ use crate::model::hold::{Brake, Scope};
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
 use crate::model::observed::Heartbeat;
-use crate::model::operation::Kind;
+use crate::model::operation::{Kind, State};
 use crate::model::plan::{PlannedMove, World};
 use crate::model::shared::Shared;
 use crate::model::table::TableState;
@@ -283,4 +283,71 @@ fn what_is_lacking_and_left_is_counted() {
     cluster.view.live.remove(&id("n2"));
     let expected = Counts { under_replicated: 3, leaderless: 1, held: 1, moves_open: 2, bytes_open: 200 };
     assert_eq!(count(&cluster), expected);
+}
+
+#[test]
+fn a_split_that_was_given_up_is_not_begun_again_at_once_and_later_each_time() {
+    let mut cluster = Cluster::new(3).table(64, 3, 2, |_| 100);
+    let kind = Kind::Split { shard: ShardId(1), cut: 30, left: ShardId(3), right: ShardId(4) };
+    let after_min = |cluster: &Cluster, minutes: u64| -> Vec<u32> {
+        let heartbeats = cluster.heartbeats();
+        let (view, lost) = (&cluster.view, |_: &NodeId| false);
+        let now_unix_ms = NOW + minutes * 60_000;
+        let sight = Sight { view, heartbeats: &heartbeats, lost: &lost, now_unix_ms, forgets: false };
+        assert_eq!(
+            decide::waits_to_split(view, now_unix_ms),
+            !decide::splits(&sight, &RULES).contains(&(cluster.of(), ShardId(1)))
+        );
+        decide::splits(&sight, &RULES).into_iter().map(|(_, shard)| shard.0).collect()
+    };
+    assert_eq!(after_min(&cluster, 0), [0, 1, 2]);
+    for (times, minutes) in [(1, 10), (2, 20), (3, 40), (9, 360)] {
+        while cluster.view.operations.len() < times {
+            cluster.end(kind.clone(), State::Cancelled, NOW);
+        }
+        assert_eq!(after_min(&cluster, minutes - 1), [0, 2], "{times}");
+        assert_eq!(after_min(&cluster, minutes), [0, 1, 2], "{times}");
+    }
+}
+
+#[test]
+fn a_node_whose_disk_others_fill_is_no_target() {
+    let mut cluster = Cluster::new(3).table(48, 48, 1, |_| 100);
+    cluster.join("n4");
+    cluster.join("n5");
+    let targets = |cluster: &Cluster, node: &str| {
+        cluster.begin().iter().filter(|kind| kind.target() == Some(&id(node))).count()
+    };
+    for node in ["n1", "n2", "n3", "n4", "n5"] {
+        cluster.disk(node, 100_000, 90_000);
+    }
+    assert!(targets(&cluster, "n4") > 0 && targets(&cluster, "n5") > 0);
+    cluster.disk("n4", 100_000, 15_000);
+    assert_eq!(targets(&cluster, "n4"), 0, "it is full to the watermark, with nothing of ours");
+    assert!(targets(&cluster, "n5") > 0);
+    // There is room for one copy and not for two, also while the first is on its way.
+    cluster.disk("n4", 100_000, 15_150);
+    assert_eq!(targets(&cluster, "n4"), 1);
+    cluster.operation(Kind::Move { shard: ShardId(0), from: id("n1"), to: id("n4") });
+    assert_eq!(targets(&cluster, "n4"), 0);
+    cluster.disk("n4", 100_000, 50_000);
+    let node = |cluster: &Cluster, node: &str| {
+        cluster.see(decide::snapshot).nodes.into_iter().find(|n| n.id == id(node)).unwrap().capacity_bytes
+    };
+    assert_eq!(
+        (node(&cluster, "n4"), node(&cluster, "n5")),
+        (50_000, 90_000),
+        "what others have is not ours to fill"
+    );
+}
+
+/// C9: all shards of a table are split since a node joins, if the policy wants so many for each.
+#[test]
+fn a_node_that_joins_has_all_shards_split_where_each_node_is_to_have_so_many() {
+    let mut cluster = Cluster::new(4).table(64, 8, 2, |_| 100);
+    assert_eq!(cluster.splits(&RULES), [0; 0], "four replicas for each of the four");
+    cluster.join("n5");
+    assert_eq!(cluster.splits(&RULES), [0, 1, 2, 3, 4, 5, 6, 7]);
+    let usual = BalanceRules::default();
+    assert_eq!(cluster.splits(&usual), [0; 0], "by default it gets whole shards");
 }

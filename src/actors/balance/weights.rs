@@ -1,5 +1,6 @@
-//! How a shard's bytes lie over its partitions, as far as reports tell: what each partition has taken of its topic
-//! stands for its share of the bytes. Where a cut by bytes is, and what the halves hold. Pure.
+//! How a shard's bytes lie over its partitions, as far as reports tell. Bytes by partition are not known: the messages
+//! that each partition has taken of its topic stand for its share of them, whatever their size and whatever a TTL has
+//! removed since. Where a cut by that measure is, and what the halves hold. Pure.
 
 use crate::model::ids::NodeId;
 use crate::model::observed::Heartbeat;
@@ -19,8 +20,8 @@ fn weights(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard) -> O
     all.max_by_key(|taken| taken.values().sum::<u64>()).filter(|taken| taken.values().any(|count| *count > 0))
 }
 
-/// The first partition of the right half such that the halves' bytes are the most equal; `None` if nothing is known
-/// of them, or there is but one partition.
+/// The first partition of the right half such that the halves have taken the most equal numbers of messages; `None` if
+/// nothing is known of them, or there is but one partition.
 pub fn cut(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard) -> Option<u32> {
     let weights = weights(heartbeats, shard)?;
     let weight = |partition: u32| weights.get(&partition).copied().unwrap_or(0);
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cut_by_bytes_is_where_the_halves_are_the_most_equal() {
+    fn the_cut_is_where_the_halves_have_taken_the_most_equal_numbers_of_messages() {
         let cut = |taken: &[i64]| {
             let (heartbeats, shard) = shard_with(taken);
             cut(&heartbeats, &shard)

@@ -11,6 +11,7 @@ pub mod remove;
 pub mod status;
 pub mod steer;
 mod tape;
+mod target;
 
 use super::Recorder;
 use super::balance::Balancer;
@@ -27,7 +28,7 @@ use crate::adapters::offload::Offload;
 use crate::adapters::peers::{Error, HeartbeatReply};
 use crate::model::balance::BalanceRules;
 use crate::model::control::{
-    ClusterStatus, CreateTable, DropTable, NodeStatus, Operate, OperationStatus, TableStatus,
+    Begun, ClusterStatus, CreateTable, DropTable, NodeStatus, Operate, OperationStatus, TableStatus,
 };
 use crate::model::observed::Heartbeat;
 use crate::model::shared::Shared;
@@ -124,6 +125,7 @@ fn placement(lead: &Lead) -> PlacementActor {
         lead.observed.clone(),
         lead.clock.clone(),
         lead.rules.down_after_ms,
+        lead.balance,
     )
 }
 
@@ -283,11 +285,11 @@ impl Handler<Drop> for Coordinator {
 
 /// Begin operations.
 #[derive(Message)]
-#[rtype(result = "Result<Vec<OperationStatus>, Error>")]
+#[rtype(result = "Result<Begun, Error>")]
 pub struct Begin(pub Operate);
 
 impl Handler<Begin> for Coordinator {
-    type Result = ResponseFuture<Result<Vec<OperationStatus>, Error>>;
+    type Result = ResponseFuture<Result<Begun, Error>>;
     fn handle(&mut self, Begin(request): Begin, _: &mut Context<Self>) -> Self::Result {
         Box::pin(operations::operate(self.lead.clone(), request))
     }
@@ -338,7 +340,7 @@ impl Handler<OperationsAsked> for Coordinator {
     type Result = MessageResult<OperationsAsked>;
     fn handle(&mut self, _: OperationsAsked, _: &mut Context<Self>) -> Self::Result {
         let (view, reports) = (self.lead.view.read(), self.lead.observed.read());
-        MessageResult(super::table::progress(&view, &reports, &self.lead.rules, self.lead.clock.as_ref()))
+        MessageResult(super::table::progress(&view, &reports, &self.lead))
     }
 }
 

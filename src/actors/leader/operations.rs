@@ -1,14 +1,14 @@
 //! Operations as asked for by an operator: check, number, record. The table's actor carries them out.
 
 use super::create::of_metadata;
-use super::{Lead, status};
-use crate::actors::balance::weights;
+use super::{Lead, status, target};
+use crate::actors::balance::decide::Sight;
+use crate::actors::balance::{look, weights};
 use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::Record as _};
 use crate::adapters::peers::Error;
-use crate::model::control::{Asked, NodeStatus, Operate, OperationStatus};
+use crate::model::control::{Asked, Begun, NodeStatus, Operate, OperationStatus, Skipped};
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
 use crate::model::node::NodeState;
-use crate::model::observed::Heartbeat;
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableName, TableState};
@@ -16,46 +16,109 @@ use crate::model::view::{ClusterView, Versioned};
 use std::collections::BTreeMap;
 
 /// How often a record that changed at the same moment is read again.
-const TRIES_MAX: u32 = 5;
-/// Operations that one request may begin.
+const TRIES_MAX: u32 = 20;
+/// Operations that one transaction begins.
 const BEGIN_MAX: usize = 40;
 /// Ended operations that are kept for people to look at.
 const ENDED_KEPT: usize = 200;
 /// Older ones that go with one record.
 const ENDED_DROPPED_MAX: usize = 20;
 
+/// What a request means for a table, and which shards it leaves as they are.
+type Decided = (Vec<Kind>, Vec<Skipped>);
+
 /// Records the operations that a request asks for.
-pub async fn operate(lead: Lead, request: Operate) -> Result<Vec<OperationStatus>, Error> {
-    let name = TableName { database: request.database.clone(), table: request.table.clone() };
-    for _ in 0..TRIES_MAX {
-        let (table, kinds) = {
-            let view = lead.view.read();
-            let record = view.table_named(&name).map(|table| table.id);
-            let found = record.and_then(|id| view.tables.get(&id).cloned());
-            let table = found.ok_or_else(|| Error::NotFound(format!("table {name}")))?;
-            let reports = lead.observed.read();
-            let kinds = kinds(&view, &reports.heartbeats, &table.record, &request.asked)?;
-            refuse_frozen(&view, &table.record, &kinds, lead.clock.unix_ms())?;
-            (table, kinds)
-        };
-        let reason = if request.reason.is_empty() { "asked for" } else { request.reason.as_str() };
-        let id = table.record.id;
-        let operations = numbered(&lead, kinds.into_iter().map(|kind| (id, kind, reason.to_owned())));
-        if request.dry_run {
-            return Ok(operations.into_iter().map(|operation| said(&name, operation)).collect());
+pub async fn operate(lead: Lead, request: Operate) -> Result<Begun, Error> {
+    if let Asked::Split { shard: None, cut: None, by_bytes } = request.asked {
+        return split_every(&lead, &request, by_bytes).await;
+    }
+    let decided = |sight: &Sight<'_>, table: &Table| {
+        let kinds = kinds(sight, table, &request.asked)?;
+        refuse_frozen(sight, table, kinds.iter().flat_map(Kind::shards))?;
+        Ok((kinds, Vec::new()))
+    };
+    Ok(part(&lead, &request, 0, &decided).await?.0)
+}
+
+/// Splits all shards, as many in one transaction as a store takes.
+async fn split_every(lead: &Lead, request: &Operate, by_bytes: bool) -> Result<Begun, Error> {
+    let wide = look(lead, |sight| every(sight.view, &named(sight.view, request)?.record))?;
+    let mut begun = Begun::default();
+    let mut after = 0;
+    // What is only shown is numbered in one go.
+    let at_once = if request.dry_run { wide.len() } else { BEGIN_MAX };
+    for some in wide.chunks(at_once) {
+        let decided = |sight: &Sight<'_>, table: &Table| Ok(splits_of(sight, table, some, by_bytes));
+        match part(lead, request, after, &decided).await {
+            Ok((more, revision)) => {
+                begun.operations.extend(more.operations);
+                begun.skipped.extend(more.skipped);
+                after = revision;
+            }
+            Err(error) if begun.operations.is_empty() => return Err(error),
+            Err(error) => {
+                begun.skipped.extend(some.iter().map(|id| Skipped { shard: *id, why: error.to_string() }));
+            }
         }
-        if record(&lead, std::slice::from_ref(&table), &operations).await?.is_some() {
-            return Ok(operations.into_iter().map(|operation| said(&name, operation)).collect());
+    }
+    if begun.operations.is_empty() {
+        look(lead, |sight| refuse_frozen(sight, &named(sight.view, request)?.record, wide.iter().copied()))?;
+        let why: Vec<String> =
+            begun.skipped.iter().take(5).map(|left| format!("{}: {}", left.shard, left.why)).collect();
+        return Err(Error::Refused(format!("no shard can be split now: {}", why.join("; "))));
+    }
+    Ok(begun)
+}
+
+/// The table that a request is about.
+fn named<'a>(view: &'a ClusterView, request: &Operate) -> Result<&'a Shared<Versioned<Table>>, Error> {
+    let name = TableName { database: request.database.clone(), table: request.table.clone() };
+    let found = view.table_named(&name).and_then(|table| view.tables.get(&table.id));
+    found.ok_or_else(|| Error::NotFound(format!("table {name}")))
+}
+
+/// Records operations in one transaction, decided from a view that is not older than `after`. The store's revision
+/// comes with them.
+async fn part(
+    lead: &Lead,
+    request: &Operate,
+    after: Revision,
+    decided: &dyn Fn(&Sight<'_>, &Table) -> Result<Decided, Error>,
+) -> Result<(Begun, Revision), Error> {
+    let reason = if request.reason.is_empty() { "asked for" } else { request.reason.as_str() };
+    for _ in 0..TRIES_MAX {
+        let found = look(lead, |sight| -> Result<_, Error> {
+            if sight.view.revision < after {
+                return Ok(None);
+            }
+            let table = named(sight.view, request)?;
+            Ok(Some((table.clone(), decided(sight, &table.record)?)))
+        })?;
+        if let Some((table, (kinds, skipped))) = found {
+            let id = table.record.id;
+            let operations = numbered(lead, kinds.into_iter().map(|kind| (id, kind, reason.to_owned())));
+            let recorded = match request.dry_run || operations.is_empty() {
+                true => Some(after),
+                false => record(lead, std::slice::from_ref(&table), &operations).await?,
+            };
+            if let Some(revision) = recorded {
+                let name = &table.record.name;
+                let operations = operations.into_iter().map(|operation| said(name, operation)).collect();
+                return Ok((Begun { operations, skipped }, revision));
+            }
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    Err(Error::Unavailable(format!("table {name} keeps changing: try again")))
+    Err(Error::Unavailable(format!("table {}.{} keeps changing: try again", request.database, request.table)))
 }
 
 /// Nothing is begun where an operator has said that nothing is to move.
-fn refuse_frozen(view: &ClusterView, table: &Table, kinds: &[Kind], now_unix_ms: u64) -> Result<(), Error> {
-    let frozen = |id: &ShardId| Some((*id, view.frozen(table.id, *id, now_unix_ms)?));
-    match kinds.iter().flat_map(Kind::shards).find_map(|id| frozen(&id)) {
+fn refuse_frozen(
+    sight: &Sight<'_>,
+    table: &Table,
+    mut shards: impl Iterator<Item = ShardId>,
+) -> Result<(), Error> {
+    match shards.find_map(|id| Some((id, sight.view.frozen(table.id, id, sight.now_unix_ms)?))) {
         Some((id, hold)) => Err(Error::Held(format!("shard {id} of {} is {hold}", table.name))),
         None => Ok(()),
     }
@@ -164,38 +227,56 @@ pub fn split_kind(
     split(shard, cut, next).ok()
 }
 
-/// The splits of every shard that can be split and is not busy. Pure.
-fn split_all(
-    view: &ClusterView,
-    heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>,
-    table: &Table,
-    by_bytes: bool,
-) -> Result<Vec<Kind>, Error> {
-    let busy = |id| view.open_operations().any(|op| op.table == table.id && op.kind.touches(id));
-    let mut wide: Vec<&Shard> = view
-        .shards_of(table.id)
-        .filter(|s| s.state == ShardState::Serving && s.range.width() > 1 && !busy(s.id))
-        .collect();
+/// Every shard that has more than one partition, by their ranges. Pure.
+fn every(view: &ClusterView, table: &Table) -> Result<Vec<ShardId>, Error> {
+    in_use(table)?;
+    let serving = view.shards_of(table.id).filter(|shard| shard.state == ShardState::Serving);
+    let mut wide: Vec<&Shard> = serving.filter(|shard| shard.range.width() > 1).collect();
     wide.sort_by_key(|shard| shard.range);
     if wide.is_empty() {
         let name = &table.name;
         return Err(Error::Refused(format!("no shard of {name} can be split: each has one partition")));
     }
-    let numbers = (table.next_shard..).step_by(2);
-    let cut = |shard: &Shard| by_bytes.then(|| weights::cut(heartbeats, shard)).flatten();
-    wide.iter().take(BEGIN_MAX).zip(numbers).map(|(s, next)| split(s, cut(s), next)).collect()
+    Ok(wide.into_iter().map(|shard| shard.id).collect())
+}
+
+/// The splits of those shards that are neither busy nor frozen, and why others are left. Pure.
+fn splits_of(sight: &Sight<'_>, table: &Table, shards: &[ShardId], by_bytes: bool) -> Decided {
+    let view = sight.view;
+    let open = |id| view.open_operations().find(|op| op.table == table.id && op.kind.touches(id));
+    let (mut kinds, mut skipped) = (Vec::new(), Vec::new());
+    for id in shards {
+        let serving = view.shard(table.id, *id).filter(|shard| shard.state == ShardState::Serving);
+        let frozen = view.frozen(table.id, *id, sight.now_unix_ms).map(ToString::to_string);
+        let found = match (serving, open(*id)) {
+            _ if frozen.is_some() => Err(frozen.unwrap_or_default()),
+            (_, Some(operation)) => Err(format!("{} ({}) is under way", operation.id, operation.kind)),
+            (None, None) => Err("it is not in the topology any more".to_owned()),
+            (Some(shard), None) => {
+                let next = table.next_shard + 2 * u32::try_from(kinds.len()).unwrap_or(u32::MAX / 2);
+                let cut = by_bytes.then(|| weights::cut(sight.heartbeats, shard)).flatten();
+                split(shard, cut, next).map_err(|error| error.to_string())
+            }
+        };
+        match found {
+            Ok(kind) => kinds.push(kind),
+            Err(why) => skipped.push(Skipped { shard: *id, why }),
+        }
+    }
+    (kinds, skipped)
+}
+
+fn in_use(table: &Table) -> Result<(), Error> {
+    match table.state {
+        TableState::Active => Ok(()),
+        _ => Err(Error::Refused(format!("table {} is not in use yet, or no more", table.name))),
+    }
 }
 
 /// What a request means for the table as it stands. Pure.
-fn kinds(
-    view: &ClusterView,
-    heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>,
-    table: &Table,
-    asked: &Asked,
-) -> Result<Vec<Kind>, Error> {
-    if table.state != TableState::Active {
-        return Err(Error::Refused(format!("table {} is not in use yet, or no more", table.name)));
-    }
+fn kinds(sight: &Sight<'_>, table: &Table, asked: &Asked) -> Result<Vec<Kind>, Error> {
+    in_use(table)?;
+    let (view, heartbeats) = (sight.view, sight.heartbeats);
     let shard = |id: ShardId| {
         let found = view.shards_of(table.id).find(|shard| shard.id == id);
         let serving = found.filter(|shard| shard.state == ShardState::Serving);
@@ -206,9 +287,9 @@ fn kinds(
         held.then_some(()).ok_or_else(|| Error::Refused(format!("{node} has no replica of {}", shard.id)))
     };
     match asked {
-        Asked::Split { cut: Some(_), by_bytes: true, .. } => {
-            Err(Error::Invalid("a cut is given, or found by bytes: say only one of them".to_owned()))
-        }
+        Asked::Split { cut: Some(_), by_bytes: true, .. } => Err(Error::Invalid(
+            "a cut is given, or found by what partitions have taken: say only one of them".to_owned(),
+        )),
         Asked::Split { shard: Some(id), cut, by_bytes } => {
             let shard = shard(*id)?;
             let cut = cut.or_else(|| by_bytes.then(|| weights::cut(heartbeats, shard)).flatten());
@@ -217,7 +298,9 @@ fn kinds(
         Asked::Split { shard: None, cut: Some(_), .. } => {
             Err(Error::Invalid("a cut needs a shard: name the shard to be cut there".to_owned()))
         }
-        Asked::Split { shard: None, cut: None, by_bytes } => split_all(view, heartbeats, table, *by_bytes),
+        Asked::Split { shard: None, cut: None, by_bytes } => {
+            Ok(splits_of(sight, table, &every(view, table)?, *by_bytes).0)
+        }
         Asked::Merge { left, right } => {
             let (one, other) = (shard(*left)?, shard(*right)?);
             if one.range.hi() != other.range.lo() {
@@ -229,18 +312,18 @@ fn kinds(
             let merge = Kind::Merge { left: *left, right: *right, into: ShardId(table.next_shard) };
             Ok(gather(view, one, other)?.into_iter().chain([merge]).collect())
         }
-        Asked::Move { shard: id, from, to } => {
+        Asked::Move { shard: id, from, to, force } => {
             let shard = shard(*id)?;
             on(shard, from)?;
-            not_on(view, shard, to)?;
+            target::check(sight, shard, Some(from), to, *force)?;
             Ok(vec![Kind::Move { shard: *id, from: from.clone(), to: to.clone() }])
         }
         Asked::Lead { shard: id, to } => {
             on(shard(*id)?, to)?;
             Ok(vec![Kind::Lead { shard: *id, to: to.clone() }])
         }
-        Asked::Add { shard: id, to } => {
-            not_on(view, shard(*id)?, to)?;
+        Asked::Add { shard: id, to, force } => {
+            target::check(sight, shard(*id)?, None, to, *force)?;
             Ok(vec![Kind::Add { shard: *id, to: to.clone() }])
         }
         Asked::Remove { shard: id, from } => {
@@ -279,17 +362,6 @@ fn gather(view: &ClusterView, left: &Shard, right: &Shard) -> Result<Vec<Kind>, 
          both are drained or cordoned; wait until that is over, or `shard move` them",
         left.id, right.id
     )))
-}
-
-/// A node that could take a replica.
-fn not_on(view: &ClusterView, shard: &Shard, to: &NodeId) -> Result<(), Error> {
-    if !view.nodes.contains_key(to) {
-        return Err(Error::NotFound(format!("node {to}")));
-    }
-    match shard.replica_on(to) {
-        Some(_) => Err(Error::Refused(format!("{to} has a replica of {} already", shard.id))),
-        None => Ok(()),
-    }
 }
 
 fn split(shard: &Shard, cut: Option<u32>, next: u32) -> Result<Kind, Error> {
@@ -351,4 +423,35 @@ pub async fn set_node_state(lead: Lead, id: NodeId, state: NodeState) -> Result<
         }
     }
     Err(Error::Unavailable(format!("node {id} keeps changing: try again")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::balance::fixture::{Cluster, id};
+    use crate::model::hold::{Brake, Scope};
+
+    #[test]
+    fn all_shards_are_split_however_many_and_what_is_busy_is_told() {
+        let mut cluster = Cluster::new(3).table(300, 100, 1, |_| 100);
+        let table = cluster.view.tables[&cluster.of()].record.clone();
+        cluster.operation(Kind::Lead { shard: ShardId(7), to: id("n1") });
+        cluster.hold(Scope::Shard(table.id, ShardId(8)), Brake::Freeze, u64::MAX);
+        let all = every(&cluster.view, &table).unwrap();
+        assert_eq!(all.len(), 100);
+        let (kinds, skipped) = cluster.see(|sight| splits_of(sight, &table, &all, false));
+        assert_eq!(kinds.len(), 98, "not only as many as one transaction takes");
+        let made: Vec<u32> =
+            kinds.iter().flat_map(Kind::touched).map(|id| id.0).filter(|n| *n >= 100).collect();
+        assert_eq!(made, (100..296).collect::<Vec<u32>>(), "each number once");
+        let told: Vec<String> = skipped.iter().map(|left| format!("{}: {}", left.shard, left.why)).collect();
+        assert_eq!(told[0], "s7: o1 (lead s7 by n1) is under way");
+        assert!(told[1].starts_with("s8: frozen"), "{told:?}");
+        // A part that comes later takes those that are still there, by the numbers of then.
+        let later = Table { next_shard: 400, ..table };
+        cluster.carry_out(&kinds[0]);
+        let (kinds, skipped) = cluster.see(|sight| splits_of(sight, &later, &all[..2], false));
+        assert_eq!(kinds[0].touched().nth(1), Some(ShardId(400)));
+        assert_eq!(skipped[0].why, "it is not in the topology any more");
+    }
 }

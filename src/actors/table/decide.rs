@@ -5,7 +5,9 @@
 //! old one stopped. The caller does not ask again before the last step shows in the view (work in flight counts
 //! once).
 
+use super::missing;
 use super::operate::{self, Change, Progress, Scene};
+use crate::actors::balance::copies::Copies;
 use crate::model::ids::{NodeId, OperationId, PartitionId, ShardId};
 use crate::model::observed::{self, Heartbeat, ReplicaObservation};
 use crate::model::operation::{Operation, State};
@@ -35,6 +37,9 @@ pub struct Rules {
     /// How long a node that is down may keep replicas that left the routes from being removed: queries of its
     /// ClickHouse may still read them.
     pub initiator_grace_ms: u64,
+    /// How long a shard that is split or merged may stand still on a node that has linked it for the last time, while
+    /// others have not.
+    pub standstill_ms_max: u64,
     /// Broken on purpose. The daemon never sets it.
     pub left_out: Option<LeftOut>,
 }
@@ -61,6 +66,7 @@ impl Default for Rules {
             operation_deadline_ms: 6 * 3_600_000,
             copy_bytes_per_s_min: 1 << 20,
             initiator_grace_ms: 60_000,
+            standstill_ms_max: 60_000,
             left_out: None,
         }
     }
@@ -91,6 +97,10 @@ pub struct Knowledge<'a> {
     pub frozen: &'a BTreeMap<ShardId, String>,
     /// When operations were last seen to be held, by the wall clock: by a freeze, or since it was not their turn.
     pub held_unix_ms: &'a BTreeMap<OperationId, u64>,
+    /// Since when shards have stood still for a split or merge, on the leader's clock.
+    pub still_since_ms: &'a BTreeMap<OperationId, u64>,
+    /// Copies under way in the whole cluster.
+    pub copies: &'a Copies<'a>,
 }
 
 impl Knowledge<'_> {
@@ -148,7 +158,8 @@ pub fn decide(
         }
     }
     let scene = Scene { table, shards, open, known, rules };
-    update(&scene).or_else(|| operations(&scene)).or_else(|| short(&scene)).or_else(|| rebuild(&scene))
+    let missing = || missing::short(&scene).or_else(|| missing::rebuild(&scene));
+    update(&scene).or_else(|| operations(&scene)).or_else(missing)
 }
 
 /// Whether nothing comes of waiting either: all is as wanted, nobody is down, nothing is held or under way. Then a next
@@ -162,7 +173,8 @@ pub fn rests(
 ) -> bool {
     let scene = Scene { table, shards, open, known, rules };
     let nobody_waits = open.is_empty() && known.frozen.is_empty() && known.unfit_since_ms.is_empty();
-    table.state == TableState::Active && nobody_waits && shards.iter().all(|shard| shard_rests(&scene, shard))
+    let rests = |shard: &&Shard| shard_rests(&scene, shard) && !missing::lacks(&scene, shard);
+    table.state == TableState::Active && nobody_waits && shards.iter().all(rests)
 }
 
 /// Operations of a table that is being dropped have nothing left to do.
@@ -185,6 +197,9 @@ fn operations(scene: &Scene<'_>) -> Option<Step> {
         }
         Progress::Step(change) => Some(Step::Write(change)),
         Progress::Ended(state, outcome) => {
+            // Why it was to be undone is why it was.
+            let kept = outcome.is_empty() && state != State::Done;
+            let outcome = if kept { operation.outcome.clone() } else { outcome };
             Some(Step::End(Box::new(Operation { state, outcome, ..(*operation).clone() })))
         }
     })
@@ -205,63 +220,10 @@ fn forget(table: &Table, shards: &[&Shard], known: &Knowledge<'_>) -> Option<Ste
 }
 
 /// Whether a shard is in the topology, no operation is busy with it, and it is not frozen.
-fn idle(scene: &Scene<'_>, shard: &Shard) -> bool {
+pub(super) fn idle(scene: &Scene<'_>, shard: &Shard) -> bool {
     let forgets = scene.rules.left_out == Some(LeftOut::InFlight);
     let at_work = || !forgets && scene.open.iter().any(|op| op.kind.touches(shard.id));
     shard.state == ShardState::Serving && !at_work() && !scene.known.frozen.contains_key(&shard.id)
-}
-
-/// Whether there is a node that could be given a replica of the shard.
-fn could_take(scene: &Scene<'_>, shard: &Shard) -> bool {
-    scene.known.open.iter().any(|node| shard.replica_on(node).is_none())
-}
-
-/// Whether a node's copies are given up.
-fn lost(scene: &Scene<'_>, node: &NodeId) -> bool {
-    scene.known.down_for(node, scene.rules.down_after_ms)
-}
-
-/// Whether a replica never was complete and never will be: it is no copy, and nothing else is done about its shard
-/// while it counts as on its way.
-fn stillborn(scene: &Scene<'_>, replica: &Replica) -> bool {
-    replica.state == ReplicaState::Creating && lost(scene, &replica.node)
-}
-
-fn short(scene: &Scene<'_>) -> Option<Step> {
-    let lacks = |shard: &&Shard| {
-        let few = shard.staying().count() < scene.table.replicas as usize;
-        few && could_take(scene, shard) && !shard.staying().any(|replica| stillborn(scene, replica))
-    };
-    let short = scene.shards.iter().copied().filter(lacks).filter(|shard| idle(scene, shard));
-    let short: Vec<ShardId> = short.map(|shard| shard.id).take(RECORDS_MAX).collect();
-    (!short.is_empty()).then_some(Step::AddReplicas(short))
-}
-
-/// Replicas on nodes that have been down for `down_after_ms`, one a shard: to go where there are enough without them,
-/// else to be made where another node could take them and a live copy is left to take them from.
-fn rebuild(scene: &Scene<'_>) -> Option<Step> {
-    let known = scene.known;
-    if !known.unfit_since_ms.keys().any(|node| lost(scene, node)) {
-        return None;
-    }
-    let live = |shard: &Shard| shard.ready_nodes().filter(|node| !down(node, known)).count();
-    let lost_copies = |fits: &dyn Fn(&Shard, &Replica) -> bool| -> Vec<(ShardId, NodeId)> {
-        let lost_copy = |shard: &&Shard| {
-            let replica =
-                shard.staying().find(|replica| lost(scene, &replica.node) && fits(shard, replica))?;
-            idle(scene, shard).then(|| (shard.id, replica.node.clone()))
-        };
-        scene.shards.iter().filter_map(lost_copy).take(RECORDS_MAX).collect()
-    };
-    let surplus = lost_copies(&|shard, replica| {
-        let in_the_way = stillborn(scene, replica) && could_take(scene, shard);
-        in_the_way || live(shard) >= scene.table.replicas as usize
-    });
-    if !surplus.is_empty() {
-        return Some(Step::RemoveLost(surplus));
-    }
-    let rebuild = lost_copies(&|shard, _| could_take(scene, shard) && live(shard) > 0);
-    (!rebuild.is_empty()).then_some(Step::Rebuild(rebuild))
 }
 
 fn update(scene: &Scene<'_>) -> Option<Step> {

@@ -2,6 +2,8 @@
 
 use super::decide::{Knowledge, RECORDS_MAX, Rules, Step, decide};
 use super::operate::Change;
+use crate::actors::balance::copies::Copies;
+use crate::model::balance::BalanceRules;
 use crate::model::ids::{Epoch, NodeId, OperationId, PartitionId, ShardId, TableId};
 use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation, Stall};
 use crate::model::range::PartitionRange;
@@ -17,6 +19,7 @@ const RULES: Rules = Rules {
     operation_deadline_ms: 6 * 3_600_000,
     copy_bytes_per_s_min: 1 << 20,
     initiator_grace_ms: 5_000,
+    standstill_ms_max: 60_000,
     left_out: None,
 };
 
@@ -76,6 +79,7 @@ struct World {
     unfit_since_ms: BTreeMap<NodeId, u64>,
     frozen: BTreeMap<ShardId, String>,
     held_unix_ms: BTreeMap<OperationId, u64>,
+    copies: Copies<'static>,
 }
 
 fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
@@ -97,6 +101,7 @@ fn world(nodes: &[(&str, bool, Option<i64>)]) -> World {
         unfit_since_ms: nodes.iter().filter(|n| !n.1).map(|n| (id(n.0), 0)).collect(),
         frozen: BTreeMap::new(),
         held_unix_ms: BTreeMap::new(),
+        copies: Copies::none(&BalanceRules::default()),
     }
 }
 
@@ -113,6 +118,8 @@ fn step(table: &Table, shards: &[&Shard], world: &World, now_ms: u64) -> Option<
         now_ms,
         frozen: &world.frozen,
         held_unix_ms: &world.held_unix_ms,
+        still_since_ms: &BTreeMap::new(),
+        copies: &world.copies,
     };
     decide(table, shards, &[], &known, &RULES)
 }
@@ -382,6 +389,49 @@ fn a_copy_that_is_lost_for_good_is_made_elsewhere_or_goes_where_there_are_enough
     assert_eq!(step(&table, &[&two], &known, down_ms), Some(Step::Rebuild(lost.clone())));
     let three = shard(&[("n1", Ready), ("n3", Ready), ("n2", Behind)], Some("n1"));
     assert_eq!(step(&table, &[&three], &known, down_ms), Some(Step::RemoveLost(lost)));
+}
+
+#[test]
+fn copies_that_are_missing_are_made_as_far_as_the_limits_go_those_of_the_fewest_copies_first() {
+    let table = Table { replicas: 3, ..table(TableState::Active, 3, 3) };
+    let down_ms = RULES.down_after_ms;
+    let number = |number, replicas: &[(&str, ReplicaState)]| {
+        let range = PartitionRange::new(8 * number, 8 * number + 8).unwrap();
+        Shard { id: ShardId(number), range, ..shard(replicas, Some("n1")) }
+    };
+    let shards = [
+        number(0, &[("n1", Ready), ("n3", Ready)]),
+        number(1, &[("n1", Ready)]),
+        number(2, &[("n1", Ready), ("n3", Ready)]),
+    ];
+    let mut lost = [
+        number(0, &[("n1", Ready), ("n3", Ready), ("n2", Behind)]),
+        number(1, &[("n1", Ready), ("n3", Behind), ("n2", Behind)]),
+    ];
+    // What n3 says is of an earlier copy.
+    lost[1].replicas[1].since = Epoch(7);
+    let up = [("n1", true, Some(0)), ("n3", true, Some(0)), ("n4", true, Some(0))];
+    let mut known = world(&[&up[..], &[("n2", false, None)]].concat());
+    for heartbeat in known.heartbeats.values_mut() {
+        let of = heartbeat.replicas.get_mut(&table.id).unwrap();
+        let seen = ReplicaObservation { rows: 9, bytes: 9, ..of[&ShardId(0)].clone() };
+        of.extend((0..3).map(|id| (ShardId(id), seen.clone())));
+    }
+    let next =
+        |known: &World, shards: &[Shard]| step(&table, &shards.iter().collect::<Vec<_>>(), known, down_ms);
+    let first = [1, 0, 2].map(ShardId).to_vec();
+    assert_eq!(next(&known, &shards), Some(Step::AddReplicas(first)));
+    let on_n2 = |shard| (ShardId(shard), id("n2"));
+    assert_eq!(next(&known, &lost), Some(Step::Rebuild(vec![on_n2(1), on_n2(0)])));
+    // As many are under way as may be.
+    (0..BalanceRules::default().copies_max).for_each(|_| known.copies.count(&shards[0], &id("n9")));
+    assert_eq!((next(&known, &shards), next(&known, &lost)), (None, None));
+    // The first copies of an empty table have nothing to wait for.
+    for heartbeat in known.heartbeats.values_mut() {
+        let of = heartbeat.replicas.get_mut(&table.id).unwrap();
+        of.values_mut().for_each(|seen| *seen = ReplicaObservation { serving: true, ..Default::default() });
+    }
+    assert_eq!(next(&known, &shards), Some(Step::AddReplicas([1, 0, 2].map(ShardId).to_vec())));
 }
 
 #[test]

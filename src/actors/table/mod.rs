@@ -6,15 +6,18 @@
 pub mod decide;
 #[cfg(test)]
 pub(super) mod decide_tests;
+mod missing;
 pub mod operate;
 pub mod write;
 
+use super::balance::copies::Copies;
 use super::leader::Lead;
 use super::leader::observed::Reports;
 use super::placement::PlacementActor;
 use super::replica::state::backoff_ms;
 use crate::adapters::clock::Clock;
 use crate::adapters::metadata::Revision;
+use crate::model::balance::BalanceRules;
 use crate::model::control::OperationStatus;
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
 use crate::model::node::NodeState;
@@ -66,6 +69,8 @@ pub struct TableActor {
     failures: u32,
     /// When open operations were last seen to be held, by the wall clock. A new leader begins without.
     held_unix_ms: BTreeMap<OperationId, u64>,
+    /// Since when shards have stood still for a split or merge, on the leader's clock. Likewise.
+    still_since_ms: BTreeMap<OperationId, u64>,
 }
 
 /// What a step was decided from, for compare-and-swap.
@@ -91,6 +96,7 @@ impl TableActor {
             written,
             failures,
             held_unix_ms: BTreeMap::new(),
+            still_since_ms: BTreeMap::new(),
         }
     }
 
@@ -105,7 +111,9 @@ impl TableActor {
         ctx.spawn(actix::fut::wrap_future::<_, Self>(work).map(|result, table, ctx| {
             table.busy = false;
             match result {
-                Ok(revision) => {
+                // There is no room for it: it is decided again with whatever changes, in the next round at the latest.
+                Ok(None) => table.failures = 0,
+                Ok(Some(revision)) => {
                     table.failures = 0;
                     table.written = revision;
                     table.review(ctx);
@@ -137,11 +145,15 @@ impl TableActor {
         let frozen = view.frozen_shards(self.id, self.lead.clock.unix_ms());
         let list: Vec<&Shard> = shards.values().map(|shard| &shard.record).collect();
         let (open, rules) = (open(&view, self.id), &self.lead.rules);
-        let before = std::mem::take(&mut self.held_unix_ms);
-        let known = nodes.knowledge(&reports, self.lead.clock.as_ref(), &frozen, &before);
+        let copies = copies(&view, &self.lead.balance);
+        let (held_before, still_before) =
+            (std::mem::take(&mut self.held_unix_ms), std::mem::take(&mut self.still_since_ms));
+        let seen = Seen { frozen: &frozen, held_unix_ms: &held_before, still_since_ms: &still_before };
+        let known = nodes.knowledge(&reports, self.lead.clock.as_ref(), &seen, &copies);
         let scene = operate::Scene { table: &table.record, shards: &list, open: &open, known: &known, rules };
-        self.held_unix_ms = held(&scene);
-        let known = Knowledge { held_unix_ms: &self.held_unix_ms, ..known };
+        (self.held_unix_ms, self.still_since_ms) = (held(&scene), still(&scene));
+        let known =
+            Knowledge { held_unix_ms: &self.held_unix_ms, still_since_ms: &self.still_since_ms, ..known };
         self.looked = (known.now_ms, list.len() as u64);
         let step = decide::decide(&table.record, &list, &open, &known, rules);
         self.rests = step.is_none() && decide::rests(&table.record, &list, &open, &known, rules);
@@ -159,9 +171,33 @@ fn held(scene: &operate::Scene<'_>) -> BTreeMap<OperationId, u64> {
     scene.open.iter().filter_map(of).collect()
 }
 
+/// Since when shards have stood still for each open operation, as far as this leader has seen.
+fn still(scene: &operate::Scene<'_>) -> BTreeMap<OperationId, u64> {
+    let before = scene.known.still_since_ms;
+    let of = |operation: &&Operation| {
+        let since = before.get(&operation.id).copied();
+        let since = since.or_else(|| operate::stands_still(operation, scene).then_some(scene.known.now_ms));
+        Some((operation.id, since.filter(|_| operate::is_prepared(operation, scene))?))
+    };
+    scene.open.iter().filter_map(of).collect()
+}
+
+/// The copies that are under way in the whole cluster.
+fn copies<'a>(view: &'a ClusterView, rules: &BalanceRules) -> Copies<'a> {
+    let shard = |table, id| view.shard(table, id);
+    Copies::of(rules, view.open_operations(), &shard, &view.live)
+}
+
 /// A table's operations that have not ended, oldest first.
 fn open(view: &ClusterView, table: TableId) -> Vec<&Operation> {
     view.open_operations().filter(|operation| operation.table == table).collect()
+}
+
+/// What a table's actor has seen besides reports.
+struct Seen<'a> {
+    frozen: &'a BTreeMap<ShardId, String>,
+    held_unix_ms: &'a BTreeMap<OperationId, u64>,
+    still_since_ms: &'a BTreeMap<OperationId, u64>,
 }
 
 /// Nodes as decisions see them.
@@ -186,8 +222,8 @@ impl Nodes {
         &'a self,
         reports: &'a Reports,
         clock: &dyn Clock,
-        frozen: &'a BTreeMap<ShardId, String>,
-        held_unix_ms: &'a BTreeMap<OperationId, u64>,
+        seen: &Seen<'a>,
+        copies: &'a Copies<'a>,
     ) -> Knowledge<'a> {
         Knowledge {
             registered: &self.registered,
@@ -199,28 +235,27 @@ impl Nodes {
             dark_since_ms: &reports.dark_since_ms,
             now_ms: clock.now_ms(),
             now_unix_ms: clock.unix_ms(),
-            frozen,
-            held_unix_ms,
+            frozen: seen.frozen,
+            held_unix_ms: seen.held_unix_ms,
+            still_since_ms: seen.still_since_ms,
+            copies,
         }
     }
 }
 
 /// Every operation, and what the open ones wait for.
-pub fn progress(
-    view: &ClusterView,
-    reports: &Reports,
-    rules: &decide::Rules,
-    clock: &dyn Clock,
-) -> Vec<OperationStatus> {
-    let nodes = Nodes::of(view, reports);
-    let (now_unix_ms, held) = (clock.unix_ms(), BTreeMap::new());
+pub fn progress(view: &ClusterView, reports: &Reports, lead: &Lead) -> Vec<OperationStatus> {
+    let (nodes, copies) = (Nodes::of(view, reports), copies(view, &lead.balance));
+    let (rules, clock) = (&lead.rules, lead.clock.as_ref());
+    let (now_unix_ms, none) = (clock.unix_ms(), BTreeMap::new());
     let said = |operation: &Operation| {
         let table = view.tables.get(&operation.table).map(|table| &table.record);
         let waiting = table.filter(|_| operation.state.is_open()).and_then(|table| {
             let shards: Vec<&Shard> = view.shards_of(table.id).collect();
             let open = open(view, table.id);
             let frozen = view.frozen_shards(table.id, now_unix_ms);
-            let known = nodes.knowledge(reports, clock, &frozen, &held);
+            let seen = Seen { frozen: &frozen, held_unix_ms: &none, still_since_ms: &none };
+            let known = nodes.knowledge(reports, clock, &seen, &copies);
             let scene = operate::Scene { table, shards: &shards, open: &open, known: &known, rules };
             match operate::advance(operation, &scene) {
                 operate::Progress::Waiting(wait) => Some(wait),

@@ -15,18 +15,18 @@ use crate::model::table::{Shard, Table, TableState};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 
-/// Does what a step says; returns the store's revision after it.
+/// Does what a step says; returns the store's revision after it, or `None` if there is no room for it at the moment.
 pub(super) async fn carry_out(
     lead: Lead,
     placement: Addr<PlacementActor>,
     basis: Basis,
     step: Step,
-) -> Result<Revision, String> {
-    match step {
+) -> Result<Option<Revision>, String> {
+    let revision = match step {
+        Step::AddReplicas(shards) => return add(&lead, &placement, &basis, shards).await,
+        Step::Rebuild(lost) => return rebuild(&lead, &placement, &basis, lost).await,
         Step::PlaceShards(missing) => place(&lead, &placement, &basis, missing).await,
-        Step::AddReplicas(shards) => add(&lead, &placement, &basis, shards).await,
         Step::Write(change) => write(&lead, &basis, &change).await,
-        Step::Rebuild(lost) => rebuild(&lead, &placement, &basis, lost).await,
         Step::RemoveLost(lost) => {
             let remove = |(shard, from): (ShardId, NodeId)| {
                 let reason = format!("{} {from}", cause::LOST);
@@ -38,7 +38,8 @@ pub(super) async fn carry_out(
         Step::Expire(operation) => expire(&lead, *operation).await,
         Step::DeleteTopics => delete_topics(&lead, &basis).await,
         Step::Forget(shards) => forget(&lead, &basis, &shards).await,
-    }
+    };
+    revision.map(Some)
 }
 
 async fn place(
@@ -67,10 +68,10 @@ async fn add(
     placement: &Addr<PlacementActor>,
     basis: &Basis,
     shards: Vec<ShardId>,
-) -> Result<Revision, String> {
+) -> Result<Option<Revision>, String> {
     let found = targets(placement, basis, shards).await?;
     let added = found.into_iter().map(|(shard, to)| (Kind::Add { shard, to }, cause::WANTED.to_owned()));
-    begin(lead, basis, added.collect()).await
+    begin_some(lead, basis, added.collect()).await
 }
 
 /// Moves away from nodes that have been down for too long.
@@ -79,14 +80,14 @@ async fn rebuild(
     placement: &Addr<PlacementActor>,
     basis: &Basis,
     lost: Vec<(ShardId, NodeId)>,
-) -> Result<Revision, String> {
+) -> Result<Option<Revision>, String> {
     let found = targets(placement, basis, lost.iter().map(|(shard, _)| *shard).collect()).await?;
     let moves = lost.into_iter().filter_map(|(shard, from)| {
         let to = found.get(&shard)?.clone();
         let reason = format!("{} {from}", cause::LOST);
         Some((Kind::Move { shard, from, to }, reason))
     });
-    begin(lead, basis, moves.collect()).await
+    begin_some(lead, basis, moves.collect()).await
 }
 
 async fn targets(
@@ -98,10 +99,19 @@ async fn targets(
     placement.send(ask).await.map_err(|error| error.to_string())?
 }
 
-async fn begin(lead: &Lead, basis: &Basis, kinds: Vec<(Kind, String)>) -> Result<Revision, String> {
+/// Copies of other tables may have taken the room since it was decided.
+async fn begin_some(
+    lead: &Lead,
+    basis: &Basis,
+    kinds: Vec<(Kind, String)>,
+) -> Result<Option<Revision>, String> {
     if kinds.is_empty() {
-        return Err("no node can take a further replica".into());
+        return Ok(None);
     }
+    begin(lead, basis, kinds).await.map(Some)
+}
+
+async fn begin(lead: &Lead, basis: &Basis, kinds: Vec<(Kind, String)>) -> Result<Revision, String> {
     let wanted = BTreeMap::from([(basis.table.record.id, kinds)]);
     operations::begin_all(lead, wanted).await.map_err(|error| error.to_string())
 }

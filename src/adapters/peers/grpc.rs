@@ -7,8 +7,8 @@
 use super::status::{Effect, from_status};
 use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, Tls, VerdictStream, convert};
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
+use crate::model::control::{Begun, NodeStatus, Operate, OperationStatus};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
-use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
 use crate::model::parts::WantedParts;
@@ -254,10 +254,10 @@ impl Daemon for GrpcDaemon {
         Ok(Inserted { rows: answer.rows, partitions: answer.partitions, before: answer.before })
     }
 
-    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {
+    async fn operate(&self, request: Operate) -> Result<Begun, Error> {
         let mut client = self.control()?;
         let answer = self.write(client.operate(convert::operate_to_wire(request))).await?;
-        operations(answer.operations)
+        convert::begun_from_wire(answer).map_err(convert::Malformed::into_answer_error)
     }
 
     async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error> {

@@ -10,8 +10,8 @@ pub mod status;
 
 use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
+use crate::model::control::{Begun, NodeStatus, Operate, OperationStatus};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
-use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
 use crate::model::parts::{Piece, WantedParts};
@@ -170,8 +170,8 @@ pub trait Daemon: Send + Sync + 'static {
     ) -> Result<BoxStream<'static, Result<TableRoutes, Error>>, Error>;
     /// Puts rows into their topics; answered by any daemon.
     async fn insert(&self, request: InsertRows) -> Result<Inserted, Error>;
-    /// Begins operations; returns once they are recorded.
-    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error>;
+    /// Begins operations; returns once they are recorded. What of a request for all shards could not be is told.
+    async fn operate(&self, request: Operate) -> Result<Begun, Error>;
     /// Has an operation undone, or finished where it cannot be undone any more.
     async fn cancel_operation(&self, id: OperationId) -> Result<OperationStatus, Error>;
     /// All operations, open and lately ended, oldest first.

@@ -6,8 +6,8 @@
 use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, VerdictStream};
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
+use crate::model::control::{Begun, NodeStatus, Operate, OperationStatus};
 use crate::model::control::{ClusterStatus, CreateTable, DropTable, InsertRows, Inserted, TableStatus};
-use crate::model::control::{NodeStatus, Operate, OperationStatus};
 use crate::model::hold::{HoldStatus, SetHold};
 use crate::model::observed::Heartbeat;
 use crate::model::parts::WantedParts;
@@ -214,7 +214,7 @@ impl Daemon for SimPeer {
         self.call(changes("insert"), work).await
     }
 
-    async fn operate(&self, request: Operate) -> Result<Vec<OperationStatus>, Error> {
+    async fn operate(&self, request: Operate) -> Result<Begun, Error> {
         let work = |daemon: Arc<dyn Daemon>| -> BoxFuture<'static, _> {
             Box::pin(async move { daemon.operate(request).await })
         };

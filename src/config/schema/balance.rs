@@ -21,22 +21,25 @@ pub(super) const BALANCE: &[Key] = &[
         Integer(1, 10_000),
         Default("8"),
         "8",
-        "Replicas that may be copied at once in the whole cluster.",
+        "Replicas that may be copied at once in the whole cluster: for balance, after a loss, or where some are \
+         missing. What an operator asks for is not held back, but counts.",
     ),
     key(
         "copies_per_node_max",
         Integer(1, 1_000),
         Default("2"),
         "2",
-        "Replicas that may be copied to one node at once.",
+        "Replicas that may be copied to one node at once, and as many that may be copied from it.",
     ),
     key(
         "replicas_per_node_min",
         Integer(0, 10_000),
         Default("1"),
         "1",
-        "A table with fewer replicas than this a node has its shards split, as far as its partitions allow it; \
-         4 and more make nodes hold equal shares.",
+        "Replicas of each table that there should be for every node. When nodes join and a table has fewer, all its \
+         shards are split (the widest first, as far as its partitions go), and halves move to the new nodes. With 1 a \
+         node that joins gets whole shards and mostly nothing is split; with 4 and more nodes come to hold equal \
+         shares, and shards are split about each time the cluster has doubled. 0: no shard is split since nodes join.",
     ),
     key(
         "split_above_bytes",
@@ -50,8 +53,9 @@ pub(super) const BALANCE: &[Key] = &[
         Choice(&["middle", "bytes"]),
         Default("\"middle\""),
         "\"middle\"",
-        "Where a shard is cut that is split by itself: in the middle of its partitions, or where the halves' bytes are \
-         the most equal, by what each partition has taken of its topic.",
+        "Where a shard is cut that is split by itself: in the middle of its partitions, or (`bytes`) where the halves \
+         have taken the most equal numbers of messages from their topics, which stand for their bytes: bytes by \
+         partition are not known.",
     ),
     key(
         "operation_deadline_ms",

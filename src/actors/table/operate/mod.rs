@@ -13,7 +13,7 @@ mod tests;
 use super::decide::{self, Knowledge, LeftOut, Rules};
 use crate::model::ids::{Epoch, NodeId, ShardId};
 use crate::model::operation::{Kind, Operation, State, WaitCode};
-use crate::model::table::{ReplicaState, Shard, Table};
+use crate::model::table::{ReplicaState, Shard, ShardState, Table};
 
 /// The code of what a server says of tables with mutations that are not done; a test compares.
 const MUTATING: &str = "CVH-0411";
@@ -114,6 +114,15 @@ pub fn expired(operation: &Operation, scene: &Scene<'_>, wait: &Wait) -> Option<
     if operation.state != State::Running || matches!(wait.code, WaitCode::Frozen | WaitCode::Turn) {
         return None;
     }
+    let still_ms = scene.known.still_since_ms.get(&operation.id);
+    let still_ms = still_ms.map(|since| scene.known.now_ms.saturating_sub(*since));
+    if still_ms.is_some_and(|still_ms| still_ms >= scene.rules.standstill_ms_max) {
+        let (of, limit_s) = (operation.kind.shards()[0], scene.rules.standstill_ms_max / 1_000);
+        return Some(format!(
+            "{of} stood still for {limit_s} s where the nodes were done with it; waited for {}",
+            wait.what
+        ));
+    }
     let copied = operation.kind.target().map_or(0, |_| {
         let shards = operation.kind.shards();
         let reports = scene.known.heartbeats.values().filter_map(|h| h.replicas.get(&scene.table.id));
@@ -129,6 +138,40 @@ pub fn expired(operation: &Operation, scene: &Scene<'_>, wait: &Wait) -> Option<
         .then(|| format!("not done within {} min; waited for {}", deadline_ms / 60_000, wait.what))
 }
 
+/// The children of a split or merge that are there and not published yet.
+fn preparing<'a>(operation: &Operation, scene: &Scene<'a>) -> Vec<&'a Shard> {
+    let children = made(&operation.kind).into_iter().filter_map(|id| scene.shard(id));
+    children.filter(|child| child.state == ShardState::Preparing).collect()
+}
+
+/// Whether there are any.
+pub fn is_prepared(operation: &Operation, scene: &Scene<'_>) -> bool {
+    !preparing(operation, scene).is_empty()
+}
+
+/// Whether a shard stands still for a split or merge on a node where it is read: its agent runs the children and not
+/// the shard any more, or says that a child has taken over.
+pub fn stands_still(operation: &Operation, scene: &Scene<'_>) -> bool {
+    let (children, known) = (preparing(operation, scene), scene.known);
+    let stopped = |parent: &Shard, node: &NodeId| {
+        let runs = known.heartbeats.get(node).and_then(|seen| seen.replicas.get(&scene.table.id));
+        let runs = |shard: &Shard| runs.is_some_and(|runs| runs.contains_key(&shard.id));
+        children.iter().any(|child| runs(child)) && !runs(parent)
+            || children.iter().any(|child| decide::seen(scene.table, child, node, known).is_some())
+    };
+    let parents: Vec<&Shard> = operation.kind.shards().iter().filter_map(|id| scene.shard(*id)).collect();
+    parents.iter().any(|parent| scene.ready_live(parent).any(|node| stopped(parent, node)))
+}
+
+/// The shards that a split or merge makes.
+fn made(kind: &Kind) -> Vec<ShardId> {
+    match kind {
+        Kind::Split { left, right, .. } => vec![*left, *right],
+        Kind::Merge { into, .. } => vec![*into],
+        _ => Vec::new(),
+    }
+}
+
 impl<'a> Scene<'a> {
     fn shard(&self, id: ShardId) -> Option<&'a Shard> {
         self.shards.iter().copied().find(|shard| shard.id == id)
@@ -137,11 +180,7 @@ impl<'a> Scene<'a> {
     /// Why an operation stands still: one of its shards is frozen. What is being undone goes on, and so does a split
     /// or merge whose children have been made: messages go to them already, and readers would see ever older rows.
     fn frozen(&self, operation: &Operation) -> Option<String> {
-        let made = match operation.kind {
-            Kind::Split { left, .. } => self.shard(left).is_some(),
-            Kind::Merge { into, .. } => self.shard(into).is_some(),
-            _ => false,
-        };
+        let made = made(&operation.kind).first().is_some_and(|child| self.shard(*child).is_some());
         if made || operation.state == State::Cancelling {
             return None;
         }

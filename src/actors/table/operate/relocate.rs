@@ -142,13 +142,11 @@ fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
     waiting(code, format!("the copy of {} on {to}: {how}", shard.id))
 }
 
-/// The copy that a new one is best taken from (H8): the most advanced, then the one that gives the fewest copies.
+/// The copy that a new one is best taken from (H8): the most advanced, then the one on the node that gives the fewest
+/// copies, of any tables.
 fn source(scene: &Scene<'_>, shard: &Shard) -> Option<NodeId> {
     let lag = |node: &NodeId| decide::lag(scene.table, shard, node, scene.known).unwrap_or(u64::MAX);
-    let gives = |node: &NodeId| {
-        let copies = scene.shards.iter().flat_map(|shard| &shard.replicas);
-        copies.filter(|r| r.state == ReplicaState::Creating && r.copy_from.as_ref() == Some(node)).count()
-    };
+    let gives = |node: &NodeId| scene.known.copies.given_by(node);
     // Lags within a batch or two of each other are alike.
     let ready = scene.ready_live(shard);
     ready.min_by_key(|node| (lag(node) / scene.rules.caught_up_lag_max.max(1), gives(node), *node)).cloned()

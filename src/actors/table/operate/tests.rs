@@ -3,14 +3,17 @@
 mod held;
 
 use super::{Change, MUTATING, Progress, Scene, advance, expired};
+use crate::actors::balance::copies::Copies;
 use crate::actors::table::decide::{Knowledge, Rules};
 use crate::actors::table::decide_tests;
+use crate::model::balance::BalanceRules;
 use crate::model::ids::{Epoch, NodeId, OperationId, PartitionId, ShardId};
 use crate::model::observed::{Heartbeat, PartitionProgress, ReplicaObservation};
 use crate::model::operation::{Kind, Operation, State, WaitCode};
 use crate::model::range::PartitionRange;
 use crate::model::shared::Shared;
 use crate::model::table::*;
+use crate::model::view::Live;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn id(name: &str) -> NodeId {
@@ -27,6 +30,7 @@ struct World {
     heartbeats: BTreeMap<NodeId, Shared<Heartbeat>>,
     frozen: BTreeMap<ShardId, String>,
     held_unix_ms: BTreeMap<OperationId, u64>,
+    still_since_ms: BTreeMap<OperationId, u64>,
     now_unix_ms: u64,
 }
 
@@ -51,8 +55,19 @@ impl World {
         let heartbeats = nodes.iter().map(|node| (node.clone(), heartbeat(node).into())).collect();
         let (down, frozen) = (BTreeMap::new(), BTreeMap::new());
         let (shards, operations) = (vec![shard], vec![operation]);
-        let held_unix_ms = BTreeMap::new();
-        Self { table, shards, operations, nodes, down, heartbeats, frozen, held_unix_ms, now_unix_ms: 0 }
+        let (held_unix_ms, still_since_ms) = (BTreeMap::new(), BTreeMap::new());
+        Self {
+            table,
+            shards,
+            operations,
+            nodes,
+            down,
+            heartbeats,
+            frozen,
+            held_unix_ms,
+            still_since_ms,
+            now_unix_ms: 0,
+        }
     }
 
     fn next(&self) -> Progress {
@@ -64,6 +79,11 @@ impl World {
     fn with(&self, with: impl FnOnce(&Scene<'_>)) {
         let live: BTreeSet<NodeId> =
             self.nodes.iter().filter(|node| !self.down.contains_key(*node)).cloned().collect();
+        let shard = |_, id| self.shards.iter().find(|shard| shard.id == id);
+        let rules = BalanceRules::default();
+        let lease = |node: &NodeId| (node.clone(), Live { incarnation: 1, daemon_url: String::new() });
+        let leases = live.iter().map(lease).collect();
+        let copies = Copies::of(&rules, &self.operations, &shard, &leases);
         let known = Knowledge {
             registered: &self.nodes,
             live: &live,
@@ -76,6 +96,8 @@ impl World {
             now_unix_ms: self.now_unix_ms,
             frozen: &self.frozen,
             held_unix_ms: &self.held_unix_ms,
+            still_since_ms: &self.still_since_ms,
+            copies: &copies,
         };
         let shards: Vec<&Shard> = self.shards.iter().collect();
         let open: Vec<&Operation> = self.operations.iter().collect();
@@ -185,6 +207,9 @@ fn a_copy_comes_from_the_most_advanced_copy_then_from_the_one_that_gives_the_few
     let mut busy = Shard::new(table().id, ShardId(9), range, [id("n1"), id("n3")]);
     busy.replicas[1].copy_from = Some(id("n1"));
     world.shards.push(busy);
+    // It may be of any table.
+    let kind = Kind::Add { shard: ShardId(9), to: id("n3") };
+    world.operations.insert(0, Operation { id: OperationId(0), kind, ..world.operations[0].clone() });
     assert_eq!(source_of(&mut world, [("n1", 100_000), ("n2", 99_000)]), Some(id("n2")));
     // A node that is down gives nothing, however far it had come.
     let mut world = to_n3();

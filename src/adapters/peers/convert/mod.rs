@@ -22,7 +22,10 @@ pub use control::{
     insert_from_wire, insert_to_wire, node_from_wire, node_state_from_wire, node_state_to_wire, node_to_wire,
     table_from_wire, table_to_wire,
 };
-pub use operation::{operate_from_wire, operate_to_wire, operation_from_wire, operation_to_wire};
+pub use operation::{
+    begun_from_wire, begun_to_wire, operate_from_wire, operate_to_wire, operation_from_wire,
+    operation_to_wire,
+};
 pub use plan::{apply_from_wire, apply_to_wire, plan_from_wire, plan_to_wire};
 pub use routing::{routes_from_wire, routes_to_wire};
 pub use transfer::{piece_from_wire, piece_to_wire, wanted_from_wire, wanted_to_wire};

@@ -3,7 +3,7 @@
 use super::{Malformed, node};
 use crate::adapters::operation_wire;
 use crate::model::ShardId;
-use crate::model::control::{Asked, Operate, OperationStatus};
+use crate::model::control::{Asked, Begun, Operate, OperationStatus, Skipped};
 use crate::model::operation::WaitCode;
 use crate::wire::{self, operate_request::Change};
 
@@ -18,9 +18,12 @@ pub fn operate_from_wire(w: wire::OperateRequest) -> Result<Operate, Malformed> 
             shard: ShardId(m.shard),
             from: node("move.from", &m.from)?,
             to: node("move.to", &m.to)?,
+            force: m.force,
         },
         Change::Lead(lead) => Asked::Lead { shard: ShardId(lead.shard), to: node("lead.to", &lead.to)? },
-        Change::Add(add) => Asked::Add { shard: ShardId(add.shard), to: node("add.to", &add.to)? },
+        Change::Add(add) => {
+            Asked::Add { shard: ShardId(add.shard), to: node("add.to", &add.to)?, force: add.force }
+        }
         Change::Remove(remove) => {
             Asked::Remove { shard: ShardId(remove.shard), from: node("remove.from", &remove.from)? }
         }
@@ -35,17 +38,34 @@ pub fn operate_to_wire(m: Operate) -> wire::OperateRequest {
             Change::Split(wire::SplitShard { shard: shard.map(|s| s.0), cut, by_bytes })
         }
         Asked::Merge { left, right } => Change::Merge(wire::MergeShards { left: left.0, right: right.0 }),
-        Asked::Move { shard, from, to } => {
-            Change::Move(wire::MoveReplica { shard: shard.0, from: from.into(), to: to.into() })
+        Asked::Move { shard, from, to, force } => {
+            Change::Move(wire::MoveReplica { shard: shard.0, from: from.into(), to: to.into(), force })
         }
         Asked::Lead { shard, to } => Change::Lead(wire::LeadShard { shard: shard.0, to: to.into() }),
-        Asked::Add { shard, to } => Change::Add(wire::AddReplica { shard: shard.0, to: to.into() }),
+        Asked::Add { shard, to, force } => {
+            Change::Add(wire::AddReplica { shard: shard.0, to: to.into(), force })
+        }
         Asked::Remove { shard, from } => {
             Change::Remove(wire::RemoveReplica { shard: shard.0, from: from.into() })
         }
     };
     let (database, table) = (m.database, m.table);
     wire::OperateRequest { database, table, reason: m.reason, dry_run: m.dry_run, change: Some(change) }
+}
+
+/// What was begun.
+pub fn begun_from_wire(w: wire::OperateResponse) -> Result<Begun, Malformed> {
+    let operations = w.operations.into_iter().map(operation_from_wire).collect::<Result<_, _>>()?;
+    let skipped = w.skipped.into_iter().map(|s| Skipped { shard: ShardId(s.shard), why: s.why }).collect();
+    Ok(Begun { operations, skipped })
+}
+
+/// See [`begun_from_wire`].
+pub fn begun_to_wire(m: Begun) -> wire::OperateResponse {
+    let operations = m.operations.into_iter().map(operation_to_wire).collect();
+    let skipped =
+        m.skipped.into_iter().map(|s| wire::SkippedShard { shard: s.shard.0, why: s.why }).collect();
+    wire::OperateResponse { operations, skipped }
 }
 
 /// One operation.

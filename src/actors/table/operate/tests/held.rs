@@ -1,6 +1,7 @@
 //! What is held, what takes too long, and what is given up.
 
 use super::*;
+use crate::actors::table::decide::{self, Step};
 
 #[test]
 fn frozen_shards_neither_move_nor_split() {
@@ -100,4 +101,64 @@ fn a_child_knows_all_that_its_shard_was_before() {
     let many = Shard { ancestors: (0..300).map(ShardId).collect(), ..change.shards[0].clone() };
     let kept = Shard::ancestors_by(&[&many]);
     assert_eq!((kept.len(), kept.last()), (ANCESTORS_MAX, Some(&ShardId(299))), "the newest");
+}
+
+#[test]
+fn a_split_that_holds_fresh_rows_back_for_too_long_is_given_up_and_says_why() {
+    let mut world = split();
+    world.step();
+    let table = world.table.id;
+    let still = |world: &World| {
+        let mut still = None;
+        world.with(|scene| still = Some(crate::actors::table::still(scene)));
+        still.unwrap()
+    };
+    // No child is whole anywhere: the shard goes on taking messages.
+    for heartbeat in world.heartbeats.values_mut() {
+        let replicas = heartbeat.replicas.get_mut(&table).unwrap();
+        [1, 2].map(ShardId).iter().for_each(|child| replicas.get_mut(child).unwrap().serving = false);
+    }
+    assert_eq!(still(&world), BTreeMap::new());
+    // Its last link takes its time on n1.
+    let mut linking = world.heartbeats[&id("n1")].clone();
+    let parent = linking.replicas.get_mut(&table).unwrap().remove(&ShardId(0));
+    let before = world.heartbeats.insert(id("n1"), linking).unwrap();
+    assert!(parent.is_some() && !still(&world).is_empty());
+    world.heartbeats.insert(id("n1"), before);
+    // It is whole there; on n2 a mutation is in the way.
+    let child = |world: &mut World, node: &str, change: &dyn Fn(&mut ReplicaObservation)| {
+        let replicas = world.heartbeats.get_mut(&id(node)).unwrap().replicas.get_mut(&table).unwrap();
+        change(replicas.get_mut(&ShardId(1)).unwrap());
+    };
+    child(&mut world, "n1", &|seen| seen.serving = true);
+    child(&mut world, "n2", &|seen| seen.problem = Some("CVH-0411: a mutation is not done".into()));
+    world.ready(1, "n1");
+    assert_eq!(still(&world), BTreeMap::from([(OperationId(1), 100_000)]));
+    world.still_since_ms.insert(OperationId(1), 40_001);
+    assert!(!world.expires());
+    world.still_since_ms.insert(OperationId(1), 40_000);
+    // A report that fails to come does not begin the time anew.
+    child(&mut world, "n1", &|seen| seen.serving = false);
+    assert_eq!(still(&world), BTreeMap::from([(OperationId(1), 40_000)]));
+    let mut why = None;
+    world.with(|scene| {
+        let Progress::Waiting(wait) = advance(scene.open[0], scene) else { panic!("it goes on") };
+        why = expired(scene.open[0], scene, &wait);
+    });
+    let why = why.unwrap();
+    assert_eq!(
+        why,
+        "s0 stood still for 60 s where the nodes were done with it; waited for s1 to be readable on n2: \
+         CVH-0411: a mutation is not done"
+    );
+    world.cancel();
+    world.operations[0].outcome = why.clone();
+    world.step();
+    assert_eq!(still(&world), BTreeMap::new(), "the shard goes on");
+    let mut end = None;
+    world.with(|scene| {
+        end = decide::decide(scene.table, scene.shards, scene.open, scene.known, scene.rules);
+    });
+    let Some(Step::End(operation)) = end else { panic!("{end:?}") };
+    assert_eq!((operation.state, operation.outcome), (State::Cancelled, why), "as `op list` then says");
 }
