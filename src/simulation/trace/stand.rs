@@ -143,10 +143,11 @@ fn shard(of: &TraceShard) -> Option<Shard> {
     Some(shard)
 }
 
-/// Each live node reports what it holds.
+/// Each live node reports what it holds, and that nobody else has anything on its disk: a trace does not tell.
 fn heartbeats(world: &World) -> BTreeMap<NodeId, Shared<Heartbeat>> {
     let report = |node: &TraceNode| Heartbeat {
         disk_total_bytes: node.capacity_bytes,
+        disk_free_bytes: node.capacity_bytes,
         ..Heartbeat::of_healthy(node.id.clone(), BTreeMap::new())
     };
     let live = world.nodes.values().filter(|node| node.live);
@@ -157,6 +158,7 @@ fn heartbeats(world: &World) -> BTreeMap<NodeId, Shared<Heartbeat>> {
             let Some(report) = reports.get_mut(node) else { continue };
             let seen =
                 ReplicaObservation { serving: true, bytes: shard.bytes, ..ReplicaObservation::default() };
+            report.disk_free_bytes = report.disk_free_bytes.saturating_sub(shard.bytes);
             report.replicas.entry(shard.table).or_default().insert(shard.shard, seen);
         }
     }
