@@ -23,7 +23,7 @@ const PRICES_EXACT: u32 = 1;
 /// Share of what is left of the budget that the engine takes each time.
 const SHARE: f64 = 0.25;
 /// Share of what is left of the budget that goes to prices: the search at the end needs the rest.
-const PRICING: f64 = 0.7;
+const PRICING: f64 = 0.85;
 /// The first price of all bytes, over what the policy weighs them.
 const FIRST: f64 = 1.0;
 /// By how much the price grows while still too much is copied.

@@ -309,7 +309,7 @@ pub fn candidates(problem: &Problem, solution: &Solution, shard: usize) -> Vec<C
                     () if frozen => "the shard is frozen",
                     () if problem.is_excluded(shard, node) => "excluded for this shard",
                     () if !problem.nodes[node as usize].takes => "takes no new replicas",
-                    () if (0..placed.len()).filter(may).next().is_none() => {
+                    () if !(0..placed.len()).any(|slot| may(&slot)) => {
                         "its replicas are pinned where they are"
                     }
                     () => "its zone or rack holds a replica already",

@@ -229,15 +229,21 @@ mod tests {
         let total: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
         let capacities = [[total / 6; 8].as_slice(), &[total / 6, total / 2]].concat();
         for percent in [1, 5, 20] {
-            let bytes_max = Some(total * percent / 100);
+            let most = total * percent / 100;
             let weights =
                 Weights { replicas: 0.0, leaders: 0.0, copies: 0.0, per_table: 0.0, ..Weights::CLUSTER };
-            let policy = Policy { bytes_max, weights, hysteresis: 0.0, watermark: 1.0, ..Policy::default() };
+            let policy = Policy {
+                bytes_max: Some(most),
+                weights,
+                hysteresis: 0.0,
+                watermark: 1.0,
+                ..Policy::default()
+            };
             let problem = world(&policy, &capacities, &shards);
             let base = Solution::present(&problem);
             let best = reachable(&problem, &base, Caps::of(&problem, &base)).bytes;
             let found = solve(&problem);
-            assert!(found.after.bytes_moved <= bytes_max.unwrap_or(0));
+            assert!(found.after.bytes_moved <= most);
             assert!(found.after.bytes <= best * 1.1 + 0.005, "{percent} %: {} {best}", found.after.bytes);
         }
     }
