@@ -59,14 +59,7 @@ impl Cluster {
             Event::StopZone { zone } => self.set_zone(zone, false)?,
             Event::StartZone { zone } => self.set_zone(zone, true)?,
             Event::SlowNode { node, latency_ms, copy_bytes_per_s } => {
-                let node = at(node)?;
-                self.row(&format!(
-                    "script slows {node}: {latency_ms} ms a call, {copy_bytes_per_s} bytes/s of copies"
-                ));
-                self.with(node.as_str(), |sim| {
-                    sim.server.set_latency_ms((*latency_ms).max(LATENCY_MS));
-                    sim.server.set_copy_rate(*copy_bytes_per_s);
-                })?;
+                self.slow(&at(node)?, *latency_ms, *copy_bytes_per_s)?;
             }
             Event::Rate { table, messages_per_s, partitions } => {
                 self.row(&format!(
@@ -94,6 +87,16 @@ impl Cluster {
             | Event::RemoveReplica { .. } => self.operate(event)?,
         }
         Ok(())
+    }
+
+    fn slow(&self, node: &NodeId, latency_ms: u64, copy_bytes_per_s: u64) -> Result<(), Failure> {
+        let row =
+            format!("script slows {node}: {latency_ms} ms a call, {copy_bytes_per_s} bytes/s of copies");
+        self.row(&row);
+        self.with(node.as_str(), |sim| {
+            sim.server.set_latency_ms(latency_ms.max(LATENCY_MS));
+            sim.server.set_copy_rate(copy_bytes_per_s);
+        })
     }
 
     fn set_machine(&self, node: &NodeId, up: bool) -> Result<(), Failure> {

@@ -73,8 +73,8 @@ impl Dark {
     }
 }
 
-/// Whether a database, and whatever is said of it, is of this table, and not of one of that name that was dropped before
-/// it was made: a server whose daemon is away still has that one's routes.
+/// Whether a database, and whatever is said of it, is of this table, and not of one of that name that was dropped
+/// before it was made: a server whose daemon is away still has that one's routes.
 fn is_of(table: &Table, said: &str) -> bool {
     let database = said.split(' ').next().unwrap_or(said);
     names::parse_replica_database(database).is_some_and(|(short, _)| short == table.id.short())

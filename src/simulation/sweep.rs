@@ -78,7 +78,8 @@ pub fn draw(seed: u64) -> Case {
         }
         events.push(Timed { at, event });
     }
-    // What came later is drawn last, and for seeds of its own: the others stay what they were when they found something.
+    // What came later is drawn last, and for seeds of its own: the others stay what they were when they found
+    // something.
     if seed.is_multiple_of(DISKS_FAIL_EVERY) {
         for _ in 0..dice.small(1, 2) {
             let node = dice.node(nodes);

@@ -1,5 +1,5 @@
-//! VALID's rule on zones: a copy that the cluster places by itself shares no zone with another of its shard while a node
-//! of a zone without one could have taken it.
+//! VALID's rule on zones: a copy that the cluster places by itself shares no zone with another of its shard while a
+//! node of a zone without one could have taken it.
 //!
 //! Which nodes could is not in the records (servers that are down, full disks), so the mirror does not ask this; the
 //! simulator does, which knows. An operator may place copies as he likes, also by a plan that he applies.
