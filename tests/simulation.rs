@@ -164,7 +164,7 @@ fn a_case_is_played_the_same_twice() {
 }
 
 /// Seeds that are always run, however few others are: each has found something.
-const KEPT: [(u64, &str); 15] = [
+const KEPT: [(u64, &str); 19] = [
     (11, "an insert of a replica's first life landed in its second: rows twice"),
     (125, "a server that was down for long comes back with the routes of before"),
     (
@@ -175,6 +175,7 @@ const KEPT: [(u64, &str); 15] = [
     (286, "how late others were was asked of those only that could be read already"),
     (353, "a copy that came back to a node took that node's position of its earlier life"),
     (406, "a new leader with an old view gave up the live copy for one on a node that had just died"),
+    (552, "a table that was dropped while a shard of it was split never went"),
     (597, "a readable copy of which nothing is known may hold everything"),
     (673, "after a restart a replica says how far it had recorded, and holds more"),
     (
@@ -183,11 +184,17 @@ const KEPT: [(u64, &str); 15] = [
     ),
     (831, "as 353"),
     (1098, "what a copy had heard of its topic did not count while its server refused inserts"),
+    (1120, "a copy that had gone with its disk passed for readable by what had been reported of it before"),
     (
         1546,
         "a new leader that had not heard of the readable copy put one into the routes that had heard of no message",
     ),
+    (
+        2370,
+        "a table was made anew, which was told of after another look, and all was looked at past an insert under way",
+    ),
     (2736, "a split was published on a dead copy, as the parent's only live one gave no answer for a moment"),
+    (3110, "a server that came up with an empty disk right after it had been asked was not found restarted"),
     (
         4899,
         "the judge had not noted what others lacked while all could be read, and so asked too much (as 755)",
@@ -277,4 +284,9 @@ fn work_in_flight_that_is_forgotten_is_found() {
 #[test]
 fn a_replica_that_goes_before_the_new_one_is_there_is_found() {
     is_found(Sabotage::RemoveFirst);
+}
+
+#[test]
+fn copies_that_are_placed_without_regard_to_zones_are_found() {
+    is_found(Sabotage::IgnoreZones);
 }

@@ -39,6 +39,7 @@ mod cluster;
 pub mod event;
 mod failure;
 pub mod figures;
+mod happen;
 mod journal;
 mod judge;
 mod measures;
@@ -54,7 +55,9 @@ pub mod report;
 pub mod rows;
 mod samples;
 mod setup;
+mod sites;
 pub mod sweep;
+mod sweep_wide;
 pub mod trace;
 mod world;
 

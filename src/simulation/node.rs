@@ -183,6 +183,10 @@ impl SimNode {
         if sabotage == Some(Sabotage::GatesStayOpen) {
             self.server.leave_gates_open();
         }
+        let mut node = self.record.clone();
+        if sabotage == Some(Sabotage::IgnoreZones) {
+            node.labels.remove("zone");
+        }
         World {
             cluster: shared.setup.cluster.clone(),
             daemon_url: self.record.daemon_url.clone(),
@@ -196,7 +200,7 @@ impl SimNode {
             solver: Arc::new(Inline),
             metrics,
             nodes: vec![LocalNode {
-                node: self.record.clone(),
+                node,
                 clickhouse: Arc::new(FaultyClickHouse::new(self.server.clone(), line(Port::ClickHouse))),
                 routes: Arc::new(FaultyRoutes::new(self.routes.clone(), line(Port::Routes))),
             }],
@@ -216,12 +220,9 @@ impl SimNode {
     }
 
     /// How often its daemon found that a table lacks rows which were committed. Nothing but a new disk takes rows from
-    /// a server, so it never may: that the daemon reads them again from the topic would hide that they were not
-    /// published whole.
+    /// a server, so without one it never may: that the daemon reads them again from the topic would hide that they were
+    /// not published whole.
     pub fn rows_found_missing(&self) -> u64 {
-        if self.server.disk_replaced() {
-            return 0;
-        }
         self.found_missing + self.daemon.as_ref().map_or(0, Daemon::rows_found_missing)
     }
 

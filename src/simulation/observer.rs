@@ -85,6 +85,7 @@ pub(super) async fn note_lacks(cluster: Weak<Inner>) {
         tokio::time::sleep(Duration::from_millis(KNOWN_AGE_MAX_MS / 10)).await;
         let Some(cluster) = cluster.upgrade().map(Cluster) else { return };
         cluster.note_lacks();
+        cluster.note_sites();
     }
 }
 
@@ -116,6 +117,7 @@ impl Cluster {
             self.journal().violation(violation.invariant.as_str(), &violation.what);
         }
         self.check_readable(&before, &after);
+        self.check_zones(&before, &after);
     }
 
     /// What a leader writes is written by the one that leads (FENCED).

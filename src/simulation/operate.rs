@@ -5,7 +5,7 @@ use super::event::full_name;
 use super::failure::Failure;
 use crate::adapters::peers::Daemon;
 use crate::model::control::{Asked, Operate, OperationStatus};
-use crate::model::{NodeId, NodeState, ShardId, TableName};
+use crate::model::{NodeId, NodeState, OperationId, ShardId, TableName};
 use std::sync::Arc;
 
 /// The first few of many lines.
@@ -56,6 +56,26 @@ impl Cluster {
             };
             if let Err(failure) = cluster.ask("change its shards", operate).await {
                 cluster.row(&format!("script is refused: {}", failure.what));
+            }
+        });
+    }
+
+    /// Asks for every operation on a table that is under way to be undone.
+    pub(super) fn cancel_in_background(&self, table: &str) {
+        let name = full_name(table);
+        self.row(&format!("script cancels what is under way on {name}"));
+        let cluster = self.clone();
+        tokio::task::spawn_local(async move {
+            let Some(table) = cluster.table(&name) else { return };
+            let open = |cluster: &Self| -> Vec<OperationId> {
+                let view = cluster.view();
+                view.open_operations().filter(|op| op.table == table.id).map(|op| op.id).collect()
+            };
+            for id in open(&cluster) {
+                let cancel = |daemon: Arc<dyn Daemon>| async move { daemon.cancel_operation(id).await };
+                if let Err(failure) = cluster.ask("cancel an operation", cancel).await {
+                    cluster.row(&format!("script is refused: {}", failure.what));
+                }
             }
         });
     }

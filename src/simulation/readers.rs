@@ -73,6 +73,13 @@ impl Dark {
     }
 }
 
+/// Whether a database, and whatever is said of it, is of this table, and not of one of that name that was dropped
+/// before it was made: a server whose daemon is away still has that one's routes.
+fn is_of(table: &Table, said: &str) -> bool {
+    let database = said.split(' ').next().unwrap_or(said);
+    names::parse_replica_database(database).is_some_and(|(short, _)| short == table.id.short())
+}
+
 impl Cluster {
     /// One query at a node's server, judged: what it saw, in rows by partition.
     ///
@@ -91,7 +98,10 @@ impl Cluster {
         match answer {
             Answer::Missing(what) => self.missing(initiator, name, began_ms, &what),
             Answer::Rows(shards) => {
-                let wrong = self.table(name).and_then(|table| query::judge(&table, &shards));
+                let databases = || topology.iter().flatten().map(|replica| &replica.default_database);
+                let table =
+                    self.table(name).filter(|table| databases().all(|database| is_of(table, database)));
+                let wrong = table.and_then(|table| query::judge(&table, &shards));
                 let Some(wrong) = wrong else { return Ok(Answer::Rows(shards)) };
                 self.journal().violation("ONE-EPOCH", &format!("a query of {name} at {initiator}: {wrong}"));
                 Err(self.failure(wrong))
@@ -131,7 +141,8 @@ impl Cluster {
         began_ms: u64,
         what: &str,
     ) -> Result<Answer, Failure> {
-        let dropped = self.table(name).is_none_or(|table| table.state == TableState::Dropping);
+        let lives = |table: &Table| table.state != TableState::Dropping && is_of(table, what);
+        let dropped = !self.table(name).as_ref().is_some_and(lives);
         let grace_ms = self.0.shared.setup.options.rules.initiator_grace_ms;
         if !dropped && self.0.dark.borrow().long(initiator, self.now_ms(), began_ms, grace_ms) {
             return Ok(Answer::Unavailable);
@@ -236,6 +247,7 @@ impl Cluster {
         self.row("script ends all faults");
         let until_ms = self.now_ms() + within_ms;
         self.network().join_all();
+        self.0.sites.borrow_mut().part(false);
         self.end_downs();
         for id in self.node_ids().into_iter().filter(|id| !self.is_lost(id)) {
             self.stall_daemon(id.as_str(), false)?;
@@ -255,11 +267,20 @@ impl Cluster {
             view.leader.is_some() && view.live.len() == all
         })
         .await?;
-        let tables: Vec<TableName> = self.view().tables.values().map(|t| t.record.name.clone()).collect();
-        for name in &tables {
-            if self.table(name).is_some() {
-                self.until_complete(name, left(self)).await?;
-            }
+        // A node that is lost never lets go of what was dropped.
+        if all == self.node_ids().len() {
+            self.until("dropped tables to be gone", left(self), |cluster| {
+                !cluster.view().tables.values().any(|t| t.record.state == TableState::Dropping)
+            })
+            .await?;
+        }
+        let kept = |cluster: &Self| -> Vec<TableName> {
+            let view = cluster.view();
+            let tables = view.tables.values().map(|table| &table.record);
+            tables.filter(|t| t.state != TableState::Dropping).map(|t| t.name.clone()).collect()
+        };
+        for name in kept(self) {
+            self.until_complete(&name, left(self)).await?;
         }
         self.until_nothing_lacks(left(self)).await
     }

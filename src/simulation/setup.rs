@@ -66,17 +66,20 @@ pub enum Sabotage {
     ForgetInFlight,
     /// A replica that moves is removed before the new one is there.
     RemoveFirst,
+    /// Copies are placed without regard to zones: no node tells in which it is.
+    IgnoreZones,
 }
 
 impl Sabotage {
     /// All of them, each with the invariant that it breaks.
-    pub const ALL: [(Self, Invariant); 6] = [
+    pub const ALL: [(Self, Invariant); 7] = [
         (Self::NoFence, Invariant::Fenced),
         (Self::PublishEarly, Invariant::NotSilent),
         (Self::DropEarly, Invariant::Retire),
         (Self::GatesStayOpen, Invariant::OneEpoch),
         (Self::ForgetInFlight, Invariant::Settles),
         (Self::RemoveFirst, Invariant::KeepCopies),
+        (Self::IgnoreZones, Invariant::Valid),
     ];
 
     /// The actors' numbers with this mistake in them.
@@ -86,7 +89,7 @@ impl Sabotage {
             Self::DropEarly => options.rules.left_out = Some(LeftOut::Acknowledgements),
             Self::ForgetInFlight => options.rules.left_out = Some(LeftOut::InFlight),
             Self::RemoveFirst => options.rules.left_out = Some(LeftOut::AddFirst),
-            Self::NoFence | Self::GatesStayOpen => {} // at the ports: see `SimNode`
+            Self::NoFence | Self::GatesStayOpen | Self::IgnoreZones => {} // at the ports: see `SimNode`
         }
     }
 }

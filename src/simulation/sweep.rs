@@ -7,6 +7,7 @@ use super::Run;
 use super::case::{Case, Expect, PolicySpec, Span, TableSpec, Timed, WorldSpec};
 use super::event::{Event, Named};
 use super::node::Port;
+use super::sweep_wide;
 use crate::adapters::offload;
 use crate::model::NodeState;
 use rand::{RngExt, SeedableRng};
@@ -16,22 +17,25 @@ use std::ops::ControlFlow;
 /// In the worlds of every so many seeds disks are replaced.
 const DISKS_FAIL_EVERY: u64 = 10;
 
-struct Dice(Xoshiro256PlusPlus);
+/// In the worlds of seeds that end on this digit more may happen than in others: see `sweep_wide`.
+const WIDE_ENDS_ON: u64 = 2;
+
+pub(super) struct Dice(Xoshiro256PlusPlus);
 
 impl Dice {
-    fn range(&mut self, from: u64, to: u64) -> u64 {
+    pub(super) fn range(&mut self, from: u64, to: u64) -> u64 {
         self.0.random_range(from..=to)
     }
 
-    fn small(&mut self, from: u32, to: u32) -> u32 {
+    pub(super) fn small(&mut self, from: u32, to: u32) -> u32 {
         self.0.random_range(from..=to)
     }
 
-    fn one_in(&mut self, sides: u32) -> bool {
+    pub(super) fn one_in(&mut self, sides: u32) -> bool {
         self.small(1, sides) == 1
     }
 
-    fn node(&mut self, nodes: u32) -> String {
+    pub(super) fn node(&mut self, nodes: u32) -> String {
         if self.one_in(4) { "leader".into() } else { format!("n{}", self.small(1, nodes)) }
     }
 }
@@ -74,7 +78,8 @@ pub fn draw(seed: u64) -> Case {
         }
         events.push(Timed { at, event });
     }
-    // What came later is drawn last, and for seeds of its own: the others stay what they were when they found something.
+    // What came later is drawn last, and for seeds of its own: the others stay what they were when they found
+    // something.
     if seed.is_multiple_of(DISKS_FAIL_EVERY) {
         for _ in 0..dice.small(1, 2) {
             let node = dice.node(nodes);
@@ -84,8 +89,7 @@ pub fn draw(seed: u64) -> Case {
             events.push(Timed { at: back, event: Event::StartClickhouse { node } });
         }
     }
-    events.sort_by_key(|timed| timed.at);
-    Case {
+    let mut case = Case {
         name: format!("sweep-{seed}"),
         about: "drawn by the sweep".into(),
         seed,
@@ -97,7 +101,12 @@ pub fn draw(seed: u64) -> Case {
         events,
         faults_end,
         expect: Expect::default(),
+    };
+    if seed % 10 == WIDE_ENDS_ON {
+        sweep_wide::widen(&mut dice, &mut case);
     }
+    case.events.sort_by_key(|timed| timed.at);
+    case
 }
 
 fn table(dice: &mut Dice, number: u32, nodes: u32) -> TableSpec {

@@ -272,7 +272,10 @@ impl Agent {
         self.ports.metrics.clickhouse_up(self.ports.node.as_str()).set(i64::from(self.sight.up));
         match seen {
             Ok((info, sizes, databases)) => {
-                let restarted = was.is_some_and(|before| info.uptime_s < before);
+                // One that came up again right after it was last asked has been up for as long as it had then.
+                let gone = self.gone(&databases);
+                let restarted = was.is_some_and(|before| info.uptime_s < before) || !gone.is_empty();
+                self.sight.no_longer_serve(&gone);
                 self.sight.holds(sizes);
                 if self.sight.databases.as_ref() != Some(&databases) {
                     self.sight.change().databases = Some(databases);
@@ -293,6 +296,17 @@ impl Agent {
             }
             Err(_) => {}
         }
+    }
+
+    /// Replicas that run and whose databases the server had when it was last asked, and has no more.
+    fn gone(&self, databases: &Shared<Vec<String>>) -> Vec<Place> {
+        let Some(before) = self.sight.databases.as_ref().filter(|before| *before != databases) else {
+            return Vec::new();
+        };
+        let [before, now]: [BTreeSet<&String>; 2] = [before.iter().collect(), databases.iter().collect()];
+        let is_gone =
+            |running: &Running| before.contains(&running.database) && !now.contains(&running.database);
+        self.running.iter().filter(|(_, running)| is_gone(running)).map(|(place, _)| *place).collect()
     }
 
     /// Clears away what copies by parts of an earlier run, of this daemon or of the server, have left on its disks.
@@ -343,13 +357,16 @@ impl Agent {
             return None;
         }
         let left = |database: &&String| match reconcile::judge(&view, &self.ports.node, database) {
-            // Users must not see a Distributed table whose shards are gone.
-            Found::Left(id, shard) if self.lineage.is_needed(&view, &self.ports.node, id, shard) => false,
-            Found::Left(id, _) => {
+            Found::Left(id, shard) => {
                 let dropping = view.tables.get(&id).is_some_and(|t| t.record.state == TableState::Dropping);
                 let routes = &self.sight.routes;
-                // A topology that this node has loaded: so the store is not one that was restored from before it.
-                if dropping { routes.undistributed.contains(&id) } else { routes.epochs.contains_key(&id) }
+                let needed = || self.lineage.is_needed(&view, &self.ports.node, id, shard);
+                match dropping {
+                    // Users must not see a Distributed table whose shards are gone.
+                    true => routes.undistributed.contains(&id),
+                    // A topology that this node has loaded: so the store is not one that was restored from before it.
+                    false => routes.epochs.contains_key(&id) && !needed(),
+                }
             }
             Found::Kept | Found::Foreign => false,
         };

@@ -77,6 +77,13 @@ impl Default for Sight {
 }
 
 impl Counted<Sight> {
+    /// What these replicas told last is true no more: their tables are gone. They will tell again.
+    pub(super) fn no_longer_serve(&mut self, gone: &[Place]) {
+        for place in gone {
+            self.change().observed.entry(*place).and_modify(|seen| (seen.serving, seen.bare) = (false, true));
+        }
+    }
+
     /// A replica tells how it stands; whether it begins or ceases to serve.
     pub(super) fn observe(&mut self, place: Place, seen: ReplicaObservation) -> bool {
         let before = self.observed.get(&place);

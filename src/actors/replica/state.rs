@@ -208,11 +208,7 @@ impl State {
         match event {
             Event::Begin => self.begin(&mut effects),
             Event::Prepared(attempt, anew, result) => {
-                if anew {
-                    self.made_anew = true;
-                    self.partitions.iter_mut().for_each(|(id, p)| p.forget(*id, &mut effects));
-                }
-                self.prepared(attempt, result, now_ms, &mut effects);
+                self.prepared(attempt, anew, result, now_ms, &mut effects);
             }
             Event::Recovered(id, attempt, result) => {
                 self.recovered(id, attempt, result, now_ms, &mut effects)
@@ -260,8 +256,12 @@ impl State {
 
     /// Everything is looked at again; inserts under way end as they will, their answers count for nothing.
     fn begin(&mut self, effects: &mut Vec<Effect>) {
+        // Nor does the answer of a preparation under way, which may be making the table anew.
+        let unheard = self.gate == Gate::Opening;
+        self.made_anew |= unheard;
         self.gate = Gate::Closed { until_ms: 0 };
         for (id, p) in &mut self.partitions {
+            p.looked &= !unheard;
             p.restart(*id, 0, effects);
         }
     }
@@ -269,12 +269,18 @@ impl State {
     fn prepared(
         &mut self,
         attempt: u32,
+        anew: bool,
         result: Result<u64, String>,
         now_ms: u64,
         effects: &mut Vec<Effect>,
     ) {
+        // A look that began since is right: to begin another one now would miss what is being inserted.
         if self.gate != Gate::Opening || attempt != self.attempt {
             return;
+        }
+        if anew {
+            self.made_anew = true;
+            self.partitions.iter_mut().for_each(|(id, p)| p.forget(*id, effects));
         }
         effects.push(Effect::Report);
         match result {

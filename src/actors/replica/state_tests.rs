@@ -397,3 +397,19 @@ fn a_table_that_was_made_anew_serves_once_it_has_been_looked_at() {
     state.on(Event::Begin, 20_002);
     assert!(!state.observe().bare, "a look at a table that is there");
 }
+
+/// Sweep seed 2370: the answer that the table had been made got lost and was told of as late as a deadline, after the
+/// server was found restarted and all was looked at again. It had all looked at once more, past an insert under way.
+#[test]
+fn what_an_earlier_preparation_did_is_for_a_later_one_to_see() {
+    let (mut state, _) = streaming();
+    state.on(Event::Begin, 10);
+    state.on(Event::Begin, 11);
+    let attempt = recovering(&state.on(Event::Prepared(3, false, Ok(3)), 12));
+    assert!(!state.observe().serving, "the other one may have made the table anew");
+    state.on(Event::Recovered(P, attempt, Ok(Start { end: 4, ..Start::default() })), 13);
+    assert!(state.observe().serving);
+    let (insert, ..) = inserting(&state.on(Event::Fetched(P, attempt, chunk(0..4)), 14));
+    assert_eq!(state.on(Event::Prepared(2, true, Ok(2)), 15), []);
+    assert_eq!(committed(&state.on(Event::Inserted(P, insert, done(4)), 16)), Some(4));
+}

@@ -31,6 +31,7 @@ mod seed;
 mod sim;
 mod sim_ddl;
 mod sim_judge;
+mod sim_pace;
 mod sim_parts;
 mod sim_rows;
 mod sim_seed;

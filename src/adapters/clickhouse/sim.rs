@@ -186,33 +186,28 @@ impl SimClickHouse {
         nonce: u64,
         source: &RemoteReplica,
         partition: PartitionId,
+        own_bytes_per_s: u64,
     ) -> Result<u64, Error> {
-        let (peer, (copy_ms, rate)) = self
+        let (peer, copy_ms, run) = self
             .call(|world| {
                 world.check_disk()?;
                 world.seed(database, nonce)?;
-                Ok((world.peer(source)?, (world.copy_ms, world.copy_bytes_per_s)))
+                Ok((world.peer(source)?, world.copy_ms, world.started))
             })
             .await?;
         let snapshot = peer
             .call(|world| {
-                let mutating = world.mutating;
+                let (mutating, run) = (world.mutating, world.started);
                 let rows = world.replica(&source.database)?.taken(partition);
-                if mutating { Err(Error::Mutating(source.database.clone())) } else { Ok(rows) }
+                if mutating { Err(Error::Mutating(source.database.clone())) } else { Ok((rows, run)) }
             })
             .await;
-        let rows = snapshot.map_err(|error| told_by(source, error))?;
-        let takes_ms = (rows.bytes() * 1_000).checked_div(rate).unwrap_or(0);
-        sleep(Duration::from_millis(copy_ms + takes_ms)).await;
-        self.call(|world| {
-            world.check_disk()?;
-            let (copied, bytes) = (rows.row_count(), rows.bytes());
-            world.seed(database, nonce)?.put(partition, rows);
-            world.disk_free_bytes = world.disk_free_bytes.saturating_sub(bytes);
-            world.copied_bytes += bytes;
-            Ok(copied)
-        })
-        .await
+        let (rows, theirs) = snapshot.map_err(|error| told_by(source, error))?;
+        sleep(Duration::from_millis(copy_ms)).await;
+        self.come_through(&peer, rows.bytes(), own_bytes_per_s).await;
+        let died = self.copy_died(run, (&peer, theirs), source);
+        died.map_or(Ok(()), Err)?;
+        self.call(|world| world.put_copy((database, nonce), partition, rows)).await
     }
 
     /// The server's side of an insert; goes on whether or not the sender waits.
@@ -302,7 +297,6 @@ impl ClickHouse for SimClickHouse {
         self.close_gates(database).await?;
         self.call(|world| {
             world.forget(database);
-            world.seeds.retain(|(seeded, _), _| seeded != database);
             world.taken.retain(|(seeded, _, _), _| seeded != database);
             Ok(())
         })
@@ -336,7 +330,7 @@ impl ClickHouse for SimClickHouse {
         partition: PartitionId,
         limits: CopyLimits,
     ) -> Result<u64, Error> {
-        let copying = self.copied(database, nonce, source, partition);
+        let copying = self.copied(database, nonce, source, partition, limits.bytes_per_s);
         let deadline = Duration::from_millis(limits.deadline_ms);
         let late = || super::copy_is_late(source, partition, deadline);
         timeout(deadline, copying).await.unwrap_or_else(|_| Err(late()))

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// The files of a part: a small one, and one that travels in several pieces.
 const FILES: [&str; 2] = ["columns.txt", "rows.bin"];
@@ -60,7 +60,7 @@ impl SimClickHouse {
 
     pub(super) async fn send(&self, wanted: WantedParts) -> Result<Pieces, Error> {
         self.may_copy()?;
-        let (mut rows, (copy_ms, rate)) = self
+        let (mut rows, copy_ms) = self
             .call(|world| {
                 let (from, to) = (&world.version, &wanted.version);
                 if Release::of(from) > Release::of(to) {
@@ -68,12 +68,12 @@ impl SimClickHouse {
                         "its server, {from}, is newer than this one, {to}"
                     )));
                 }
-                let (pace, mutating) = ((world.copy_ms, world.copy_bytes_per_s), world.mutating);
+                let (copy_ms, mutating) = (world.copy_ms, world.mutating);
                 let replica = world.replica(&wanted.database)?;
                 if mutating {
                     return Err(Error::Mutating(wanted.database.clone()));
                 }
-                Ok((replica.taken(wanted.partition), pace))
+                Ok((replica.taken(wanted.partition), copy_ms))
             })
             .await?;
         sleep(Duration::from_millis(copy_ms / 4)).await;
@@ -98,11 +98,16 @@ impl SimClickHouse {
             pieces.extend(chunks.map(|at| Piece::Data(content.slice(at..content.len().min(at + at_once)))));
             pieces.push(Piece::End { checksum, held });
         }
-        let takes_ms = copy_ms - copy_ms / 4 + (rows.bytes() * 1_000).checked_div(rate).unwrap_or(0);
-        let wait = Duration::from_millis(takes_ms / pieces.len() as u64);
-        let timely = move |piece| async move {
-            sleep(wait).await;
-            Ok(piece)
+        let count = pieces.len() as u64;
+        let wait = Duration::from_millis((copy_ms - copy_ms / 4) / count);
+        let (server, bytes) = (self.clone(), rows.bytes() / count);
+        let timely = move |piece| {
+            let server = server.clone();
+            async move {
+                sleep(wait).await;
+                server.let_out(bytes).await;
+                Ok(piece)
+            }
         };
         Ok(stream::iter(pieces).then(timely).boxed())
     }
@@ -134,6 +139,7 @@ impl SimClickHouse {
             world.seed(database, nonce).map(|_| ())
         })
         .await?;
+        let begun = Instant::now();
         let announced = match pieces.next().await {
             Some(Ok(Piece::Begin(parts))) => parts,
             Some(Ok(Piece::Declined(reason))) => return Err(Error::NotByParts(reason)),
@@ -172,15 +178,8 @@ impl SimClickHouse {
         if rows.row_count() != rows_told {
             return Err(broken("other rows than were told of"));
         }
-        self.call(|world| {
-            world.check_disk()?;
-            let (copied, bytes) = (rows.row_count(), rows.bytes());
-            world.seed(database, nonce)?.put(partition, rows);
-            world.disk_free_bytes = world.disk_free_bytes.saturating_sub(bytes);
-            world.copied_bytes += bytes;
-            Ok(copied)
-        })
-        .await
+        self.let_in(rows.bytes(), begun).await;
+        self.call(|world| world.put_copy((database, nonce), partition, rows)).await
     }
 
     pub(super) async fn sweep(&self) -> Result<(), Error> {

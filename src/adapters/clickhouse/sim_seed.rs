@@ -69,11 +69,6 @@ impl SimClickHouse {
 
 /// What copies take, and what rows weigh.
 impl SimClickHouse {
-    /// Bytes a second that its disk or network lets through for copies; 0: all at once.
-    pub fn set_copy_rate(&self, bytes_per_s: u64) {
-        self.world().copy_bytes_per_s = bytes_per_s;
-    }
-
     /// What one row takes in replicas whose database begins like this: so few messages stand for long history.
     pub fn weigh_rows(&self, database: &str, bytes: u64) {
         self.world().row_bytes.insert(database.to_owned(), bytes);
@@ -166,7 +161,7 @@ impl World {
             return Err(Error::Conflict(format!("{}.local", replica.database)));
         }
         let key = (replica.database.clone(), nonce);
-        self.seeds.retain(|seed, _| seed.0 != replica.database || *seed == key);
+        self.drop_seeds(&replica.database, Some(nonce));
         match self.seeds.get(&key) {
             Some(there) if there.schema != replica.schema => Err(Error::Conflict(replica.database.clone())),
             Some(_) => Ok(()),
@@ -214,7 +209,7 @@ impl World {
             let missing = || Error::Missing(format!("{database}.seed_{nonce}"));
             self.replicas.insert(database.to_owned(), seed.ok_or_else(missing)?);
         }
-        self.seeds.retain(|(seeded, _), _| seeded != database);
+        self.drop_seeds(database, None);
         self.taken.retain(|(seeded, _, _), _| seeded != database);
         Ok(())
     }

@@ -41,6 +41,10 @@ pub(super) struct World {
     pub copy_ms: u64,
     /// Bytes that leave or come with copies in a second; 0: at once.
     pub copy_bytes_per_s: u64,
+    /// Until when what is under way takes up that pace.
+    pub sending_until: Instant,
+    /// The same for what comes.
+    pub taking_until: Instant,
     /// Bytes that came with copies so far.
     pub copied_bytes: u64,
     /// What one row takes on the disk, by the beginning of the replica's database; others by their text.
@@ -83,6 +87,8 @@ impl World {
             network: None,
             copy_ms: 0,
             copy_bytes_per_s: 0,
+            sending_until: started,
+            taking_until: started,
             copied_bytes: 0,
             row_bytes: BTreeMap::new(),
             no_parts: None,
@@ -107,11 +113,6 @@ impl World {
         let down =
             || Error::Unreachable { url: "sim://clickhouse".into(), reason: "connection refused".into() };
         if self.up { Ok(()) } else { Err(down()) }
-    }
-
-    pub fn check_disk(&self) -> Result<(), Error> {
-        let full = || Error::Overloaded { code: 243, message: "not enough space".into() };
-        if self.disk_free_bytes > 0 { Ok(()) } else { Err(full()) }
     }
 
     pub fn replica(&mut self, database: &str) -> Result<&mut Replica, Error> {
@@ -161,36 +162,43 @@ impl World {
         }
         let row_bytes = self.row_bytes.iter().find(|(head, _)| insert.database.starts_with(head.as_str()));
         let row_bytes = row_bytes.map(|(_, bytes)| *bytes);
-        let replica = self.replica(&insert.database)?;
-        let timed = !replica.schema.partition_key.is_empty();
+        let timed = !self.replica(&insert.database)?.schema.partition_key.is_empty();
         let mut parts: BTreeMap<(u32, &str), Vec<&Row<'_>>> = BTreeMap::new();
         for row in &rows {
             let time = if timed { month(row.text) } else { "" };
             parts.entry((row.partition, time)).or_default().push(row);
         }
         let taken = if half { 1 } else { parts.len() };
-        let mut bytes = 0;
-        for (part, rows) in parts.into_iter().take(taken) {
+        let size = |rows: &Vec<&Row<'_>>| {
             let text = || rows.iter().map(|row| row.text.len() as u64).sum::<u64>() / COMPRESSION + 1;
-            bytes += row_bytes.map_or_else(text, |each| each * rows.len() as u64);
-            replica.add_part(part, &rows);
-        }
+            row_bytes.map_or_else(text, |each| each * rows.len() as u64)
+        };
+        let bytes = parts.values().take(taken).map(size).sum();
+        self.check_room(bytes)?;
+        let replica = self.replica(&insert.database)?;
+        parts.into_iter().take(taken).for_each(|(part, rows)| replica.add_part(part, &rows));
         replica.bytes += bytes;
         self.disk_free_bytes = self.disk_free_bytes.saturating_sub(bytes);
         Ok(())
     }
 
-    /// Drops a replica; its disk space is free unless another replica here has the same parts as links.
+    /// Drops a replica, and what was to become one.
     pub fn forget(&mut self, database: &str) {
-        let Some(gone) = self.replicas.remove(database) else { return };
-        let head = database.rsplit_once("_s").map_or(database, |(head, _)| head);
-        let linked = |partition: &u32| {
-            let mut others = self.replicas.iter().filter(|(name, _)| name.starts_with(head));
-            others.any(|(_, other)| other.rows.contains_key(partition))
-        };
-        let own = gone.rows.keys().filter(|partition| !linked(partition));
-        let freed: u64 = own.map(|partition| gone.taken(PartitionId(*partition)).bytes()).sum();
-        self.disk_free_bytes = (self.disk_free_bytes + freed).min(self.disk_total_bytes);
+        self.drop_seeds(database, None);
+        if let Some(gone) = self.replicas.remove(database) {
+            self.free(database, &gone);
+        }
+    }
+
+    /// Drops what was to become a replica, but for that of a nonce.
+    pub fn drop_seeds(&mut self, database: &str, keep: Option<u64>) {
+        let over = |(seeded, nonce): &(String, u64)| seeded == database && Some(*nonce) != keep;
+        let over: Vec<_> = self.seeds.keys().filter(|seed| over(seed)).cloned().collect();
+        for seed in over {
+            if let Some(gone) = self.seeds.remove(&seed) {
+                self.free(database, &gone);
+            }
+        }
     }
 
     /// What every replica that holds parts takes; as it was last told, if that is true still.

@@ -11,6 +11,7 @@ pub mod keep_copies;
 pub mod one_epoch;
 pub mod settles;
 pub mod valid;
+pub mod zones;
 
 #[cfg(test)]
 #[path = "fixture_tests.rs"]

@@ -1,7 +1,7 @@
 //! VALID, as far as records show it: copies of a shard are on different, registered nodes, and one of them leads.
 //!
-//! Zones and watermarks are not looked at: whether a better node could have been had depends on disks and servers,
-//! which reports tell and records do not.
+//! Zones are looked at by [`super::zones`], watermarks by nobody: whether a better node could have been had depends on
+//! disks and servers, which reports tell and records do not.
 
 use super::{Invariant, Violation};
 use crate::model::Shard;
