@@ -1,5 +1,7 @@
 //! The production actors in virtual time over simulated ports.
 
+#[path = "simulation/cases.rs"]
+mod cases;
 #[path = "simulation/elastic.rs"]
 mod elastic;
 #[path = "simulation/late.rs"]
