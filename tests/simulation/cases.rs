@@ -6,8 +6,8 @@ use expect_test::expect_file;
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Of `simulations/large`, those that take seconds; the others take up to minutes also when optimised, and are played by
-/// hand.
+/// Of `simulations/large`, those that take seconds; the others take up to minutes also when optimised, and are played
+/// by hand.
 const QUICK: [&str; 5] =
     ["asim-add-node", "asim-heterogeneous", "pd-import-data", "pd-region-split", "redpanda-two-drains"];
 
