@@ -7,6 +7,8 @@
 mod edge;
 #[path = "cli/placement.rs"]
 mod placement;
+#[path = "cli/simulation.rs"]
+mod simulation;
 #[path = "edge/steer_cli.rs"]
 mod steer_cli;
 

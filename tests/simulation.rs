@@ -2,6 +2,8 @@
 
 #[path = "simulation/bare.rs"]
 mod bare;
+#[path = "simulation/cases.rs"]
+mod cases;
 #[path = "simulation/elastic.rs"]
 mod elastic;
 #[path = "simulation/late.rs"]

@@ -3,7 +3,7 @@
 use super::engine::Engine;
 use super::replay::Replay;
 use super::what_if::WhatIf;
-use super::{Align, Context, Exit, Failure, Table};
+use super::{Align, Context, Exit, Failure, Table, human_bytes};
 use crate::simulation::case::Case;
 use crate::simulation::{self, Run, case_file, report, sweep};
 use clap::{Args, Subcommand};
@@ -120,6 +120,7 @@ fn table(runs: &[(Case, Run)], colour: bool) -> String {
         ("MOVES", Align::Right),
         ("BOUND", Align::Right),
         ("REDUNDANT", Align::Right),
+        ("BYTES", Align::Right),
         ("THRASH %", Align::Right),
         ("SETTLED S", Align::Right),
         ("WORST BALANCE", Align::Right),
@@ -131,12 +132,13 @@ fn table(runs: &[(Case, Run)], colour: bool) -> String {
     for (case, run) in runs {
         let m = &run.measures;
         let count = |ending: &str| run.tally.get(ending).copied().unwrap_or(0);
-        let known = case.issue.as_ref().map(|issue| format!("fails as known: {issue}"));
+        let known = case.issue.as_ref().map(|issue| format!("fails as known: {}", issue.is));
         table.row(vec![
             case.name.clone(),
             m.replicas_added.to_string(),
             m.moves_bound().to_string(),
             m.redundant_moves().to_string(),
+            human_bytes(m.copied_bytes),
             run.thrash_percent().to_string(),
             seconds(run.settle_ms),
             hundredths(m.replica_spread_milli.max(m.leader_spread_milli)),

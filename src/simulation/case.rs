@@ -1,15 +1,14 @@
 //! A case: a world, what happens to it and when, and what must hold. Read from a file or drawn by a sweep.
 
 use super::event::Event;
-use super::node::Port;
-use super::setup::{NewTable, Setup};
+use super::setup::Setup;
 
+pub use super::impossible::{Part, Wrong};
 pub use super::judge::Expect;
 pub use super::world::{NodeSpec, PolicySpec, Size, TableSpec, WorldSpec};
 use crate::actors::Options;
 use crate::actors::table::decide::Rules;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// A length of virtual time, in files as `250ms`, `5s`, `3m`, `2h` or `1d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -47,6 +46,15 @@ pub struct Timed {
     pub event: Event,
 }
 
+/// Why a case is known to fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issue {
+    /// Where that is told.
+    pub is: String,
+    /// What its failure, and each invariant that it breaks, says.
+    pub fails_with: String,
+}
+
 /// A case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
@@ -56,8 +64,8 @@ pub struct Case {
     pub about: String,
     /// All randomness comes from it.
     pub seed: u64,
-    /// Fails for this known reason; it then must fail.
-    pub issue: Option<String>,
+    /// Fails for a known reason; it then must fail, and so.
+    pub issue: Option<Issue>,
     /// The world.
     pub world: WorldSpec,
     /// Nodes that differ from the others.
@@ -74,13 +82,6 @@ pub struct Case {
     pub expect: Expect,
 }
 
-/// Most nodes of a case.
-const NODES_MAX: u32 = 10_000;
-/// Most times as many messages in one partition as in another.
-const SKEW_MAX: u64 = 1_000_000;
-/// Most partitions of a case's table.
-const PARTITIONS_MAX: u32 = 65_536;
-
 impl Case {
     /// The cluster's beginning.
     pub fn setup(&self) -> Setup {
@@ -96,126 +97,5 @@ impl Case {
             options,
             ..Setup::nodes(self.world.nodes).seed(self.seed)
         }
-    }
-
-    /// What makes it impossible, if anything: the number of the event (from 1) where one is to blame, and why.
-    pub fn impossible(&self) -> Option<(Option<usize>, String)> {
-        self.impossible_world().map(|why| (None, why)).or_else(|| self.impossible_event())
-    }
-
-    fn impossible_world(&self) -> Option<String> {
-        let nodes = self.world.nodes;
-        if nodes == 0 || nodes > NODES_MAX {
-            return Some(format!("world: nodes must be 1 to {NODES_MAX}, not {nodes}"));
-        }
-        if let Some(why) = self.impossible_node() {
-            return Some(why);
-        }
-        let mut names = BTreeSet::new();
-        for table in &self.tables {
-            let NewTable { name, partitions, shards, replicas } = table.table();
-            if !names.insert(name.clone()) {
-                return Some(format!("table {name} is there twice"));
-            }
-            let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if name.is_empty() || !name.chars().all(legal) {
-                return Some(format!("table {name:?}: names are letters, digits and _"));
-            }
-            if partitions == 0 || partitions > PARTITIONS_MAX {
-                return Some(format!("table {name}: partitions must be 1 to {PARTITIONS_MAX}"));
-            }
-            if shards == 0 || shards > partitions {
-                return Some(format!("table {name}: shards must be 1 to {partitions} (its partitions)"));
-            }
-            if replicas == 0 || replicas > nodes {
-                return Some(format!("table {name}: replicas must be 1 to {nodes} (the nodes)"));
-            }
-            if let Some(node) =
-                table.leaders_on.as_ref().filter(|node| !(1..=nodes).any(|n| **node == format!("n{n}")))
-            {
-                return Some(format!("table {name}: leaders_on: there is no node {node:?}: n1 to n{nodes}"));
-            }
-            if table.skew.iter().any(|times| *times > SKEW_MAX) {
-                return Some(format!("table {name}: skew: at most {SKEW_MAX} times as many messages"));
-            }
-        }
-        None
-    }
-
-    fn has_zone(&self, zone: &str) -> bool {
-        let labelled = self.nodes.iter().any(|node| node.labels.get("zone").is_some_and(|of| of == zone));
-        labelled || (1..=self.world.zones).any(|n| zone == format!("z{n}"))
-    }
-
-    fn impossible_node(&self) -> Option<String> {
-        let joins = self.events.iter().filter(|timed| matches!(timed.event, Event::AddNode {})).count();
-        let most = self.world.nodes as usize + joins;
-        let mut names = BTreeSet::new();
-        for NodeSpec { name, capacity, weight_milli, foreign, .. } in &self.nodes {
-            if !names.insert(name) {
-                return Some(format!("node {name} is there twice"));
-            }
-            if !(1..=most).any(|n| *name == format!("n{n}")) {
-                return Some(format!(
-                    "node {name:?}: there are only n1 to n{most}, those that join included"
-                ));
-            }
-            if *weight_milli == Some(0) {
-                return Some(format!(
-                    "node {name}: weight_milli must be above 0; drain a node that gets nothing"
-                ));
-            }
-            let capacity = capacity.unwrap_or(self.world.capacity);
-            if foreign.0 > capacity.0 {
-                return Some(format!(
-                    "node {name}: foreign data ({} bytes) does not fit its capacity ({})",
-                    foreign.0, capacity.0
-                ));
-            }
-        }
-        None
-    }
-
-    fn impossible_event(&self) -> Option<(Option<usize>, String)> {
-        let mut before = Span(0);
-        let mut tables: BTreeSet<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
-        let mut nodes = self.world.nodes;
-        for (number, Timed { at, event }) in self.events.iter().enumerate() {
-            let blame = |why: String| Some((Some(number + 1), why));
-            if *at < before {
-                return blame("it is earlier than the one before: sort them by time".into());
-            }
-            if *at > self.faults_end {
-                return blame(format!("it is after faults_end ({})", String::from(self.faults_end)));
-            }
-            before = *at;
-            for target in event.targets() {
-                let known = (1..=nodes).any(|n| *target == format!("n{n}")) || target == "leader";
-                if !known {
-                    return blame(format!("there is no node {target:?} then: n1 to n{nodes}, or leader"));
-                }
-            }
-            if let Some(table) = event.table()
-                && !tables.contains(table)
-            {
-                return blame(format!("there is no table {table:?}"));
-            }
-            if let Some(zone) = event.zone()
-                && !self.has_zone(zone)
-            {
-                return blame(format!("there is no node in zone {zone:?}"));
-            }
-            match event {
-                Event::AddNode {} => nodes += 1,
-                Event::CreateTable(table) => {
-                    tables.insert(&table.name);
-                }
-                Event::Down { port } | Event::Up { port } if !matches!(port, Port::Store | Port::Kafka) => {
-                    return blame("only store and kafka are shared; use cut or stop-clickhouse".into());
-                }
-                _ => {}
-            }
-        }
-        None
     }
 }

@@ -1,6 +1,8 @@
 //! Reads cases from TOML. What is wrong with one is told with file, line and reason.
 
-use super::case::{Case, Expect, NodeSpec, PolicySpec, Span, TableSpec, Timed, WorldSpec};
+use super::case::{
+    Case, Expect, Issue, NodeSpec, Part, PolicySpec, Span, TableSpec, Timed, WorldSpec, Wrong,
+};
 use super::event::Event;
 use crate::error::{Code, Coded, Retry, ranges};
 use serde::Deserialize;
@@ -38,18 +40,18 @@ struct Document {
     #[serde(default = "one")]
     seed: u64,
     issue: Option<String>,
+    fails_with: Option<String>,
     faults_end: Span,
-    world: WorldSpec,
+    world: Spanned<WorldSpec>,
     #[serde(default)]
-    node: Vec<NodeSpec>,
+    node: Vec<Spanned<NodeSpec>>,
     #[serde(default)]
     policy: PolicySpec,
     #[serde(default)]
-    table: Vec<TableSpec>,
+    table: Vec<Spanned<TableSpec>>,
     #[serde(default)]
     event: Vec<Spanned<toml::Table>>,
-    #[serde(default)]
-    expect: Expect,
+    expect: Option<Spanned<Expect>>,
 }
 
 fn one() -> u64 {
@@ -67,6 +69,58 @@ fn timed(mut table: toml::Table) -> Result<Timed, String> {
     Ok(Timed { at, event })
 }
 
+/// Where each part of a case begins in its text.
+#[derive(Default)]
+struct Places {
+    world: usize,
+    nodes: Vec<usize>,
+    tables: Vec<usize>,
+    events: Vec<usize>,
+    expect: usize,
+}
+
+impl Places {
+    /// The line of a part's field; where it is not written, the line that the part begins with.
+    fn line_of(&self, text: &str, wrong: &Wrong) -> usize {
+        let begin = match wrong.part {
+            Part::Case => 0,
+            Part::World => self.world,
+            Part::Node(at) => self.nodes[at],
+            Part::Table(at) => self.tables[at],
+            Part::Event(at) => self.events[at],
+            Part::Expect => self.expect,
+        };
+        let mut offset = begin;
+        for (number, line) in text[begin..].split_inclusive('\n').enumerate() {
+            let written = line.trim_start();
+            if number > 0 && written.starts_with('[') {
+                break; // the next part
+            }
+            let value = written.strip_prefix(wrong.field).map(str::trim_start);
+            if value.is_some_and(|value| value.starts_with('=')) {
+                return line_at(text, offset);
+            }
+            offset += line.len();
+        }
+        line_at(text, begin)
+    }
+}
+
+fn issue_of(issue: Option<String>, fails_with: Option<String>) -> Result<Option<Issue>, Wrong> {
+    let wrong = |field, why: &str| Err(Wrong { part: Part::Case, field, why: why.into() });
+    match (issue, fails_with) {
+        (None, None) => Ok(None),
+        (Some(is), Some(fails_with)) => Ok(Some(Issue { is, fails_with })),
+        (Some(_), None) => wrong("issue", "issue: say also what the failure says: fails_with = \"...\""),
+        (None, Some(_)) => wrong("fails_with", "fails_with: say also why that is known: issue = \"...\""),
+    }
+}
+
+/// Takes spanned values apart.
+fn spread<T>(values: Vec<Spanned<T>>) -> (Vec<usize>, Vec<T>) {
+    values.into_iter().map(|value| (value.span().start, value.into_inner())).unzip()
+}
+
 /// Reads a case from its text; `file` is named in errors and, without its ending, is the case's name.
 pub fn parse(file: &str, text: &str) -> Result<Case, Error> {
     let wrong = |line, reason| Error { file: file.to_owned(), line, reason };
@@ -74,33 +128,44 @@ pub fn parse(file: &str, text: &str) -> Result<Case, Error> {
         let line = error.span().map_or(1, |span| line_at(text, span.start));
         wrong(line, error.message().to_owned())
     })?;
+    let (nodes_at, nodes) = spread(document.node);
+    let (tables_at, tables) = spread(document.table);
+    let (events_at, written) = spread(document.event);
     let mut events = Vec::new();
-    let mut lines = Vec::new();
-    for (number, event) in document.event.into_iter().enumerate() {
-        let line = line_at(text, event.span().start);
-        let event = timed(event.into_inner());
-        events.push(event.map_err(|reason| wrong(line, format!("event {}: {reason}", number + 1)))?);
-        lines.push(line);
+    for (number, (event, at)) in written.into_iter().zip(&events_at).enumerate() {
+        let event = timed(event).map_err(|reason| format!("event {}: {reason}", number + 1));
+        events.push(event.map_err(|reason| wrong(line_at(text, *at), reason))?);
     }
+    let places = Places {
+        world: document.world.span().start,
+        nodes: nodes_at,
+        tables: tables_at,
+        events: events_at,
+        expect: document.expect.as_ref().map_or(0, |expect| expect.span().start),
+    };
+    let blamed = |blame: Wrong| {
+        let line = places.line_of(text, &blame);
+        match blame.part {
+            Part::Event(at) => wrong(line, format!("event {}: {}", at + 1, blame.why)),
+            _ => wrong(line, blame.why),
+        }
+    };
     let stem = Path::new(file).file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
     let case = Case {
         name: stem,
         about: document.about,
         seed: document.seed,
-        issue: document.issue,
-        world: document.world,
-        nodes: document.node,
+        issue: issue_of(document.issue, document.fails_with).map_err(blamed)?,
+        world: document.world.into_inner(),
+        nodes,
         policy: document.policy,
-        tables: document.table,
+        tables,
         events,
         faults_end: document.faults_end,
-        expect: document.expect,
+        expect: document.expect.map(Spanned::into_inner).unwrap_or_default(),
     };
-    match case.impossible() {
-        None => Ok(case),
-        Some((Some(event), reason)) => Err(wrong(lines[event - 1], format!("event {event}: {reason}"))),
-        Some((None, reason)) => Err(wrong(1, reason)),
-    }
+    case.possible().map_err(blamed)?;
+    Ok(case)
 }
 
 /// Reads a file.
@@ -168,22 +233,34 @@ mod tests {
             (format!("{head}colour = 1\n"), "c.toml:5: unknown field `colour`"),
             (head.replace("10s", "10 parsecs"), "c.toml:2: \"10 parsecs\" is no length of time"),
             (head.replace("nodes = 2", "nodes = -2"), "c.toml:4: "),
-            (head.replace("nodes = 2", "nodes = 0"), "c.toml:1: world: nodes must be 1"),
-            (format!("{head}{table}").replace("replicas = 2", "replicas = 3"), "replicas must be 1 to 2"),
-            (format!("{head}{table}{table}"), "table t is there twice"),
+            (head.replace("nodes = 2", "nodes = 0"), "c.toml:4: world: nodes must be 1"),
+            (
+                format!("{head}{table}").replace("replicas = 2", "replicas = 3"),
+                "c.toml:9: table t: replicas must be 1 to 2",
+            ),
+            (format!("{head}{table}{table}"), "c.toml:11: table t is there twice"),
             (event("do = \"kill-daemon\"\nnode = \"n1\""), "c.toml:10: event 1: it has no time"),
             (
                 head.replace("nodes = 2", "nodes = 2\ncapacity = -5"),
                 "c.toml:5: a size of -5 bytes is below 0",
             ),
             (head.replace("nodes = 2", "nodes = 2\ncapacity = \"5 parsecs\""), "is no size: write 286MiB"),
-            (format!("{head}{table}[[node]]\nname = \"n3\"\n"), "node \"n3\": there are only n1 to n2"),
-            (format!("{head}[[node]]\nname = \"n1\"\n[[node]]\nname = \"n1\"\n"), "node n1 is there twice"),
+            (
+                format!("{head}{table}[[node]]\nname = \"n3\"\n"),
+                "c.toml:11: node \"n3\": there are only n1 to n2",
+            ),
+            (
+                format!("{head}[[node]]\nname = \"n1\"\n[[node]]\nname = \"n1\"\n"),
+                "c.toml:8: node n1 is there twice",
+            ),
             (
                 format!("{head}[[node]]\nname = \"n1\"\nforeign = 5\ncapacity = 4\n"),
-                "does not fit its capacity (4)",
+                "c.toml:7: node n1: foreign data (5 bytes) does not fit its capacity (4)",
             ),
-            (format!("{head}{table}leaders_on = \"n7\"\n"), "leaders_on: there is no node \"n7\""),
+            (
+                format!("{head}{table}leaders_on = \"n7\"\n"),
+                "c.toml:10: table t: leaders_on: there is no node \"n7\"",
+            ),
             (format!("{head}{table}skew = [-1]\n"), "c.toml:10: "),
             (event("at = \"1s\"\ndo = \"stop-zone\"\nzone = \"z1\""), "there is no node in zone \"z1\""),
             (
@@ -193,13 +270,13 @@ mod tests {
             (event("at = \"1s\"\ndo = \"dance\""), "c.toml:10: event 1: unknown variant `dance`"),
             (
                 event("at = \"1s\"\ndo = \"kill-daemon\"\nnode = \"n3\""),
-                "event 1: there is no node \"n3\" then",
+                "c.toml:13: event 1: there is no node \"n3\" then",
             ),
             (event("at = \"1s\"\ndo = \"kill-daemon\"\nnode = \"n1\"\nwhy = 1"), "unknown field `why`"),
             (event("at = \"11s\"\ndo = \"add-node\""), "it is after faults_end (10s)"),
             (
                 event("at = \"5s\"\ndo = \"add-node\"\n[[event]]\nat = \"1s\"\ndo = \"add-node\""),
-                "c.toml:13: event 2: it is earlier",
+                "c.toml:14: event 2: it is earlier",
             ),
             (event("at = \"5s\"\ndo = \"produce\"\ntable = \"u\"\nmessages = 1"), "there is no table \"u\""),
             (event("at = \"5s\"\ndo = \"down\"\nport = \"peers\""), "only store and kafka are shared"),
@@ -208,5 +285,65 @@ mod tests {
             let said = says(&text);
             assert!(said.contains(expected), "{expected:?} is not in {said:?} of\n{text}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_made_or_cannot_hold_is_told_with_its_line() {
+        let head = "about = \"x\"\nfaults_end = \"10s\"\n[world]\nnodes = 2\n";
+        let table = "[[table]]\nname = \"t\"\npartitions = 4\nshards = 2\nreplicas = 2\n";
+        let made = "[[event]]\nat = \"1s\"\ndo = \"create-table\"\nname = \"u\"\n";
+        let create = |rest: &str| format!("{head}{made}{rest}");
+        let rate = |rest: &str| {
+            format!(
+                "{head}{table}[[event]]\nat = \"1s\"\ndo = \"rate\"\ntable = \"t\"\nmessages_per_s = 1\n{rest}"
+            )
+        };
+        let expect = |text: &str| format!("{head}{table}[expect]\nbefore_repair = true\n{text}\n");
+        let flow = "[[event]]\nat = \"2s\"\ndo = \"rate\"\ntable = \"u\"\nmessages_per_s = 1\n";
+        let wrong = [
+            (create("partitions = 0\nshards = 1\nreplicas = 1\n"), "c.toml:9: event 1: table u: partitions"),
+            (
+                create("partitions = 1\nshards = 2\nreplicas = 1\n"),
+                "c.toml:10: event 1: table u: shards must",
+            ),
+            (
+                create("partitions = 1\nshards = 1\nreplicas = 3\n"),
+                "c.toml:11: event 1: table u: replicas must",
+            ),
+            (
+                create(&format!("partitions = 1\nshards = 1\nreplicas = 1\n{flow}")),
+                "c.toml:15: event 2: table",
+            ),
+            (
+                rate("partitions = [2, 5]\n"),
+                "c.toml:15: event 1: partitions [2, 5]: first and one past the last",
+            ),
+            (rate("partitions = [2, 2]\n"), "c.toml:15: event 1: partitions [2, 2]"),
+            (expect("replicas = { n55 = [0, 0] }"), "c.toml:12: expect: replicas: there is no node \"n55\""),
+            (expect("leaders = { n3 = [0, 0] }"), "c.toml:12: expect: leaders: there is no node \"n3\""),
+            (expect("shards = { u = [1, 1] }"), "c.toml:12: expect: shards: there is no table \"u\""),
+            (expect("leaders_each = [2, 1]"), "c.toml:12: expect: leaders_each: [2, 1] is fewest, then most"),
+            (format!("issue = \"#1\"\n{head}"), "c.toml:1: issue: say also what the failure says"),
+            (format!("fails_with = \"x\"\n{head}"), "c.toml:1: fails_with: say also why"),
+            (format!("issue = \"#1\"\nfails_with = \" \"\n{head}"), "c.toml:2: fails_with: write what"),
+            (
+                expect("lag_max = 1")
+                    .replace("partitions = 4\nshards = 2\n", "partitions = 2001\nshards = 2001\n"),
+                "c.toml:12: expect: lag_max: lag is not looked at where there are more than 2000 shards",
+            ),
+        ];
+        for (text, expected) in wrong {
+            let said = says(&text);
+            assert!(said.contains(expected), "{expected:?} is not in {said:?} of\n{text}");
+        }
+        assert!(parse("c.toml", &rate("partitions = [2, 4]\n")).is_ok());
+    }
+
+    #[test]
+    fn a_part_may_be_written_in_any_form() {
+        let dotted = "about = \"x\"\nfaults_end = \"10s\"\nworld.nodes = 2\n";
+        assert!(parse("c.toml", dotted).is_ok());
+        let inline = "about = \"x\"\nfaults_end = \"10s\"\nworld = { nodes = 0 }\n";
+        assert!(says(inline).starts_with("c.toml:3: world: nodes"), "{}", says(inline));
     }
 }

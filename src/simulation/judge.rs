@@ -5,14 +5,16 @@ use super::cluster::Cluster;
 use super::failure::Failure;
 use super::measures::{self, Measures};
 use super::samples::Sample;
+use super::world::Size;
+use crate::model::table::ShardState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Fewest and most.
-type Band = (u64, u64);
+pub type Band = (u64, u64);
 
 /// What must hold. Times and counts are from the moment that the tables stand.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Expect {
     /// Once faults have ended, everything is complete and every message in every replica within this.
@@ -37,6 +39,10 @@ pub struct Expect {
     pub moves_max: Option<u64>,
     /// Of those, beyond what the nodes' gains ask for, at most.
     pub redundant_moves_max: Option<u64>,
+    /// Bytes that come with copies, at most.
+    pub copied_bytes_max: Option<Size>,
+    /// What the case asks the cluster for and is refused, at most.
+    pub refused_max: Option<u64>,
     /// How much nodes' replicas go up and down against their trend, in hundredths of the range, at most.
     pub thrash_percent_max: Option<u64>,
     /// Replicas on the fullest node over the mean, by weight, in thousandths, at most.
@@ -63,6 +69,8 @@ pub struct Expect {
     pub replicas_each: Option<Band>,
     /// Shards that each node leads that `leaders` does not name.
     pub leaders_each: Option<Band>,
+    /// Shards of a table that queries are sent to: fewest and most.
+    pub shards: BTreeMap<String, Band>,
 }
 
 /// One expectation, and what came.
@@ -99,6 +107,8 @@ pub(super) struct Seen {
     pub measures: Measures,
     pub last: Sample,
     pub samples: Vec<Sample>,
+    /// Serving shards of each table.
+    pub shards: BTreeMap<String, u64>,
 }
 
 impl Seen {
@@ -140,6 +150,8 @@ impl Expect {
             ("leader changes", m.leader_changes, self.leader_changes_max),
             ("replicas added", m.replicas_added, self.moves_max),
             ("redundant moves", m.redundant_moves(), self.redundant_moves_max),
+            ("bytes copied", m.copied_bytes, self.copied_bytes_max.map(|size| size.0)),
+            ("requests that were refused", m.refused, self.refused_max),
             ("thrash in percent", measures::thrash_percent(&seen.samples), self.thrash_percent_max),
             ("replica spread in thousandths", m.replica_spread_milli, self.replica_spread_milli_max),
             ("leader spread in thousandths", m.leader_spread_milli, self.leader_spread_milli_max),
@@ -147,7 +159,8 @@ impl Expect {
             ("byte spread in thousandths", seen.byte_spread_milli(), self.byte_spread_milli_max),
             ("largest share of bytes in thousandths", seen.byte_share_milli(), self.byte_share_milli_max),
             ("fullest disk in thousandths", seen.disk_milli(), self.disk_milli_max),
-            ("messages that a readable replica lacks", seen.last.lag, self.lag_max),
+            // Where it was not looked at nobody can say that it is small.
+            ("messages that a readable replica lacks", seen.last.lag.unwrap_or(u64::MAX), self.lag_max),
         ];
         let check = |what: String, measured, band| Check { what, measured, band };
         let mut checks: Vec<Check> = at_most
@@ -170,6 +183,10 @@ impl Expect {
                 checks.push(check(format!("{what} on {node}"), measured, band));
             }
         }
+        for (table, band) in &self.shards {
+            let measured = seen.shards.get(table).copied().unwrap_or(0);
+            checks.push(check(format!("shards of {table}"), measured, *band));
+        }
         checks
     }
 }
@@ -177,7 +194,12 @@ impl Expect {
 impl Cluster {
     /// What is to be judged, as it is now.
     pub(super) fn seen(&self) -> Seen {
-        Seen { measures: self.measures(), last: self.sample(), samples: self.samples() }
+        let view = self.view();
+        let serving =
+            |table| view.shards_of(table).filter(|shard| shard.state == ShardState::Serving).count();
+        let tables = view.tables.values().map(|table| &table.record);
+        let shards = tables.map(|table| (table.name.table.clone(), serving(table.id) as u64)).collect();
+        Seen { measures: self.measures(), last: self.sample(), samples: self.samples(), shards }
     }
 
     /// Judges what was seen.

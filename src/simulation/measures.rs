@@ -33,6 +33,8 @@ pub struct Measures {
     pub table_spread_milli: u64,
     /// Bytes that came with copies.
     pub copied_bytes: u64,
+    /// What a script asked the cluster for and was refused.
+    pub refused: u64,
     /// When a replica or leadership changed last.
     pub changed_ms: u64,
     /// Replicas that came to a node, and that left it.
@@ -246,7 +248,7 @@ mod tests {
                 (id, NodeSample { partitions: counts[at], ..NodeSample::default() })
             };
             let nodes = series.iter().enumerate().map(node).collect();
-            Sample { at_ms: at as u64, nodes, lag: 0, shards: Vec::new() }
+            Sample { at_ms: at as u64, nodes, lag: None, shards: Vec::new() }
         };
         thrash_percent(&(0..series[0].len()).map(sample).collect::<Vec<_>>())
     }

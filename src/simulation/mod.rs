@@ -40,6 +40,7 @@ pub mod event;
 mod failure;
 pub mod figures;
 mod happen;
+mod impossible;
 mod journal;
 mod judge;
 mod measures;
@@ -135,6 +136,9 @@ impl fmt::Display for Run {
     }
 }
 
+/// What the failure of a run begins with in which an actor panicked.
+const PANICKED: &str = "an actor panicked: ";
+
 /// Runs a script on a cluster of its own, in virtual time, on this thread.
 pub fn run(setup: &Setup, script: impl AsyncFnOnce(&Cluster) -> Result<(), Failure>) -> Run {
     panics::collect();
@@ -169,7 +173,9 @@ pub fn run(setup: &Setup, script: impl AsyncFnOnce(&Cluster) -> Result<(), Failu
     });
     drop(system);
     if let Some(panic) = panics::collected().into_iter().next() {
-        run.failure.get_or_insert(format!("an actor panicked: {panic}"));
+        // What else failed may have come of it.
+        let besides = run.failure.take().map_or_else(String::new, |failure| format!("; {failure}"));
+        run.failure = Some(format!("{PANICKED}{panic}{besides}"));
     }
     run
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Shards beyond which a sample shows no places.
-const PLACES_MAX: usize = 2_000;
+/// Shards beyond which a sample shows no places and no lag.
+pub(super) const PLACES_MAX: usize = 2_000;
 
 /// One node at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -53,8 +53,8 @@ pub struct Sample {
     pub at_ms: u64,
     /// By node.
     pub nodes: BTreeMap<NodeId, NodeSample>,
-    /// Messages that the worst replica lacks.
-    pub lag: u64,
+    /// Messages that the worst readable replica lacks; none where there are too many to look at.
+    pub lag: Option<u64>,
     /// In order; empty if there are too many.
     pub shards: Vec<ShardSample>,
 }
@@ -98,8 +98,8 @@ impl Cluster {
                 },
             );
         }
-        let (mut shards, mut lag) = (Vec::new(), 0);
-        let count: usize = view.all_shards().count();
+        let few = view.all_shards().count() <= PLACES_MAX;
+        let (mut shards, mut lag) = (Vec::new(), few.then_some(0));
         for table in view.tables.values().map(|table| &table.record) {
             for shard in view.shards_of(table.id) {
                 let database = names::replica_database(&table.name, table.id, shard.id);
@@ -111,11 +111,11 @@ impl Cluster {
                         node.partitions += u64::from(shard.range.width());
                     }
                     node.leaders += u64::from(leads);
-                    if count <= PLACES_MAX && replica.state == ReplicaState::Ready {
-                        lag = lag.max(self.lacked(table, shard, &replica.node, &database, 0));
+                    if few && replica.state == ReplicaState::Ready {
+                        lag = lag.max(Some(self.lacked(table, shard, &replica.node, &database, 0)));
                     }
                 }
-                if count <= PLACES_MAX {
+                if few {
                     let (ready, other): (Vec<_>, Vec<_>) =
                         shard.replicas.iter().partition(|replica| replica.state == ReplicaState::Ready);
                     let node = |replica: &crate::model::Replica| replica.node.clone();

@@ -161,7 +161,7 @@ fn sample(world: &World) -> Sample {
             node.partitions += u64::from(shard.hi - shard.lo);
         }
     }
-    Sample { at_ms: world.at_ms, nodes, lag: 0, shards: Vec::new() }
+    Sample { at_ms: world.at_ms, nodes, lag: None, shards: Vec::new() }
 }
 
 /// A copy under way.
