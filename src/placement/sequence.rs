@@ -183,10 +183,17 @@ impl<'a> Planner<'a> {
             let coming = |node: &&u32| self.world.unsound.contains(&(shard as u32, **node));
             let awaited = placed.iter().filter(coming).take(remove.len());
             let added = placed.iter().filter(|node| **node != NONE && !present.contains(node));
+            let mut pairs: Vec<(u32, Option<u32>)> = awaited.chain(added).map(|&to| (to, None)).collect();
+            // Within a zone where that can be: else two copies would be in one while the other is still to come.
+            let zone = |node: u32| self.problem.nodes[node as usize].zone;
+            for (to, from) in &mut pairs {
+                let same = remove.iter().position(|&node| zone(node) == zone(*to));
+                *from = same.map(|at| remove.remove(at));
+            }
             let mut remove = remove.into_iter();
             let shard = shard as u32;
-            for &to in awaited.chain(added) {
-                legs.push(Leg { shard, from: remove.next(), to: Some(to), rank: 0 });
+            for (to, from) in pairs {
+                legs.push(Leg { shard, from: from.or_else(|| remove.next()), to: Some(to), rank: 0 });
             }
             legs.extend(remove.map(|node| Leg { shard, from: Some(node), to: None, rank: 0 }));
         }

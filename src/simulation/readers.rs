@@ -40,7 +40,7 @@ impl Dark {
             if !view.is_live(node) {
                 self.since_ms.entry(node.to_string()).or_insert(now_ms);
             } else if let Some(since) = self.since_ms.remove(node.as_str()) {
-                self.last_ms.insert(node.to_string(), (since, now_ms));
+                self.ended(node.as_str(), since, now_ms);
             }
         }
     }
@@ -51,7 +51,17 @@ impl Dark {
             let since_ms = self.down_since_ms.get(node).copied().unwrap_or(now_ms);
             self.cut_since_ms.entry(node.to_owned()).or_insert(since_ms);
         } else if let Some(since) = self.cut_since_ms.remove(node) {
-            self.last_ms.insert(node.to_owned(), (since, now_ms));
+            self.ended(node, since, now_ms);
+        }
+    }
+
+    /// It was so until now; a longer time that has just ended counts still.
+    fn ended(&mut self, node: &str, since_ms: u64, now_ms: u64) {
+        let longer = |(since, until): &(u64, u64)| {
+            until - since > now_ms - since_ms && now_ms <= until + Self::BACK_MS
+        };
+        if !self.last_ms.get(node).is_some_and(longer) {
+            self.last_ms.insert(node.to_owned(), (since_ms, now_ms));
         }
     }
 
@@ -59,8 +69,9 @@ impl Dark {
     pub(super) fn down(&mut self, node: &str, now_ms: u64, down: bool) {
         if down {
             self.down_since_ms.entry(node.to_owned()).or_insert(now_ms);
-        } else {
-            self.down_since_ms.remove(node);
+        } else if let Some(since) = self.down_since_ms.remove(node) {
+            // Nobody has waited for it, and its file may be as old as what its daemon had heard by then (sweep seed 125).
+            self.ended(node, since, now_ms);
         }
     }
 
@@ -148,7 +159,9 @@ impl Cluster {
             return Ok(Answer::Unavailable);
         }
         if !dropped {
-            self.journal().violation("RETIRE", &format!("a query of {name} found {what} gone"));
+            let query =
+                format!("a query of {name}, begun at {initiator} {} ms ago,", self.now_ms() - began_ms);
+            self.journal().violation("RETIRE", &format!("{query} found {what} gone"));
             return Err(self.failure(format!("{what} is gone")));
         }
         Ok(Answer::Missing(what.to_owned()))

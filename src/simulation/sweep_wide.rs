@@ -23,6 +23,7 @@ pub(super) fn widen(dice: &mut Dice, case: &mut Case) {
             case.events.push(Timed { at, event });
         }
     }
+    open_all(case);
 }
 
 /// Rows weigh something, there is history, and a copy of a whole replica takes 1 to 30 s while it is alone.
@@ -47,12 +48,17 @@ fn may_lose(case: &Case) -> bool {
     nodes >= 3 && case.tables.iter().all(|table| (2..nodes).contains(&table.replicas))
 }
 
-/// A node is gone for good, and its copies are made elsewhere within the run: other nodes take them in the end.
+/// A node is gone for good, and its copies are made elsewhere within the run.
 fn lose(dice: &mut Dice, case: &mut Case) {
     case.policy.down_after = Some(Span(dice.range(10, 60) * 1_000));
     let (at, node) = (Span(dice.range(0, case.faults_end.0)), dice.node(case.world.nodes));
     case.events.push(Timed { at, event: Event::LoseNode { node } });
-    for number in 1..=case.world.nodes {
+}
+
+/// When all is to heal every node takes copies: those of a new table, and of a node that is lost.
+fn open_all(case: &mut Case) {
+    let joined = case.events.iter().filter(|timed| timed.event == Event::AddNode {}).count();
+    for number in 1..=case.world.nodes as usize + joined {
         let event = Event::SetNode { node: format!("n{number}"), state: NodeState::Active };
         case.events.push(Timed { at: case.faults_end, event });
     }

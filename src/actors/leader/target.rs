@@ -52,8 +52,8 @@ pub fn check(
     }
 }
 
-/// Whether a copy on a node that is down is the only one whose table may still be there: the others have told that theirs
-/// are gone. Its record may go then, if an operator says so, though there are too few without it.
+/// Whether a copy on a node that is down is the only one whose table may still be there: the others have told that
+/// theirs are gone. Its record may go then, if an operator says so, though there are too few without it.
 pub fn hopeless(sight: &Sight<'_>, shard: &Shard, node: &NodeId) -> bool {
     let bare = |other: &NodeId| {
         let replicas = sight.heartbeats.get(other).and_then(|seen| seen.replicas.get(&shard.table));

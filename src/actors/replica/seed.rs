@@ -101,8 +101,8 @@ pub fn plan(
     let has = |partition| sources.iter().any(|source| source.shard.range.contains(partition));
     match shard.range.partitions().find(|partition| !has(*partition)) {
         Some(partition) => Seed::Nowhere(format!(
-            "no copy of {partition} can be read on a node that is up; if none ever will be again, remove those that are \
-             lost (`converthouse shard remove`), and what the topics still hold is what there is"
+            "no copy of {partition} can be read on a node that is up; if none ever will be again, remove those that \
+             are lost (`converthouse shard remove`), and what the topics still hold is what there is"
         )),
         None => Seed::Copy(sources),
     }

@@ -1,4 +1,5 @@
-//! A copy in the routes whose table is gone (a disk replaced): it leaves them, and is filled again once nobody reads it.
+//! A copy in the routes whose table is gone (a disk replaced): it leaves them, and is filled again once nobody reads
+//! it.
 
 use super::decide_tests::{World, id, shard, step, table, world, written};
 use crate::model::ids::{Epoch, ShardId, TableId};

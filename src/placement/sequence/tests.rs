@@ -32,6 +32,19 @@ fn full_nodes_change_places_through_a_third() {
     assert!(plan.steps.iter().any(|step| step.action == Action::Add { node: 2 }), "{plan:?}");
 }
 
+/// Sweep seeds 847, 947 and 991: two copies were in one zone until the other one had gone its way.
+#[test]
+fn copies_change_places_within_their_zones() {
+    let mut problem = world(&[10; 4], &[(1, vec![0, 1])]);
+    (0..4).for_each(|node| problem.nodes[node].zone = node as u32 % 2);
+    let target = Solution { nodes: vec![3, 2] };
+    let plan = sequence(&problem, &target, &WaveLimits::default());
+    let added = plan.steps.iter().filter(|step| matches!(step.action, Action::Add { .. }));
+    let mut pairs: Vec<_> = added.map(|step| (step.replaces, step.action)).collect();
+    pairs.sort_by_key(|(from, _)| *from);
+    assert_eq!(pairs, [(Some(0), Action::Add { node: 2 }), (Some(1), Action::Add { node: 3 })]);
+}
+
 #[test]
 fn with_no_room_anywhere_shards_stay_and_are_named() {
     let problem = world(&[10, 10], &[(9, vec![0]), (8, vec![1])]);

@@ -248,7 +248,7 @@ fn question(turn: u64, rows: u64) -> Question {
             plain(format!("SELECT 0, count(), uniqExact(id) FROM shop.events WHERE id < {SOME}"), twice, some)
         }
         4 => {
-            // Of the first rows it is known whether every copy held them; the last ones are in the shards' newest parts.
+            // Of the first rows it is known whether every copy held them; the last are in the shards' newest parts.
             let (from, least): (u64, Least) = match drawn(turn ^ 1) % 2 {
                 0 => (drawn(turn) % (SOME - KEYS), keys),
                 _ => (rows.saturating_sub(RECENT), anything),
