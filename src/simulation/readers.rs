@@ -70,7 +70,7 @@ impl Dark {
         if down {
             self.down_since_ms.entry(node.to_owned()).or_insert(now_ms);
         } else if let Some(since) = self.down_since_ms.remove(node) {
-            // Nobody has waited for it, and its file may be as old as what its daemon had heard by then (sweep seed 125).
+            // Nobody has waited for it, and its file may be as old as what its daemon had heard by then (seed 125).
             self.ended(node, since, now_ms);
         }
     }

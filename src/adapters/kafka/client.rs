@@ -34,7 +34,8 @@ const CALLS_AT_ONCE: usize = 64;
 /// Messages looked at at the same time, each by a consumer of its own.
 const PEEKS_AT_ONCE: usize = 4;
 
-/// Remembers why brokers refused us: librdkafka itself only goes on trying.
+/// Remembers why brokers refused us, until one answers: librdkafka itself only goes on trying, and says it once, while
+/// several calls may wait.
 #[derive(Default)]
 pub(super) struct Ears {
     denied: Mutex<Option<String>>,
@@ -61,8 +62,8 @@ pub(super) fn failed(consumer: &Looker, failure: &KafkaError, about: &str, effec
         for _ in 0..200 {
             consumer.poll(Duration::ZERO);
         }
-        if let Some(reason) = consumer.context().denied.lock().expect("no panic while held").take() {
-            return Error::Denied(reason);
+        if let Some(reason) = &*consumer.context().denied.lock().expect("no panic while held") {
+            return Error::Denied(reason.clone());
         }
     }
     mapped
@@ -164,14 +165,22 @@ impl KafkaClient {
 impl Inner {
     fn metadata(&self) -> Result<Metadata, Error> {
         let metadata = self.looker.fetch_metadata(None, self.options.deadline());
-        metadata.map_err(|failure| failed(&self.looker, &failure, &self.options.brokers, Effect::Read))
+        self.answered(metadata)
     }
 
     /// One topic is asked for, since all of them would be a long answer; it need not be there, and is not made.
     fn reach(&self) -> Result<(), Error> {
         let deadline = self.options.deadline().min(REACHED_WITHIN);
         let asked = self.looker.fetch_metadata(Some("__consumer_offsets"), deadline);
-        asked.map(drop).map_err(|failure| failed(&self.looker, &failure, &self.options.brokers, Effect::Read))
+        self.answered(asked).map(drop)
+    }
+
+    /// What brokers say of themselves; one that answers refuses us no more.
+    fn answered(&self, metadata: Result<Metadata, KafkaError>) -> Result<Metadata, Error> {
+        if metadata.is_ok() {
+            *self.looker.context().denied.lock().expect("no panic while held") = None;
+        }
+        metadata.map_err(|failure| failed(&self.looker, &failure, &self.options.brokers, Effect::Read))
     }
 
     fn partitions(&self) -> Result<BTreeMap<String, i32>, Error> {
