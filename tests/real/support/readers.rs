@@ -328,7 +328,7 @@ async fn read_once(shared: &Shared, turn: u64, outages: &Outages, floors: &Floor
         let (node, sql) = (server.node.clone(), &question.sql);
         let error = match ask(&server, &question).await {
             Ok(text) => {
-                if turn % 6 == 0 {
+                if turn.is_multiple_of(6) {
                     shared.rows.store(lines(&text).iter().map(|line| line[1]).sum(), Ordering::Relaxed);
                 }
                 let why = (question.judge)(&text);
