@@ -3,7 +3,7 @@
 //! A shell: the engine is pure and lives in `crate::placement`. A panic in it is caught, counted and answered with
 //! an error; the cluster stays as it is.
 
-use super::balance::copies::{Copies, is_bare};
+use super::balance::copies::{Copies, has_nothing};
 use super::balance::decide::{self, Sight};
 use super::balance::rooms;
 use super::leader::observed::Observed;
@@ -136,7 +136,7 @@ impl Handler<FindNodes> for PlacementActor {
             let record = |table, id| view.shard(table, id);
             let mut copies = Copies::of(&self.rules, view.open_operations(), &record, &view.live);
             let counts =
-                |(table, id): (TableId, ShardId)| record(table, id).filter(|s| !is_bare(heartbeats, s));
+                |(table, id): (TableId, ShardId)| record(table, id).filter(|s| !has_nothing(heartbeats, s));
             for (key, node) in &promised {
                 counts(*key).into_iter().for_each(|shard| copies.count(shard, node));
             }

@@ -1,6 +1,8 @@
 //! Observed state: what agents see and report. Never stored; each report replaces the one before.
 
 use super::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
+use super::shared::Shared;
+use super::table::Shard;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -209,6 +211,15 @@ impl ReplicaObservation {
             u64::try_from(end - progress.next_offset).unwrap_or(0)
         })
     }
+}
+
+/// What a node has last told of its replica of a shard, of whatever life that is.
+pub fn told<'a>(
+    heartbeats: &'a BTreeMap<NodeId, Shared<Heartbeat>>,
+    shard: &Shard,
+    node: &NodeId,
+) -> Option<&'a ReplicaObservation> {
+    heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id)
 }
 
 /// How far topics reach, by what any of these replicas has seen of them. A replica whose lane is busy hears of new

@@ -377,16 +377,15 @@ mod tests {
     use crate::placement::problem::{NodeSpec, ShardSpec};
     use crate::placement::snapshot::Load;
 
+    /// In a zone of its own.
+    fn node(n: u32) -> NodeSpec {
+        NodeSpec { zone: n, rack: n, capacity_bytes: 100, weight: 1.0, takes: true, holds: true }
+    }
+
     #[test]
     fn what_cannot_be_mended_is_said() {
-        let node = |(n, zone): (u32, u32)| NodeSpec {
-            zone,
-            rack: n,
-            capacity_bytes: 100,
-            weight: 1.0,
-            takes: n < 3,
-            holds: n < 3,
-        };
+        let up = |n| n < 3;
+        let node = |(n, zone): (u32, u32)| NodeSpec { zone, rack: n, takes: up(n), holds: up(n), ..node(n) };
         let nodes: Vec<NodeSpec> = [(0, 0), (1, 0), (2, 0), (3, 1)].map(node).into();
         let shard = |bytes: u64, replicas: u32, present: &[u32]| ShardSpec {
             load: Load { bytes, ..Load::default() },
@@ -412,14 +411,6 @@ mod tests {
     }
 
     fn plain(sizes: &[(u64, u32)], policy: &Policy) -> Problem {
-        let node = |n: u32| NodeSpec {
-            zone: n,
-            rack: n,
-            capacity_bytes: 100,
-            weight: 1.0,
-            takes: true,
-            holds: true,
-        };
         let shard = |&(bytes, on): &(u64, u32)| ShardSpec {
             load: Load { bytes, ..Load::default() },
             replicas: 1,
@@ -454,14 +445,6 @@ mod tests {
 
     #[test]
     fn pins_and_freezes_forbid_candidates() {
-        let node = |n: u32| NodeSpec {
-            zone: n,
-            rack: n,
-            capacity_bytes: 100,
-            weight: 1.0,
-            takes: true,
-            holds: true,
-        };
         let shard = |on: &[u32]| ShardSpec { replicas: 2, present: on.to_vec(), ..ShardSpec::default() };
         let shards = vec![
             ShardSpec { pinned: vec![0], ..shard(&[0, 1]) },

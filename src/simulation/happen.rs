@@ -144,7 +144,7 @@ impl Cluster {
         let cluster = self.clone();
         tokio::task::spawn_local(async move {
             if let Err(failure) = cluster.request_table(&table).await {
-                cluster.row(&format!("script could not create {}: {}", table.full_name(), failure.what));
+                cluster.refused(&format!("could not create {}: {}", table.full_name(), failure.what));
             }
         });
     }
@@ -164,7 +164,7 @@ impl Cluster {
                 async move { daemon.drop_table(request).await }
             };
             if let Err(failure) = cluster.ask("drop the table", drop).await {
-                cluster.row(&format!("script could not drop {name}: {}", failure.what));
+                cluster.refused(&format!("could not drop {name}: {}", failure.what));
             }
         });
     }

@@ -55,9 +55,15 @@ impl Cluster {
                 async move { daemon.operate(request).await }
             };
             if let Err(failure) = cluster.ask("change its shards", operate).await {
-                cluster.row(&format!("script is refused: {}", failure.what));
+                cluster.refused(&format!("is refused: {}", failure.what));
             }
         });
+    }
+
+    /// The cluster did not do what a script asked for.
+    pub(super) fn refused(&self, what: &str) {
+        self.row(&format!("script {what}"));
+        self.0.measures.borrow_mut().refused += 1;
     }
 
     /// Asks for every operation on a table that is under way to be undone.
@@ -74,7 +80,7 @@ impl Cluster {
             for id in open(&cluster) {
                 let cancel = |daemon: Arc<dyn Daemon>| async move { daemon.cancel_operation(id).await };
                 if let Err(failure) = cluster.ask("cancel an operation", cancel).await {
-                    cluster.row(&format!("script is refused: {}", failure.what));
+                    cluster.refused(&format!("is refused: {}", failure.what));
                 }
             }
         });
@@ -107,7 +113,7 @@ impl Cluster {
                 async move { daemon.set_node_state(node, state).await }
             };
             if let Err(failure) = cluster.ask("set the node's state", set).await {
-                cluster.row(&format!("script is refused: {}", failure.what));
+                cluster.refused(&format!("is refused: {}", failure.what));
             }
         });
     }

@@ -31,9 +31,6 @@ const CALM_WITHIN_MS: u64 = 600_000;
 /// And then nothing changes for so long.
 const CALM_FOR_MS: u64 = 30_000;
 
-/// What rows say of requests that the cluster refuses.
-const REFUSED: [&str; 3] = [" script is refused: ", " script could not create ", " script could not drop "];
-
 /// A case's run, in virtual time.
 pub fn play(case: &Case) -> Run {
     play_on(&case.setup(), case)
@@ -208,8 +205,6 @@ impl Cluster {
         measures.end(self.now_ms(), &self.view());
         let servers = self.node_ids().into_iter().filter_map(|id| self.server(id.as_str()));
         measures.copied_bytes = servers.map(|server| server.copied_bytes()).sum();
-        let refused = |row: &&String| REFUSED.iter().any(|said| row.contains(said));
-        measures.refused = self.journal().rows().iter().filter(refused).count() as u64;
         measures
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::model::balance::BalanceRules;
 use crate::model::ids::{NodeId, ShardId, TableId};
-use crate::model::observed::{Heartbeat, ReplicaObservation};
+use crate::model::observed::{Heartbeat, ReplicaObservation, told};
 use crate::model::operation::Operation;
 use crate::model::shared::Shared;
 use crate::model::table::{ReplicaState, Shard};
@@ -104,8 +104,8 @@ impl<'a> Copies<'a> {
 
 /// Whether a new replica of the shard has nothing to be copied: no copy is readable, or all that is known of one says
 /// that it is empty.
-pub fn is_bare(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard) -> bool {
-    let seen = |node: &NodeId| heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id);
+pub fn has_nothing(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard) -> bool {
+    let seen = |node: &NodeId| told(heartbeats, shard, node);
     // Sizes are not known yet where a daemon has just started: nor has an empty copy taken any message.
     let empty = |seen: &ReplicaObservation| {
         let taken = seen.partitions.values().any(|partition| partition.next_offset > 0);

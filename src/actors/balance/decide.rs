@@ -9,7 +9,7 @@ use super::{rooms, weights};
 use crate::model::balance::{BalanceRules, SplitAt};
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
-use crate::model::observed::Heartbeat;
+use crate::model::observed::{Heartbeat, told};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::shared::Shared;
 use crate::model::table::{ReplicaState, Shard, ShardState, Table, TableState};
@@ -146,7 +146,7 @@ fn wanted_shards(table: &Table, nodes: usize, rules: &BalanceRules) -> usize {
 
 /// The largest that any node reports: copies that are being made are not whole yet.
 pub fn bytes(sight: &Sight<'_>, shard: &Shard) -> u64 {
-    let of = |node: &NodeId| sight.heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id);
+    let of = |node: &NodeId| told(sight.heartbeats, shard, node);
     shard.replicas.iter().filter_map(|replica| of(&replica.node)).map(|seen| seen.bytes).max().unwrap_or(0)
 }
 
@@ -354,9 +354,8 @@ fn free(sight: &Sight<'_>) -> BTreeMap<NodeId, u64> {
     for operation in sight.under_way() {
         let shard = operation.kind.touched().next().and_then(|id| sight.view.shard(operation.table, id));
         let (Some(target), Some(shard)) = (operation.kind.target(), shard) else { continue };
-        let seen =
-            sight.heartbeats.get(target).and_then(|seen| seen.replicas.get(&shard.table)?.get(&shard.id));
-        let to_come = bytes(sight, shard).saturating_sub(seen.map_or(0, |seen| seen.bytes));
+        let there = told(sight.heartbeats, shard, target).map_or(0, |seen| seen.bytes);
+        let to_come = bytes(sight, shard).saturating_sub(there);
         free.entry(target.clone()).and_modify(|room| *room = room.saturating_sub(to_come));
     }
     free

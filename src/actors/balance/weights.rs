@@ -3,7 +3,7 @@
 //! removed since. Where a cut by that measure is, and what the halves hold. Pure.
 
 use crate::model::ids::NodeId;
-use crate::model::observed::Heartbeat;
+use crate::model::observed::{Heartbeat, told};
 use crate::model::range::PartitionRange;
 use crate::model::shared::Shared;
 use crate::model::table::Shard;
@@ -11,9 +11,8 @@ use std::collections::BTreeMap;
 
 /// Messages that a shard's partitions have taken, by the replica that has taken most; `None` if nothing is known.
 fn weights(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard) -> Option<BTreeMap<u32, u64>> {
-    let of = |node: &NodeId| heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id);
     let taken = |node: &NodeId| -> Option<BTreeMap<u32, u64>> {
-        let partitions = &of(node)?.partitions;
+        let partitions = &told(heartbeats, shard, node)?.partitions;
         Some(partitions.iter().map(|(id, p)| (id.0, u64::try_from(p.next_offset).unwrap_or(0))).collect())
     };
     let all = shard.replicas.iter().filter_map(|replica| taken(&replica.node));

@@ -8,7 +8,7 @@ use crate::actors::balance;
 use crate::adapters::metadata::Revision;
 use crate::model::balance::{BalanceMode, PlannedSize};
 use crate::model::ids::NodeId;
-use crate::model::observed::Heartbeat;
+use crate::model::observed::{Heartbeat, told};
 use crate::model::operation::Kind;
 use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, TableState};
@@ -70,11 +70,7 @@ pub fn counts(
 
 /// What a copy that is being made lacks, against the largest that is whole.
 fn lacking(shard: &Shard, target: &NodeId, heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>) -> u64 {
-    let bytes = |node: &NodeId| {
-        let seen =
-            heartbeats.get(node).and_then(|heartbeat| heartbeat.replicas.get(&shard.table)?.get(&shard.id));
-        seen.map_or(0, |seen| seen.bytes)
-    };
+    let bytes = |node: &NodeId| told(heartbeats, shard, node).map_or(0, |seen| seen.bytes);
     let whole = shard.ready_nodes().filter(|node| *node != target).map(bytes).max().unwrap_or(0);
     whole.saturating_sub(bytes(target))
 }

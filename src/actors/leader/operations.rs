@@ -295,11 +295,9 @@ fn kinds(sight: &Sight<'_>, table: &Table, asked: &Asked) -> Result<Vec<Kind>, E
             let cut = cut.or_else(|| by_bytes.then(|| weights::cut(heartbeats, shard)).flatten());
             Ok(vec![split(shard, cut, table.next_shard)?])
         }
-        Asked::Split { shard: None, cut: Some(_), .. } => {
+        // Of all shards without a cut: see `split_every`.
+        Asked::Split { shard: None, .. } => {
             Err(Error::Invalid("a cut needs a shard: name the shard to be cut there".to_owned()))
-        }
-        Asked::Split { shard: None, cut: None, by_bytes } => {
-            Ok(splits_of(sight, table, &every(view, table)?, *by_bytes).0)
         }
         Asked::Merge { left, right } => {
             let (one, other) = (shard(*left)?, shard(*right)?);

@@ -91,11 +91,12 @@ pub async fn remove_node(lead: Lead, id: NodeId) -> Result<(), Error> {
 fn held(view: &ClusterView, id: &NodeId) -> Vec<String> {
     let mut held = Vec::new();
     for (table, shards) in &view.shards {
-        let name = view.tables.get(table).map_or_else(|| table.to_string(), |t| t.record.name.to_string());
+        let record = view.tables.get(table).map(|table| &table.record);
         // A table that is being dropped waits for its nodes: one that is gone for good must not wait for it.
-        if view.tables.get(table).is_some_and(|t| t.record.state == TableState::Dropping) {
+        if record.is_some_and(|record| record.state == TableState::Dropping) {
             continue;
         }
+        let name = record.map_or_else(|| table.to_string(), |record| record.name.to_string());
         let here = shards.values().filter(|shard| shard.record.replica_on(id).is_some());
         held.extend(here.map(|shard| format!("{} of {name}", shard.record.id)));
     }

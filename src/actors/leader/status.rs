@@ -109,12 +109,13 @@ fn waiting(view: &ClusterView, reports: &Reports, table: &Table, shards: &[&Shar
             waiting.push(format!("{lacking} more node(s) for shard {}", shard.id));
         }
         for replica in shard.replicas.iter().filter(|replica| replica.state != ReplicaState::Ready) {
-            let seen = observation(reports, shard, &replica.node);
+            let seen = observed::told(&reports.heartbeats, shard, &replica.node);
             let why = seen.map_or_else(|| "its node does not report".into(), what_it_waits_for);
             waiting.push(format!("replica of {} on {}: {why}", shard.id, replica.node));
         }
         for replica in &shard.replicas {
-            let problem = observation(reports, shard, &replica.node).and_then(|seen| seen.problem.as_ref());
+            let problem = observed::told(&reports.heartbeats, shard, &replica.node)
+                .and_then(|seen| seen.problem.as_ref());
             if let (Some(problem), ReplicaState::Ready) = (problem, replica.state) {
                 waiting.push(format!("replica of {} on {}: {problem}", shard.id, replica.node));
             }
@@ -137,18 +138,16 @@ fn what_it_waits_for(seen: &ReplicaObservation) -> String {
     seen.problem.clone().or_else(stalled).unwrap_or_else(moving)
 }
 
-fn observation<'a>(reports: &'a Reports, shard: &Shard, node: &NodeId) -> Option<&'a ReplicaObservation> {
-    reports.heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id)
-}
-
 /// How old each replica lets a batch grow.
 fn batch_ages<'a>(reports: &'a Reports, shard: &'a Shard) -> impl Iterator<Item = u64> + 'a {
-    let seen = shard.replicas.iter().filter_map(|replica| observation(reports, shard, &replica.node));
+    let seen =
+        shard.replicas.iter().filter_map(|replica| observed::told(&reports.heartbeats, shard, &replica.node));
     seen.map(|seen| seen.batch_age_ms)
 }
 
 fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardStatus {
-    let copies = shard.replicas.iter().filter_map(|replica| observation(reports, shard, &replica.node));
+    let copies =
+        shard.replicas.iter().filter_map(|replica| observed::told(&reports.heartbeats, shard, &replica.node));
     // What one has heard of the topics holds for all: one that hears of nothing more must not pass for complete.
     let ends = observed::ends(copies.filter(|seen| seen.serving));
     ShardStatus {
@@ -166,7 +165,7 @@ fn shard_status(view: &ClusterView, reports: &Reports, shard: &Shard) -> ShardSt
 /// Messages that one replica has and another lacks, over the shard's partitions; `None` unless two report.
 pub fn spread(view: &ClusterView, reports: &Reports, shard: &Shard) -> Option<u64> {
     let live = shard.replicas.iter().filter(|replica| view.is_live(&replica.node));
-    let seen = live.filter_map(|replica| observation(reports, shard, &replica.node));
+    let seen = live.filter_map(|replica| observed::told(&reports.heartbeats, shard, &replica.node));
     let copies: Vec<&ReplicaObservation> = seen.filter(|seen| seen.serving).collect();
     if copies.len() < 2 {
         return None;
@@ -187,7 +186,7 @@ fn replica_status(
     ends: &BTreeMap<PartitionId, i64>,
 ) -> ReplicaStatus {
     let live = view.is_live(&replica.node);
-    let seen = observation(reports, shard, &replica.node).filter(|_| live);
+    let seen = observed::told(&reports.heartbeats, shard, &replica.node).filter(|_| live);
     let up = live && reports.heartbeats.get(&replica.node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
     let state = match replica.state {
         _ if !up => "down",

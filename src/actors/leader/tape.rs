@@ -9,7 +9,7 @@ use crate::actors::balance::decide;
 use crate::adapters::recording::Recording;
 use crate::model::ids::{NodeId, OperationId};
 use crate::model::node::Node;
-use crate::model::observed::Heartbeat;
+use crate::model::observed::{Heartbeat, told};
 use crate::model::operation::{Operation, State};
 use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableState};
@@ -237,8 +237,7 @@ impl Look<'_> {
             .iter()
             .filter(|copy| copy.state.is_complete() && world.nodes.contains_key(&copy.node));
         let nodes: Vec<NodeId> = copies.map(|copy| copy.node.clone()).collect();
-        let reported =
-            |node: &NodeId| Some(self.heartbeats.get(node)?.replicas.get(&of.table)?.get(&of.id)?.bytes);
+        let reported = |node: &NodeId| Some(told(&self.heartbeats, of, node)?.bytes);
         let told = self.told.shards.get(&(of.table, of.id)).map(|shard| shard.bytes);
         let now = || nodes.iter().filter_map(reported).max();
         let bytes = if self.sizes { now().or(told) } else { told.or_else(now) };

@@ -5,6 +5,7 @@
 
 use crate::actors::balance::decide::{self, Sight};
 use crate::actors::balance::rooms;
+use crate::actors::table::decide::bare;
 use crate::adapters::peers::Error;
 use crate::model::ids::NodeId;
 use crate::model::node::NodeState;
@@ -55,10 +56,7 @@ pub fn check(
 /// Whether a copy on a node that is down is the only one whose table may still be there: the others have told that
 /// theirs are gone. Its record may go then, if an operator says so, though there are too few without it.
 pub fn hopeless(sight: &Sight<'_>, shard: &Shard, node: &NodeId) -> bool {
-    let bare = |other: &NodeId| {
-        let replicas = sight.heartbeats.get(other).and_then(|seen| seen.replicas.get(&shard.table));
-        replicas.and_then(|replicas| replicas.get(&shard.id)).is_some_and(|seen| seen.bare)
-    };
+    let bare = |other: &NodeId| bare(sight.heartbeats, shard, other);
     let mut others = shard.ready_nodes().filter(|other| *other != node).peekable();
     !sight.view.is_live(node) && others.peek().is_some() && others.all(bare)
 }

@@ -10,7 +10,7 @@ use super::operate::{self, Change, Progress, Scene};
 use super::readiness::{lag, readiness};
 use crate::actors::balance::copies::Copies;
 use crate::model::ids::{NodeId, OperationId, PartitionId, ShardId};
-use crate::model::observed::{Heartbeat, ReplicaObservation};
+use crate::model::observed::{Heartbeat, ReplicaObservation, told};
 use crate::model::operation::{Operation, State};
 use crate::model::range::{PartitionRange, covers};
 use crate::model::shared::Shared;
@@ -261,7 +261,6 @@ fn sorted_ranges(shards: &[&Shard]) -> Vec<PartitionRange> {
 
 /// What a replica's node says of it, if it serves.
 pub(super) fn seen<'a>(
-    table: &Table,
     shard: &Shard,
     node: &NodeId,
     known: &Knowledge<'a>,
@@ -270,7 +269,7 @@ pub(super) fn seen<'a>(
     if !known.live.contains(node) || !heartbeat.clickhouse_up {
         return None;
     }
-    let seen = heartbeat.replicas.get(&table.id)?.get(&shard.id)?;
+    let seen = told(known.heartbeats, shard, node)?;
     (seen.serving && of_this_life(shard, node, seen)).then_some(seen)
 }
 
@@ -280,9 +279,8 @@ pub(super) fn of_this_life(shard: &Shard, node: &NodeId, seen: &ReplicaObservati
 }
 
 /// Whether a replica has told that its table is gone, or was made again and has not been compared with its topics yet.
-pub(super) fn bare(table: &Table, shard: &Shard, node: &NodeId, known: &Knowledge<'_>) -> bool {
-    let seen = known.heartbeats.get(node).and_then(|h| h.replicas.get(&table.id)?.get(&shard.id));
-    seen.is_some_and(|seen| seen.bare && of_this_life(shard, node, seen))
+pub fn bare(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard, node: &NodeId) -> bool {
+    told(heartbeats, shard, node).is_some_and(|seen| seen.bare && of_this_life(shard, node, seen))
 }
 
 /// A node that certainly cannot serve: no lease, or its own daemon says that ClickHouse is down.
@@ -298,15 +296,13 @@ fn shard_rests(scene: &Scene<'_>, shard: &Shard) -> bool {
     let fine = |replica: &Replica| {
         replica.state == ReplicaState::Ready
             && !down(&replica.node, known)
-            && !bare(scene.table, shard, &replica.node, known)
+            && !bare(known.heartbeats, shard, &replica.node)
     };
     let led = shard.leader.is_some() && shard.leader.as_ref() == shard.preferred_leader();
     if shard.state != ShardState::Serving || !led || !shard.replicas.iter().all(fine) {
         return false;
     }
-    let reported = |replica: &Replica| {
-        known.heartbeats.get(&replica.node)?.replicas.get(&scene.table.id)?.get(&shard.id)
-    };
+    let reported = |replica: &Replica| told(known.heartbeats, shard, &replica.node);
     let reported = || shard.replicas.iter().filter_map(reported);
     let reach = |id: &PartitionId| {
         let seen = reported().filter_map(|copy| copy.partitions.get(id));
@@ -324,7 +320,7 @@ fn next_shard(scene: &Scene<'_>, shard: &Shard, reasons: &mut Vec<String>) -> Sh
     let mut next = shard.clone();
     readiness(scene, &mut next, reasons);
     if shard.state == ShardState::Serving {
-        next.leader = leader(scene.table, &next, scene.known, scene.rules);
+        next.leader = leader(&next, scene.known, scene.rules);
     }
     if next.leader != shard.leader {
         let name = |node: &Option<NodeId>| node.as_ref().map_or("none".to_owned(), NodeId::to_string);
@@ -338,7 +334,7 @@ fn next_shard(scene: &Scene<'_>, shard: &Shard, reasons: &mut Vec<String>) -> Sh
 
 /// Who should lead: the present leader while it can; the preferred one once it has been fit for a while (H4);
 /// else the first in placement's order that can.
-pub(super) fn leader(table: &Table, shard: &Shard, known: &Knowledge<'_>, rules: &Rules) -> Option<NodeId> {
+pub(super) fn leader(shard: &Shard, known: &Knowledge<'_>, rules: &Rules) -> Option<NodeId> {
     let can = |node: &NodeId| {
         shard.replica_on(node).is_some_and(|replica| replica.state == ReplicaState::Ready)
             && !down(node, known)
@@ -346,7 +342,7 @@ pub(super) fn leader(table: &Table, shard: &Shard, known: &Knowledge<'_>, rules:
     let settled = |node: &NodeId| {
         let since = known.fit_since_ms.get(node);
         since.is_some_and(|since| known.now_ms.saturating_sub(*since) >= rules.preferred_after_ms)
-            && lag(table, shard, node, known).is_some_and(|lag| lag <= rules.caught_up_lag_max)
+            && lag(shard, node, known).is_some_and(|lag| lag <= rules.caught_up_lag_max)
     };
     let preferred = shard.preferred_leader().filter(|node| can(node));
     match (&shard.leader, preferred) {
@@ -356,7 +352,7 @@ pub(super) fn leader(table: &Table, shard: &Shard, known: &Knowledge<'_>, rules:
         (Some(leader), _) if can(leader) => Some(leader.clone()),
         _ => {
             let ready = shard.ready_nodes().filter(|node| can(node));
-            let lag = |node: &NodeId| lag(table, shard, node, known).unwrap_or(u64::MAX);
+            let lag = |node: &NodeId| lag(shard, node, known).unwrap_or(u64::MAX);
             let order = |node: &NodeId| shard.replicas.iter().position(|replica| &replica.node == node);
             let first = ready.min_by_key(|node| (lag(node) > rules.caught_up_lag_max, order(node)));
             first.cloned().or_else(|| shard.leader.clone())

@@ -5,7 +5,7 @@
 
 use super::decide::{RECORDS_MAX, Step, idle};
 use super::operate::Scene;
-use crate::actors::balance::copies::is_bare;
+use crate::actors::balance::copies::has_nothing;
 use crate::model::ids::{NodeId, ShardId};
 use crate::model::table::{Replica, ReplicaState, Shard};
 
@@ -17,7 +17,8 @@ fn takers<'a>(scene: &Scene<'a>, shard: &'a Shard) -> impl Iterator<Item = &'a N
 /// Whether a copy of the shard may be begun now.
 fn has_room(scene: &Scene<'_>, shard: &Shard) -> bool {
     let copies = scene.known.copies;
-    is_bare(scene.known.heartbeats, shard) || takers(scene, shard).any(|node| copies.has_room(shard, node))
+    has_nothing(scene.known.heartbeats, shard)
+        || takers(scene, shard).any(|node| copies.has_room(shard, node))
 }
 
 /// Copies that can be read and whose nodes are up.

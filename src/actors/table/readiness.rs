@@ -4,7 +4,7 @@ use super::decide::{Knowledge, Rules, bare, down, of_this_life, seen};
 use super::operate::Scene;
 use crate::model::ids::{NodeId, PartitionId, ShardId};
 use crate::model::observed::{self, ReplicaObservation};
-use crate::model::table::{Replica, ReplicaState, Shard, ShardState, Table};
+use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
 use std::collections::BTreeMap;
 
 /// The copies that can be read, as far as is known.
@@ -46,18 +46,17 @@ fn inherits(scene: &Scene<'_>, child: &Shard, node: &NodeId) -> bool {
 /// are late, no rows would be wrong. One whose table is gone shows none, or in the end some with holes: it goes as soon
 /// as there is another.
 pub(super) fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<String>) {
-    let Scene { table, known, rules, .. } = *scene;
+    let Scene { known, rules, .. } = *scene;
     let observed: Vec<Option<&ReplicaObservation>> =
-        next.replicas.iter().map(|replica| seen(table, next, &replica.node, known)).collect();
+        next.replicas.iter().map(|replica| seen(next, &replica.node, known)).collect();
     let inherits: Vec<bool> =
         next.replicas.iter().map(|replica| inherits(scene, next, &replica.node)).collect();
     let bare: Vec<bool> =
-        next.replicas.iter().map(|replica| bare(table, next, &replica.node, known)).collect();
+        next.replicas.iter().map(|replica| bare(known.heartbeats, next, &replica.node)).collect();
     let shard = next.id;
-    let ends = ends(table, next, known);
+    let ends = ends(next, known);
     let up: Vec<&NodeId> = scene.ready_live(next).collect();
-    let readable: Vec<Option<&ReplicaObservation>> =
-        up.iter().map(|node| seen(table, next, node, known)).collect();
+    let readable: Vec<Option<&ReplicaObservation>> = up.iter().map(|node| seen(next, node, known)).collect();
     let readable = Readable {
         unknown: readable.iter().any(Option::is_none),
         unheard: up.iter().any(|node| !known.heartbeats.contains_key(*node)),
@@ -107,22 +106,17 @@ type Ends = BTreeMap<PartitionId, i64>;
 
 /// How far a shard's topics reach, by what any of its copies has ever said, also one that does not serve at the moment:
 /// while the only readable copy looks again after an insert, its peer would seem to lack nothing (sweep seed 694).
-fn ends(table: &Table, shard: &Shard, known: &Knowledge<'_>) -> Ends {
+fn ends(shard: &Shard, known: &Knowledge<'_>) -> Ends {
     let said = |replica: &Replica| {
-        known
-            .heartbeats
-            .get(&replica.node)?
-            .replicas
-            .get(&table.id)?
-            .get(&shard.id)
+        observed::told(known.heartbeats, shard, &replica.node)
             .filter(|seen| of_this_life(shard, &replica.node, seen))
     };
     observed::ends(shard.replicas.iter().filter_map(said))
 }
 
 /// Messages that a copy has not taken yet, if it serves.
-pub(super) fn lag(table: &Table, shard: &Shard, node: &NodeId, known: &Knowledge<'_>) -> Option<u64> {
-    Some(seen(table, shard, node, known)?.lag_to(&ends(table, shard, known)))
+pub(super) fn lag(shard: &Shard, node: &NodeId, known: &Knowledge<'_>) -> Option<u64> {
+    Some(seen(shard, node, known)?.lag_to(&ends(shard, known)))
 }
 
 /// Whether another copy is well ahead of this one: if all lag alike (a burst of ingest), none leaves the routes.

@@ -55,7 +55,7 @@ impl ConsumerContext for Ears {}
 pub(super) type Looker = BaseConsumer<Ears>;
 
 /// A failure of a consumer's call, in our words.
-pub(super) fn failed(consumer: &Looker, failure: &KafkaError, about: &str, effect: Effect) -> Error {
+fn failed(consumer: &Looker, failure: &KafkaError, about: &str, effect: Effect) -> Error {
     let mapped = error(failure, about, effect);
     if matches!(mapped, Error::Unreachable(_) | Error::OutcomeUnknown { .. }) {
         // What happened meanwhile waits for a poll; one that only took a log line says that there was nothing.
@@ -67,6 +67,19 @@ pub(super) fn failed(consumer: &Looker, failure: &KafkaError, about: &str, effec
         }
     }
     mapped
+}
+
+/// What a consumer's call came to: a broker that answers refuses us no more.
+pub(super) fn answered<T>(
+    consumer: &Looker,
+    answer: Result<T, KafkaError>,
+    about: &str,
+    effect: Effect,
+) -> Result<T, Error> {
+    if answer.is_ok() {
+        *consumer.context().denied.lock().expect("no panic while held") = None;
+    }
+    answer.map_err(|failure| failed(consumer, &failure, about, effect))
 }
 
 struct Inner {
@@ -165,22 +178,14 @@ impl KafkaClient {
 impl Inner {
     fn metadata(&self) -> Result<Metadata, Error> {
         let metadata = self.looker.fetch_metadata(None, self.options.deadline());
-        self.answered(metadata)
+        answered(&self.looker, metadata, &self.options.brokers, Effect::Read)
     }
 
     /// One topic is asked for, since all of them would be a long answer; it need not be there, and is not made.
     fn reach(&self) -> Result<(), Error> {
         let deadline = self.options.deadline().min(REACHED_WITHIN);
         let asked = self.looker.fetch_metadata(Some("__consumer_offsets"), deadline);
-        self.answered(asked).map(drop)
-    }
-
-    /// What brokers say of themselves; one that answers refuses us no more.
-    fn answered(&self, metadata: Result<Metadata, KafkaError>) -> Result<Metadata, Error> {
-        if metadata.is_ok() {
-            *self.looker.context().denied.lock().expect("no panic while held") = None;
-        }
-        metadata.map_err(|failure| failed(&self.looker, &failure, &self.options.brokers, Effect::Read))
+        answered(&self.looker, asked, &self.options.brokers, Effect::Read).map(drop)
     }
 
     fn partitions(&self) -> Result<BTreeMap<String, i32>, Error> {

@@ -5,7 +5,7 @@
 //! has given up on the older.
 #![allow(unsafe_code)] // librdkafka's C interface
 
-use super::client::{Ears, Looker, failed};
+use super::client::{Ears, Looker, answered};
 use super::options::{Effect, Options, error, of_code};
 use super::{Committed, Error};
 use crate::model::names::TopicPartition;
@@ -179,13 +179,13 @@ impl Group {
             sys::rd_kafka_commit_queue(client, list.ptr(), std::ptr::null_mut(), Some(on_commit), opaque)
         };
         let code = Code::from(code);
-        match failure.or_else(|| (code != Code::NoError).then(|| (self.name.clone(), code))) {
-            None => Ok(()),
-            Some((about, code)) => {
-                let failure = KafkaError::ConsumerCommit(code);
-                Err(failed(&self.consumer, &failure, &about, Effect::Write("positions recorded")))
-            }
-        }
+        let failure = failure.or_else(|| (code != Code::NoError).then(|| (self.name.clone(), code)));
+        let (about, code) = failure.unwrap_or_else(|| (self.name.clone(), Code::NoError));
+        let answer = match code {
+            Code::NoError => Ok(()),
+            code => Err(KafkaError::ConsumerCommit(code)),
+        };
+        answered(&self.consumer, answer, &about, Effect::Write("positions recorded"))
     }
 }
 
@@ -243,9 +243,8 @@ fn look_up(
     sources: &[TopicPartition],
     wait: Duration,
 ) -> Result<Vec<Option<Committed>>, Error> {
-    let list = consumer
-        .committed_offsets(list.clone(), wait)
-        .map_err(|failure| failed(consumer, &failure, group, Effect::Read))?;
+    let list = consumer.committed_offsets(list.clone(), wait);
+    let list = answered(consumer, list, group, Effect::Read)?;
     let mut found = BTreeMap::new();
     for place in places(&list) {
         match Code::from(place.err) {

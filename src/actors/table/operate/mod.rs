@@ -157,7 +157,7 @@ pub fn stands_still(operation: &Operation, scene: &Scene<'_>) -> bool {
         let runs = known.heartbeats.get(node).and_then(|seen| seen.replicas.get(&scene.table.id));
         let runs = |shard: &Shard| runs.is_some_and(|runs| runs.contains_key(&shard.id));
         children.iter().any(|child| runs(child)) && !runs(parent)
-            || children.iter().any(|child| decide::seen(scene.table, child, node, known).is_some())
+            || children.iter().any(|child| decide::seen(child, node, known).is_some())
     };
     let parents: Vec<&Shard> = operation.kind.shards().iter().filter_map(|id| scene.shard(*id)).collect();
     parents.iter().any(|parent| scene.ready_live(parent).any(|node| stopped(parent, node)))
@@ -196,7 +196,7 @@ impl<'a> Scene<'a> {
 
     /// Copies that can be read, whose nodes are up and which have not lost their table.
     pub(super) fn ready_live<'s>(&'s self, shard: &'s Shard) -> impl Iterator<Item = &'s NodeId> {
-        let bare = |node: &NodeId| decide::bare(self.table, shard, node, self.known);
+        let bare = |node: &NodeId| decide::bare(self.known.heartbeats, shard, node);
         shard.ready_nodes().filter(move |node| !self.down(node) && !bare(node))
     }
 

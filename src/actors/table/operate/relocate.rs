@@ -4,6 +4,7 @@ use super::{Change, Progress, Scene, not_there, step, waiting};
 use crate::actors::table::decide::{self, LeftOut};
 use crate::actors::table::readiness;
 use crate::model::ids::{NodeId, ShardId};
+use crate::model::observed::told;
 use crate::model::operation::{State, WaitCode};
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
 
@@ -100,9 +101,9 @@ pub(super) fn remove(scene: &Scene<'_>, cancel: bool, id: ShardId, from: &NodeId
     let Some(shard) = serving(scene, id) else { return not_there(id) };
     match shard.replica_on(from).map(|replica| replica.state) {
         None => done(),
-        Some(ReplicaState::Leaving) => leave(scene, shard, from),
-        Some(_) if cancel => cancelled(),
-        Some(_) => leave(scene, shard, from),
+        Some(state) if cancel && state != ReplicaState::Leaving => cancelled(),
+        // Nothing else may go as a last resort: what is lost for good to a move may be back yet, with all its rows.
+        Some(_) => leave_for(scene, shard, from, hopeless(scene, shard, from)),
     }
 }
 
@@ -141,11 +142,11 @@ pub(super) fn abandoned(scene: &Scene<'_>, node: &NodeId) -> bool {
 }
 
 fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
-    let seen = scene.known.heartbeats.get(to).and_then(|h| h.replicas.get(&shard.table)?.get(&shard.id));
+    let seen = told(scene.known.heartbeats, shard, to);
     let (code, how) = match (scene.problem(shard.id, to), seen) {
         (Some(problem), _) => problem,
         (None, Some(seen)) => {
-            let how = match (&seen.seeding, readiness::lag(scene.table, shard, to, scene.known)) {
+            let how = match (&seen.seeding, readiness::lag(shard, to, scene.known)) {
                 (Some(seeding), _) => seeding.to_string(),
                 (None, Some(lag)) => format!("{lag} messages behind"),
                 (None, None) => "looking where to begin".to_owned(),
@@ -160,7 +161,7 @@ fn arriving(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
 /// The copy that a new one is best taken from (H8): the most advanced, then the one on the node that gives the fewest
 /// copies, of any tables.
 fn source(scene: &Scene<'_>, shard: &Shard) -> Option<NodeId> {
-    let lag = |node: &NodeId| readiness::lag(scene.table, shard, node, scene.known).unwrap_or(u64::MAX);
+    let lag = |node: &NodeId| readiness::lag(shard, node, scene.known).unwrap_or(u64::MAX);
     let gives = |node: &NodeId| scene.known.copies.given_by(node);
     // Lags within a batch or two of each other are alike.
     let ready = scene.ready_live(shard);
@@ -210,14 +211,19 @@ fn others(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Vec<NodeId> {
 /// A replica goes: out of the routes while enough complete live copies remain, then out of the records once nobody
 /// can be reading it.
 fn leave(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Progress {
+    leave_for(scene, shard, node, false)
+}
+
+/// The same; `hopeless` if nothing more will come of waiting for others.
+fn leave_for(scene: &Scene<'_>, shard: &Shard, node: &NodeId, hopeless: bool) -> Progress {
     let Some(replica) = shard.replica_on(node) else { return done() };
     match replica.state {
         ReplicaState::Creating => {
             let reason = format!("{} is not made on {node} after all", shard.id);
             step(vec![without(shard, node)], false, reason)
         }
-        ReplicaState::Leaving => go(scene, shard, replica),
-        ReplicaState::Ready | ReplicaState::Behind => leave_routes(scene, shard, replica),
+        ReplicaState::Leaving => go(scene, shard, replica, hopeless),
+        ReplicaState::Ready | ReplicaState::Behind => leave_routes(scene, shard, replica, hopeless),
     }
 }
 
@@ -230,14 +236,10 @@ fn without(shard: &Shard, node: &NodeId) -> Shard {
 
 /// It has left the routes, and its rows go with its record. The copies that were counted on then may have died since:
 /// one that is as good as they were stays after all.
-fn go(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> Progress {
+fn go(scene: &Scene<'_>, shard: &Shard, replica: &Replica, hopeless: bool) -> Progress {
     let node = &replica.node;
     let others = others(scene, shard, node);
-    let few = match others.len() {
-        _ if removes_first(scene) => false,
-        0 => true,
-        some => some < scene.table.replicas as usize,
-    };
+    let few = !removes_first(scene) && others.len() < scene.table.replicas as usize;
     if few && whole(scene, shard, node) {
         let mut next = shard.clone();
         for replica in next.replicas.iter_mut().filter(|replica| &replica.node == node) {
@@ -246,7 +248,7 @@ fn go(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> Progress {
         next.epoch = shard.epoch.next();
         return step(vec![next], false, format!("{} stays on {node}: others have died", shard.id));
     }
-    if few && others.is_empty() && !hopeless(scene, shard, node) {
+    if few && others.is_empty() && !hopeless {
         return few_copies(shard, node, (1, 0));
     }
     let what = format!("{} on {node}", shard.id);
@@ -262,14 +264,15 @@ fn go(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> Progress {
 /// Whether the node of a copy is lost for good, and those that live have lost their tables: then its record can go, as
 /// an operator may ask for, and what the topics still hold is what there is.
 fn hopeless(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> bool {
-    let lives = |other: &NodeId| other != node && !scene.down(other);
-    abandoned(scene, node) && shard.ready_nodes().any(lives)
+    let mut live = shard.ready_nodes().filter(|other| *other != node && !scene.down(other)).peekable();
+    let bare = |other: &NodeId| decide::bare(scene.known.heartbeats, shard, other);
+    abandoned(scene, node) && live.peek().is_some() && live.all(bare)
 }
 
 /// Whether a copy that is not in the routes could be.
 fn whole(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> bool {
-    let seen = decide::seen(scene.table, shard, node, scene.known);
-    let lag = readiness::lag(scene.table, shard, node, scene.known);
+    let seen = decide::seen(shard, node, scene.known);
+    let lag = readiness::lag(shard, node, scene.known);
     seen.is_some_and(|seen| !seen.stalled()) && lag.is_some_and(|lag| lag <= scene.rules.behind_lag_min)
 }
 
@@ -279,12 +282,13 @@ fn few_copies(shard: &Shard, node: &NodeId, (enough, there): (usize, usize)) -> 
     waiting(WaitCode::FewCopies, what)
 }
 
-fn leave_routes(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> Progress {
+/// Out of the routes, if the others that are complete and live are enough.
+fn leave_routes(scene: &Scene<'_>, shard: &Shard, replica: &Replica, hopeless: bool) -> Progress {
     let node = &replica.node;
     let others = others(scene, shard, node);
     let counts = scene.ready_live(shard).any(|ready| ready == node);
     let enough = match counts {
-        _ if removes_first(scene) || hopeless(scene, shard, node) => 0,
+        _ if removes_first(scene) || hopeless => 0,
         true => scene.table.replicas as usize,
         false => 1,
     };
@@ -298,7 +302,7 @@ fn leave_routes(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> Progress
     }
     // Placement's order has no place for what leaves.
     next.replicas.sort_by_key(|replica| replica.state == ReplicaState::Leaving);
-    next.leader = decide::leader(scene.table, &next, scene.known, scene.rules);
+    next.leader = decide::leader(&next, scene.known, scene.rules);
     next.epoch = shard.epoch.next();
     // Also for one that was not in the routes: who is read first may change with it.
     let reasons = vec![format!("{} leaves {node}", shard.id)];

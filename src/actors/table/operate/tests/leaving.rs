@@ -81,6 +81,20 @@ fn a_cancelled_move_whose_copies_are_both_needed_ends() {
     assert_eq!(state(&mut world, "n3"), Some(ReplicaState::Ready));
 }
 
+/// Found by reading: a rebuild under way would have done without them all.
+#[test]
+fn a_move_never_lets_the_last_whole_copy_go_though_its_node_is_lost() {
+    let mut world = to_n3();
+    world.step();
+    world.ready(0, "n3");
+    world.shard(0).replicas.retain(|replica| replica.node != id("n2"));
+    loses(&mut world, "n3");
+    world.down.insert(id("n1"), 10_000);
+    world.ended();
+    assert_eq!(state(&mut world, "n1"), Some(ReplicaState::Ready));
+    assert_eq!(state(&mut world, "n3"), Some(ReplicaState::Ready));
+}
+
 /// The other copy is lost with its node, the last one's table is gone: only an operator can say that this is so.
 #[test]
 fn the_record_of_a_lost_copy_can_be_removed_though_the_last_ones_table_is_gone() {
