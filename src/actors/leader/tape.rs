@@ -237,7 +237,7 @@ impl Look<'_> {
             .iter()
             .filter(|copy| copy.state.is_complete() && world.nodes.contains_key(&copy.node));
         let nodes: Vec<NodeId> = copies.map(|copy| copy.node.clone()).collect();
-        let reported = |node: &NodeId| Some(told(&self.heartbeats, of, node)?.bytes);
+        let reported = |node: &NodeId| Some(told(self.heartbeats, of, node)?.bytes);
         let told = self.told.shards.get(&(of.table, of.id)).map(|shard| shard.bytes);
         let now = || nodes.iter().filter_map(reported).max();
         let bytes = if self.sizes { now().or(told) } else { told.or_else(now) };
