@@ -5,7 +5,6 @@
 
 use super::balance::copies::{Copies, has_nothing};
 use super::balance::decide::{self, Sight};
-use super::balance::rooms;
 use super::leader::observed::Observed;
 use super::mirror::View;
 use super::table::decide::down_for;
@@ -141,8 +140,15 @@ impl Handler<FindNodes> for PlacementActor {
                 counts(*key).into_iter().for_each(|shard| copies.count(shard, node));
             }
             let pace = Pace { copies, counts: &counts };
+            let is_lost = |node: &NodeId| lost.contains(node);
+            let sight = Sight { view: &view, heartbeats, lost: &is_lost, now_unix_ms: 0, forgets: false };
+            let mut rooms = decide::free(&sight);
+            for (key, node) in &promised {
+                let to_come = record(key.0, key.1).map_or(0, |shard| decide::bytes(&sight, shard));
+                rooms.entry(node.clone()).and_modify(|room| *room = room.saturating_sub(to_come));
+            }
             let promised = promised.into_values().collect();
-            guarded(|| find(&snapshot, &lost, rooms::rooms(heartbeats), pace, &asked, promised))?
+            guarded(|| find(&snapshot, &lost, rooms, pace, &asked, promised))?
         };
         self.promised.extend(found.iter().map(|(key, node)| (*key, (node.clone(), now_ms))));
         Ok(found.into_iter().map(|((_, shard), node)| (shard, node)).collect())
@@ -166,38 +172,38 @@ fn find(
     mut rooms: BTreeMap<NodeId, u64>,
     mut pace: Pace<'_>,
     asked: &[(TableId, ShardId)],
-    mut promised: Vec<NodeId>,
+    promised: Vec<NodeId>,
 ) -> BTreeMap<(TableId, ShardId), NodeId> {
     let mut found = BTreeMap::new();
-    for (table, id) in asked {
-        let Some(held) = snapshot.shards.iter().find(|s| s.table == *table && s.shard == *id) else {
-            continue;
-        };
+    let shards: BTreeMap<(TableId, ShardId), &ShardView> =
+        snapshot.shards.iter().map(|shard| ((shard.table, shard.shard), shard)).collect();
+    let mut loads: BTreeMap<&NodeId, usize> = BTreeMap::new();
+    let there = snapshot.shards.iter().flat_map(|shard| &shard.replicas).map(|replica| &replica.node);
+    there.chain(&promised).for_each(|node| *loads.entry(node).or_default() += 1);
+    for key in asked {
+        let Some(held) = shards.get(key) else { continue };
         let holds = |node: &NodeView| held.replicas.iter().any(|replica| replica.node == node.id);
         // Nodes that hold it are out; zones that hold it come last. What a lost node holds may be what is to be
         // replaced.
         let holders = snapshot.nodes.iter().filter(|node| holds(node) && !lost.contains(&node.id));
         let zones: Vec<&str> = holders.map(NodeView::zone).collect();
         let full = |node: &NodeView| rooms.get(&node.id).is_some_and(|room| *room < held.load.bytes);
-        let counted = (pace.counts)((*table, *id));
+        let counted = (pace.counts)(*key);
         let in_turn = |node: &NodeView| counted.is_none_or(|shard| pace.copies.has_room(shard, &node.id));
         let free = snapshot.nodes.iter().filter(|node| node.takes_new() && !holds(node) && in_turn(node));
         let load = |node: &NodeView| {
-            let on = |s: &&ShardView| s.replicas.iter().any(|replica| replica.node == node.id);
-            let held = snapshot.shards.iter().filter(on).count();
-            let coming = promised.iter().filter(|to| **to == node.id).count();
-            (held + coming) * 1000 / node.weight_milli.max(1) as usize
+            loads.get(&node.id).map_or(0, |held| held * 1000 / node.weight_milli.max(1) as usize)
         };
         let best = free.min_by_key(|node| {
             let near = zones.contains(&node.zone());
             (full(node), near, load(node), node.id.clone())
         });
         if let Some(node) = best {
-            promised.push(node.id.clone());
+            *loads.entry(&node.id).or_default() += 1;
             counted.into_iter().for_each(|shard| pace.copies.count(shard, &node.id));
             let room = rooms.get_mut(&node.id);
             room.into_iter().for_each(|room| *room = room.saturating_sub(held.load.bytes));
-            found.insert((*table, *id), node.id.clone());
+            found.insert(*key, node.id.clone());
         }
     }
     found

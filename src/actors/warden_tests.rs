@@ -20,7 +20,7 @@ use crate::adapters::kafka::sim::SimKafka;
 use crate::adapters::metadata::MemoryStore;
 use crate::adapters::offload::Inline;
 use crate::adapters::peers::grpc::GrpcPeers;
-use crate::adapters::routes::SimRoutes;
+use crate::adapters::routes::{RoutesFile as _, SimRoutes};
 use crate::model::control::CreateTable;
 use crate::model::names::{self, TopicPartition};
 use crate::model::table::{BatchLimits, MessageFormat, TopicLayout};
@@ -318,6 +318,23 @@ async fn what_a_leader_had_at_work_ends_with_its_term_and_its_gauges_with_it() {
         })
         .await;
         assert_eq!(ages(), 0);
+    };
+    set.run_until(work).await;
+}
+
+/// Whoever manages the machine's configuration may have purged it, and the server reads that by itself.
+#[tokio::test(start_paused = true)]
+async fn a_routes_file_that_was_changed_or_removed_is_written_again() {
+    let mut outside = Outside::new();
+    let set = LocalSet::new();
+    let work = async {
+        let running = outside.start();
+        outside.works(&running, Kind::Router).await;
+        let written = outside.routes.text().unwrap();
+        assert!(written.contains("d__t0"), "{written}");
+        outside.routes.replace(&"<yandex/>".into()).await.unwrap();
+        until(Kind::Router, "the file", async || outside.routes.text() == Some(written.clone())).await;
+        outside.works(&running, Kind::Router).await;
     };
     set.run_until(work).await;
 }

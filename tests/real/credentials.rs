@@ -92,3 +92,47 @@ async fn a_node_whose_address_changes_is_reached_by_the_new_one() {
     }
     cluster.prove_events(1_000, 0).await;
 }
+
+/// A user that may read and no more, on every server: what one server asks of another is asked as it, copies too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_ask_each_other_as_the_query_user() {
+    let mut cluster = Cluster::start(2, 1).await;
+    let reader = "<reader><password>r&lt;ader</password><networks><ip>127.0.0.1</ip></networks>\
+                  <profile>reads</profile><quota>default</quota></reader></users>";
+    let profile = "<reads><readonly>1</readonly></reads></profiles>";
+    for node in &mut cluster.nodes {
+        let file = node.server.folder().join("users.xml");
+        let users = std::fs::read_to_string(&file).unwrap();
+        let users = users.replace("</users>", reader).replace("</profiles>", profile);
+        std::fs::write(&file, users).unwrap();
+        node.query("SYSTEM RELOAD CONFIG").await.unwrap();
+        node.kill_daemon();
+        node.reconfigure(
+            "clickhouse_host",
+            "query_user = \"reader\"\nquery_password = \"r<ader\"\nclickhouse_host",
+        );
+        node.reconfigure("[log]", "[transfer]\nby_parts = false\n[log]");
+        node.start_daemon();
+    }
+    cluster.until("a leader", leads);
+    cluster.cli(&[&CREATE[..], &["--shards", "2"]].concat()).unwrap_or_else(|error| panic!("{error}"));
+    cluster.produce(0..1_000).await;
+    cluster.prove_events(1_000, 0).await;
+    let table = cluster.table("shop.events").unwrap();
+    let asked = format!(
+        "SELECT DISTINCT user FROM cluster('{}', system.processes) WHERE NOT is_initial_query",
+        table.cluster
+    );
+    for node in &cluster.nodes {
+        assert_eq!(node.query(&asked).await.unwrap(), "reader", "{}", node.id);
+    }
+    let shard = &table.shards[0];
+    let other = cluster
+        .nodes
+        .iter()
+        .find(|node| shard.replicas.iter().all(|replica| replica.node.as_str() != node.id));
+    let added =
+        cluster.cli(&["shard", "add", "shop.events", &shard.id.to_string(), &other.unwrap().id, "--force"]);
+    added.unwrap_or_else(|error| panic!("{error}"));
+    cluster.prove_events(1_000, 0).await;
+}

@@ -1,10 +1,11 @@
 //! Splits, moves, drains and joins on real servers, under ingest, with readers that judge every answer.
 
-use super::support::cluster::{Cluster, PARTITIONS};
+use super::support::cluster::{Cluster, Node, PARTITIONS};
 use super::support::producer::Producer;
 use super::support::readers::{Readers, Verdict, prepare};
-use converthouse::model::control::{OperationStatus, TableStatus};
+use converthouse::model::control::{NodeStatus, OperationStatus, TableStatus};
 use converthouse::model::operation::State;
+use std::collections::BTreeMap;
 
 /// The usual table in one month, so that every batch is one ClickHouse partition: prefixes are exact at any moment.
 const DDL: &str = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, note String) \
@@ -108,4 +109,57 @@ async fn a_node_joins_one_is_drained_and_one_dies_under_ingest() {
     cluster.nodes[1].start_daemon();
     let rows = stream.end().await;
     cluster.prove_events(rows, 0).await;
+}
+
+/// Bytes by shard's database, as its server has them once it has merged what it can: what is compared is rows, not how
+/// far merges have come.
+async fn merged_bytes(node: &Node) -> BTreeMap<String, u64> {
+    let databases =
+        node.query("SELECT DISTINCT database FROM system.parts WHERE active AND table = 'local'").await;
+    for database in databases.unwrap().lines() {
+        node.query(&format!("OPTIMIZE TABLE `{database}`.local FINAL")).await.unwrap();
+    }
+    let bytes = "SELECT database, sum(bytes_on_disk) FROM system.parts WHERE active AND table = 'local' \
+                 GROUP BY database";
+    let rows = node.query(bytes).await.unwrap();
+    let row =
+        |row: &str| row.split_once('\t').map(|(database, bytes)| (database.into(), bytes.parse().unwrap()));
+    rows.lines().filter_map(row).collect()
+}
+
+/// Shards are alike here, so nothing excuses the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fourth_node_gets_a_quarter_of_the_bytes_and_nothing_else_moves() {
+    let mut cluster = Cluster::start(3, 1).await;
+    create(&cluster, 8).await;
+    let stream = Producer::start(&cluster, 20_000);
+    stream.flow(200_000).await;
+    let mut before = Vec::new();
+    for node in &cluster.nodes {
+        before.push(merged_bytes(node).await);
+    }
+    cluster.add_node().await;
+    cluster.until("four copies on each node, and two that lead", |status| {
+        let even = |node: &NodeStatus| (node.replicas, node.leaders) == (4, 2);
+        status.nodes.len() == 4 && status.nodes.iter().all(even) && status.tables[0].complete
+    });
+    let rows = stream.end().await;
+    cluster.prove_events(rows, 0).await;
+    let (mut held, mut moved) = (Vec::new(), 0);
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let now = merged_bytes(node).await;
+        let new = |database: &str| before.get(number).is_none_or(|before| !before.contains_key(database));
+        moved += now.iter().filter(|(database, _)| new(database)).map(|(_, bytes)| bytes).sum::<u64>();
+        held.push(now.values().sum::<u64>());
+    }
+    let share = held.iter().sum::<u64>() / 4;
+    println!("bytes by node {held:?}, moved {moved}: a quarter of all is {share}");
+    assert!(held.iter().all(|held| held.abs_diff(share) * 20 <= share), "not within 5 %: {held:?}");
+    // Less than a quarter would not do: the new node had nothing.
+    assert!(moved * 10 <= share * 11, "{moved} bytes moved of {held:?}");
+    let plan = cluster.cli(&["plan", "--json"]).unwrap_or_else(|error| panic!("{error}"));
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    for what in ["splits", "moves"] {
+        assert_eq!(plan[what], serde_json::json!([]), "a second plan moves on: {plan}");
+    }
 }

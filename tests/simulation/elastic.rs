@@ -248,3 +248,28 @@ fn four_nodes_hold_equal_bytes_and_little_more_is_copied_than_must_be() {
     });
     assert!(run.passed(), "{run}");
 }
+
+/// Found by reading: no transaction takes so many, and the balancer wanted them again and again.
+#[test]
+fn a_node_that_joins_has_a_shard_of_each_of_many_tables_split_and_gets_its_share() {
+    let run = simulation::run(&balancing(3), async |cluster: &Cluster| {
+        cluster.start().await?;
+        for number in 0..32 {
+            let name = format!("t{number}");
+            let table = NewTable { shards: 3, replicas: 3, partitions: 6, ..NewTable::named(&name) };
+            let table = cluster.create_table(&table).await?;
+            cluster.produce_everywhere(&table, 10);
+        }
+        cluster.until_nothing_lacks(60_000).await?;
+        cluster.add_node()?;
+        let shared = |cluster: &Cluster| {
+            let held = spread(cluster);
+            let (least, most) = (held.values().min(), held.values().max());
+            held.len() == 4 && most.zip(least).is_some_and(|(most, least)| most - least <= 1)
+        };
+        cluster.until("each to hold its share", 3_600_000, |c| at_rest(c) && shared(c)).await?;
+        assert!(cluster.view().all_shards().count() > 3 * 32, "shards were split");
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}

@@ -2,9 +2,10 @@
 
 use converthouse::adapters::peers::{Daemon, Error};
 use converthouse::model::balance::{ApplyPlan, BalanceMode, RunState, SetBalance};
+use converthouse::model::control::{Asked, Operate};
 use converthouse::model::hold::{Brake, NamedScope, SetHold};
 use converthouse::model::plan::ClusterPlan;
-use converthouse::model::{NodeId, ShardId};
+use converthouse::model::{NodeId, NodeState, ShardId};
 use converthouse::simulation::{self, Cluster, Failure, NewTable, Setup};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -180,6 +181,49 @@ fn a_plan_whose_node_dies_is_given_up_with_the_reason() {
         assert!(record.outcome.contains("would break a rule"), "{record:?}");
         cluster.start_daemon(node.as_str())?;
         cluster.heal(300_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+/// Found by reading: the balancer rested as long as any shard was being split or merged, for whatever that waited.
+#[test]
+fn a_node_is_emptied_though_the_split_of_another_table_waits_for_a_node_that_is_down() {
+    let run = simulation::run(&Setup::nodes(4), async |cluster: &Cluster| {
+        cluster.start().await?;
+        for name in ["a", "t"] {
+            let table = cluster.create_table(&NewTable { shards: 6, ..NewTable::named(name) }).await?;
+            cluster.produce_everywhere(&table, 50);
+        }
+        cluster.until_nothing_lacks(60_000).await?;
+        let table = NewTable::named("a").full_name();
+        let split = Operate {
+            database: table.database.clone(),
+            table: table.table.clone(),
+            asked: Asked::Split { shard: None, cut: None, by_bytes: false },
+            reason: "test".into(),
+            dry_run: false,
+        };
+        let stop = serde_json::json!({ "do": "stop-clickhouse", "node": "n4" });
+        let begin = |daemon: Arc<dyn Daemon>| {
+            let request = split.clone();
+            async move { daemon.operate(request).await }
+        };
+        cluster.happen(&serde_json::from_value(stop).expect("an event"))?;
+        cluster.ask("split", begin).await?;
+        let node: NodeId = "n1".parse().expect("a name");
+        let drain = |daemon: Arc<dyn Daemon>| {
+            let node = node.clone();
+            async move { daemon.set_node_state(node, NodeState::Draining).await }
+        };
+        cluster.ask("drain", drain).await?;
+        let left = |cluster: &Cluster| {
+            let view = cluster.view();
+            let t = view.tables.values().find(|table| table.record.name.table == "t").map(|t| t.record.id);
+            t.map_or(0, |t| view.shards_of(t).filter(|shard| shard.replica_on(&node).is_some()).count())
+        };
+        cluster.until("the other table to have left", 900_000, |c| left(c) == 0).await?;
+        assert!(cluster.view().open_operations().next().is_some(), "the split is still under way");
+        Ok(())
     });
     assert!(run.passed(), "{run}");
 }

@@ -32,10 +32,13 @@ impl Agent {
         let view = self.view.read();
         for table in shown.difference(&self.shown) {
             self.ports.metrics.forget_lag(table, &node);
-            if !view.tables.values().any(|known| known.record.name.to_string() == *table) {
-                self.ports.metrics.forget_table(table);
-            }
         }
+        // What a table's series say is forgotten when its record goes, which is long after it has left the node.
+        for table in self.running.values().map(|running| &running.wanted.table) {
+            self.named.entry(table.id).or_insert_with(|| table.name.to_string());
+        }
+        let dropped = self.named.extract_if(.., |id, _| !view.tables.contains_key(id));
+        dropped.for_each(|(_, name)| self.ports.metrics.forget_table(&name));
         let states = self.states(&view);
         for state in STATES {
             let count = states.get(state).copied().unwrap_or(0);
@@ -115,3 +118,6 @@ impl Agent {
 
 /// Labels of the tables whose lag is shown.
 pub(super) type Shown = BTreeSet<String>;
+
+/// Tables of which anything was ever shown here.
+pub(super) type Named = BTreeMap<TableId, String>;

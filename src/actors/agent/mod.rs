@@ -115,6 +115,7 @@ pub struct Agent {
     /// What was last told of it, at which count of its changes and which revision of the view.
     told: Option<(u64, i64, Shared<Heartbeat>)>,
     shown: gauges::Shown,
+    named: gauges::Named,
     lineage: Lineage,
     positions: Positions,
     committing: bool,
@@ -144,6 +145,7 @@ impl Agent {
             sight: Counted::default(),
             told: None,
             shown: gauges::Shown::new(),
+            named: gauges::Named::new(),
             lineage: Lineage::default(),
             positions: Positions::default(),
             committing: false,

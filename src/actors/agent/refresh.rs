@@ -45,7 +45,10 @@ impl Agent {
     }
 
     fn sources(&self) -> Vec<TopicPartition> {
-        let wanted = self.running.values().map(|running| &running.wanted);
+        // What a copy that is being made has recorded must not be undone by what was there before.
+        let serves = |place| self.sight.observed.get(place).is_some_and(|seen| seen.serving);
+        let wanted = self.running.iter().filter(|(place, _)| serves(place));
+        let wanted = wanted.map(|(_, running)| &running.wanted);
         let of = |wanted: &super::Wanted| {
             let source = wanted.table.source.clone();
             wanted

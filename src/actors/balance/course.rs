@@ -2,7 +2,8 @@
 //!
 //! A plan takes many rounds. One that is looked for anew in each of them, on a cluster that is half-way, finds other
 //! ways that are as good, and copies go there and back. So the way is kept until it is reached, and given up only when
-//! the cluster is another one: nodes come, go or change, or shards are made. Not stored: a new leader looks anew. Pure.
+//! the cluster is another one: nodes come, go or change, or shards are made. How full disks are changes all the time.
+//! Not stored: a new leader looks anew. Pure.
 
 use super::decide;
 use super::pursue::Towards;
@@ -24,17 +25,22 @@ fn shards(snapshot: &Snapshot) -> Vec<(TableId, ShardId, u32)> {
     snapshot.shards.iter().map(|shard| (shard.table, shard.shard, shard.replicas_wanted)).collect()
 }
 
+/// Nodes, without what passes.
+fn nodes(snapshot: &Snapshot) -> Vec<NodeView> {
+    snapshot.nodes.iter().map(|node| NodeView { capacity_bytes: 0, ..node.clone() }).collect()
+}
+
 impl Course {
     /// Where to go on to; empty if a new way is to be looked for.
     pub fn towards(&self, snapshot: &Snapshot) -> Towards {
-        let same = self.nodes == snapshot.nodes && self.shards == shards(snapshot);
+        let same = self.nodes == nodes(snapshot) && self.shards == shards(snapshot);
         if same { self.towards.clone() } else { Towards::new() }
     }
 
     /// Goes on to where a proposal leads.
     pub fn keep(&mut self, snapshot: &Snapshot, proposal: &Proposal) {
         self.towards = proposal.verdict.placement.clone();
-        self.nodes.clone_from(&snapshot.nodes);
+        self.nodes = nodes(snapshot);
         self.shards = shards(snapshot);
     }
 }

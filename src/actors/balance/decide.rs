@@ -104,7 +104,7 @@ pub fn waits_to_split(view: &ClusterView, now_unix_ms: u64) -> bool {
 pub fn splits(sight: &Sight<'_>, rules: &BalanceRules) -> Vec<(TableId, ShardId)> {
     let view = sight.view;
     let active = |node: &NodeId| {
-        view.is_live(node) && view.nodes.get(node).is_some_and(|n| n.record.state == NodeState::Active)
+        is_up(sight, node) && view.nodes.get(node).is_some_and(|n| n.record.state == NodeState::Active)
     };
     let nodes = view.nodes.keys().filter(|node| active(node)).count();
     let (mut splits, put_off) = (Vec::new(), put_off(view));
@@ -150,6 +150,11 @@ pub fn bytes(sight: &Sight<'_>, shard: &Shard) -> u64 {
     shard.replicas.iter().filter_map(|replica| of(&replica.node)).map(|seen| seen.bytes).max().unwrap_or(0)
 }
 
+/// Whether a node can take copies now: its daemon lives and, as far as is known, so does its server.
+pub fn is_up(sight: &Sight<'_>, node: &NodeId) -> bool {
+    sight.view.is_live(node) && sight.heartbeats.get(node).is_none_or(|seen| seen.clickhouse_up)
+}
+
 /// The nodes as placement sees them.
 pub fn nodes(sight: &Sight<'_>) -> Vec<NodeView> {
     let view = sight.view;
@@ -161,11 +166,10 @@ pub fn nodes(sight: &Sight<'_>) -> Vec<NodeView> {
         held.map(|(_, seen)| seen.bytes).sum()
     };
     let node = |record: &crate::model::Node| {
-        let live = view.is_live(&record.id);
         let lost = (sight.lost)(&record.id);
         let mut node = NodeView::new(record, !lost);
         // One that is down for a while keeps what it has and gets nothing.
-        if !live && node.state == NodeState::Active {
+        if !is_up(sight, &record.id) && node.state == NodeState::Active {
             node.state = NodeState::Cordoned;
         }
         let seen = sight.heartbeats.get(&record.id).map(|seen| &**seen);
@@ -291,11 +295,13 @@ pub fn limits(snapshot: &Snapshot, rules: &BalanceRules) -> Limits {
     Limits { work: work(snapshot), waves, planner: rules.planner, ..Limits::default() }
 }
 
-/// Whether two snapshots differ by nothing but loads: a plan made on one is a plan of the other.
+/// Whether two snapshots differ by nothing but loads and disks: a plan made on one is a plan of the other, as far as
+/// there is room when its copies begin.
 pub fn same_shape(one: &Snapshot, other: &Snapshot) -> bool {
     let bare = |snapshot: &Snapshot| {
         let mut bare = snapshot.clone();
         bare.shards.iter_mut().for_each(|shard| shard.load = Load::default());
+        bare.nodes.iter_mut().for_each(|node| node.capacity_bytes = 0);
         bare
     };
     bare(one) == bare(other)
@@ -349,7 +355,7 @@ fn kind(step: &ClusterStep) -> Option<Kind> {
 }
 
 /// What disks have room for, when the copies under way have arrived.
-fn free(sight: &Sight<'_>) -> BTreeMap<NodeId, u64> {
+pub fn free(sight: &Sight<'_>) -> BTreeMap<NodeId, u64> {
     let mut free = rooms::rooms(sight.heartbeats);
     for operation in sight.under_way() {
         let shard = operation.kind.touched().next().and_then(|id| sight.view.shard(operation.table, id));

@@ -25,7 +25,7 @@ use crate::adapters::metadata::Revision;
 use crate::adapters::offload;
 use crate::model::balance::{BalanceMode, PlannedSize, RunState};
 use crate::model::ids::NodeId;
-use crate::model::operation::{Kind, cause};
+use crate::model::operation::{Kind, Operation, cause};
 use crate::model::view::ClusterView;
 use crate::placement::{Proposal, Snapshot};
 use actix::prelude::*;
@@ -34,6 +34,9 @@ use decide::{Sight, Wanted};
 use forecast::Ahead;
 use pursue::{Next, Towards};
 use std::time::Duration;
+
+/// Splits take seconds.
+const SPLITS_WAITED_FOR_MS: u64 = 120_000;
 
 /// The actor.
 pub struct Balancer {
@@ -190,9 +193,14 @@ impl Balancer {
             }
             return Look::Begin(begun);
         }
-        // Moving what is about to be split would copy it for nothing.
-        let splitting = |kind: &Kind| matches!(kind, Kind::Split { .. } | Kind::Merge { .. });
-        if sight.under_way().any(|operation| splitting(&operation.kind)) {
+        // Moving what is about to be split would copy it for nothing. One that takes long waits for something, which
+        // others, and nodes to be emptied, need not wait for.
+        let splitting = |operation: &&Operation| {
+            matches!(operation.kind, Kind::Split { .. } | Kind::Merge { .. })
+                && sight.now_unix_ms < operation.started_unix_ms + SPLITS_WAITED_FOR_MS
+        };
+        if sight.under_way().any(|operation| splitting(&operation)) {
+            self.even = None;
             return Look::Rest;
         }
         let (snapshot, purpose) = match mode {

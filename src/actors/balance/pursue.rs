@@ -57,9 +57,12 @@ pub fn next(sight: &Sight<'_>, run: &PlanRun) -> Next {
 
 /// Whether a split's children have taken their parent's place, and perhaps have been split again.
 fn made(view: &ClusterView, cut: &Cut) -> bool {
-    let parent = view.shards.get(&cut.table).and_then(|shards| shards.get(&cut.shard));
-    let gone = parent.is_none_or(|parent| parent.record.state == ShardState::Retired);
-    gone && taken(view, cut)
+    let shard = |id| view.shard(cut.table, id);
+    let gone = shard(cut.shard).is_none_or(|parent| parent.state == ShardState::Retired);
+    // Another split may have taken the numbers.
+    let cut_there = shard(cut.left).is_none_or(|left| left.range.hi() == cut.cut)
+        && shard(cut.right).is_none_or(|right| right.range.lo() == cut.cut);
+    gone && taken(view, cut) && cut_there
 }
 
 /// Whether the split's numbers have been given out.
@@ -135,11 +138,13 @@ fn keeps(proposal: &Proposal, towards: &Towards) -> bool {
 
 /// What a way that is barred means for the plan: what is under way or held may open it again, else it is given up.
 pub fn barred(sight: &Sight<'_>, towards: &Towards) -> Next {
-    let waits = towards.keys().any(|(table, id)| {
-        let shard = sight.view.shards_of(*table).find(|shard| shard.id == *id);
-        let at_rest = shard.is_none_or(|shard| shard.moving().is_none() && !held(sight, shard));
-        !at_rest || sight.touched(*table, *id)
-    });
+    let returns = |node: &NodeId| !decide::is_up(sight, node) && !(sight.lost)(node);
+    let waits = towards.values().flatten().any(returns)
+        || towards.keys().any(|(table, id)| {
+            let shard = sight.view.shards_of(*table).find(|shard| shard.id == *id);
+            let at_rest = shard.is_none_or(|shard| shard.moving().is_none() && !held(sight, shard));
+            !at_rest || sight.touched(*table, *id)
+        });
     if waits {
         return Next::Wait;
     }

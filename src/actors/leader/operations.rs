@@ -2,9 +2,9 @@
 
 use super::create::of_metadata;
 use super::{Lead, status, target};
-use crate::actors::balance::decide::Sight;
+use crate::actors::balance::decide::{Sight, Wanted};
 use crate::actors::balance::{look, weights};
-use crate::adapters::metadata::{Compare, Revision, TxnOutcome, Write, records::Record as _};
+use crate::adapters::metadata::{Compare, Revision, TXN_WRITES_MAX, TxnOutcome, Write, records::Record as _};
 use crate::adapters::peers::Error;
 use crate::model::control::{Asked, Begun, NodeStatus, Operate, OperationStatus, Skipped};
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
@@ -13,7 +13,6 @@ use crate::model::operation::{Kind, Operation, State};
 use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableName, TableState};
 use crate::model::view::{ClusterView, Versioned};
-use std::collections::BTreeMap;
 
 /// How often a record that changed at the same moment is read again.
 const TRIES_MAX: u32 = 20;
@@ -198,11 +197,10 @@ fn made(operation: &Operation) -> Option<u32> {
     }
 }
 
-/// Records operations that a policy wants, of any tables, all or none.
-pub async fn begin_all(
-    lead: &Lead,
-    wanted: BTreeMap<TableId, Vec<(Kind, String)>>,
-) -> Result<Revision, Error> {
+/// Records operations that a policy wants, of any tables: as many of the first as one transaction takes, all of these
+/// or none. What is left is wanted again when they are under way.
+pub async fn begin_all(lead: &Lead, wanted: Wanted) -> Result<Revision, Error> {
+    let wanted = fitting(wanted);
     let tables: Vec<Shared<Versioned<Table>>> = {
         let view = lead.view.read();
         wanted.keys().filter_map(|id| view.tables.get(id).cloned()).collect()
@@ -210,9 +208,25 @@ pub async fn begin_all(
     let kinds = wanted
         .into_iter()
         .flat_map(|(table, kinds)| kinds.into_iter().map(move |(kind, reason)| (table, kind, reason)));
-    let operations = numbered(lead, kinds.take(BEGIN_MAX));
+    let operations = numbered(lead, kinds);
     let changed = || Error::Unavailable("the records changed at the same moment".to_owned());
     record(lead, &tables, &operations).await?.ok_or_else(changed)
+}
+
+/// The first of these, as many as [`record`] can put into one transaction: a table's record is compared and perhaps
+/// written, and so is each operation; older ones and the leader's fence go with them. Pure.
+fn fitting(wanted: Wanted) -> Wanted {
+    let mut room = TXN_WRITES_MAX - ENDED_DROPPED_MAX - 1;
+    let mut fitting = Wanted::new();
+    for (table, mut kinds) in wanted {
+        kinds.truncate(room.saturating_sub(2) / 2);
+        if kinds.is_empty() {
+            break;
+        }
+        room -= 2 + 2 * kinds.len();
+        fitting.insert(table, kinds);
+    }
+    fitting
 }
 
 /// The split of a shard in the middle or at a cut, numbered as the `nth` of its table in one request. Pure.

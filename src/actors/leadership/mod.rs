@@ -78,7 +78,18 @@ impl Leadership {
             if let Some(coordinator) = self.seat.get() {
                 coordinator.do_send(StepDown);
             }
-            self.seat.set(now.map(|term| (self.crown)(term)));
+            self.seat.set(None);
+        }
+        self.sit();
+    }
+
+    /// Takes the seat once this daemon sees all that leaders before it have written: not everything that a leader does
+    /// is compared with the records.
+    fn sit(&self) {
+        if let Some(term) = self.standing.term.filter(|term| self.member.has_seen(*term))
+            && self.seat.get().is_none()
+        {
+            self.seat.set(Some((self.crown)(term)));
         }
     }
 
@@ -120,8 +131,9 @@ impl Handler<ViewChanged> for Leadership {
         if touched.leader || self.member.misses_itself(&touched.nodes) {
             self.step(ctx);
         }
-        if let Some(coordinator) = self.seat.get() {
-            coordinator.do_send(ViewChanged(touched));
+        match self.seat.get() {
+            Some(coordinator) => coordinator.do_send(ViewChanged(touched)),
+            None => self.sit(),
         }
     }
 }

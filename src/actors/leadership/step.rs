@@ -65,6 +65,11 @@ impl Member {
         lost.then(|| Standing { term: None, ..standing.clone() })
     }
 
+    /// Whether this daemon sees everything that was written before a term began.
+    pub(super) fn has_seen(&self, term: Term) -> bool {
+        self.0.view.read().revision >= term.0
+    }
+
     /// Whether one of our nodes has lost its liveness.
     pub(super) fn misses_itself(&self, touched: &BTreeSet<NodeId>) -> bool {
         let view = self.0.view.read();

@@ -31,6 +31,8 @@ const READ_BACKS_MAX: u32 = 30;
 const READ_BACK_MS: u64 = 100;
 /// How often running queries are looked at while an epoch has not settled.
 const SETTLE_EVERY_MS: u64 = 500;
+/// How often the file is compared with what was written, while there is nothing to do.
+const CHECK_EVERY_MS: u64 = 20_000;
 
 /// The server answers again, perhaps after a restart.
 #[derive(Message, Debug, Clone, Copy)]
@@ -59,8 +61,14 @@ pub struct Router {
     achieved: Achieved,
     /// The tables and nodes for which all is achieved: while they are the same, nothing is to be done.
     covered: Option<(Tables, Nodes)>,
+    /// What was written last.
+    file: Option<Arc<str>>,
+    /// How often what was achieved was forgotten: a round that began before tells nothing of the time since.
+    life: u64,
     settling: Settling,
     looking: bool,
+    /// The next look at running queries.
+    look_again: Option<SpawnHandle>,
     busy: bool,
     waiting: bool,
     failures: u32,
@@ -86,8 +94,11 @@ impl Router {
             agent: None,
             achieved: Achieved::default(),
             covered: None,
+            file: None,
+            life: 0,
             settling: Settling::default(),
             looking: false,
+            look_again: None,
             busy: false,
             waiting: false,
             failures: 0,
@@ -119,21 +130,27 @@ impl Router {
         };
         self.covered = None;
         self.busy = true;
-        let file = self.made.file(&round.routes);
+        let (file, life) = (self.made.file(&round.routes), self.life);
+        self.file = Some(file.clone());
         let work = Work { ports: self.ports.clone(), achieved: self.achieved.clone(), round, file };
-        ctx.spawn(actix::fut::wrap_future::<_, Self>(work.run()).map(|(achieved, error), router, ctx| {
-            router.busy = false;
-            router.achieved = achieved;
-            router.tell();
-            router.settle(ctx);
-            match error {
-                None => {
-                    router.failures = 0;
-                    router.advance(ctx);
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(work.run()).map(
+            move |(achieved, error), router, ctx| {
+                router.busy = false;
+                router.achieved = achieved;
+                if router.life != life {
+                    router.forget();
                 }
-                Some(error) => router.wait(&error, ctx),
-            }
-        }));
+                router.tell();
+                router.settle(ctx);
+                match error {
+                    None => {
+                        router.failures = 0;
+                        router.advance(ctx);
+                    }
+                    Some(error) => router.wait(&error, ctx),
+                }
+            },
+        ));
     }
 
     /// A round that failed is tried again, later and later: the server may be down for long.
@@ -156,18 +173,54 @@ impl Router {
         if !self.settling.is_open(&self.achieved.epochs) || std::mem::replace(&mut self.looking, true) {
             return;
         }
-        let (server, loaded) = (self.ports.clickhouse.clone(), self.achieved.epochs.clone());
+        // One chain of looks: this one takes the place of that which was to come.
+        self.look_again.take().map(|later| ctx.cancel_future(later));
+        let (server, loaded, life) = (self.ports.clickhouse.clone(), self.achieved.epochs.clone(), self.life);
         let look = async move { server.running_queries().await };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(look).map(move |running, router, ctx| {
             router.looking = false;
             // What was loaded before the look is what the look is about; a server that does not answer is asked again.
             if let Ok(running) = running
+                && router.life == life
                 && router.settling.look(&loaded, &running)
             {
                 router.tell();
             }
-            ctx.run_later(Duration::from_millis(SETTLE_EVERY_MS), |router, ctx| router.settle(ctx));
+            let wait = Duration::from_millis(SETTLE_EVERY_MS);
+            router.look_again = Some(ctx.run_later(wait, |router, ctx| {
+                router.look_again = None;
+                router.settle(ctx);
+            }));
         }));
+    }
+
+    /// Whether the file is still as it was written: whoever manages the machine's configuration may have removed it or
+    /// put an older one in its place, which the server reads by itself.
+    fn check(&mut self, ctx: &mut Context<Self>) {
+        if self.busy || self.waiting || self.covered.is_none() {
+            return;
+        }
+        let (routes, file, life) = (self.ports.routes.clone(), self.file.clone(), self.life);
+        let read = async move { routes.read().await };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(read).map(move |present, router, ctx| {
+            let meanwhile = router.busy || router.life != life || router.file != file;
+            if meanwhile || present.is_ok_and(|present| present == file) {
+                return;
+            }
+            tracing::warn!(node = %router.ports.node, "the routes file is not what was written: writing it again");
+            router.life += 1;
+            router.forget();
+            router.tell();
+            router.advance(ctx);
+        }));
+    }
+
+    /// Nothing is known of what the server has loaded and made.
+    fn forget(&mut self) {
+        self.covered = None;
+        self.achieved.keep_loaded(|_| false);
+        self.settling.forget();
+        self.achieved.distributed.clear();
     }
 
     fn tell(&self) {
@@ -310,6 +363,7 @@ impl Work {
 impl Actor for Router {
     type Context = Context<Self>;
     fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_interval(Duration::from_millis(CHECK_EVERY_MS), Self::check);
         self.advance(ctx);
     }
 }
@@ -334,10 +388,8 @@ impl Handler<ServerSeen> for Router {
     /// What a restarted server loaded is looked at again: its disk may have been replaced.
     fn handle(&mut self, seen: ServerSeen, ctx: &mut Context<Self>) {
         if seen.restarted {
-            self.covered = None;
-            self.achieved.keep_loaded(|_| false);
-            self.settling.forget();
-            self.achieved.distributed.clear();
+            self.life += 1;
+            self.forget();
         }
         self.advance(ctx);
     }

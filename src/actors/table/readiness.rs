@@ -89,7 +89,9 @@ pub(super) fn readiness(scene: &Scene<'_>, next: &mut Shard, reasons: &mut Vec<S
             (ready, sound) = (ready - 1, sound - usize::from(!*bare));
         }
         // It waits for that before it is filled again: what comes has holes until it has been compared with its topics.
-        let unread = replica.left_at.is_some_and(|epoch| scene.unsettled(epoch).is_empty());
+        // Longer than before something is dropped: a query that comes all the same would not fail, but count wrong.
+        let read = |epoch| !scene.unsettled_within(epoch, rules.down_after_ms).is_empty();
+        let unread = replica.left_at.is_some_and(|epoch| !read(epoch));
         if replica.state == ReplicaState::Behind && *bare && unread {
             reasons.push(format!("{shard} replica on {} may be filled again", replica.node));
             replica.left_at = None;

@@ -240,8 +240,8 @@ fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
             let others = if can.query_id { " AND query_id != queryID()" } else { "" };
             let ours = quote_text(OWN_QUERY_PREFIX);
             format!(
-                "SELECT query_id FROM system.processes WHERE is_initial_query = 1 \
-                 AND NOT startsWith(query_id, {ours}){others} ORDER BY query_id"
+                "SELECT query_id FROM system.processes WHERE NOT startsWith(query_id, {ours}) \
+                 AND NOT startsWith(initial_query_id, {ours}){others} ORDER BY query_id"
             )
         }
         Statement::Parts(name) => format!(

@@ -284,10 +284,10 @@ fn seeds() {
                   `_cvh_partition` = 3
             INSERT INTO `d\``.`seed_7_1` (`_cvh_partition`, `a\`b`) SELECT `_cvh_partition`, `a\`b`
                   FROM remote('h:9000', 'd\'1', 'local', 'default', 'p') WHERE `_cvh_partition` = 3
-            18.16: SELECT query_id FROM system.processes WHERE is_initial_query = 1 AND NOT
-                  startsWith(query_id, 'cvh-') ORDER BY query_id
-            26.9:  SELECT query_id FROM system.processes WHERE is_initial_query = 1 AND NOT
-                  startsWith(query_id, 'cvh-') AND query_id != queryID() ORDER BY query_id"#]],
+            18.16: SELECT query_id FROM system.processes WHERE NOT startsWith(query_id, 'cvh-') AND
+                  NOT startsWith(initial_query_id, 'cvh-') ORDER BY query_id
+            26.9:  SELECT query_id FROM system.processes WHERE NOT startsWith(query_id, 'cvh-') AND
+                  NOT startsWith(initial_query_id, 'cvh-') AND query_id != queryID() ORDER BY query_id"#]],
     );
 }
 

@@ -209,13 +209,18 @@ impl<'a> Scene<'a> {
     /// does not count: it will load the newest topology before its daemon calls itself up again. One that this leader
     /// does not hear from, though its daemon holds a lease, does (sweep seed 5976).
     pub(super) fn unsettled(&self, epoch: Epoch) -> Vec<&'a NodeId> {
+        self.unsettled_within(epoch, self.rules.initiator_grace_ms)
+    }
+
+    /// The same, of those that have not been down for so long.
+    pub(super) fn unsettled_within(&self, epoch: Epoch, grace_ms: u64) -> Vec<&'a NodeId> {
         let settled = |node: &&NodeId| {
             let heartbeat = self.known.heartbeats.get(*node);
             let settled = heartbeat.and_then(|heartbeat| heartbeat.settled.get(&self.table.id));
             settled.is_some_and(|settled| *settled >= epoch)
         };
         let (dark, now_ms) = (self.known.dark_since_ms, self.known.now_ms);
-        let long_dark = |node: &&NodeId| decide::down_for(dark, node, now_ms, self.rules.initiator_grace_ms);
+        let long_dark = |node: &&NodeId| decide::down_for(dark, node, now_ms, grace_ms);
         self.known.registered.iter().filter(|node| !settled(node) && !long_dark(node)).collect()
     }
 
