@@ -1,4 +1,5 @@
-//! What may befall an insert on a real 18.16.1: a connection cut in mid-body, a crash between two parts, a full disk.
+//! What may befall inserts and looks on a real 18.16.1: a connection cut in mid-body, a crash between two parts, a full
+//! disk, limits in the user's profile.
 
 use crate::clickhouse::{batch, parsed};
 use crate::support::clickhouse::Running;
@@ -86,6 +87,43 @@ async fn a_connection_cut_in_mid_body_inserts_nothing() {
     plain.shutdown().await.unwrap();
     plain.read_to_end(&mut Vec::new()).await.ok();
     assert_eq!(running.query("SELECT a, b FROM plain ORDER BY a").await, "1\twhole\n2\ttor\n");
+}
+
+#[tokio::test]
+async fn limits_in_the_users_profile_cut_no_answer_off() {
+    const ROWS: i64 = 60;
+    let running = Running::start("profile").await;
+    let client = running.client();
+    let (schema, gate) = replica(&client).await;
+    let body: String = (0..ROWS).map(row).collect();
+    client.insert(batch(DATABASE, gate, &schema, &body)).await.unwrap();
+    let users = running.server.folder().join("users.xml");
+    let text = std::fs::read_to_string(&users).unwrap();
+    let limit = async |limits: &str| {
+        let limited = text.replace("<max_memory_usage>", &format!("{limits}<max_memory_usage>"));
+        assert_ne!(limited, text);
+        std::fs::write(&users, limited).unwrap();
+        client.reload_config().await.unwrap();
+    };
+    // A limit is looked at after each block.
+    limit(
+        "<max_block_size>2</max_block_size><max_result_rows>2</max_result_rows>\
+         <result_overflow_mode>break</result_overflow_mode>",
+    )
+    .await;
+    let told = running.query(&format!("SELECT _cvh_offset FROM {DATABASE}.local ORDER BY _cvh_offset")).await;
+    assert!(told.lines().count() < 60, "the hazard is real: {told}");
+    assert_eq!(held(&client).await, (0..ROWS).collect::<Vec<_>>());
+    let next = client.renew_gate(DATABASE).await.unwrap();
+    assert!(next > gate && client.newest_gate(DATABASE).await.unwrap() == next);
+    // What one statement may read is the operator's to limit: the daemon is told, and does not take a piece for all.
+    limit(
+        "<max_block_size>2</max_block_size><max_rows_to_read>10</max_rows_to_read>\
+         <read_overflow_mode>break</read_overflow_mode>",
+    )
+    .await;
+    let refused = client.holdings(DATABASE, PartitionId(5), 0).await;
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
 }
 
 #[tokio::test]
