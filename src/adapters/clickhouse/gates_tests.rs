@@ -26,7 +26,7 @@ struct Gates {
 
 impl Gates {
     fn answer(&mut self, sql: &str) -> String {
-        let named = || sql.split_once("`gate_").and_then(|(_, rest)| rest.split('`').next()?.parse().ok());
+        let named = || -> Option<u64> { sql.split_once("`gate_")?.1.split('`').next()?.parse().ok() };
         match sql.split(' ').next() {
             Some("CREATE") => {
                 if let Some(other) = self.overtaking.pop_front() {
@@ -66,7 +66,7 @@ async fn serve(gates: Gates) -> (Arc<Mutex<Gates>>, HttpClickHouse) {
 
 #[tokio::test]
 async fn a_gate_that_is_made_late_below_anothers_is_not_the_one_to_go_on_with() {
-    let others = 1 << 40;
+    let others = 1_u64 << 40;
     let (gates, client) = serve(Gates { there: [5].into(), overtaking: [others].into() }).await;
     let number = client.renew(DATABASE).await.unwrap();
     assert!(number > others, "{number}");
@@ -89,7 +89,7 @@ async fn of_two_who_renew_at_once_one_has_the_only_gate() {
 
 #[tokio::test]
 async fn who_is_overtaken_time_and_again_is_told() {
-    let overtaking: VecDeque<u64> = (1..100).map(|number| number << 40).collect();
+    let overtaking: VecDeque<u64> = (1_u64..100).map(|number| number << 40).collect();
     let (gates, client) = serve(Gates { overtaking, ..Gates::default() }).await;
     let renewed = client.renew(DATABASE).await;
     assert!(matches!(renewed, Err(Error::OutcomeUnknown { .. })), "{renewed:?}");

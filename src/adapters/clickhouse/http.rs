@@ -79,9 +79,9 @@ impl Transport {
 
     /// With the settings of a request, over which none that makes answers whole can be lifted.
     fn with(&self, settings: &Settings, can: &Capabilities) -> Client {
-        let own = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        own.chain(whole(can))
-            .fold(self.client.clone(), |client, (name, value)| client.with_setting(name, value))
+        let client = self.client.clone();
+        let client = settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
+        whole(can).fold(client, |client, (name, value)| client.with_setting(name, value))
     }
 
     fn prepared(&self, settings: &Settings, can: &Capabilities) -> Client {
@@ -198,9 +198,9 @@ pub struct Call<'a> {
 
 /// What makes a server's answers whole.
 fn whole(can: &Capabilities) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let since = |there: bool, settings: &'static [_]| if there { settings } else { &[] };
-    let newer = since(can.limit_setting, WHOLE_BY_LIMIT).iter().chain(since(can.query_cache, WHOLE_BY_CACHE));
-    WHOLE.iter().chain(newer).copied()
+    let limit = if can.limit_setting { WHOLE_BY_LIMIT } else { &[] };
+    let cache = if can.query_cache { WHOLE_BY_CACHE } else { &[] };
+    WHOLE.iter().chain(limit).chain(cache).copied()
 }
 
 /// An error with what it came from, down to the system's word.
