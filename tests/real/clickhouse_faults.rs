@@ -1,4 +1,5 @@
-//! What may befall an insert on a real 18.16.1: a connection cut in mid-body, a crash between two parts, a full disk.
+//! What may befall inserts and looks on a real 18.16.1: a connection cut in mid-body, a crash between two parts, a full
+//! disk, a gate made late, limits in the user's profile.
 
 use crate::clickhouse::{batch, parsed};
 use crate::support::clickhouse::Running;
@@ -9,9 +10,12 @@ use converthouse::adapters::clickhouse::{
 use converthouse::model::table::Schema;
 use converthouse::model::{PartitionId, TableName};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 const DATABASE: &str = "d__t__cvh00000007_s1";
 const DDL: &str =
@@ -86,6 +90,99 @@ async fn a_connection_cut_in_mid_body_inserts_nothing() {
     plain.shutdown().await.unwrap();
     plain.read_to_end(&mut Vec::new()).await.ok();
     assert_eq!(running.query("SELECT a, b FROM plain ORDER BY a").await, "1\twhole\n2\ttor\n");
+}
+
+/// Passes everything on, but holds the first `CREATE MATERIALIZED VIEW` up: tells of it, and waits to be told.
+async fn holding_proxy(to: u16, held: Arc<Notify>, let_go: Arc<Notify>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let first = Arc::new(AtomicBool::new(true));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (held, let_go, first) = (held.clone(), let_go.clone(), first.clone());
+            tokio::spawn(async move {
+                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let (mut client_in, mut client_out) = client.into_split();
+                let (mut server_in, mut server_out) = server.into_split();
+                tokio::spawn(async move { tokio::io::copy(&mut server_in, &mut client_out).await });
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(bytes @ 1..) = client_in.read(&mut buffer).await {
+                    let create =
+                        String::from_utf8_lossy(&buffer[..bytes]).contains("CREATE MATERIALIZED VIEW");
+                    if create && first.swap(false, Ordering::Relaxed) {
+                        held.notify_one();
+                        let_go.notified().await;
+                    }
+                    server_out.write_all(&buffer[..bytes]).await.unwrap();
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_gate_that_is_made_late_leaves_nobody_elses_open() {
+    let running = Running::start("late-gate").await;
+    let client = running.client();
+    let (schema, _) = replica(&client).await;
+    let (held_up, let_go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let port = holding_proxy(running.server.http_port(), held_up.clone(), let_go.clone()).await;
+    let slow = HttpClickHouse::new(&format!("http://127.0.0.1:{port}"), "default", &running.password);
+    let late = tokio::spawn(async move { slow.renew_gate(DATABASE).await });
+    held_up.notified().await;
+    let mut others = 0;
+    // So often that the late number is below the last one.
+    for _ in 0..8 {
+        others = client.renew_gate(DATABASE).await.unwrap();
+    }
+    client.insert(batch(DATABASE, others, &schema, &row(0))).await.unwrap();
+    let_go.notify_one();
+    let last = late.await.unwrap().unwrap();
+    assert!(last > others, "{last} is not above {others}");
+    let shut = client.insert(batch(DATABASE, others, &schema, &row(1))).await;
+    assert!(matches!(shut, Err(Error::Missing(_))), "{shut:?}");
+    client.insert(batch(DATABASE, last, &schema, &row(1))).await.unwrap();
+    let tables = running.query(&format!("SHOW TABLES FROM {DATABASE}")).await;
+    assert_eq!(tables, format!("gate_{last}\ngate_source\nlocal\n"), "no other lets rows in");
+    assert_eq!(held(&client).await, [0, 1]);
+}
+
+#[tokio::test]
+async fn limits_in_the_users_profile_cut_no_answer_off() {
+    const ROWS: i64 = 60;
+    let running = Running::start("profile").await;
+    let client = running.client();
+    let (schema, gate) = replica(&client).await;
+    let body: String = (0..ROWS).map(row).collect();
+    client.insert(batch(DATABASE, gate, &schema, &body)).await.unwrap();
+    let users = running.server.folder().join("users.xml");
+    let text = std::fs::read_to_string(&users).unwrap();
+    let limit = async |limits: &str| {
+        let limited = text.replace("<max_memory_usage>", &format!("{limits}<max_memory_usage>"));
+        assert_ne!(limited, text);
+        std::fs::write(&users, limited).unwrap();
+        client.reload_config().await.unwrap();
+    };
+    // A limit is looked at after each block.
+    limit(
+        "<max_block_size>2</max_block_size><max_result_rows>2</max_result_rows>\
+         <result_overflow_mode>break</result_overflow_mode>",
+    )
+    .await;
+    let told = running.query(&format!("SELECT _cvh_offset FROM {DATABASE}.local ORDER BY _cvh_offset")).await;
+    assert!(told.lines().count() < 60, "the hazard is real: {told}");
+    assert_eq!(held(&client).await, (0..ROWS).collect::<Vec<_>>());
+    let next = client.renew_gate(DATABASE).await.unwrap();
+    assert!(next > gate && client.newest_gate(DATABASE).await.unwrap() == next);
+    // What one statement may read is the operator's to limit: the daemon is told, and does not take a piece for all.
+    limit(
+        "<max_block_size>2</max_block_size><max_rows_to_read>10</max_rows_to_read>\
+         <read_overflow_mode>break</read_overflow_mode>",
+    )
+    .await;
+    let refused = client.holdings(DATABASE, PartitionId(5), 0).await;
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
 }
 
 #[tokio::test]

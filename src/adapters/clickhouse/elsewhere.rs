@@ -5,6 +5,7 @@ use super::errcode::Doing;
 use super::http::Call;
 use super::real::HttpClickHouse;
 use super::statement::Statement;
+use super::versions::Capabilities;
 use super::{Error, RemoteReplica, ReplicaSizes, ddl, staging};
 use crate::model::names;
 use crate::model::{PartitionId, TableName};
@@ -70,7 +71,8 @@ impl HttpClickHouse {
                 .into(),
             deadline: LOOK_DEADLINE,
         };
-        self.transport().rows(call, &self.capabilities().await?).await
+        // It may be older than this one, and is sent what this one is: only settings that every server knows.
+        self.transport().rows(call, &Capabilities::of("")).await
     }
 }
 

@@ -8,6 +8,18 @@
 //!
 //! (18.16's `DROP` waits for running inserts by itself, newer ones' does with `SYNC`; the look at the list does not
 //! rely on it.) An insert's statement travels in one frame with its rows, so nobody holds a gate by sending slowly.
+//!
+//! # Whoever renews last owns the only open gate
+//! Two may renew at once, and one be held up for long between its look at the numbers and its `CREATE`. So whoever has
+//! made a gate looks again: only if no number is higher does it close the others and go on with its own; else it
+//! renews once more, above that one. That is enough:
+//! - the highest gate ever made is there for good, since one is dropped only after a higher one was made;
+//! - so what is the highest in its maker's look is above all gates made before. The maker of one made later either is
+//!   above it, finds it in its own look, and closes it before it goes on; or is below it, finds that, and goes on
+//!   with neither. A gate whose maker does not go on lets nothing in: nobody else learns its number;
+//! - numbers go up by chance, so a late `CREATE` does not make anew a gate through which an insert is still under way.
+//!
+//! Two who overtake each other time and again end with an error, and are asked again.
 
 use super::errcode::Doing;
 use super::http::Settings;
@@ -21,8 +33,8 @@ use std::time::Duration;
 
 /// Between two looks at the list of running queries.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often another daemon may take the number that we wanted.
-const NUMBER_TRIES_MAX: u32 = 20;
+/// How often a gate that was to be the highest may not be: others are faster, or a failed `CREATE` is in its way.
+const TRIES_MAX: u32 = 20;
 /// What the names of tables begin with that are made beside a local one for a moment, to be compared with it.
 const SHAPE: &str = "shape";
 
@@ -127,17 +139,11 @@ impl HttpClickHouse {
     pub(super) async fn renew(&self, database: &str) -> Result<u64, Error> {
         // A removal whose answer did not come may still wait for a reader: what is begun here would go with the rest.
         self.wait_for(&drop_prefix(database), &format!("removal of {database}")).await?;
-        let tables = self.names(&Statement::Tables(database)).await?;
-        if !tables.iter().any(|table| table == sql::GATE_SOURCE) {
-            return Err(Error::Missing(format!("{database}.{}", sql::GATE_SOURCE)));
-        }
-        // The new gate is made before the old ones go: a crash in between leaves a higher number, never none.
-        let highest = tables.iter().filter_map(|table| gate_number(table)).max();
-        // A replica that was dropped and is made again begins where the one before certainly did not.
-        let highest = highest.unwrap_or_else(|| u64::from(spoilt::by_chance()));
-        let number = self.open_gate(database, highest + 1).await?;
-        self.close_below(database, number).await?;
-        Ok(number)
+        let source = TableName { database: database.to_owned(), table: sql::GATE_SOURCE.to_owned() };
+        let mut columns = self.columns_of(&source).await?;
+        columns.retain(|column| !column.name.starts_with(HIDDEN_PREFIX));
+        let schema = &Schema { columns, ..Schema::default() };
+        self.make_highest(database, |number| Statement::CreateGate { database, schema, number }).await
     }
 
     pub(super) async fn newest(&self, database: &str) -> Result<u64, Error> {
@@ -146,16 +152,13 @@ impl HttpClickHouse {
     }
 
     pub(super) async fn close(&self, database: &str) -> Result<u64, Error> {
-        let highest = self.newest(database).await?;
-        if highest == 0 {
+        if self.newest(database).await? == 0 {
             return Ok(0);
         }
-        // A closed gate takes the next number, so that the number of an open one never comes again.
-        let closed = |number| Statement::CreateClosedGate { database, number };
-        match self.make_gate(database, highest + 1, closed).await {
-            Ok(number) => self.close_below(database, number).await.map(|()| number),
+        // A closed gate takes a number above, so that the number of an open one never comes again.
+        match self.make_highest(database, |number| Statement::CreateClosedGate { database, number }).await {
             Err(Error::Missing(_)) => Ok(0),
-            Err(error) => Err(error),
+            closed => closed,
         }
     }
 
@@ -168,47 +171,47 @@ impl HttpClickHouse {
         }
     }
 
-    /// Removes the gates below a number and waits for the inserts through them.
-    async fn close_below(&self, database: &str, number: u64) -> Result<(), Error> {
+    /// Makes a gate above all others and closes those.
+    async fn make_highest<'a>(
+        &self,
+        database: &str,
+        gate: impl Fn(u64) -> Statement<'a>,
+    ) -> Result<u64, Error> {
+        for _ in 0..TRIES_MAX {
+            // By chance: see above; a replica that is made again does not count on from the one before; and a shortage
+            // may have spoilt many names in a row.
+            let number = self.newest(database).await? + 1 + u64::from(spoilt::by_chance());
+            let (gate, what) = (gate(number), format!("{database}.{}", names::gate(number)));
+            match self.change(&gate, &what, Settings::new()).await {
+                Err(Error::Conflict(_) | Error::Spoilt(_)) => continue,
+                made => made?,
+            }
+            // The new gate is made before the old ones go: a crash in between leaves a higher number, never none.
+            if self.close_below(database, number).await? {
+                return Ok(number);
+            }
+        }
+        let reason = "another is made above it each time".to_owned();
+        Err(Error::OutcomeUnknown { what: format!("gate of {database}"), reason })
+    }
+
+    /// Removes the gates below a number and waits for the inserts through them; does nothing if it is not the highest.
+    async fn close_below(&self, database: &str, number: u64) -> Result<bool, Error> {
+        let tables = self.names(&Statement::Tables(database)).await?;
+        if tables.iter().filter_map(|table| gate_number(table)).max() != Some(number) {
+            return Ok(false);
+        }
         let prefix = query_id_prefix(database);
         // Only to be quick.
         self.kill(&prefix).await?;
-        for table in self.names(&Statement::Tables(database)).await? {
-            // Higher ones are another daemon's, which came later: it is the one that goes on.
+        for table in tables {
             if gate_number(&table).is_some_and(|old| old < number) {
                 let gate = TableName { database: database.to_owned(), table };
                 self.change(&Statement::DropTable(&gate), &gate.to_string(), Settings::new()).await?;
             }
         }
-        self.wait_for(&prefix, &format!("gate of {database}")).await
-    }
-
-    /// Makes the first gate from `number` on whose number is free.
-    async fn open_gate(&self, database: &str, number: u64) -> Result<u64, Error> {
-        let source = TableName { database: database.to_owned(), table: sql::GATE_SOURCE.to_owned() };
-        let mut columns = self.columns_of(&source).await?;
-        columns.retain(|column| !column.name.starts_with(HIDDEN_PREFIX));
-        let schema = Schema { columns, ..Schema::default() };
-        self.make_gate(database, number, |number| Statement::CreateGate { database, schema: &schema, number })
-            .await
-    }
-
-    async fn make_gate<'a>(
-        &self,
-        database: &str,
-        mut number: u64,
-        gate: impl Fn(u64) -> Statement<'a>,
-    ) -> Result<u64, Error> {
-        for _ in 0..NUMBER_TRIES_MAX {
-            let gate = gate(number);
-            match self.change(&gate, &format!("{database}.{}", names::gate(number)), Settings::new()).await {
-                Err(Error::Conflict(_)) => number += 1,
-                // A shortage may have spoilt many numbers in a row.
-                Err(Error::Spoilt(_)) => number += 1 + u64::from(spoilt::by_chance() >> 16),
-                made => return made.map(|()| number),
-            }
-        }
-        Err(Error::Conflict(format!("{database}.{}", names::gate(number))))
+        self.wait_for(&prefix, &format!("gate of {database}")).await?;
+        Ok(true)
     }
 
     /// Waits until none of our queries runs whose id begins so.
@@ -232,14 +235,5 @@ impl HttpClickHouse {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_gates_are_taken_for_gates() {
-        assert_eq!(gate_number("gate_7"), Some(7));
-        for other in ["gate_source", "gate_07", "gate_", "local", "gate_-1", "gate_18446744073709551616"] {
-            assert_eq!(gate_number(other), None, "{other}");
-        }
-    }
-}
+#[path = "gates_tests.rs"]
+mod tests;

@@ -24,6 +24,30 @@ pub const INSERT_BYTES_MAX: usize = (1 << 30) - (1 << 20);
 /// Above this, framing goes to a thread where it may take its time.
 const FRAME_INLINE_BYTES_MAX: usize = 256 << 10;
 
+/// An answer is whole or an error, whatever the user's profile says: a look that is cut off would count as all that
+/// there is. Every server knows these.
+const WHOLE: &[(&str, &str)] = &[
+    ("read_overflow_mode", "throw"),
+    ("timeout_overflow_mode", "throw"),
+    ("result_overflow_mode", "throw"),
+    ("sort_overflow_mode", "throw"),
+    ("group_by_overflow_mode", "throw"),
+    ("distinct_overflow_mode", "throw"),
+    ("set_overflow_mode", "throw"),
+    ("join_overflow_mode", "throw"),
+    ("transfer_overflow_mode", "throw"),
+    // How much an answer holds is not ours to choose: as an error it would come again for ever.
+    ("max_result_rows", "0"),
+    ("max_result_bytes", "0"),
+    // Would be read as rows.
+    ("extremes", "0"),
+];
+/// The same by [`Capabilities::limit_setting`].
+const WHOLE_BY_LIMIT: &[(&str, &str)] =
+    &[("limit", "0"), ("offset", "0"), ("read_overflow_mode_leaf", "throw")];
+/// The same by [`Capabilities::query_cache`]: an answer from before is none.
+const WHOLE_BY_CACHE: &[(&str, &str)] = &[("use_query_cache", "0")];
+
 /// Settings of one request.
 pub type Settings = Vec<(String, String)>;
 
@@ -53,10 +77,15 @@ impl Transport {
         &self.url
     }
 
-    fn prepared(&self, settings: &Settings) -> Client {
-        let client = settings
-            .iter()
-            .fold(self.client.clone(), |client, (name, value)| client.with_setting(name, value));
+    /// With the settings of a request, over which none that makes answers whole can be lifted.
+    fn with(&self, settings: &Settings, can: &Capabilities) -> Client {
+        let client = self.client.clone();
+        let client = settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
+        whole(can).fold(client, |client, (name, value)| client.with_setting(name, value))
+    }
+
+    fn prepared(&self, settings: &Settings, can: &Capabilities) -> Client {
+        let client = self.with(settings, can);
         let client = if settings.iter().any(|(name, _)| name == "query_id") {
             client
         } else {
@@ -70,14 +99,14 @@ impl Transport {
     /// Runs a statement that answers nothing.
     pub async fn execute(&self, call: Call<'_>, can: &Capabilities) -> Result<(), Error> {
         let text = sql::render(call.statement, can);
-        let running = self.prepared(&call.settings).query_raw(&text).execute();
+        let running = self.prepared(&call.settings, can).query_raw(&text).execute();
         self.finish(&call, running).await
     }
 
     /// The raw answer of a statement in a format.
     pub async fn bytes(&self, call: Call<'_>, can: &Capabilities, format: &str) -> Result<Bytes, Error> {
         let text = sql::render(call.statement, can);
-        let query = self.prepared(&call.settings).query_raw(&text);
+        let query = self.prepared(&call.settings, can).query_raw(&text);
         let running = async { query.fetch_bytes(format)?.collect().await };
         self.finish(&call, running).await
     }
@@ -94,9 +123,7 @@ impl Transport {
             return Err(Error::Refused { code: 0, message });
         }
         let head = sql::render(call.statement, can);
-        let client = self.client.clone().with_setting("decompress", "1");
-        let client =
-            call.settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
+        let client = self.with(&call.settings, can).with_setting("decompress", "1");
         let running = async {
             let frame = if rows.len() <= FRAME_INLINE_BYTES_MAX {
                 frame(&head, rows)
@@ -169,6 +196,13 @@ pub struct Call<'a> {
     pub deadline: Duration,
 }
 
+/// What makes a server's answers whole.
+fn whole(can: &Capabilities) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let limit = if can.limit_setting { WHOLE_BY_LIMIT } else { &[] };
+    let cache = if can.query_cache { WHOLE_BY_CACHE } else { &[] };
+    WHOLE.iter().chain(limit).chain(cache).copied()
+}
+
 /// An error with what it came from, down to the system's word.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -179,4 +213,19 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_server_is_sent_a_setting_that_it_does_not_know() {
+        let sent =
+            |version: &str| whole(&Capabilities::of(version)).map(|(name, _)| name).collect::<Vec<_>>();
+        let (oldest, newest) = (sent("18.16.1"), sent("26.9.1.1"));
+        assert!(oldest.contains(&"result_overflow_mode") && !oldest.contains(&"limit"), "{oldest:?}");
+        assert!(newest.starts_with(&oldest) && newest.contains(&"limit"), "{newest:?}");
+        assert!(newest.contains(&"use_query_cache") && !sent("22.8.1.1").contains(&"use_query_cache"));
+    }
 }

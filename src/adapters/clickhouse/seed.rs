@@ -67,13 +67,11 @@ pub(super) fn with_id(prefix: &str) -> Settings {
     vec![("query_id".to_owned(), format!("{prefix}{}", Uuid::new_v4()))]
 }
 
-/// Settings of a copy: all rows or an error, whatever the user's profile says.
+/// Settings of a copy, beside those that make it all rows or an error.
 fn copy_settings(id_prefix: &str, limits: CopyLimits, unlimited_partitions: bool) -> Settings {
     let mut settings = with_id(id_prefix);
     let mut set = |name: &str, value: &str| settings.push((name.to_owned(), value.to_owned()));
     set("skip_unavailable_shards", "0");
-    set("read_overflow_mode", "throw");
-    set("timeout_overflow_mode", "throw");
     set("insert_deduplicate", "0");
     set("receive_timeout", SILENCE_S);
     set("send_timeout", SILENCE_S);

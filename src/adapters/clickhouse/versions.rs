@@ -32,6 +32,10 @@ pub struct Capabilities {
     pub query_id: bool,
     /// `insert_deduplication_token` with `non_replicated_deduplication_window`.
     pub deduplication_token: bool,
+    /// The settings `limit` and `offset`, which cut every answer, and `read_overflow_mode_leaf`.
+    pub limit_setting: bool,
+    /// `use_query_cache`, by which an answer may be one from before.
+    pub query_cache: bool,
 }
 
 /// A release: year and number. What one wrote, it and later ones read.
@@ -64,6 +68,8 @@ impl Capabilities {
             encrypted_disks: since(21, 10),
             query_id: since(21, 10),
             deduplication_token: since(22, 3),
+            limit_setting: since(21, 3),
+            query_cache: since(23, 5),
         }
     }
 }

@@ -1,0 +1,97 @@
+//! Gates on a server of a few lines, on which others renew at the worst moment.
+
+use super::*;
+use crate::model::node::Secret;
+use axum::http::Uri;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+const DATABASE: &str = "d__t__cvh00000007_s1";
+
+#[test]
+fn only_gates_are_taken_for_gates() {
+    assert_eq!(gate_number("gate_7"), Some(7));
+    for other in ["gate_source", "gate_07", "gate_", "local", "gate_-1", "gate_18446744073709551616"] {
+        assert_eq!(gate_number(other), None, "{other}");
+    }
+}
+
+/// What the server has of a replica.
+#[derive(Default)]
+struct Gates {
+    there: BTreeSet<u64>,
+    /// Gates of others, each of which is renewed when our look at the numbers is over and our `CREATE` arrives.
+    overtaking: VecDeque<u64>,
+}
+
+impl Gates {
+    fn answer(&mut self, sql: &str) -> String {
+        let named = || -> Option<u64> { sql.split_once("`gate_")?.1.split('`').next()?.parse().ok() };
+        match sql.split(' ').next() {
+            Some("CREATE") => {
+                if let Some(other) = self.overtaking.pop_front() {
+                    self.there = BTreeSet::from([other]);
+                }
+                self.there.extend(named());
+            }
+            Some("DROP") => self.there.retain(|number| Some(*number) != named()),
+            Some("KILL") => {}
+            _ if sql.contains("version()") => return "26.9.1.1\t5\n".into(),
+            _ if sql.contains("system.processes") => return "0\n".into(),
+            _ if sql.contains("system.columns") => return "v\tString\t\t\t\t\n".into(),
+            _ if sql.contains("system.tables") => {
+                let gates = self.there.iter().map(|number| names::gate(*number) + "\n");
+                return gates.chain(["gate_source\nlocal\n".to_owned()]).collect();
+            }
+            _ => panic!("not understood: {sql}"),
+        }
+        String::new()
+    }
+}
+
+/// A server, and how it is spoken to.
+async fn serve(gates: Gates) -> (Arc<Mutex<Gates>>, HttpClickHouse) {
+    let gates = Arc::new(Mutex::new(gates));
+    let served = gates.clone();
+    let app = axum::Router::new().fallback(async move |uri: Uri, sql: String| {
+        let settings = uri.query().unwrap_or_default();
+        assert!(settings.contains("result_overflow_mode=throw"), "could be cut off: {sql} {settings}");
+        served.lock().unwrap().answer(&sql)
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (gates, HttpClickHouse::new(&url, "", &Secret::new("")))
+}
+
+#[tokio::test]
+async fn a_gate_that_is_made_late_below_anothers_is_not_the_one_to_go_on_with() {
+    let others = 1_u64 << 40;
+    let (gates, client) = serve(Gates { there: [5].into(), overtaking: [others].into() }).await;
+    let number = client.renew(DATABASE).await.unwrap();
+    assert!(number > others, "{number}");
+    assert_eq!(gates.lock().unwrap().there, BTreeSet::from([number]), "nothing else lets rows in");
+    gates.lock().unwrap().overtaking = [2 * others].into();
+    let closed = client.close(DATABASE).await.unwrap();
+    assert!(closed > 2 * others, "what came meanwhile is closed too: {closed}");
+    assert_eq!(gates.lock().unwrap().there, BTreeSet::from([closed]));
+}
+
+#[tokio::test]
+async fn of_two_who_renew_at_once_one_has_the_only_gate() {
+    let (gates, client) = serve(Gates::default()).await;
+    for _ in 0..40 {
+        let (one, two) = futures::join!(client.renew(DATABASE), client.renew(DATABASE));
+        let last = one.unwrap().max(two.unwrap());
+        assert_eq!(gates.lock().unwrap().there, BTreeSet::from([last]));
+    }
+}
+
+#[tokio::test]
+async fn who_is_overtaken_time_and_again_is_told() {
+    let overtaking: VecDeque<u64> = (1_u64..100).map(|number| number << 40).collect();
+    let (gates, client) = serve(Gates { overtaking, ..Gates::default() }).await;
+    let renewed = client.renew(DATABASE).await;
+    assert!(matches!(renewed, Err(Error::OutcomeUnknown { .. })), "{renewed:?}");
+    assert_eq!(gates.lock().unwrap().overtaking.len(), 99 - TRIES_MAX as usize);
+}
