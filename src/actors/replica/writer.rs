@@ -76,6 +76,8 @@ pub(super) struct Writer<'a> {
     held: BTreeSet<(i64, u32)>,
     sent: u32,
     written: Written,
+    /// Whether the server has taken an insert without rows.
+    vouched: bool,
 }
 
 struct Encoded {
@@ -96,7 +98,7 @@ impl<'a> Writer<'a> {
         gate: u64,
         held: BTreeSet<(i64, u32)>,
     ) -> Self {
-        Self { job, partition, attempt, gate, held, sent: 0, written: Written::default() }
+        Self { job, partition, attempt, gate, held, sent: 0, written: Written::default(), vouched: false }
     }
 
     pub(super) fn written(&self) -> Written {
@@ -122,6 +124,7 @@ impl<'a> Writer<'a> {
                     Ok(())
                 }
                 Err(clickhouse::Error::BadRows { code, message }) => {
+                    self.vouch().await?;
                     let error = format!("ClickHouse error {code}: {message}");
                     if let [single] = messages {
                         dead.push(single.dead(error));
@@ -139,6 +142,24 @@ impl<'a> Writer<'a> {
                 Err(error) => Err(error),
             }
         })
+    }
+
+    /// Before anything is put aside: whether the server takes inserts at all. It may refuse all of them, for its own
+    /// settings or the table's, in words that it has for bad rows too.
+    async fn vouch(&mut self) -> Result<(), clickhouse::Error> {
+        if self.vouched || self.written.landed {
+            return Ok(());
+        }
+        match self.send(Bytes::new(), 0, false).await {
+            Ok(()) => {
+                self.vouched = true;
+                Ok(())
+            }
+            Err(clickhouse::Error::BadRows { code, message }) => {
+                Err(clickhouse::Error::Refused { code, message })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the server, told to leave out rows that it cannot read, leaves out whole messages and nothing else: it
@@ -252,7 +273,7 @@ impl<'a> Writer<'a> {
         #[expect(clippy::cast_precision_loss, reason = "durations are small")]
         metrics.insert_seconds.observe(took_ms as f64 / 1_000.0);
         if result.is_ok() {
-            self.written.landed = true;
+            self.written.landed |= rows > 0;
             metrics.ingest_bytes(&self.job.table.name.to_string()).inc_by(bytes);
         }
         result

@@ -15,6 +15,7 @@ use crate::adapters::kafka::{Chunk, Kafka, Message, NewTopic};
 use crate::adapters::peers::grpc::GrpcPeers;
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::{self, TopicPartition};
+use crate::model::observed::Stall;
 use crate::model::range::PartitionRange;
 use crate::model::table::{BatchLimits, MessageFormat, ReplicationMode, Source, TableState, TopicLayout};
 use crate::model::view::{Kept, Versioned};
@@ -187,4 +188,18 @@ async fn dead_letters_that_cannot_be_sent_double_no_row() {
     let stage = self::stage().await;
     let outcome = stage.insert(&texts(3, |_| true)).await;
     assert!(matches!(outcome, Outcome::Again(..)), "no row is in: {outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_no_insert_at_all_has_no_message_put_aside() {
+    let stage = stage().await.with_dead_letters().await;
+    stage.server.refuse_settings(true);
+    let outcome = stage.insert(&texts(1_000, |_| false)).await;
+    assert!(matches!(outcome, Outcome::Again(_, Stall::ServerRefuses { .. })), "{outcome:?}");
+    assert!(stage.inserts() <= 2, "{}", stage.inserts());
+    stage.server.refuse_settings(false);
+    let Outcome::Done(done) = stage.insert(&texts(1_000, |_| false)).await else { panic!("not done") };
+    assert_eq!((done.rows, done.dead_letters), (1_000, 0));
+    let Outcome::Done(done) = stage.insert(&texts(10, |_| true)).await else { panic!("not done") };
+    assert_eq!((done.rows, done.dead_letters), (0, 10), "a topic of bad messages alone drains");
 }
