@@ -2,7 +2,8 @@
 
 use super::support::cluster::{Cluster, PARTITIONS};
 use super::support::disk::SmallDisk;
-use converthouse::adapters::kafka::{Kafka, Outgoing};
+use super::support::kafka::noise;
+use converthouse::adapters::kafka::{Kafka, NewTopic, Outgoing};
 use converthouse::model::control::ClusterStatus;
 use converthouse::model::names::TopicPartition;
 use converthouse::model::observed::Stall;
@@ -105,6 +106,27 @@ async fn rows_before_one_that_the_sorting_key_cannot_take_are_there_once() {
     let shown =
         cluster.nodes[0].query("SELECT count(), uniqExact(id), min(b) FROM shop.events").await.unwrap();
     assert_eq!(shown, "996\t996\t1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_message_that_the_dead_letter_topic_takes_only_in_part_is_cut_and_stops_nothing() {
+    let cluster = Cluster::start(1, 1).await;
+    let small = NewTopic {
+        name: "shop.events.dead-letter".into(),
+        partitions: 1,
+        replication: 1,
+        settings: vec![("max.message.bytes".into(), "100000".into())],
+    };
+    cluster.client.create_topics(&[small]).await.unwrap();
+    let ddl = super::support::cluster::DDL;
+    let made = cluster.cli(&["table", "create", ddl, "--partitions", "8", "--partition-by", "user"]);
+    made.unwrap_or_else(|error| panic!("{error}"));
+    cluster.produce(0..1_000).await;
+    let big = noise(200_000);
+    cluster.client.produce(vec![text(5, big.clone()), raw(5, Some("not json"))]).await.unwrap();
+    cluster.produce(1_000..2_000).await;
+    cluster.prove_events(2_000, 2).await;
+    put_aside(&cluster, &[&big[..64 << 10], "not json"]).await;
 }
 
 fn stalls(status: &ClusterStatus) -> Vec<&Stall> {

@@ -235,3 +235,25 @@ async fn rows_that_went_in_before_a_later_part_failed_are_not_inserted_again() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_message_that_the_dead_letter_topic_takes_only_in_part_stops_nothing() {
+    let stage = stage().await.with_dead_letters().await;
+    stage.kafka.set_payload_bytes_max(1_000_000);
+    let mut texts = texts(10, |n| n == 2);
+    texts[5] = format!("{{\"bad\":\"{}\"}}", "x".repeat(1_020_000));
+    texts[6] = format!("{{\"bad\":\"{}\"}}", "x".repeat(200_000));
+    let outcome = stage.insert(&texts).await;
+    let Outcome::Done(done) = outcome else { panic!("not done: {outcome:?}") };
+    assert_eq!((done.rows, done.dead_letters), (7, 3));
+    let topic = names::dead_letter_topic(&stage.job.table.source);
+    let source = TopicPartition { topic, partition: 0 };
+    assert_eq!(stage.kafka.ends(&source).map(|ends| ends.high), Some(3), "each once");
+    let mut sizes = Vec::new();
+    for offset in 0..3 {
+        let chunk = stage.kafka.peek(&source, offset).await.unwrap().unwrap();
+        sizes.push(chunk.messages[0].len as usize);
+    }
+    sizes.sort_unstable();
+    assert_eq!(sizes, [texts[2].len(), 64 << 10, texts[6].len()]);
+}
