@@ -376,7 +376,7 @@ async fn refusals_of_brokers_and_client_name_what_is_wrong() {
     assert!(matches!(&refused, Some(Error::Invalid(text)) if text.contains("sasl.usrname")), "{refused:?}");
     let sources = topic(&client, "sized", 1, 1).await;
     // What counts is what is left of it once it is compressed: by the broker's measure, then by the client's.
-    for bytes in [3 << 20, 101 << 20] {
+    for bytes in [3 << 20, 33 << 20] {
         let refused = client.produce(outgoing(&sources[0], [noise(bytes)])).await;
         assert!(matches!(&refused, Err(Error::TooLarge(text)) if text.contains("sized")), "{refused:?}");
     }
