@@ -2,14 +2,19 @@
 
 use super::support::cluster::{Cluster, PARTITIONS};
 use super::support::disk::SmallDisk;
-use converthouse::adapters::kafka::{Kafka, Outgoing};
+use super::support::kafka::noise;
+use converthouse::adapters::kafka::{Kafka, NewTopic, Outgoing};
 use converthouse::model::control::ClusterStatus;
 use converthouse::model::names::TopicPartition;
 use converthouse::model::observed::Stall;
 
 fn raw(partition: u64, payload: Option<&'static str>) -> Outgoing {
+    Outgoing { payload: payload.map(Into::into), ..text(partition, String::new()) }
+}
+
+fn text(partition: u64, payload: String) -> Outgoing {
     let target = TopicPartition { topic: format!("shop.events.{partition}"), partition: 0 };
-    Outgoing { target, payload: payload.map(Into::into), headers: vec![] }
+    Outgoing { target, payload: Some(payload.into()), headers: vec![] }
 }
 
 async fn dead_letters(cluster: &Cluster) -> Vec<String> {
@@ -79,6 +84,49 @@ async fn messages_of_another_schema_cut_off_empty_or_without_payload_stop_nothin
     cluster.produce(1_000..2_000).await;
     cluster.prove_events(2_000, 1).await;
     put_aside(&cluster, &bad).await;
+}
+
+/// A sorting key is computed part by part, as each is written: January's part of a batch is in when February's fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_before_one_that_the_sorting_key_cannot_take_are_there_once() {
+    let ddl = "CREATE TABLE shop.events (id UInt64, user UInt64, at DateTime, a Int64, b Int64) \
+               ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY intDiv(a, b)";
+    let cluster = Cluster::start(1, 1).await;
+    let made = cluster.cli(&["table", "create", ddl, "--partitions", "8", "--partition-by", "user"]);
+    made.unwrap_or_else(|error| panic!("{error}"));
+    let is_poison = |id: u64| id % 250 == 199;
+    let row = |id: u64| {
+        let (month, b) = (1 + id / 50 % 2, u64::from(!is_poison(id)));
+        format!("{{\"id\":{id},\"user\":5,\"at\":\"2026-0{month}-05 00:00:00\",\"a\":{id},\"b\":{b}}}")
+    };
+    cluster.client.produce((0..1_000).map(|id| text(5, row(id))).collect()).await.unwrap();
+    let poison: Vec<String> = (0..1_000).filter(|id| is_poison(*id)).map(row).collect();
+    cluster.prove("shop.events", 996, 4).await;
+    put_aside(&cluster, &poison.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let shown =
+        cluster.nodes[0].query("SELECT count(), uniqExact(id), min(b) FROM shop.events").await.unwrap();
+    assert_eq!(shown, "996\t996\t1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_message_that_the_dead_letter_topic_takes_only_in_part_is_cut_and_stops_nothing() {
+    let cluster = Cluster::start(1, 1).await;
+    let small = NewTopic {
+        name: "shop.events.dead-letter".into(),
+        partitions: 1,
+        replication: 1,
+        settings: vec![("max.message.bytes".into(), "100000".into())],
+    };
+    cluster.client.create_topics(&[small]).await.unwrap();
+    let ddl = super::support::cluster::DDL;
+    let made = cluster.cli(&["table", "create", ddl, "--partitions", "8", "--partition-by", "user"]);
+    made.unwrap_or_else(|error| panic!("{error}"));
+    cluster.produce(0..1_000).await;
+    let big = noise(200_000);
+    cluster.client.produce(vec![text(5, big.clone()), raw(5, Some("not json"))]).await.unwrap();
+    cluster.produce(1_000..2_000).await;
+    cluster.prove_events(2_000, 2).await;
+    put_aside(&cluster, &[&big[..64 << 10], "not json"]).await;
 }
 
 fn stalls(status: &ClusterStatus) -> Vec<&Stall> {

@@ -336,7 +336,7 @@ pub fn of_clickhouse(error: clickhouse::Error) -> Error {
 pub fn of_kafka(error: kafka::Error) -> Error {
     let told = error.told();
     match error {
-        kafka::Error::Invalid(_) => Error::Invalid(told),
+        kafka::Error::Invalid(_) | kafka::Error::TooLarge(_) => Error::Invalid(told),
         kafka::Error::OutcomeUnknown { .. } => Error::OutcomeUnknown(told),
         // Nothing that trying again would help.
         kafka::Error::Denied(_) => Error::Refused(with_remedy(&error)),

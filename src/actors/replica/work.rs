@@ -18,7 +18,12 @@ use crate::model::observed::Stall;
 use crate::model::view::Kept;
 use crate::model::{Epoch, PartitionId, Shard, Table};
 use actix::Recipient;
+use bytes::Bytes;
 use std::collections::BTreeSet;
+
+/// What is left of a dead letter that its topic does not take whole. Up to this they go together: no topic is made to
+/// take so little.
+const CUT_BYTES: usize = 64 << 10;
 
 /// What stays the same over a replica's life.
 #[derive(Clone)]
@@ -174,32 +179,56 @@ impl Job {
         Outcome::Done(Done { next, last_row_offset, fingerprint: last_fingerprint, rows, dead_letters })
     }
 
-    /// Sends messages to the dead-letter topic, with their error and where they came from.
+    /// Sends messages to the dead-letter topic, with their error and where they came from. A large one goes by itself,
+    /// so that its refusal is its own, and cut if the topic does not take it whole: else its partition would stand
+    /// still for good.
     async fn bury(&self, partition: PartitionId, dead: Vec<DeadLetter>) -> Result<(), String> {
-        if dead.is_empty() {
+        let outgoing = dead.into_iter().map(|letter| self.outgoing(partition, letter));
+        let is_large = |letter: &Outgoing| payload_bytes(letter) > CUT_BYTES;
+        let (large, others): (Vec<Outgoing>, Vec<Outgoing>) = outgoing.partition(is_large);
+        let kafka = &self.ports.kafka;
+        for letter in large {
+            let sent = match kafka.produce(vec![letter.clone()]).await {
+                Err(kafka::Error::TooLarge(_)) => kafka.produce(vec![cut(letter)]).await,
+                sent => sent,
+            };
+            sent.map_err(|error| error.told())?;
+        }
+        if others.is_empty() {
             return Ok(());
         }
-        let topic = names::dead_letter_topic(&self.table.source);
-        let source = names::topic_partition(&self.table.source, partition);
-        let outgoing = dead.into_iter().map(|letter| {
-            tracing::warn!(table = %self.table.name, %partition, offset = letter.offset, error = %letter.error,
-                "message goes to the dead-letter topic");
-            Outgoing {
-                target: TopicPartition { topic: topic.clone(), partition: 0 },
-                payload: Some(letter.payload),
-                headers: vec![
-                    ("cvh-error".into(), letter.error),
-                    ("cvh-table".into(), self.table.name.to_string()),
-                    ("cvh-partition".into(), partition.0.to_string()),
-                    ("cvh-topic".into(), source.topic.clone()),
-                    ("cvh-topic-partition".into(), source.partition.to_string()),
-                    ("cvh-offset".into(), letter.offset.to_string()),
-                    ("cvh-node".into(), self.ports.node.to_string()),
-                ],
-            }
-        });
-        self.ports.kafka.produce(outgoing.collect()).await.map_err(|error| error.told())
+        kafka.produce(others).await.map_err(|error| error.told())
     }
+
+    fn outgoing(&self, partition: PartitionId, letter: DeadLetter) -> Outgoing {
+        tracing::warn!(table = %self.table.name, %partition, offset = letter.offset, error = %letter.error,
+            "message goes to the dead-letter topic");
+        let source = names::topic_partition(&self.table.source, partition);
+        Outgoing {
+            target: TopicPartition { topic: names::dead_letter_topic(&self.table.source), partition: 0 },
+            payload: Some(letter.payload),
+            headers: vec![
+                ("cvh-error".into(), letter.error),
+                ("cvh-table".into(), self.table.name.to_string()),
+                ("cvh-partition".into(), partition.0.to_string()),
+                ("cvh-topic".into(), source.topic),
+                ("cvh-topic-partition".into(), source.partition.to_string()),
+                ("cvh-offset".into(), letter.offset.to_string()),
+                ("cvh-node".into(), self.ports.node.to_string()),
+            ],
+        }
+    }
+}
+
+fn payload_bytes(letter: &Outgoing) -> usize {
+    letter.payload.as_ref().map_or(0, Bytes::len)
+}
+
+/// The beginning of a dead letter, with a header that says how large it was.
+fn cut(mut letter: Outgoing) -> Outgoing {
+    letter.headers.push(("cvh-original-size".into(), payload_bytes(&letter).to_string()));
+    letter.payload = letter.payload.map(|payload| payload.slice(..payload.len().min(CUT_BYTES)));
+    letter
 }
 
 fn end_of(batch: &Batch) -> Option<(i64, u32)> {
@@ -224,5 +253,19 @@ fn stall_of(error: kafka::Error) -> Stall {
     match error {
         kafka::Error::TopicMissing(_) => Stall::TopicMissing,
         other => Stall::KafkaUnreachable { error: other.told() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_that_is_cut_says_how_large_it_was() {
+        let target = TopicPartition { topic: "d.t.dead-letter".into(), partition: 0 };
+        let letter = Outgoing { target, payload: Some(vec![b'x'; 1_020_000].into()), headers: vec![] };
+        let cut = cut(letter);
+        assert_eq!(payload_bytes(&cut), CUT_BYTES);
+        assert_eq!(cut.headers, [("cvh-original-size".to_owned(), "1020000".to_owned())]);
     }
 }

@@ -8,7 +8,7 @@ use super::work::Job;
 use crate::adapters::clickhouse::{self, Insert};
 use crate::error::Coded;
 use crate::model::PartitionId;
-use crate::model::table::MessageFormat;
+use crate::model::table::{MessageFormat, Schema};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
@@ -67,6 +67,18 @@ fn rows_bytes(messages: &[Item<'_>]) -> usize {
     messages.iter().map(|item| item.payload.len() + HIDDEN_BYTES).sum()
 }
 
+/// First and last offset.
+fn ends(messages: &[Item<'_>]) -> (i64, i64) {
+    (messages[0].offset, messages[messages.len() - 1].offset)
+}
+
+/// Whether an insert of one block may fail at a row when a part of it is in: there is a part for each of the table's
+/// own partitions, and sorting key and expiry are computed part by part, as each is written.
+fn parts_may_fail(schema: &Schema) -> bool {
+    let plain = |char: char| char.is_alphanumeric() || matches!(char, '_' | '`' | ',' | ' ');
+    !schema.partition_key.is_empty() && !(schema.ttl.is_empty() && schema.sorting_key.chars().all(plain))
+}
+
 /// See the module.
 pub(super) struct Writer<'a> {
     job: &'a Job,
@@ -76,6 +88,8 @@ pub(super) struct Writer<'a> {
     held: BTreeSet<(i64, u32)>,
     sent: u32,
     written: Written,
+    /// Whether the server has taken an insert without rows.
+    vouched: bool,
 }
 
 struct Encoded {
@@ -96,7 +110,7 @@ impl<'a> Writer<'a> {
         gate: u64,
         held: BTreeSet<(i64, u32)>,
     ) -> Self {
-        Self { job, partition, attempt, gate, held, sent: 0, written: Written::default() }
+        Self { job, partition, attempt, gate, held, sent: 0, written: Written::default(), vouched: false }
     }
 
     pub(super) fn written(&self) -> Written {
@@ -122,6 +136,8 @@ impl<'a> Writer<'a> {
                     Ok(())
                 }
                 Err(clickhouse::Error::BadRows { code, message }) => {
+                    self.find_written(messages, encoded.rows).await?;
+                    self.vouch().await?;
                     let error = format!("ClickHouse error {code}: {message}");
                     if let [single] = messages {
                         dead.push(single.dead(error));
@@ -141,11 +157,54 @@ impl<'a> Writer<'a> {
         })
     }
 
+    /// After an insert that was refused for a bad row: which rows of it are in all the same, to be left out from now on.
+    /// It was answered, so what is not there now does not come later.
+    async fn find_written(&mut self, messages: &[Item<'_>], rows: u32) -> Result<(), clickhouse::Error> {
+        if rows < 2 || !parts_may_fail(&self.job.table.schema) {
+            return Ok(());
+        }
+        // Some may be in, until the look says that none is.
+        let landed = std::mem::replace(&mut self.written.landed, true);
+        let mut new = self.rows_there(messages).await?;
+        new.retain(|row| !self.held.contains(row));
+        self.written.landed = landed || !new.is_empty();
+        self.count(new.len() as u64);
+        self.written.last_row = self.written.last_row.max(new.last().map(|(offset, _)| *offset));
+        self.held.extend(new);
+        Ok(())
+    }
+
+    /// Rows of these messages that the table holds.
+    async fn rows_there(&self, messages: &[Item<'_>]) -> Result<Vec<(i64, u32)>, clickhouse::Error> {
+        let (first, last) = ends(messages);
+        let server = &self.job.ports.clickhouse;
+        let holdings = server.holdings(&self.job.database, self.partition, first).await?;
+        Ok(holdings.rows.into_iter().filter(|(offset, _)| *offset <= last).collect())
+    }
+
+    /// Before anything is put aside: whether the server takes inserts at all. It may refuse all of them, for its own
+    /// settings or the table's, in words that it has for bad rows too.
+    async fn vouch(&mut self) -> Result<(), clickhouse::Error> {
+        if self.vouched || self.written.landed {
+            return Ok(());
+        }
+        match self.send(Bytes::new(), 0, false).await {
+            Ok(()) => {
+                self.vouched = true;
+                Ok(())
+            }
+            Err(clickhouse::Error::BadRows { code, message }) => {
+                Err(clickhouse::Error::Refused { code, message })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the server, told to leave out rows that it cannot read, leaves out whole messages and nothing else: it
     /// goes on at the next line, and where a message has rows of which one is bad none of them may go in. Rows that may
     /// expire at once cannot be told from rows that were left out.
     fn rows_stand_alone(&self, messages: &[Item<'_>]) -> bool {
-        let (first, last) = (messages[0].offset, messages[messages.len() - 1].offset);
+        let (first, last) = ends(messages);
         self.job.table.source.format == MessageFormat::JSONEachRow
             && self.job.table.schema.ttl.is_empty()
             && self.held.range((first, 0)..=(last, u32::MAX)).next().is_none()
@@ -153,7 +212,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Inserts what the server can read, and looks which messages that was. `false` if it refuses all the same, or
-    /// the messages are not of one row each; nothing is inserted then.
+    /// the messages are not of one row each.
     async fn write_readable(
         &mut self,
         messages: &[Item<'_>],
@@ -174,14 +233,14 @@ impl<'a> Writer<'a> {
         match self.send(encoded.body, encoded.rows, true).await {
             Ok(()) => {}
             Err(clickhouse::Error::BadRows { .. }) => {
+                self.find_written(messages, encoded.rows).await?;
                 dead.truncate(encoded.dead_before);
                 return Ok(false);
             }
             Err(error) => return Err(error),
         }
-        let server = &self.job.ports.clickhouse;
-        let holdings = server.holdings(&self.job.database, self.partition, messages[0].offset).await?;
-        let there: BTreeSet<i64> = holdings.rows.iter().map(|(offset, _)| *offset).collect();
+        let there: BTreeSet<i64> =
+            self.rows_there(messages).await?.into_iter().map(|(offset, _)| offset).collect();
         self.written.landed = landed || !there.is_empty();
         self.count(there.len() as u64);
         self.written.last_row = self.written.last_row.max(there.last().copied());
@@ -252,7 +311,7 @@ impl<'a> Writer<'a> {
         #[expect(clippy::cast_precision_loss, reason = "durations are small")]
         metrics.insert_seconds.observe(took_ms as f64 / 1_000.0);
         if result.is_ok() {
-            self.written.landed = true;
+            self.written.landed |= rows > 0;
             metrics.ingest_bytes(&self.job.table.name.to_string()).inc_by(bytes);
         }
         result

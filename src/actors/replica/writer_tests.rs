@@ -15,6 +15,7 @@ use crate::adapters::kafka::{Chunk, Kafka, Message, NewTopic};
 use crate::adapters::peers::grpc::GrpcPeers;
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::{self, TopicPartition};
+use crate::model::observed::Stall;
 use crate::model::range::PartitionRange;
 use crate::model::table::{BatchLimits, MessageFormat, ReplicationMode, Source, TableState, TopicLayout};
 use crate::model::view::{Kept, Versioned};
@@ -46,11 +47,15 @@ pub(super) struct Stage {
     gate: u64,
 }
 
-/// A replica whose server cannot read what says `bad`.
 pub(super) async fn stage() -> Stage {
+    stage_of("CREATE TABLE d.t (a UInt64) ENGINE = MergeTree ORDER BY a").await
+}
+
+/// A replica whose server cannot read what says `bad`, and not write what says `zero`.
+async fn stage_of(ddl: &str) -> Stage {
     let server = SimClickHouse::new(SimRoutes::new());
     server.refuse_rows(|row| String::from_utf8_lossy(row).contains("bad"));
-    let ddl = "CREATE TABLE d.t (a UInt64) ENGINE = MergeTree ORDER BY a";
+    server.refuse_rows_in_parts(|row| String::from_utf8_lossy(row).contains("zero"));
     let (name, schema) = server.parse_ddl(ddl, 1).await.unwrap();
     server
         .create_replica(&ReplicaTables { database: DATABASE.into(), schema: schema.clone() })
@@ -187,4 +192,69 @@ async fn dead_letters_that_cannot_be_sent_double_no_row() {
     let stage = self::stage().await;
     let outcome = stage.insert(&texts(3, |_| true)).await;
     assert!(matches!(outcome, Outcome::Again(..)), "no row is in: {outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_no_insert_at_all_has_no_message_put_aside() {
+    let stage = stage().await.with_dead_letters().await;
+    stage.server.refuse_settings(true);
+    let outcome = stage.insert(&texts(1_000, |_| false)).await;
+    assert!(matches!(outcome, Outcome::Again(_, Stall::ServerRefuses { .. })), "{outcome:?}");
+    assert!(stage.inserts() <= 2, "{}", stage.inserts());
+    stage.server.refuse_settings(false);
+    let Outcome::Done(done) = stage.insert(&texts(1_000, |_| false)).await else { panic!("not done") };
+    assert_eq!((done.rows, done.dead_letters), (1_000, 0));
+    let stage = self::stage().await.with_dead_letters().await;
+    let Outcome::Done(done) = stage.insert(&texts(10, |_| true)).await else { panic!("not done") };
+    assert_eq!((done.rows, done.dead_letters), (0, 10), "a topic of bad messages alone drains");
+}
+
+/// ClickHouse computes the sorting key of each part by itself, when earlier parts of the insert are in.
+#[tokio::test(start_paused = true)]
+async fn rows_that_went_in_before_a_later_part_failed_are_not_inserted_again() {
+    let ddl = "CREATE TABLE d.t (ts DateTime, a Int64, b Int64) ENGINE = MergeTree PARTITION BY toYYYYMM(ts) \
+               ORDER BY intDiv(a, b)";
+    for poison in [&[40][..], &[20, 40], &[0, 13, 20, 33, 40, 63]] {
+        for spoilt in [&[][..], &[5, 45]] {
+            let stage = stage_of(ddl).await.with_dead_letters().await;
+            let text = |n: i64| {
+                let word = if poison.contains(&n) { "zero" } else { "good" };
+                let word = if spoilt.contains(&n) { "bad" } else { word };
+                // The second half in February, but for every fifth message.
+                format!(
+                    "{{\"ts\":\"2026-0{}-05 00:00:00\",\"{word}\":{n}}}",
+                    if n < 32 || n % 5 == 0 { 1 } else { 2 }
+                )
+            };
+            let outcome = stage.insert(&(0..64).map(text).collect::<Vec<_>>()).await;
+            let Outcome::Done(done) = outcome else { panic!("not done: {outcome:?}") };
+            let good: Vec<i64> = (0..64).filter(|n| !poison.contains(n) && !spoilt.contains(n)).collect();
+            assert_eq!(stage.offsets(), good);
+            assert_eq!(stage.server.rows(DATABASE), (good.len() as u64, 0), "none twice");
+            assert_eq!((done.rows, done.last_row_offset), (good.len() as u64, good.last().copied()));
+            assert_eq!(done.dead_letters, 64 - done.rows);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_message_that_the_dead_letter_topic_takes_only_in_part_stops_nothing() {
+    let stage = stage().await.with_dead_letters().await;
+    stage.kafka.set_payload_bytes_max(1_000_000);
+    let mut texts = texts(10, |n| n == 2);
+    texts[5] = format!("{{\"bad\":\"{}\"}}", "x".repeat(1_020_000));
+    texts[6] = format!("{{\"bad\":\"{}\"}}", "x".repeat(200_000));
+    let outcome = stage.insert(&texts).await;
+    let Outcome::Done(done) = outcome else { panic!("not done: {outcome:?}") };
+    assert_eq!((done.rows, done.dead_letters), (7, 3));
+    let topic = names::dead_letter_topic(&stage.job.table.source);
+    let source = TopicPartition { topic, partition: 0 };
+    assert_eq!(stage.kafka.ends(&source).map(|ends| ends.high), Some(3), "each once");
+    let mut sizes = Vec::new();
+    for offset in 0..3 {
+        let chunk = stage.kafka.peek(&source, offset).await.unwrap().unwrap();
+        sizes.push(chunk.messages[0].len as usize);
+    }
+    sizes.sort_unstable();
+    assert_eq!(sizes, [texts[2].len(), 64 << 10, texts[6].len()]);
 }

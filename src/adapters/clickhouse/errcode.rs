@@ -24,9 +24,12 @@ const MESSAGE_BYTES_MAX: usize = 600;
 
 /// The rows do not fit their table: parsing, conversion, ranges, constraints, default expressions.
 const BAD_ROWS: &[u32] = &[
-    3, 4, 6, 9, 25, 26, 27, 32, 33, 36, 38, 41, 43, 53, 69, 70, 72, 73, 117, 128, 129, 130, 131, 153, 190,
-    246, 321, 349, 376, 395, 407, 434, 441, 452, 457, 467, 469, 475, 636, 675, 676, 691,
+    3, 4, 6, 9, 25, 26, 27, 32, 33, 36, 38, 41, 43, 53, 69, 70, 72, 117, 128, 129, 130, 131, 153, 190, 246,
+    321, 349, 376, 395, 407, 434, 441, 457, 467, 469, 475, 636, 675, 676, 691,
 ];
+/// Settings and formats that the server does not know or allow: it says so before it reads a row. A setting's value
+/// that it cannot read looks like a bad row, and is told from one by an insert without rows.
+const NOT_ALLOWED: &[u32] = &[73, 115, 452];
 /// Disk, memory, parts, read-only, too busy: may pass. What Poco and `std` throw (1000 to 1002) is I/O as a rule.
 const OVERLOADED: &[u32] = &[
     23, 24, 74, 75, 76, 77, 78, 87, 106, 164, 201, 202, 203, 225, 236, 241, 242, 243, 252, 279, 285, 299,
@@ -88,7 +91,7 @@ pub fn classify(doing: Doing, what: &str, text: &str) -> Error {
         Error::BadRows { code, message }
     } else if doing == Doing::Change && is_one_of(EXISTS) {
         Error::Conflict(what.to_owned())
-    } else if doing == Doing::Insert {
+    } else if doing == Doing::Insert && !is_one_of(NOT_ALLOWED) {
         // It may have struck between two parts of the block, of which the first is in.
         Error::OutcomeUnknown { what: what.to_owned(), reason: message }
     } else {
@@ -152,6 +155,9 @@ mod tests {
         assert!(matches!(cannot_open("errno: 28, strerror: No space left"), Error::Overloaded { .. }));
         let many = "Code: 252, e.displayText() = DB::Exception: Too many parts (300)";
         assert!(matches!(classify(Doing::Insert, "x", many), Error::Overloaded { code: 252, .. }));
+        let constraint =
+            "Code: 452. DB::Exception: Setting input_format_allow_errors_num should not be changed";
+        assert!(matches!(classify(Doing::Insert, "x", constraint), Error::Refused { code: 452, .. }));
         let gone = "Code: 60, e.displayText() = DB::Exception: Table a.gate_1 doesn't exist.";
         assert_eq!(classify(Doing::Insert, "a.gate_1", gone), Error::Missing("a.gate_1".into()));
         let proxy = classify(Doing::Insert, "insert", "<html>502 Bad Gateway</html>");
@@ -167,7 +173,7 @@ mod tests {
 
     #[test]
     fn no_code_is_in_two_classes() {
-        let all = [BAD_ROWS, OVERLOADED, DENIED, MISSING, EXISTS, INTERRUPTED].concat();
+        let all = [BAD_ROWS, NOT_ALLOWED, OVERLOADED, DENIED, MISSING, EXISTS, INTERRUPTED].concat();
         let mut unique = all.clone();
         unique.sort_unstable();
         unique.dedup();

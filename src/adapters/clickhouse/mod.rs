@@ -33,6 +33,7 @@ mod sim_ddl;
 mod sim_judge;
 mod sim_pace;
 mod sim_parts;
+mod sim_refusals;
 mod sim_rows;
 mod sim_seed;
 mod sim_world;
@@ -220,7 +221,8 @@ pub enum Error {
     /// The server refused user or password.
     #[error("ClickHouse refused the credentials: {0}")]
     Denied(String),
-    /// The rows do not fit the table: not the server's fault, nor a passing one. Nothing was inserted.
+    /// The rows do not fit the table: not the server's fault, nor a passing one. Where parts are computed from rows as
+    /// they are written, some of an insert's parts may be in.
     #[error("ClickHouse cannot take these rows (code {code}): {message}")]
     BadRows {
         /// Server's own error code.
@@ -454,7 +456,7 @@ pub trait ClickHouse: Send + Sync + 'static {
     /// The number of the newest gate, open or closed; 0 if there is none.
     async fn newest_gate(&self, database: &str) -> Result<u64, Error>;
 
-    /// One batch through a gate.
+    /// One batch through a gate. One of no rows changes nothing, and fails as any other where the server takes none.
     async fn insert(&self, insert: Insert) -> Result<(), Error>;
 
     /// What one partition of a replica holds from `from` on.

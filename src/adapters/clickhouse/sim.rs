@@ -128,11 +128,6 @@ impl SimClickHouse {
         version.clone_into(&mut self.world().version);
     }
 
-    /// Rows (their whole text) that it cannot take.
-    pub fn refuse_rows(&self, bad: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
-        self.world().bad = Some(Arc::new(bad));
-    }
-
     /// What becomes of the next insert; several are taken in turn.
     pub fn fail_next_insert(&self, fault: InsertFault) {
         self.world().faults.push_back(fault);

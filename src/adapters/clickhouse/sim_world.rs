@@ -1,6 +1,7 @@
 //! What a simulated server holds: replicas, gates, clusters. No time passes here.
 
 use super::sim::InsertFault;
+use super::sim_refusals::Refusals;
 use super::sim_rows::HeldRows;
 use super::sim_seed::SimServers;
 use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes};
@@ -21,9 +22,6 @@ use tokio::time::Instant;
 const PARTS_UNMERGED_MAX: u64 = 8;
 /// Text of a row to its compressed size.
 const COMPRESSION: u64 = 4;
-
-/// Judges a row's text.
-pub(super) type Judge = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 pub(super) struct World {
     pub version: String,
@@ -63,7 +61,7 @@ pub(super) struct World {
     told_databases: Shared<Vec<String>>,
     pub clusters: Clusters,
     pub faults: VecDeque<InsertFault>,
-    pub bad: Option<Judge>,
+    pub refusals: Refusals,
     /// Broken on purpose: see [`SimClickHouse::leave_gates_open`](super::SimClickHouse::leave_gates_open).
     pub gates_stay_open: bool,
     /// Whether it ever lost what it kept.
@@ -101,7 +99,7 @@ impl World {
             told_databases: Shared::default(),
             clusters: Clusters::default(),
             faults: VecDeque::new(),
-            bad: None,
+            refusals: Refusals::default(),
             gates_stay_open: false,
             disk_replaced: false,
             gates: 0,
@@ -150,16 +148,12 @@ impl World {
     /// Puts the rows of an insert in place; `half` stops after the first time part.
     pub fn write(&mut self, insert: &Insert, half: bool) -> Result<(), Error> {
         self.check_disk()?;
+        self.refusals.settings()?;
         let mut rows = rows_of(insert.format, &insert.body)?;
         if insert.skip_bad_rows {
-            rows.retain(|row| !self.bad.as_ref().is_some_and(|bad| bad(row.text)));
+            rows.retain(|row| self.refusals.row(row.text).is_ok());
         }
-        if let Some(bad) = &self.bad
-            && let Some(row) = rows.iter().find(|row| bad(row.text))
-        {
-            let message = format!("cannot parse {}", String::from_utf8_lossy(row.text));
-            return Err(Error::BadRows { code: 27, message });
-        }
+        rows.iter().try_for_each(|row| self.refusals.row(row.text))?;
         let row_bytes = self.row_bytes.iter().find(|(head, _)| insert.database.starts_with(head.as_str()));
         let row_bytes = row_bytes.map(|(_, bytes)| *bytes);
         let timed = !self.replica(&insert.database)?.schema.partition_key.is_empty();
@@ -168,7 +162,11 @@ impl World {
             let time = if timed { month(row.text) } else { "" };
             parts.entry((row.partition, time)).or_default().push(row);
         }
-        let taken = if half { 1 } else { parts.len() };
+        let failure =
+            |rows: &Vec<&Row<'_>>| rows.iter().find_map(|row| self.refusals.in_part(row.text).err());
+        let failed = parts.values().enumerate().find_map(|(at, rows)| Some((at, failure(rows)?)));
+        let written = failed.as_ref().map_or(parts.len(), |(at, _)| *at);
+        let taken = if half { written.min(1) } else { written };
         let size = |rows: &Vec<&Row<'_>>| {
             let text = || rows.iter().map(|row| row.text.len() as u64).sum::<u64>() / COMPRESSION + 1;
             row_bytes.map_or_else(text, |each| each * rows.len() as u64)
@@ -179,7 +177,7 @@ impl World {
         parts.into_iter().take(taken).for_each(|(part, rows)| replica.add_part(part, &rows));
         replica.bytes += bytes;
         self.disk_free_bytes = self.disk_free_bytes.saturating_sub(bytes);
-        Ok(())
+        failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Drops a replica, and what was to become one.

@@ -195,6 +195,9 @@ pub enum Error {
     /// No such topic.
     #[error("topic {0} does not exist")]
     TopicMissing(String),
+    /// A message is larger than its topic, or the client, allows.
+    #[error("Kafka takes no message of that size: {0}")]
+    TooLarge(String),
 }
 
 impl Coded for Error {
@@ -207,6 +210,7 @@ impl Coded for Error {
                     Self::Denied(_) => 3,
                     Self::Invalid(_) => 4,
                     Self::TopicMissing(_) => 5,
+                    Self::TooLarge(_) => 6,
                 },
         )
     }
@@ -215,7 +219,7 @@ impl Coded for Error {
         match self {
             Self::Unreachable(_) | Self::TopicMissing(_) => Retry::Safe,
             Self::OutcomeUnknown { .. } => Retry::OutcomeUnknown,
-            Self::Denied(_) | Self::Invalid(_) => Retry::Never,
+            Self::Denied(_) | Self::Invalid(_) | Self::TooLarge(_) => Retry::Never,
         }
     }
 
@@ -228,6 +232,7 @@ impl Coded for Error {
             Self::Denied(_) => "check [kafka.settings] (sasl.*, ssl.*) and the user's rights",
             Self::Invalid(_) => "correct the setting or name that the message quotes",
             Self::TopicMissing(_) => "create the topic again, or drop the table",
+            Self::TooLarge(_) => "raise max.message.bytes of the topic that the message quotes",
         }
     }
 }

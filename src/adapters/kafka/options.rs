@@ -134,12 +134,12 @@ pub(super) fn of_code(code: Code, about: &str, effect: Effect) -> Error {
         | Code::InvalidArgument
         | Code::InvalidTransactionTimeout
         | Code::PolicyViolation
-        | Code::MessageSizeTooLarge
         | Code::InvalidMessageSize
         | Code::OffsetMetadataTooLarge
         | Code::UnsupportedFeature
         | Code::UnsupportedVersion
         | Code::UnsupportedForMessageFormat => Error::Invalid(text),
+        Code::MessageSizeTooLarge => Error::TooLarge(text),
         // Certainly not done.
         Code::AllBrokersDown
         | Code::Resolve

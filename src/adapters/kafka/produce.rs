@@ -115,6 +115,9 @@ pub(super) fn config(options: &Options, name: &str) -> Result<ClientConfig, Erro
         ("batch.num.messages", "10000"),
         ("queue.buffering.max.messages", "200000"),
         ("queue.buffering.max.kbytes", "131072"),
+        // How large a message may be is its topic's to say; this is above what topics take as a rule. No more, since
+        // librdkafka sets aside so much for each request when many messages wait.
+        ("message.max.bytes", "33554432"),
         ("message.timeout.ms", &timeout_ms),
         ("topic.metadata.propagation.max.ms", "5000"),
     ];

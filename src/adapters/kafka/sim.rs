@@ -53,6 +53,8 @@ pub(super) struct World {
     positions_kept_ms: Option<i64>,
     pub latency_ms: u64,
     pub unreachable: bool,
+    /// Largest payload that is taken; `None`: any.
+    payload_bytes_max: Option<usize>,
     lose_commits: Vec<Lost>,
     lose_sends: Vec<Lost>,
     /// What changed for each lane since it looked.
@@ -219,6 +221,11 @@ impl SimKafka {
         world.wake();
     }
 
+    /// Messages whose payload is larger are refused from now on.
+    pub fn set_payload_bytes_max(&self, bytes: usize) {
+        self.world().payload_bytes_max = Some(bytes);
+    }
+
     /// The next commit's answer gets lost.
     pub fn lose_next_commit(&self, lost: Lost) {
         self.world().lose_commits.push(lost);
@@ -369,14 +376,22 @@ impl Kafka for SimKafka {
             return Err(lost("messages sent"));
         }
         let now_ms = world.now_ms();
-        for message in messages {
+        let bytes_max = world.payload_bytes_max.unwrap_or(usize::MAX);
+        let (fitting, large): (Vec<_>, Vec<_>) = messages
+            .into_iter()
+            .partition(|message| message.payload.as_ref().is_none_or(|payload| payload.len() <= bytes_max));
+        let refusal = large.first().map(|message| match fitting.len() {
+            0 => Error::TooLarge(message.target.topic.clone()),
+            _ => lost("messages sent"),
+        });
+        for message in fitting {
             let Some(log) = world.log_mut(&message.target) else {
                 return Err(Error::TopicMissing(message.target.topic));
             };
             log.append(vec![message.payload], now_ms);
             world.wake_readers(&message.target);
         }
-        fault.map_or(Ok(()), |_| Err(lost("messages sent")))
+        fault.map(|_| lost("messages sent")).or(refusal).map_or(Ok(()), Err)
     }
 
     async fn produce_once(&self, batch: NamedBatch) -> Result<BatchFate, Error> {

@@ -70,3 +70,13 @@ pub fn outgoing(target: &TopicPartition, texts: impl IntoIterator<Item = String>
         |text: String| Outgoing { target: target.clone(), payload: Some(text.into()), headers: Vec::new() };
     texts.into_iter().map(message).collect()
 }
+
+/// Text that hardly compresses.
+pub fn noise(bytes: usize) -> String {
+    let mut seed = 1_u64;
+    let mut next = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b' ' + u8::try_from((seed >> 33) % 95).unwrap())
+    };
+    (0..bytes).map(|_| next()).collect()
+}

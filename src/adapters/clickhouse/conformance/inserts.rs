@@ -92,3 +92,16 @@ pub(super) async fn bad_rows_are_left_out_where_that_is_asked_for(subject: Subje
     assert_eq!(subject.held(2, 0).await, [0, 3, 6]);
     subject.end().await;
 }
+
+/// Whoever puts bad rows aside asks this way whether the server takes inserts at all.
+pub(super) async fn an_insert_of_no_rows_is_taken_and_changes_nothing(subject: Subject) {
+    let gate = subject.with_gate().await;
+    for format in [MessageFormat::JSONEachRow, MessageFormat::TSV, MessageFormat::CSV] {
+        let outcome = subject.server.insert(subject.insert(gate, format, String::new(), 0)).await;
+        assert_eq!(outcome, Ok(()), "{format}");
+        let closed = subject.server.insert(subject.insert(gate + 1, format, String::new(), 0)).await;
+        assert!(matches!(closed, Err(Error::Missing(_))), "{format}: {closed:?}");
+    }
+    assert_eq!(subject.held(2, 0).await, [0_i64; 0]);
+    subject.end().await;
+}

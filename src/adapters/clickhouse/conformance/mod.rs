@@ -59,6 +59,7 @@ pub async fn run_all(server: Arc<dyn ClickHouse>, other: Other, run: u32) {
         every_format_goes_in,
         bad_rows_are_told_apart_and_leave_nothing,
         bad_rows_are_left_out_where_that_is_asked_for,
+        an_insert_of_no_rows_is_taken_and_changes_nothing,
         an_insert_without_its_gate_is_missing,
         a_renewed_gate_has_a_higher_number_and_the_old_one_is_closed,
         an_insert_during_a_renewal_is_wholly_in_or_never,
