@@ -157,8 +157,8 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// After an insert that was refused for a bad row: which rows of it are in all the same, to be left out from now on.
-    /// It was answered, so what is not there now does not come later.
+    /// After an insert that was refused for a bad row: which rows of it are in all the same. They are left out from now
+    /// on. It was answered, so what is not there now does not come later.
     async fn find_written(&mut self, messages: &[Item<'_>], rows: u32) -> Result<(), clickhouse::Error> {
         if rows < 2 || !parts_may_fail(&self.job.table.schema) {
             return Ok(());

@@ -29,7 +29,9 @@ const BAD_ROWS: &[u32] = &[
 ];
 /// Settings and formats that the server does not know or allow: it says so before it reads a row. A setting's value
 /// that it cannot read looks like a bad row, and is told from one by an insert without rows.
-const NOT_ALLOWED: &[u32] = &[73, 115, 452];
+const NOT_ALLOWED: &[u32] = &[73, 115, 452, NO_DATA];
+/// An insert without rows, to newer servers, once they have found nothing else to refuse it for.
+pub const NO_DATA: u32 = 108;
 /// Disk, memory, parts, read-only, too busy: may pass. What Poco and `std` throw (1000 to 1002) is I/O as a rule.
 const OVERLOADED: &[u32] = &[
     23, 24, 74, 75, 76, 77, 78, 87, 106, 164, 201, 202, 203, 225, 236, 241, 242, 243, 252, 279, 285, 299,

@@ -1,6 +1,6 @@
 //! The real server: each verb as a sequence of statements.
 
-use super::errcode::Doing;
+use super::errcode::{self, Doing};
 use super::http::{Call, Settings, Transport};
 use super::parts::{Access, ByParts};
 use super::seed::Memory;
@@ -325,7 +325,10 @@ impl ClickHouse for HttpClickHouse {
         let deadline = Duration::from_millis(insert.deadline_ms);
         let what = name.to_string();
         let call = Call { statement: &statement, doing: Doing::Insert, what: &what, settings, deadline };
-        self.transport.insert(call, &can, insert.body).await
+        match self.transport.insert(call, &can, insert.body).await {
+            Err(Error::Refused { code: errcode::NO_DATA, .. }) if insert.rows == 0 => Ok(()),
+            outcome => outcome,
+        }
     }
 
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {

@@ -60,6 +60,20 @@ async fn high(subject: &Subject, source: &TopicPartition) -> i64 {
     subject.kafka.watermarks(source).await.expect("it answers").high
 }
 
+/// The same once so many messages can be read: a commit is answered before its markers are written.
+async fn high_after(subject: &Subject, source: &TopicPartition, messages: i64) -> i64 {
+    let come = async {
+        loop {
+            let high = high(subject, source).await;
+            if high >= messages {
+                return high;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, come).await.unwrap_or_else(|_| panic!("{source}: {messages} messages do not come"))
+}
+
 pub(super) async fn a_named_batch_goes_in_whole_and_once(subject: &Subject) {
     if !takes_batches(subject).await {
         return;
@@ -70,7 +84,7 @@ pub(super) async fn a_named_batch_goes_in_whole_and_once(subject: &Subject) {
     assert_eq!(subject.kafka.produce_once(whole.clone()).await, Ok(BatchFate::Sent));
     let reader = subject.reader("batch");
     for target in &targets {
-        assert_eq!(up_to_end(&reader, target, high(subject, target).await).await, sent);
+        assert_eq!(up_to_end(&reader, target, high_after(subject, target, 500).await).await, sent);
     }
     let ends = [high(subject, &targets[0]).await, high(subject, &targets[1]).await];
     let again = NamedBatch { note: "another note".into(), ..whole.clone() };
@@ -105,7 +119,7 @@ pub(super) async fn a_batch_that_cannot_go_in_whole_leaves_nothing(subject: &Sub
     // The same name again, as it can go in.
     let good = batch(subject, "partly", &targets, &texts(0, 50));
     assert_eq!(subject.kafka.produce_once(good).await, Ok(BatchFate::Sent));
-    let end = high(subject, &targets[0]).await;
+    let end = high_after(subject, &targets[0], end + 50).await;
     assert_eq!(up_to_end(&reader, &targets[0], end).await, texts(0, 50));
 }
 
@@ -124,7 +138,7 @@ pub(super) async fn a_batch_sent_twice_at_a_time_is_in_once(subject: &Subject) {
     assert!(settled.is_ok(), "{settled:?}");
     let reader = subject.reader("twice");
     for target in &targets {
-        assert_eq!(up_to_end(&reader, target, high(subject, target).await).await, texts(0, 300));
+        assert_eq!(up_to_end(&reader, target, high_after(subject, target, 300).await).await, texts(0, 300));
     }
 }
 
