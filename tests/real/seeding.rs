@@ -276,7 +276,7 @@ async fn the_queries_of_users_are_told_and_ours_are_not() {
         .with_setting("query_id", "a user's own 'name'");
     let asking =
         tokio::spawn(async move { endless.query_raw("SELECT count() FROM system.numbers").execute().await });
-    // One that another server sent here may come from another cluster, which tells nobody of it; a copy of ours is ours.
+    // One that another server sent here may come from another cluster, which tells nobody; a copy of ours is ours.
     let sent = format!(
         "SELECT count() FROM remote('127.0.0.1:{}', system, numbers, 'default', '{}')",
         running.server.tcp_port(),

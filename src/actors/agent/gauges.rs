@@ -37,8 +37,13 @@ impl Agent {
         for table in self.running.values().map(|running| &running.wanted.table) {
             self.named.entry(table.id).or_insert_with(|| table.name.to_string());
         }
-        let dropped = self.named.extract_if(.., |id, _| !view.tables.contains_key(id));
-        dropped.for_each(|(_, name)| self.ports.metrics.forget_table(&name));
+        self.named.retain(|id, name| {
+            let stands = view.tables.contains_key(id);
+            if !stands {
+                self.ports.metrics.forget_table(name);
+            }
+            stands
+        });
         let states = self.states(&view);
         for state in STATES {
             let count = states.get(state).copied().unwrap_or(0);
