@@ -30,7 +30,7 @@ const BAD_ROWS: &[u32] = &[
 /// Settings and formats that the server does not know or allow: it says so before it reads a row. A setting's value
 /// that it cannot read looks like a bad row, and is told from one by an insert without rows.
 const NOT_ALLOWED: &[u32] = &[73, 115, 452, NO_DATA];
-/// An insert without rows, to newer servers, once they have found nothing else to refuse it for.
+/// An insert without rows, to newer servers: once they have looked at its settings, and before they look for the table.
 pub const NO_DATA: u32 = 108;
 /// Disk, memory, parts, read-only, too busy: may pass. What Poco and `std` throw (1000 to 1002) is I/O as a rule.
 const OVERLOADED: &[u32] = &[

@@ -100,7 +100,8 @@ pub(super) async fn an_insert_of_no_rows_is_taken_and_changes_nothing(subject: S
         let outcome = subject.server.insert(subject.insert(gate, format, String::new(), 0)).await;
         assert_eq!(outcome, Ok(()), "{format}");
         let closed = subject.server.insert(subject.insert(gate + 1, format, String::new(), 0)).await;
-        assert!(matches!(closed, Err(Error::Missing(_))), "{format}: {closed:?}");
+        // Newer servers say that there is nothing to insert before they look for the table.
+        assert!(matches!(closed, Ok(()) | Err(Error::Missing(_))), "{format}: {closed:?}");
     }
     assert_eq!(subject.held(2, 0).await, [0_i64; 0]);
     subject.end().await;
