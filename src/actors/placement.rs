@@ -11,6 +11,7 @@ use super::table::decide::down_for;
 use crate::adapters::clock::Clock;
 use crate::model::balance::BalanceRules;
 use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::observed::answers;
 use crate::model::table::Shard;
 use crate::placement::{Load, NewShard, NewTable, NodeView, Policy, ShardView, Snapshot, place_new};
 use actix::prelude::*;
@@ -72,9 +73,7 @@ impl PlacementActor {
     fn snapshot(&self) -> Snapshot {
         let (view, reports) = (self.view.read(), self.observed.read());
         let heartbeats = &reports.heartbeats;
-        let down = |node: &NodeId| {
-            !view.is_live(node) || heartbeats.get(node).is_some_and(|heartbeat| !heartbeat.clickhouse_up)
-        };
+        let down = |node: &NodeId| !view.is_live(node) || !answers(heartbeats, node);
         decide::placed(&Sight { view: &view, heartbeats, lost: &down, now_unix_ms: 0, forgets: false })
     }
 

@@ -332,6 +332,14 @@ async fn a_routes_file_that_was_changed_or_removed_is_written_again() {
         outside.works(&running, Kind::Router).await;
         let written = outside.routes.text().unwrap();
         assert!(written.contains("d__t0"), "{written}");
+        outside.routes.set_failing(true);
+        let loaded =
+            async || running.daemon.table_status(Outside::name(0)).await.is_ok_and(|table| table.complete);
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(loaded().await, "a file that cannot be read is not one that was changed");
+        }
+        outside.routes.set_failing(false);
         outside.routes.replace(&"<yandex/>".into()).await.unwrap();
         until(Kind::Router, "the file", async || outside.routes.text() == Some(written.clone())).await;
         outside.works(&running, Kind::Router).await;

@@ -222,6 +222,11 @@ pub fn told<'a>(
     heartbeats.get(node)?.replicas.get(&shard.table)?.get(&shard.id)
 }
 
+/// Whether a node's ClickHouse answers, as far as is known: no report says that it does not.
+pub fn answers(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, node: &NodeId) -> bool {
+    heartbeats.get(node).is_none_or(|heartbeat| heartbeat.clickhouse_up)
+}
+
 /// How far topics reach, by what any of these replicas has seen of them. A replica whose lane is busy hears of new
 /// messages late; what stalls for its topic's sake may speak of one that is no more.
 pub fn ends<'a>(replicas: impl IntoIterator<Item = &'a ReplicaObservation>) -> BTreeMap<PartitionId, i64> {

@@ -9,7 +9,7 @@ use super::{rooms, weights};
 use crate::model::balance::{BalanceRules, SplitAt};
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::node::NodeState;
-use crate::model::observed::{Heartbeat, told};
+use crate::model::observed::{Heartbeat, answers, told};
 use crate::model::operation::{Kind, Operation, State};
 use crate::model::shared::Shared;
 use crate::model::table::{ReplicaState, Shard, ShardState, Table, TableState};
@@ -152,7 +152,7 @@ pub fn bytes(sight: &Sight<'_>, shard: &Shard) -> u64 {
 
 /// Whether a node can take copies now: its daemon lives and, as far as is known, so does its server.
 pub fn is_up(sight: &Sight<'_>, node: &NodeId) -> bool {
-    sight.view.is_live(node) && sight.heartbeats.get(node).is_none_or(|seen| seen.clickhouse_up)
+    sight.view.is_live(node) && answers(sight.heartbeats, node)
 }
 
 /// The nodes as placement sees them.

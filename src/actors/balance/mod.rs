@@ -35,7 +35,7 @@ use forecast::Ahead;
 use pursue::{Next, Towards};
 use std::time::Duration;
 
-/// Splits take seconds.
+/// A split takes seconds; so long at most do moves of others wait for it.
 const SPLITS_WAITED_FOR_MS: u64 = 120_000;
 
 /// The actor.
@@ -195,11 +195,11 @@ impl Balancer {
         }
         // Moving what is about to be split would copy it for nothing. One that takes long waits for something, which
         // others, and nodes to be emptied, need not wait for.
-        let splitting = |operation: &&Operation| {
+        let splitting = |operation: &Operation| {
             matches!(operation.kind, Kind::Split { .. } | Kind::Merge { .. })
                 && sight.now_unix_ms < operation.started_unix_ms + SPLITS_WAITED_FOR_MS
         };
-        if sight.under_way().any(|operation| splitting(&operation)) {
+        if sight.under_way().any(splitting) {
             self.even = None;
             return Look::Rest;
         }

@@ -8,7 +8,7 @@ use crate::actors::balance;
 use crate::adapters::metadata::Revision;
 use crate::model::balance::{BalanceMode, PlannedSize};
 use crate::model::ids::NodeId;
-use crate::model::observed::{Heartbeat, told};
+use crate::model::observed::{Heartbeat, answers, told};
 use crate::model::operation::Kind;
 use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, TableState};
@@ -41,7 +41,7 @@ pub fn counts(
     now_unix_ms: u64,
 ) -> Counts {
     let mut counts = Counts::default();
-    let up = |node: &NodeId| view.is_live(node) && heartbeats.get(node).is_none_or(|seen| seen.clickhouse_up);
+    let up = |node: &NodeId| view.is_live(node) && answers(heartbeats, node);
     let active = view.tables.values().map(|table| &table.record).filter(|t| t.state == TableState::Active);
     for table in active {
         for shard in view.shards_of(table.id).filter(|shard| shard.state == ShardState::Serving) {

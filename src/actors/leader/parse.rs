@@ -7,6 +7,7 @@ use crate::adapters::clickhouse::{self, ClickHouse};
 use crate::adapters::clock::Clock;
 use crate::adapters::peers::Error;
 use crate::model::control::{DdlAsked, ParsedDdl};
+use crate::model::observed::answers;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -73,8 +74,7 @@ pub async fn anywhere(lead: &Lead, asked: &DdlAsked) -> Result<ParsedDdl, Error>
 /// The other daemons beside whose servers one is not known to be down.
 fn others(lead: &Lead) -> BTreeSet<String> {
     let (view, reports) = (lead.view.read(), lead.observed.read());
-    let up = |node| reports.heartbeats.get(node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
-    let nodes = view.nodes.iter().filter(|(id, _)| view.is_live(id) && up(id));
+    let nodes = view.nodes.iter().filter(|(id, _)| view.is_live(id) && answers(&reports.heartbeats, id));
     let urls = nodes.map(|(_, node)| node.record.daemon_url.clone());
     urls.filter(|url| url != lead.neighbours.own_url()).collect()
 }

@@ -45,10 +45,8 @@ pub fn table(view: &ClusterView, reports: &Reports, table: &Table, now_unix_ms: 
     }
     let mut serving = shards.iter().filter(|shard| shard.state == ShardState::Serving).peekable();
     let readable = serving.peek().is_some() && serving.all(|shard| shard.ready_nodes().next().is_some());
-    let servers_up =
-        |node: &&&NodeId| reports.heartbeats.get(**node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
-    let usable =
-        table.state == TableState::Active && readable && unrouted.iter().filter(servers_up).count() == 0;
+    let served = !unrouted.iter().any(|node| observed::answers(&reports.heartbeats, node));
+    let usable = table.state == TableState::Active && readable && served;
     let gone = !table.delete_topics && view.live.keys().all(|node| let_go(reports, table, node));
     TableStatus {
         id: table.id,
@@ -187,7 +185,7 @@ fn replica_status(
 ) -> ReplicaStatus {
     let live = view.is_live(&replica.node);
     let seen = observed::told(&reports.heartbeats, shard, &replica.node).filter(|_| live);
-    let up = live && reports.heartbeats.get(&replica.node).is_none_or(|heartbeat| heartbeat.clickhouse_up);
+    let up = live && observed::answers(&reports.heartbeats, &replica.node);
     let state = match replica.state {
         _ if !up => "down",
         ReplicaState::Creating => "creating",

@@ -9,6 +9,7 @@ use crate::actors::table::decide::bare;
 use crate::adapters::peers::Error;
 use crate::model::ids::NodeId;
 use crate::model::node::NodeState;
+use crate::model::observed::answers;
 use crate::model::table::{Replica, Shard};
 use crate::placement::constraint::spreads;
 use crate::placement::ids::Ids;
@@ -43,7 +44,7 @@ pub fn check(
     if !view.is_live(to) {
         return refused(format!("{to} is down: no daemon holds its lease"));
     }
-    if sight.heartbeats.get(to).is_some_and(|seen| !seen.clickhouse_up) {
+    if !answers(sight.heartbeats, to) {
         return refused(format!("{to} is down: its ClickHouse does not answer"));
     }
     let anyway = "`--force` has it done all the same";

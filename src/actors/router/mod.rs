@@ -204,7 +204,8 @@ impl Router {
         let read = async move { routes.read().await };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(read).map(move |present, router, ctx| {
             let meanwhile = router.busy || router.life != life || router.file != file;
-            if meanwhile || present.is_ok_and(|present| present == file) {
+            // One that cannot be read now is looked at again.
+            if meanwhile || present.map_or(true, |present| present == file) {
                 return;
             }
             tracing::warn!(node = %router.ports.node, "the routes file is not what was written: writing it again");

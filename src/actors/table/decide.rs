@@ -10,7 +10,7 @@ use super::operate::{self, Change, Progress, Scene};
 use super::readiness::{lag, readiness};
 use crate::actors::balance::copies::Copies;
 use crate::model::ids::{NodeId, OperationId, PartitionId, ShardId};
-use crate::model::observed::{Heartbeat, ReplicaObservation, told};
+use crate::model::observed::{Heartbeat, ReplicaObservation, answers, told};
 use crate::model::operation::{Operation, State};
 use crate::model::range::{PartitionRange, covers};
 use crate::model::shared::Shared;
@@ -285,7 +285,7 @@ pub fn bare(heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>, shard: &Shard, nod
 
 /// A node that certainly cannot serve: no lease, or its own daemon says that ClickHouse is down.
 pub(super) fn down(node: &NodeId, known: &Knowledge<'_>) -> bool {
-    !known.live.contains(node) || known.heartbeats.get(node).is_some_and(|heartbeat| !heartbeat.clickhouse_up)
+    !known.live.contains(node) || !answers(known.heartbeats, node)
 }
 
 /// Whether nothing can be to be done about a shard: all its copies are in the routes, up and near the topics' ends, and

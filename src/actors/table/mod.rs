@@ -24,7 +24,7 @@ use crate::model::balance::BalanceRules;
 use crate::model::control::OperationStatus;
 use crate::model::ids::{NodeId, OperationId, ShardId, TableId};
 use crate::model::node::NodeState;
-use crate::model::observed::Seeding;
+use crate::model::observed::{Seeding, answers};
 use crate::model::operation::Operation;
 use crate::model::shards::Shards;
 use crate::model::shared::Shared;
@@ -216,7 +216,7 @@ impl Nodes {
         let live: BTreeSet<NodeId> = view.live.keys().cloned().collect();
         let takes = |id: &&NodeId| {
             view.nodes.get(*id).is_some_and(|node| node.record.state == NodeState::Active)
-                && reports.heartbeats.get(*id).is_none_or(|heartbeat| heartbeat.clickhouse_up)
+                && answers(&reports.heartbeats, id)
         };
         let open = live.iter().filter(takes).cloned().collect();
         Self { registered: view.nodes.keys().cloned().collect(), live, open }
