@@ -20,6 +20,9 @@ FILTER ?=
 # How many tests of tests/real run at once; each starts servers.
 REAL_TEST_THREADS ?= 2
 export REAL_TEST_THREADS
+# Properties are tried on the same random worlds each time; another number draws others, and `cargo test` by hand new ones.
+PROPTEST_RNG_SEED ?= 1
+export PROPTEST_RNG_SEED
 
 .PHONY: help
 help: ## this list

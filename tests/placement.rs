@@ -2,6 +2,8 @@
 
 #[path = "placement/exceptions.rs"]
 mod exceptions;
+#[path = "placement/found.rs"]
+mod found;
 
 use converthouse::model::{NodeId, NodeState, ShardId, TableId};
 use converthouse::placement::bound::prices_and_bound;
@@ -30,8 +32,11 @@ fn propose(snapshot: &Snapshot, policy: &Policy) -> Verdict {
     plan(snapshot, policy, &limits()).verdict
 }
 
+/// `CONVERTHOUSE_PROPERTY_TIMES` asks for that many times as many worlds; `make test` draws the same ones each time.
 fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    let times = std::env::var("CONVERTHOUSE_PROPERTY_TIMES");
+    let times: u32 = times.map_or(1, |times| times.parse().expect("a number of times"));
+    ProptestConfig { cases: cases * times, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 fn node(index: usize, zone: usize, capacity: u64, state: NodeState, up: bool) -> NodeView {

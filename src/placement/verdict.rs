@@ -227,15 +227,16 @@ pub fn pursue(problem: &Problem, mut target: Solution) -> Option<Decision> {
 }
 
 /// [`decide`], repeated on its own proposal until that stands; once only under a budget of bytes or moves,
-/// which is a part of the way on purpose. Nodes that joined are given their share first: see [`onto_newcomers`].
+/// which is a part of the way on purpose. Nodes that joined are given their share first: see [`onto_newcomers`]. So are
+/// those that a proposal leaves with hardly anything: who asks again begins with them.
 pub fn settle(problem: &Problem, engine: &dyn Engine, seed: u64, work: u64) -> Decision {
-    let mut solve =
-        |problem: &Problem| Some(decide(problem, engine, seed, &mut WorkBudget::new(work), &mut |_| {}));
     let limited = problem.policy.bytes_max.is_some() || problem.policy.moves_max.is_some();
-    let onto = if limited { None } else { onto_newcomers(problem, engine, seed, work) };
-    let first = onto.or_else(|| solve(problem));
-    let first = first.unwrap_or_else(|| judged(problem, standing(problem), 0.0));
-    settled(problem, first, &mut solve)
+    let solve = |problem: &Problem| {
+        let onto = if limited { None } else { onto_newcomers(problem, engine, seed, work) };
+        onto.unwrap_or_else(|| decide(problem, engine, seed, &mut WorkBudget::new(work), &mut |_| {}))
+    };
+    let first = solve(problem);
+    settled(problem, first, &mut |next| Some(solve(next)))
 }
 
 /// A decision once it stands: `solve` is asked for one on its own proposal, and again, until it moves nothing more or
