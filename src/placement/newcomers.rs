@@ -2,8 +2,9 @@
 //!
 //! Copies of small shards between old nodes cost few bytes, so a search that weighs bytes alone makes thousands of
 //! them to level what is level already (4100 of 6500, where two nodes joined the 40 of Cruise Control's random world).
-//! Here the first search gives new replicas to newcomers alone. What comes after it may move anything, for what
-//! that betters by more than the hysteresis. It decides nothing where no node is new.
+//! Here a search gives new replicas to newcomers alone, as long as that betters anything by more than the hysteresis;
+//! only then one may move anything, for the same price. It decides nothing where no node is new, and a node is new by
+//! what it holds: one that a proposal leaves nearly empty is filled in the next round of the same plan.
 
 use super::bound::least_score;
 use super::budget::WorkBudget;
