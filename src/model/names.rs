@@ -134,6 +134,11 @@ pub fn gate(number: u64) -> String {
     format!("gate_{number}")
 }
 
+/// A gate that is closed, and only keeps its number from coming again.
+pub fn shut_gate(number: u64) -> String {
+    format!("shut_{number}")
+}
+
 /// The table in which a replica is seeded: `seed_<nonce>_<generation>`. Each verb that changes it begins by raising
 /// the generation, so that what is still on its way to an earlier one finds no table.
 pub fn staging(nonce: u64, generation: u64) -> String {

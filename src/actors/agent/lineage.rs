@@ -6,6 +6,7 @@
 //! links them for the last time, or is whole: both would read the same topics.
 
 use super::reconcile::Place;
+use crate::actors::replica::handover::Stands;
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::view::ClusterView;
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ pub enum Stage {
     /// It has no local table yet.
     Unseeded,
     /// It waits for its parents to stop.
-    Linked(oneshot::Sender<()>),
+    Linked(oneshot::Sender<Stands>),
     /// Its parents have stopped for it.
     Released,
     /// Its local table is whole.
@@ -28,6 +29,8 @@ pub enum Stage {
 #[derive(Debug, Default)]
 pub struct Lineage {
     stages: BTreeMap<Place, Stage>,
+    /// Where parents that have stopped stood.
+    stands: BTreeMap<Place, Stands>,
 }
 
 /// The children of a shard on a node.
@@ -49,6 +52,25 @@ impl Lineage {
     /// Only replicas that still run matter.
     pub fn retain(&mut self, keep: impl Fn(&Place) -> bool) {
         self.stages.retain(|place, _| keep(place));
+        self.stands.retain(|place, _| keep(place));
+    }
+
+    /// A parent has stopped for its children, and told where it stands.
+    pub fn parted(&mut self, place: Place, stands: Stands) {
+        self.stands.insert(place, stands);
+    }
+
+    /// It takes messages again.
+    pub fn goes_on(&mut self, place: Place) {
+        self.stands.remove(&place);
+    }
+
+    /// Where the parents of a shard stood when they stopped.
+    fn stood(&self, view: &ClusterView, (table, shard): Place) -> Stands {
+        let shard = view.shards.get(&table).and_then(|shards| shards.get(&shard));
+        let parents = shard.into_iter().flat_map(|shard| &shard.record.parents);
+        let stands = parents.filter_map(|parent| self.stands.get(&(table, *parent)));
+        stands.flatten().map(|(partition, stand)| (*partition, stand.clone())).collect()
     }
 
     fn is_seeded(&self, place: &Place) -> bool {
@@ -87,7 +109,7 @@ impl Lineage {
         for place in self.stages.iter().filter_map(linked).collect::<Vec<_>>() {
             if let Some(Stage::Linked(sender)) = self.stages.insert(place, Stage::Released) {
                 // A receiver that is gone belongs to an attempt that was given up.
-                let _ = sender.send(());
+                let _ = sender.send(self.stood(view, place));
             }
         }
     }
@@ -101,8 +123,10 @@ impl Lineage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::replica::handover::Stand;
+    use crate::actors::replica::recovery::Start;
     use crate::model::view::Versioned;
-    use crate::model::{PartitionRange, Shard};
+    use crate::model::{PartitionId, PartitionRange, Shard};
 
     const PARENT: ShardId = ShardId(0);
     const LEFT: ShardId = ShardId(1);
@@ -147,12 +171,32 @@ mod tests {
         lineage.put((table(), RIGHT), Stage::Linked(right));
         assert!(!runs(&lineage, &view, true));
         lineage.release(&view, |_| false);
-        assert_eq!((left_stopped.try_recv(), right_stopped.try_recv()), (Ok(()), Ok(())));
+        let none = || Ok(Stands::new());
+        assert_eq!((left_stopped.try_recv(), right_stopped.try_recv()), (none(), none()));
         assert!(!runs(&lineage, &view, false));
         assert!(lineage.is_needed(&view, &node(), table(), PARENT));
         lineage.put((table(), LEFT), Stage::Seeded);
         lineage.put((table(), RIGHT), Stage::Seeded);
         assert!(!lineage.is_needed(&view, &node(), table(), PARENT));
+    }
+
+    #[test]
+    fn a_parent_tells_all_its_children_where_it_stood_until_it_goes_on() {
+        let (view, mut lineage) = (view(&[LEFT, RIGHT]), Lineage::default());
+        let stand = Stand { gate: 7, start: Start::default() };
+        let stands = Stands::from([(PartitionId(3), stand)]);
+        lineage.parted((table(), PARENT), stands.clone());
+        let told = |lineage: &mut Lineage, child| {
+            let (to, mut told) = oneshot::channel();
+            lineage.put((table(), child), Stage::Linked(to));
+            lineage.release(&view, |_| false);
+            told.try_recv().unwrap()
+        };
+        assert_eq!(told(&mut lineage, LEFT), stands);
+        assert_eq!(told(&mut lineage, RIGHT), stands);
+        assert_eq!(told(&mut lineage, RIGHT), stands, "it begins again, and the parent has not moved");
+        lineage.goes_on((table(), PARENT));
+        assert_eq!(told(&mut lineage, LEFT), Stands::new());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod gauges;
 pub mod heartbeat;
 pub mod lanes;
 pub mod lineage;
+mod part;
 mod positions;
 mod queue;
 pub mod reconcile;
@@ -16,6 +17,7 @@ mod sight;
 use super::Options;
 use super::mirror::{View, ViewChanged};
 use super::node_ports::NodePorts;
+use super::replica::handover::Stands;
 use super::replica::{Adjust, LookAgain, ReplicaActor, StopReplica};
 use super::router::{Router, ServerSeen};
 use crate::adapters::clickhouse::{self, ClickHouse, ReplicaSizes, ServerInfo};
@@ -59,8 +61,8 @@ pub enum ReplicaNews {
     Commit(TopicPartition, Committed),
     /// It has no local table yet.
     Unseeded,
-    /// It has linked what its parents hold, and waits for them to stop.
-    Linked(oneshot::Sender<()>),
+    /// It has linked what its parents hold, and waits for them to stop, and to tell where they stand.
+    Linked(oneshot::Sender<Stands>),
     /// Its history is being copied.
     Seeding(Seeding),
     /// Its local table is whole.
@@ -99,6 +101,8 @@ pub(super) struct Running {
     /// Its database on the server.
     database: String,
     pub(super) address: Addr<ReplicaActor>,
+    /// It is about to stop for its halves.
+    parting: bool,
 }
 
 /// The actor.
@@ -161,6 +165,7 @@ impl Agent {
 
     /// Starts what should run, stops what should not; a replica that died is made anew.
     fn reconcile(&mut self, ctx: &mut Context<Self>) {
+        let mut parting = Vec::new();
         let wanted = {
             let view = self.view.read();
             if !view.complete {
@@ -170,25 +175,23 @@ impl Agent {
             let mut wanted = reconcile::wanted(&view, &self.ports.node);
             self.lineage.retain(|place| wanted.contains_key(place));
             let runs = |place: &Place| self.running.contains_key(place);
-            wanted.retain(|place, _| self.lineage.may_run(&view, &self.ports.node, *place, runs(place)));
+            wanted.retain(|place, _| {
+                let (runs, node) = (runs(place), &self.ports.node);
+                let may_run = self.lineage.may_run(&view, node, *place, runs);
+                parting.extend((runs && !may_run).then_some(*place));
+                may_run
+            });
             wanted
         };
+        self.part(parting, ctx);
         let node = &self.ports.node;
         let stale = |(place, running): (&Place, &Running)| {
-            let gone =
-                wanted.get(place).is_none_or(|wanted| reconcile::outdated(node, &running.wanted, wanted));
+            let other = |wanted: &Wanted| reconcile::outdated(node, &running.wanted, wanted);
+            let gone = !running.parting && wanted.get(place).is_none_or(other);
             (gone || !running.address.connected()).then_some(*place)
         };
         for place in self.running.iter().filter_map(stale).collect::<Vec<_>>() {
-            if let Some(running) = self.running.remove(&place) {
-                if !running.address.connected() {
-                    tracing::error!(table = %place.0, shard = %place.1, "a replica actor died: making it anew");
-                }
-                running.address.do_send(StopReplica);
-            }
-            let sight = self.sight.change();
-            sight.observed.remove(&place);
-            sight.seeding.remove(&place);
+            self.stop(place);
         }
         self.make_room(&wanted);
         self.lineage.release(&self.view.read(), |place| self.running.contains_key(place));
@@ -198,6 +201,7 @@ impl Agent {
             } else if !self.is_removing(&wanted) {
                 let running = self.start_replica(wanted, ctx);
                 self.running.insert(place, running);
+                self.lineage.goes_on(place);
                 self.sight.change();
             }
         }
@@ -236,7 +240,7 @@ impl Agent {
         let (view, table) = (self.view.clone(), wanted.table.clone());
         let actor = ReplicaActor::new(ports, view, table, &wanted.shard.record, limits, lanes, news);
         let database = names::replica_database(&wanted.table.name, wanted.table.id, wanted.shard.record.id);
-        Running { address: actor.start(), database, wanted }
+        Running { address: actor.start(), database, parting: false, wanted }
     }
 
     /// A replica is further with its history: its parents may have to stop, or may go on.

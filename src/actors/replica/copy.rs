@@ -148,7 +148,7 @@ impl Job {
             before += bytes.unwrap_or(0);
         }
         self.record(positions).await.map_err(|e| e.told())?;
-        server.finish_seed(database, nonce).await.map_err(|e| e.told())
+        server.finish_seed(database, nonce).await.map(drop).map_err(|e| e.told())
     }
 
     /// What the sources had done is done here too: the topics are read from there on. Where one has recorded nothing,

@@ -8,6 +8,7 @@ mod copy;
 #[cfg(test)]
 mod copy_tests;
 pub mod encode;
+pub mod handover;
 mod partition;
 pub mod position;
 pub mod recovery;
@@ -31,12 +32,14 @@ use crate::model::observed::{ReplicaObservation, Stall};
 use crate::model::view::Kept;
 use crate::model::{PartitionId, ReplicaId, Shard, Table};
 use actix::prelude::*;
+use handover::Stands;
 use position::Position;
 use state::{Effect, Event, State};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
-use work::Job;
+use tokio::sync::oneshot;
+use work::{Job, Told};
 
 pub use buffer::Limits;
 
@@ -48,6 +51,8 @@ pub struct ReplicaActor {
     lanes: Vec<Addr<LaneReader>>,
     agent: Recipient<FromReplica>,
     by_source: BTreeMap<TopicPartition, PartitionId>,
+    /// Who is to be told where it stands when it has come to rest.
+    heir: Option<oneshot::Sender<Stands>>,
 }
 
 impl ReplicaActor {
@@ -67,14 +72,22 @@ impl ReplicaActor {
         let state = State::new(&start, shard.range, limits, source);
         let by_source = state.sources().map(|(id, source)| (source.clone(), id)).collect();
         let database = names::replica_database(&table.name, table.id, shard.id);
-        let job = Job { ports, view, agent: agent.clone(), table, shard: shard.clone(), database };
-        Self { id, job, state, lanes, agent, by_source }
+        let (shard, told) = (shard.clone(), Told::default());
+        let job = Job { ports, view, agent: agent.clone(), table, shard, database, told };
+        Self { id, job, state, lanes, agent, by_source, heir: None }
     }
 
     fn handle(&mut self, event: Event, ctx: &mut Context<Self>) {
         let effects = self.state.on(event, self.job.ports.clock.now_ms());
         for effect in effects {
             self.perform(effect, ctx);
+        }
+        if self.heir.is_some()
+            && let Some(stands) = self.state.stands()
+            && let Some(heir) = self.heir.take()
+        {
+            // Who does not wait any more has its halves look.
+            let _ = heir.send(stands);
         }
     }
 
@@ -201,6 +214,19 @@ pub struct Adjust(pub Limits);
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct StopReplica;
+
+/// Take no more messages, end what is being inserted, and tell where it stands: it is to be stopped for its halves.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct HandOver(pub oneshot::Sender<Stands>);
+
+impl Handler<HandOver> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, HandOver(heir): HandOver, ctx: &mut Context<Self>) {
+        self.heir = Some(heir);
+        self.handle(Event::Part, ctx);
+    }
+}
 
 impl Handler<LookAgain> for ReplicaActor {
     type Result = ();

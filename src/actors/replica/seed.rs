@@ -4,6 +4,7 @@
 //! A replica is filled in a staging table that becomes the local table in one step, so one that stands is whole and
 //! is never seeded again. Everything here may be done over after any failure.
 
+use super::handover;
 use super::position::Position;
 use super::work::Job;
 use crate::actors::agent::{FromReplica, ReplicaNews};
@@ -15,7 +16,7 @@ use crate::model::names::{self, TopicPartition};
 use crate::model::range::PartitionRange;
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
 use crate::model::view::ClusterView;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::oneshot;
 
 /// Where a replica's history is.
@@ -121,25 +122,29 @@ fn is_fresh(shard: &Shard, node: &NodeId) -> bool {
 }
 
 impl Job {
-    /// Makes the local table, which is not there, whole, if there is anything to take over.
+    /// Makes the local table, which is not there, whole, if there is anything to take over; else it is made empty.
     pub(super) async fn seed(&self) -> Result<(), String> {
         self.tell(ReplicaNews::Unseeded);
-        let tables = ReplicaTables { database: self.database.clone(), schema: self.table.schema.clone() };
+        let tables = self.tables();
         match self.plan_seed().await? {
             Seed::Fresh => self.begin_again().await?,
             Seed::Nowhere(why) => return Err(why),
-            Seed::Link(parents) => self.link(&tables, &parents).await?,
+            Seed::Link(parents) => return self.link(&tables, &parents).await,
             // All copies have gone: what its topics hold is what there is.
             Seed::Copy(sources) if self.was_whole() == Some(true) && self.all_bare(&sources).await? => {
                 self.begin_again().await?;
             }
             Seed::Copy(sources) => {
                 self.unread()?;
-                self.copy(&tables, &sources).await?;
+                return self.copy(&tables, &sources).await;
             }
         }
-        self.tell(ReplicaNews::Seeded);
-        Ok(())
+        self.ports.clickhouse.create_replica(&tables).await.map_err(|e| e.told())
+    }
+
+    fn topics(&self) -> Vec<TopicPartition> {
+        let topic = |partition| names::topic_partition(&self.table.source, partition);
+        self.shard.range.partitions().map(topic).collect()
     }
 
     async fn plan_seed(&self) -> Result<Seed, String> {
@@ -186,9 +191,7 @@ impl Job {
         if self.was_whole() != Some(true) || self.table.schema.ttl.is_empty() {
             return Ok(());
         }
-        let partitions = self.shard.range.partitions();
-        let topics: Vec<TopicPartition> =
-            partitions.map(|partition| names::topic_partition(&self.table.source, partition)).collect();
+        let topics = self.topics();
         for group in [self.ports.group.clone(), names::preparing_group(&self.ports.group)] {
             self.unrecord(&group, &topics).await.map_err(|e| e.told())?;
         }
@@ -215,12 +218,16 @@ impl Job {
         for (parent, range) in parents {
             server.link_partitions(database, nonce, parent, *range).await.map_err(|e| e.told())?;
         }
+        // Where a half looks for what it has recorded; the first who asks of a group waits for its coordinator.
+        let _ = self.ports.kafka.committed(&names::preparing_group(&self.ports.group), &self.topics()).await;
         let (stopped, parents_stopped) = oneshot::channel();
         self.tell(ReplicaNews::Linked(stopped));
-        parents_stopped.await.map_err(|_| "the agent gave the split up".to_owned())?;
-        let mut closed = Vec::new();
+        let stands = parents_stopped.await.map_err(|_| "the agent gave the split up".to_owned())?;
+        let (mut closed, mut starts) = (Vec::new(), BTreeMap::new());
         for (parent, range) in parents {
-            closed.push((parent, server.close_gates(parent).await.map_err(|e| e.told())?));
+            let shut = server.shut_gates(parent).await.map_err(|e| e.told())?;
+            closed.push((parent, shut.number));
+            starts.extend(handover::starts(&stands, *range, shut.over));
             server.link_partitions(database, nonce, parent, *range).await.map_err(|e| e.told())?;
         }
         // An earlier run of the daemon, or one that should not be there, may have opened one meanwhile: what came in
@@ -230,7 +237,10 @@ impl Job {
                 return Err(format!("somebody has opened {parent} while it was linked"));
             }
         }
-        server.finish_seed(database, nonce).await.map_err(|e| e.told())
+        if server.finish_seed(database, nonce).await.map_err(|e| e.told())? {
+            self.tell_of(starts);
+        }
+        Ok(())
     }
 
     /// How far another node's replica has come, as it recorded it, to be recorded as ours.

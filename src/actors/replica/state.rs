@@ -41,6 +41,8 @@ pub enum Event {
     Inserted(PartitionId, u32, Outcome),
     /// Batches are due by these limits from now on.
     Adjust(Limits),
+    /// Take no more messages: its halves take over once what is being inserted has ended.
+    Part,
     /// A wait is over, or a batch may be due.
     Tick,
 }
@@ -124,7 +126,7 @@ pub enum Effect {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Gate {
+pub(super) enum Gate {
     Closed { until_ms: u64 },
     Opening,
     Open(u64),
@@ -133,10 +135,11 @@ enum Gate {
 /// The state.
 #[derive(Debug)]
 pub struct State {
-    gate: Gate,
+    pub(super) gate: Gate,
     attempt: u32,
     failures: u32,
-    partitions: BTreeMap<PartitionId, Partition>,
+    pub(super) partitions: BTreeMap<PartitionId, Partition>,
+    pub(super) parting: bool,
     limits: Limits,
     wake_at_ms: Option<u64>,
     problem: Option<String>,
@@ -159,6 +162,7 @@ impl State {
             attempt: 0,
             failures: 0,
             partitions: range.partitions().map(|id| (id, partition(id))).collect(),
+            parting: false,
             limits,
             wake_at_ms: None,
             problem: None,
@@ -200,6 +204,9 @@ impl State {
     /// The one entry.
     pub fn on(&mut self, event: Event, now_ms: u64) -> Vec<Effect> {
         let mut effects = Vec::new();
+        if self.parting && !matches!(event, Event::Inserted(..)) {
+            return effects;
+        }
         // Messages of one partition concern no other; everything else may.
         let only = match &event {
             Event::Fetched(id, ..) | Event::End(id, _) | Event::Passed(id, ..) => Some(*id),
@@ -247,6 +254,10 @@ impl State {
             Event::Adjust(limits) => {
                 self.limits = limits;
                 effects.push(Effect::Report);
+            }
+            Event::Part => {
+                self.parting = true;
+                self.partitions.iter_mut().for_each(|(id, p)| p.detach(*id, &mut effects));
             }
             Event::Tick => self.wake_at_ms = None,
         }
@@ -444,7 +455,7 @@ impl State {
                 return;
             }
         }
-        if p.assignment.is_none() {
+        if p.assignment.is_none() && !self.parting {
             p.restart(id, now_ms + backoff_ms(p.failures), effects);
         }
     }
@@ -458,6 +469,9 @@ impl State {
 
     /// Starts whatever can be started, and asks to be woken when the next thing is due.
     fn advance(&mut self, only: Option<PartitionId>, now_ms: u64, effects: &mut Vec<Effect>) {
+        if self.parting {
+            return;
+        }
         let mut wake: Option<u64> = None;
         let mut wake_at = |at: u64| wake = Some(wake.map_or(at, |old| old.min(at)));
         match self.gate {

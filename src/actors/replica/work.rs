@@ -19,7 +19,8 @@ use crate::model::view::Kept;
 use crate::model::{Epoch, PartitionId, Shard, Table};
 use actix::Recipient;
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 /// What is left of a dead letter that its topic does not take whole. Up to this they go together: no topic is made to
 /// take so little.
@@ -40,7 +41,12 @@ pub struct Job {
     pub table: Kept<Table>,
     /// The replica's database.
     pub database: String,
+    /// Where partitions go on, as parents have told; each counts once.
+    pub told: Told,
 }
+
+/// See [`Job::told`].
+pub type Told = Arc<Mutex<BTreeMap<PartitionId, Start>>>;
 
 impl Job {
     /// Which life of the replica this is.
@@ -51,6 +57,7 @@ impl Job {
     /// Makes the tables, where they are missing, with what history there is to take over, and opens a new gate. Tells
     /// whether the local table was missing, and the gate.
     pub async fn prepare(self) -> (bool, Result<u64, String>) {
+        self.tell_of(BTreeMap::new());
         match self.ports.clickhouse.has_local(&self.database).await {
             Ok(there) => (!there, self.stand(there).await),
             Err(error) => (false, Err(error.told())),
@@ -58,15 +65,31 @@ impl Job {
     }
 
     async fn stand(&self, there: bool) -> Result<u64, String> {
+        let server = &self.ports.clickhouse;
         if there {
             self.tell(ReplicaNews::Seeded);
+            server.create_replica(&self.tables()).await.map_err(|e| e.told())?;
         } else {
+            // What it was filled in was made as it should be: nothing is compared while its parents stand still.
             self.seed().await?;
+            self.tell(ReplicaNews::Seeded);
         }
-        let tables = ReplicaTables { database: self.database.clone(), schema: self.table.schema.clone() };
-        let server = &self.ports.clickhouse;
-        server.create_replica(&tables).await.map_err(|e| e.told())?;
-        server.renew_gate(&self.database).await.map_err(|e| e.told())
+        let opened = server.open_gate(&self.database).await.map_err(|e| e.told())?;
+        if !opened.is_first {
+            // Another run of the daemon may have put something in meanwhile.
+            self.tell_of(BTreeMap::new());
+        }
+        Ok(opened.number)
+    }
+
+    /// Partitions go on there; for others it is looked up.
+    pub(super) fn tell_of(&self, starts: BTreeMap<PartitionId, Start>) {
+        *self.told.lock().expect("nothing panics while it is held") = starts;
+    }
+
+    /// The tables that it is made of.
+    pub(super) fn tables(&self) -> ReplicaTables {
+        ReplicaTables { database: self.database.clone(), schema: self.table.schema.clone() }
     }
 
     /// Looks up where a partition goes on.
@@ -76,6 +99,10 @@ impl Job {
         source: TopicPartition,
         known: Option<(i64, Position)>,
     ) -> Result<Start, Stall> {
+        let told = self.told.lock().expect("nothing panics while it is held").remove(&partition);
+        if let Some(start) = told {
+            return Ok(start);
+        }
         let _permit = self.ports.recoveries.acquire().await;
         let findings = self.find(partition, &source, known).await?;
         recovery::plan(&findings)
@@ -94,12 +121,18 @@ impl Job {
         };
         let committed = self.recorded(source).await?.or(known).map(trusted);
         let origin = self.table.origin_offsets.get(&partition).copied().unwrap_or(watermarks.low);
-        // The table is asked twice at most: for its newest offset, and for all rows that may have to be skipped.
         let server = &self.ports.clickhouse;
         let refused = |e: clickhouse::Error| Stall::ServerRefuses { error: e.told() };
-        let newest = server.holdings(&self.database, partition, i64::MAX).await.map_err(refused)?.max_offset;
-        let from = recovery::look_from(origin, committed.as_ref(), newest);
-        let holdings = server.holdings(&self.database, partition, from).await.map_err(refused)?;
+        // Each look reads all of a partition's offsets. If the newest row that was recorded is there, one is enough: it
+        // tells too what may have to be skipped.
+        let guess = committed.as_ref().map_or(i64::MAX, |(next, position)| {
+            position.last_row_offset.map_or(*next, |row| row.min(*next))
+        });
+        let mut holdings = server.holdings(&self.database, partition, guess).await.map_err(refused)?;
+        let from = recovery::look_from(origin, committed.as_ref(), holdings.max_offset);
+        if from < guess {
+            holdings = server.holdings(&self.database, partition, from).await.map_err(refused)?;
+        }
         let of = |(next, position): &(i64, Position)| {
             position.fingerprint.map(|_| position.fingerprint_at.unwrap_or(next - 1))
         };

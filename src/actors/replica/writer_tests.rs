@@ -2,7 +2,7 @@
 
 use super::buffer::Batch;
 use super::state::Outcome;
-use super::work::Job;
+use super::work::{Job, Told};
 use crate::actors::Neighbours;
 use crate::actors::agent::FromReplica;
 use crate::actors::mirror::View;
@@ -116,7 +116,7 @@ async fn stage_of(ddl: &str) -> Stage {
     let agent = Context::<Deaf>::new().address().recipient();
     let (view, table, database) =
         (View::default(), Kept::from(&Versioned { record: table, revision: 1 }.into()), DATABASE.to_owned());
-    let job = Job { ports, view, agent, shard, table, database };
+    let job = Job { ports, view, agent, shard, table, database, told: Told::default() };
     Stage { server, kafka, job, gate }
 }
 

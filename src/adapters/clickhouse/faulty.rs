@@ -1,8 +1,8 @@
 //! A simulated server at the far end of a [`Line`]: what the daemon beside it sees of it.
 
 use super::{
-    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, InsertFault, Pieces,
-    RemoteReplica, ReplicaSizes, ReplicaTables, ServerInfo, SimClickHouse,
+    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, InsertFault, Opened,
+    Pieces, RemoteReplica, ReplicaSizes, ReplicaTables, ServerInfo, Shut, SimClickHouse,
 };
 use crate::adapters::faults::{Call, Line, Trouble};
 use crate::model::parts::{HeldFile, WantedParts};
@@ -107,16 +107,16 @@ impl ClickHouse for FaultyClickHouse {
         self.ask("replica_databases", self.server.replica_databases()).await
     }
 
-    async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
-        self.change("renew_gate", self.server.renew_gate(database)).await
+    async fn open_gate(&self, database: &str) -> Result<Opened, Error> {
+        self.change("open_gate", self.server.open_gate(database)).await
     }
 
     async fn has_local(&self, database: &str) -> Result<bool, Error> {
         self.ask("has_local", self.server.has_local(database)).await
     }
 
-    async fn close_gates(&self, database: &str) -> Result<u64, Error> {
-        self.change("close_gates", self.server.close_gates(database)).await
+    async fn shut_gates(&self, database: &str) -> Result<Shut, Error> {
+        self.change("shut_gates", self.server.shut_gates(database)).await
     }
 
     async fn newest_gate(&self, database: &str) -> Result<u64, Error> {
@@ -196,7 +196,7 @@ impl ClickHouse for FaultyClickHouse {
         self.change("sweep_parts", self.server.sweep_parts()).await
     }
 
-    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
+    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<bool, Error> {
         self.change("finish_seed", self.server.finish_seed(database, nonce)).await
     }
 

@@ -20,6 +20,10 @@
 //! - numbers go up by chance, so a late `CREATE` does not make anew a gate through which an insert is still under way.
 //!
 //! Two who overtake each other time and again end with an error, and are asked again.
+//!
+//! A gate that is shut (`shut_<n>`) lets nothing in and has a number as the others, above all that were open. Who finds
+//! one as the newest shuts none above it: the halves of a split close their parent at the same moment, and each looks
+//! afterwards whether the number is still that of its own closing.
 
 use super::errcode::Doing;
 use super::http::Settings;
@@ -37,6 +41,25 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const TRIES_MAX: u32 = 20;
 /// What the names of tables begin with that are made beside a local one for a moment, to be compared with it.
 const SHAPE: &str = "shape";
+
+/// A gate that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Its number.
+    pub number: u64,
+    /// The replica never had a gate before: nobody has inserted anything.
+    pub is_first: bool,
+}
+
+/// Gates that were closed for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shut {
+    /// What [`ClickHouse::newest_gate`](super::ClickHouse::newest_gate) goes on to say until somebody opens one again.
+    pub number: u64,
+    /// The gate that was the newest of all before: nobody has had another since it was opened. `None` if it is not
+    /// known which that was.
+    pub over: Option<u64>,
+}
 
 /// What the query ids of all inserts into a replica begin with: `cvh-<hash of its database>-`. Such ids come back
 /// in HTTP headers, so the name itself, which may hold anything, is not in them.
@@ -60,10 +83,25 @@ pub(super) fn query_id(insert: &Insert) -> String {
     format!("{}g{}-{chosen}", query_id_prefix(&insert.database), insert.gate)
 }
 
-/// The number of a gate; `None` for other tables.
-fn gate_number(table: &str) -> Option<u64> {
-    let number: u64 = table.strip_prefix("gate_")?.parse().ok()?;
-    (names::gate(number) == table).then_some(number)
+/// A gate among the tables of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Gate {
+    number: u64,
+    is_open: bool,
+}
+
+/// The gate that a table is; `None` for other tables.
+fn gate_of(table: &str) -> Option<Gate> {
+    let (kind, number) = table.split_once('_')?;
+    let number: u64 = number.parse().ok()?;
+    let is_open = kind == "gate";
+    let name = if is_open { names::gate(number) } else { names::shut_gate(number) };
+    (name == table).then_some(Gate { number, is_open })
+}
+
+/// The one with the highest number.
+fn newest_of(tables: &[String]) -> Option<Gate> {
+    tables.iter().filter_map(|table| gate_of(table)).max()
 }
 
 impl HttpClickHouse {
@@ -136,29 +174,47 @@ impl HttpClickHouse {
         Ok(one == two)
     }
 
-    pub(super) async fn renew(&self, database: &str) -> Result<u64, Error> {
+    pub(super) async fn renew(&self, database: &str) -> Result<Opened, Error> {
         // A removal whose answer did not come may still wait for a reader: what is begun here would go with the rest.
         self.wait_for(&drop_prefix(database), &format!("removal of {database}")).await?;
         let source = TableName { database: database.to_owned(), table: sql::GATE_SOURCE.to_owned() };
         let mut columns = self.columns_of(&source).await?;
         columns.retain(|column| !column.name.starts_with(HIDDEN_PREFIX));
         let schema = &Schema { columns, ..Schema::default() };
-        self.make_highest(database, |number| Statement::CreateGate { database, schema, number }).await
+        let gate = |number| Statement::CreateGate { database, schema, number };
+        let (number, below) = self.make_highest(database, gate).await?;
+        Ok(Opened { number, is_first: below.is_none() })
     }
 
     pub(super) async fn newest(&self, database: &str) -> Result<u64, Error> {
         let tables = self.names(&Statement::Tables(database)).await?;
-        Ok(tables.iter().filter_map(|table| gate_number(table)).max().unwrap_or(0))
+        Ok(newest_of(&tables).map_or(0, |gate| gate.number))
     }
 
-    pub(super) async fn close(&self, database: &str) -> Result<u64, Error> {
-        if self.newest(database).await? == 0 {
-            return Ok(0);
+    pub(super) async fn close(&self, database: &str) -> Result<Shut, Error> {
+        let mut closed = self.closing().lock().await;
+        let tables = self.names(&Statement::Tables(database)).await?;
+        let shut = match newest_of(&tables) {
+            None => return Ok(Shut::default()),
+            Some(Gate { number, is_open }) => (!is_open).then_some(number),
+        };
+        // Whoever shut it may not have come to the end.
+        if let Some(number) = shut
+            && self.close_below(database, number).await?.is_some()
+        {
+            let known = closed.get(database).filter(|shut| shut.number == number);
+            return Ok(known.copied().unwrap_or(Shut { number, over: None }));
         }
         // A closed gate takes a number above, so that the number of an open one never comes again.
-        match self.make_highest(database, |number| Statement::CreateClosedGate { database, number }).await {
-            Err(Error::Missing(_)) => Ok(0),
-            closed => closed,
+        let gate = |number| Statement::CreateClosedGate { database, number };
+        match self.make_highest(database, gate).await {
+            Err(Error::Missing(_)) => Ok(Shut::default()),
+            made => {
+                let (number, below) = made?;
+                let shut = Shut { number, over: below.filter(|gate| gate.is_open).map(|gate| gate.number) };
+                closed.insert(database.to_owned(), shut);
+                Ok(shut)
+            }
         }
     }
 
@@ -171,12 +227,12 @@ impl HttpClickHouse {
         }
     }
 
-    /// Makes a gate above all others and closes those.
+    /// Makes a gate above all others and closes those; tells its number and the highest before.
     async fn make_highest<'a>(
         &self,
         database: &str,
         gate: impl Fn(u64) -> Statement<'a>,
-    ) -> Result<u64, Error> {
+    ) -> Result<(u64, Option<Gate>), Error> {
         for _ in 0..TRIES_MAX {
             // By chance: see above; a replica that is made again does not count on from the one before; and a shortage
             // may have spoilt many names in a row.
@@ -187,31 +243,34 @@ impl HttpClickHouse {
                 made => made?,
             }
             // The new gate is made before the old ones go: a crash in between leaves a higher number, never none.
-            if self.close_below(database, number).await? {
-                return Ok(number);
+            if let Some(below) = self.close_below(database, number).await? {
+                return Ok((number, below));
             }
         }
         let reason = "another is made above it each time".to_owned();
         Err(Error::OutcomeUnknown { what: format!("gate of {database}"), reason })
     }
 
-    /// Removes the gates below a number and waits for the inserts through them; does nothing if it is not the highest.
-    async fn close_below(&self, database: &str, number: u64) -> Result<bool, Error> {
+    /// Removes the gates below a number and waits for the inserts through them; tells the highest of them. Does nothing
+    /// if the number is not the highest, and tells nothing.
+    async fn close_below(&self, database: &str, number: u64) -> Result<Option<Option<Gate>>, Error> {
         let tables = self.names(&Statement::Tables(database)).await?;
-        if tables.iter().filter_map(|table| gate_number(table)).max() != Some(number) {
-            return Ok(false);
+        if newest_of(&tables).map(|gate| gate.number) != Some(number) {
+            return Ok(None);
         }
+        let below =
+            tables.iter().filter_map(|table| gate_of(table)).filter(|gate| gate.number < number).max();
         let prefix = query_id_prefix(database);
         // Only to be quick.
         self.kill(&prefix).await?;
         for table in tables {
-            if gate_number(&table).is_some_and(|old| old < number) {
+            if gate_of(&table).is_some_and(|old| old.number < number) {
                 let gate = TableName { database: database.to_owned(), table };
                 self.change(&Statement::DropTable(&gate), &gate.to_string(), Settings::new()).await?;
             }
         }
         self.wait_for(&prefix, &format!("gate of {database}")).await?;
-        Ok(true)
+        Ok(Some(below))
     }
 
     /// Waits until none of our queries runs whose id begins so.

@@ -48,6 +48,7 @@ mod versions;
 
 pub use ddl::engine_allowed;
 pub use faulty::FaultyClickHouse;
+pub use gates::{Opened, Shut};
 pub use parts::ByParts;
 pub use real::HttpClickHouse;
 pub use sim::{InsertFault, SimClickHouse};
@@ -434,8 +435,9 @@ pub trait ClickHouse: Send + Sync + 'static {
     async fn sweep_parts(&self) -> Result<(), Error>;
 
     /// The staging table becomes the local table. If there is one already, all staging tables are removed and it
-    /// is no error: somebody else finished. Missing if there is neither.
-    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error>;
+    /// is no error: somebody else finished. Missing if there is neither. Tells whether this nonce's table is the one
+    /// that stands; one that may have become so in an earlier call counts as somebody else's.
+    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<bool, Error>;
 
     /// Removes the database and all in it.
     async fn drop_replica(&self, database: &str) -> Result<(), Error>;
@@ -447,12 +449,20 @@ pub trait ClickHouse: Send + Sync + 'static {
     /// Closes every gate of the replica, waits for the inserts inside (killing them first), and opens a new one.
     /// Returns its number, greater than any before; also another than any that a replica of that name had which was
     /// dropped since: an insert that is late may be later than the drop.
-    async fn renew_gate(&self, database: &str) -> Result<u64, Error>;
+    async fn open_gate(&self, database: &str) -> Result<Opened, Error>;
+    /// The same, for its number.
+    async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
+        self.open_gate(database).await.map(|opened| opened.number)
+    }
 
     /// Closes every gate of the replica and waits for the inserts inside; opens none. A later
     /// [`ClickHouse::renew_gate`] gives a number greater than any before. No error if there is no such database.
     /// Returns what [`ClickHouse::newest_gate`] goes on to say until somebody opens one again.
-    async fn close_gates(&self, database: &str) -> Result<u64, Error>;
+    async fn shut_gates(&self, database: &str) -> Result<Shut, Error>;
+    /// The same, for the number.
+    async fn close_gates(&self, database: &str) -> Result<u64, Error> {
+        self.shut_gates(database).await.map(|shut| shut.number)
+    }
     /// The number of the newest gate, open or closed; 0 if there is none.
     async fn newest_gate(&self, database: &str) -> Result<u64, Error>;
 

@@ -7,8 +7,8 @@ use super::seed::Memory;
 use super::statement::Statement;
 use super::versions::Capabilities;
 use super::{
-    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, Pieces, RemoteReplica,
-    ReplicaSizes, ReplicaTables, ServerInfo, ddl,
+    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, Opened, Pieces,
+    RemoteReplica, ReplicaSizes, ReplicaTables, ServerInfo, Shut, ddl,
 };
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::model::names::{self, LOCAL_TABLE, parse_replica_database};
@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// For looks at system tables.
@@ -38,8 +38,11 @@ pub struct HttpClickHouse {
     clock: SystemClock,
     /// Learnt from the first answer, and again with every [`ClickHouse::server_info`]: servers are upgraded.
     capabilities: Mutex<Option<Capabilities>>,
-    /// Held while a staging table changes.
-    seeding: tokio::sync::Mutex<Memory>,
+    /// What staging tables are made of.
+    seeding: Mutex<Memory>,
+    /// Replicas whose gates were closed for good; held while that is done: who does so at the same moment finds them
+    /// closed.
+    closing: tokio::sync::Mutex<BTreeMap<String, Shut>>,
     parts: Access,
 }
 
@@ -50,7 +53,8 @@ impl HttpClickHouse {
             transport: Transport::new(url, user, password),
             clock: SystemClock::new(),
             capabilities: Mutex::new(None),
-            seeding: tokio::sync::Mutex::default(),
+            seeding: Mutex::default(),
+            closing: tokio::sync::Mutex::default(),
             parts: Access::default(),
         }
     }
@@ -66,8 +70,12 @@ impl HttpClickHouse {
         &self.parts
     }
 
-    pub(super) fn seeding(&self) -> &tokio::sync::Mutex<Memory> {
-        &self.seeding
+    pub(super) fn seeding(&self) -> MutexGuard<'_, Memory> {
+        self.seeding.lock().expect("no panic while held")
+    }
+
+    pub(super) fn closing(&self) -> &tokio::sync::Mutex<BTreeMap<String, Shut>> {
+        &self.closing
     }
 
     pub(super) fn unix_s(&self) -> u64 {
@@ -281,7 +289,7 @@ impl ClickHouse for HttpClickHouse {
         self.sweep().await
     }
 
-    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
+    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<bool, Error> {
         self.finish(database, nonce).await
     }
 
@@ -290,6 +298,7 @@ impl ClickHouse for HttpClickHouse {
         // A copy that is not wanted any more would hold its table until it ended by itself.
         self.kill(&super::seed::id_prefix_of_all(database)).await?;
         self.remove_database(database).await?;
+        self.closing.lock().await.remove(database);
         if let Ok(gathered) = self.taken_folders(database).await {
             self.forget_taken(gathered).await;
         }
@@ -302,11 +311,11 @@ impl ClickHouse for HttpClickHouse {
         Ok(found.into())
     }
 
-    async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
+    async fn open_gate(&self, database: &str) -> Result<Opened, Error> {
         self.renew(database).await
     }
 
-    async fn close_gates(&self, database: &str) -> Result<u64, Error> {
+    async fn shut_gates(&self, database: &str) -> Result<Shut, Error> {
         self.close(database).await
     }
 
@@ -332,18 +341,21 @@ impl ClickHouse for HttpClickHouse {
     }
 
     async fn holdings(&self, database: &str, partition: PartitionId, from: i64) -> Result<Holdings, Error> {
-        let highest = Statement::HighestOffset { database, partition };
-        let rows = super::tsv::rows(&self.scan(&highest, database, "TabSeparated").await?);
-        let Some([count, max]) = rows.first().and_then(|row| row.first_chunk::<2>()) else {
-            return Ok(Holdings::default());
-        };
-        if count == "0" {
-            return Ok(Holdings::default());
+        // Each of the two reads all of the partition's offsets, so only one is asked where it tells both.
+        let mut rows = Vec::new();
+        if from < i64::MAX {
+            let held = Statement::Holdings { database, partition, from: u64::try_from(from).unwrap_or(0) };
+            rows = offsets(&self.scan(&held, database, "RowBinary").await?);
         }
-        let from = u64::try_from(from).unwrap_or(0);
-        let held = Statement::Holdings { database, partition, from };
-        let body = self.scan(&held, database, "RowBinary").await?;
-        Ok(Holdings { max_offset: max.parse().ok(), rows: offsets(&body) })
+        if let Some((offset, _)) = rows.last() {
+            return Ok(Holdings { max_offset: Some(*offset), rows });
+        }
+        let highest = Statement::HighestOffset { database, partition };
+        let told = super::tsv::rows(&self.scan(&highest, database, "TabSeparated").await?);
+        match told.first().and_then(|row| row.first_chunk::<2>()) {
+            Some([count, max]) if count != "0" => Ok(Holdings { max_offset: max.parse().ok(), rows }),
+            _ => Ok(Holdings::default()),
+        }
     }
 
     async fn digest(

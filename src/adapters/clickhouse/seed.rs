@@ -6,6 +6,10 @@
 //! their name. A copy goes into a table of its own, which nobody else ever names, and is linked from there, so a late
 //! block of it lands nowhere. The last rename makes the staging table the local one.
 //!
+//! A table whose statements have all been answered needs no new name: nothing is on its way to it. That is known of
+//! nonces of this process only, and forgotten while a verb changes the table. So the last link of a split, for which
+//! its parents stand still, is a few statements.
+//!
 //! # Why a ClickHouse partition is cleared before it is replaced
 //! On 18.16.1 `REPLACE PARTITION` over parts that are just being merged lets the merged part come back beside the new
 //! ones (tried by hand: 6 000 010 rows instead of 10); `DROP PARTITION` stops merges first. The renaming waits for
@@ -25,6 +29,7 @@ use crate::model::{PartitionId, PartitionRange, TableName};
 use futures::StreamExt;
 use futures::future::{Either, select};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -40,8 +45,19 @@ const ABSENT_MAX: u32 = 2;
 /// Silence of the other server after which a copy fails.
 const SILENCE_S: &str = "30";
 
-/// What was linked into staging tables, by replica database and nonce. Lost with the process, which costs links.
-pub(super) type Memory = BTreeMap<(String, u64), Links>;
+/// What is known of a staging table. Lost with the process, which costs links and renames.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// What was linked into it.
+    links: Links,
+    /// Every statement that was sent to it has been answered.
+    quiet: bool,
+    /// Nothing but links has come into it.
+    only_links: bool,
+}
+
+/// By replica database and nonce; each is held while the staging table changes.
+pub(super) type Memory = BTreeMap<(String, u64), Arc<tokio::sync::Mutex<Known>>>;
 
 /// What the ids of all statements begin with that change staging or copy tables of a nonce.
 fn id_prefix(database: &str, nonce: u64) -> String {
@@ -98,7 +114,7 @@ impl HttpClickHouse {
         if self.described(&local).await?.is_some() {
             return Err(Error::Conflict(local.to_string()));
         }
-        self.seeding().lock().await.retain(|(seeded, of), _| seeded != database || *of == nonce);
+        self.seeding().retain(|(seeded, of), _| seeded != database || *of == nonce);
         let source = Statement::CreateGateSource { database, schema };
         match self.change(&source, database, Settings::new()).await {
             Err(Error::Spoilt(name)) => {
@@ -112,10 +128,17 @@ impl HttpClickHouse {
             Err(Error::Missing(_)) => {
                 let name = TableName { database: database.to_owned(), table: names::staging(nonce, 1) };
                 let made = Statement::CreateLocal { name: &name, schema };
-                self.change(&made, &name.to_string(), Settings::new()).await
+                self.change(&made, &name.to_string(), Settings::new()).await?;
+                let fresh = Known { quiet: true, only_links: true, ..Known::default() };
+                *self.known(database, nonce).lock().await = fresh;
+                Ok(())
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn known(&self, database: &str, nonce: u64) -> Arc<tokio::sync::Mutex<Known>> {
+        self.seeding().entry((database.to_owned(), nonce)).or_default().clone()
     }
 
     pub(super) async fn link(
@@ -160,6 +183,7 @@ impl HttpClickHouse {
         partition: PartitionId,
         tables: Vec<String>,
     ) -> (TableName, String) {
+        self.known(database, nonce).lock().await.only_links = false;
         let prefix = copy_prefix(database, nonce, partition);
         let own = names::copy_prefix(nonce, partition);
         for table in tables.into_iter().filter(|table| table.starts_with(&own)) {
@@ -209,28 +233,31 @@ impl HttpClickHouse {
         Ok(schema)
     }
 
-    pub(super) async fn finish(&self, database: &str, nonce: u64) -> Result<(), Error> {
-        let gathered = self.taken_folders(database).await?;
+    pub(super) async fn finish(&self, database: &str, nonce: u64) -> Result<bool, Error> {
+        let known = self.known(database, nonce);
+        let mut known = known.lock().await;
+        let gathered = if known.only_links { Vec::new() } else { self.taken_folders(database).await? };
         self.sync_taken(&gathered).await?;
-        let mut memory = self.seeding().lock().await;
         let local = Self::local(database);
-        match self.next_generation(database, nonce).await {
+        let ours = match self.unshared(database, nonce, &mut known).await {
             Ok(staging) => match self.make_local(staging, nonce).await {
+                Ok(()) => true,
                 // Somebody else finished before.
-                Ok(()) | Err(Error::Conflict(_)) => {}
+                Err(Error::Conflict(_)) => false,
                 Err(error) => return Err(error),
             },
             Err(Error::Missing(name)) => {
                 if self.described(&local).await?.is_none() {
                     return Err(Error::Missing(name));
                 }
+                false
             }
             Err(error) => return Err(error),
-        }
-        memory.retain(|(seeded, _), _| seeded != database);
+        };
+        self.seeding().retain(|(seeded, _), _| seeded != database);
         self.remove_staging(database, None).await?;
         self.forget_taken(gathered).await;
-        Ok(())
+        Ok(ours)
     }
 
     /// The staging table of a nonce, and the names of all tables of the database.
@@ -245,6 +272,14 @@ impl HttpClickHouse {
         let missing = || Error::Missing(format!("{database}.seed_{nonce}"));
         let table = names::staging(nonce, generation.ok_or_else(missing)?);
         Ok((TableName { database: database.to_owned(), table }, tables))
+    }
+
+    /// The staging table under a name to which nothing is on its way, to be changed by one verb alone.
+    async fn unshared(&self, database: &str, nonce: u64, known: &mut Known) -> Result<TableName, Error> {
+        match std::mem::take(&mut known.quiet) {
+            true => Ok(self.staging(database, nonce).await?.0),
+            false => self.next_generation(database, nonce).await,
+        }
     }
 
     /// Gives the staging table its next name and waits for what runs on it: afterwards no earlier statement changes it.
@@ -265,11 +300,11 @@ impl HttpClickHouse {
         source: &TableName,
         range: PartitionRange,
     ) -> Result<u64, Error> {
-        let mut memory = self.seeding().lock().await;
-        let staging = self.next_generation(database, nonce).await?;
+        let known = self.known(database, nonce);
+        let mut known = known.lock().await;
+        let staging = self.unshared(database, nonce, &mut known).await?;
         // Taken out, and put back when all is done: after a failure, links are made again.
-        let key = (database.to_owned(), nonce);
-        let mut links = memory.remove(&key).unwrap_or_default();
+        let mut links = std::mem::take(&mut known.links);
         let (there, wanted) = (self.contents(&staging).await?, self.contents(source).await?);
         let changes = staging::changes(&there, (source, &wanted), &links, range);
         let count = changes.len() as u64;
@@ -288,7 +323,7 @@ impl HttpClickHouse {
                 None => drop(links.remove(&id)),
             }
         }
-        memory.insert(key, links);
+        (known.links, known.quiet) = (links, true);
         Ok(count)
     }
 

@@ -7,8 +7,8 @@
 use super::sim_seed::{SimServers, told_by};
 use super::sim_world::{Replica, World};
 use super::{
-    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, Pieces, RemoteReplica,
-    ReplicaSizes, ReplicaTables, ServerInfo, ddl, sim_ddl,
+    ClickHouse, ClusterReplica, CopyLimits, DistributedTable, Error, Holdings, Insert, Opened, Pieces,
+    RemoteReplica, ReplicaSizes, ReplicaTables, ServerInfo, Shut, ddl, sim_ddl,
 };
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::gate;
@@ -368,7 +368,7 @@ impl ClickHouse for SimClickHouse {
         self.sweep().await
     }
 
-    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<(), Error> {
+    async fn finish_seed(&self, database: &str, nonce: u64) -> Result<bool, Error> {
         self.call(|world| world.finish_seed(database, nonce)).await
     }
 
@@ -376,22 +376,22 @@ impl ClickHouse for SimClickHouse {
         self.call(|world| Ok(world.databases())).await
     }
 
-    async fn renew_gate(&self, database: &str) -> Result<u64, Error> {
-        let (number, left) = self
+    async fn open_gate(&self, database: &str) -> Result<Opened, Error> {
+        let (opened, left) = self
             .call(|world| {
                 world.check_disk()?;
                 world.open_gate(database)
             })
             .await?;
         self.wait_for_inserts(database, &left).await?;
-        Ok(number)
+        Ok(opened)
     }
 
-    async fn close_gates(&self, database: &str) -> Result<u64, Error> {
+    async fn shut_gates(&self, database: &str) -> Result<Shut, Error> {
         let closed = self.call(|world| Ok(world.replicas.get_mut(database).map(Replica::close_gate))).await?;
-        let Some((number, left)) = closed else { return Ok(0) };
+        let Some((number, left)) = closed else { return Ok(Shut::default()) };
         self.wait_for_inserts(database, &left).await?;
-        Ok(number)
+        Ok(Shut { number, over: (number > 0).then_some(number) })
     }
 
     async fn newest_gate(&self, database: &str) -> Result<u64, Error> {

@@ -203,15 +203,16 @@ impl World {
         if mutating { Err(Error::Mutating(source.to_owned())) } else { Ok(rows) }
     }
 
-    pub fn finish_seed(&mut self, database: &str, nonce: u64) -> Result<(), Error> {
-        if !self.replicas.contains_key(database) {
+    pub fn finish_seed(&mut self, database: &str, nonce: u64) -> Result<bool, Error> {
+        let ours = !self.replicas.contains_key(database);
+        if ours {
             let seed = self.seeds.remove(&(database.to_owned(), nonce));
             let missing = || Error::Missing(format!("{database}.seed_{nonce}"));
             self.replicas.insert(database.to_owned(), seed.ok_or_else(missing)?);
         }
         self.drop_seeds(database, None);
         self.taken.retain(|(seeded, _, _), _| seeded != database);
-        Ok(())
+        Ok(ours)
     }
 
     /// Another server, as this one reaches it.

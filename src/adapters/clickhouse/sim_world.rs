@@ -4,7 +4,7 @@ use super::sim::InsertFault;
 use super::sim_refusals::Refusals;
 use super::sim_rows::HeldRows;
 use super::sim_seed::SimServers;
-use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, ReplicaSizes};
+use super::{ClusterReplica, DistributedTable, Error, Holdings, Insert, Opened, ReplicaSizes};
 use crate::adapters::routes::SimRoutes;
 use crate::model::names::gate;
 use crate::model::parts::HeldFile;
@@ -118,7 +118,7 @@ impl World {
     }
 
     /// Opens a replica's next gate.
-    pub fn open_gate(&mut self, database: &str) -> Result<(u64, Arc<Notify>), Error> {
+    pub fn open_gate(&mut self, database: &str) -> Result<(Opened, Arc<Notify>), Error> {
         self.gates += 1;
         let number = self.gates;
         Ok(self.replica(database)?.open_gate(number))
@@ -282,11 +282,11 @@ impl Replica {
         }
     }
 
-    /// Closes the gate, opens the one of that number; tells it, and who tells of inserts that end.
-    fn open_gate(&mut self, number: u64) -> (u64, Arc<Notify>) {
-        self.gate = number;
+    /// Closes the gate, opens the one of that number; tells of it, and who tells of inserts that end.
+    fn open_gate(&mut self, number: u64) -> (Opened, Arc<Notify>) {
+        let is_first = std::mem::replace(&mut self.gate, number) == 0;
         self.open = true;
-        (self.gate, self.left.clone())
+        (Opened { number, is_first }, self.left.clone())
     }
 
     /// Closes the gate; tells its number, and who tells of inserts that end.

@@ -383,7 +383,7 @@ fn create(statement: &Statement<'_>, can: &Capabilities) -> String {
             within(database, GATE_SOURCE)
         ),
         Statement::CreateClosedGate { database, number } => {
-            format!("CREATE VIEW {} AS SELECT 1", within(database, &names::gate(*number)))
+            format!("CREATE VIEW {} AS SELECT 1", within(database, &names::shut_gate(*number)))
         }
         Statement::CreateTemporary { table, schema } => format!(
             "CREATE TEMPORARY TABLE {} ({})",

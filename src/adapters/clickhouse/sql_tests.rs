@@ -123,7 +123,7 @@ fn replicas() {
                   `_cvh_offset` UInt64, `_cvh_row` UInt32, `ts` DateTime, `o\`d\\d` String DEFAULT
                   'x', `up` String MATERIALIZED upper(`o\`d\\d`), `al` UInt64 ALIAS 1 + 1) AS SELECT *
                   FROM `d`.`gate_source`
-            CREATE VIEW `d`.`gate_8` AS SELECT 1
+            CREATE VIEW `d`.`shut_8` AS SELECT 1
             18.16: DROP TABLE IF EXISTS `d__t__cvh0_s1`.`local`
             26.9:  DROP TABLE IF EXISTS `d__t__cvh0_s1`.`local` SYNC
             KILL QUERY WHERE startsWith(query_id, 'cvh-1-') ASYNC

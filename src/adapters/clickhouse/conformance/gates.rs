@@ -1,6 +1,7 @@
 //! FENCED: after a gate is renewed, nothing sent through an earlier one takes effect.
 
 use super::*;
+use crate::adapters::clickhouse::Shut;
 
 pub(super) async fn an_insert_without_its_gate_is_missing(subject: Subject) {
     let renewed = subject.server.renew_gate(&subject.database).await;
@@ -74,10 +75,11 @@ pub(super) async fn closed_gates_stay_closed_and_their_numbers_never_come_again(
     let mut highest = subject.with_gate().await;
     for step in 0..3 {
         subject.put(highest, 0, step..step + 1).await.expect("the gate is open");
-        let mut closed = 0;
-        for _ in 0..2 {
-            closed = subject.server.close_gates(&subject.database).await.expect("closing twice is no error");
-        }
+        let shut = || subject.server.shut_gates(&subject.database);
+        let (one, two) = futures::join!(shut(), shut());
+        let Shut { number: closed, over } = shut().await.expect("closing twice is no error");
+        assert_eq!((one.as_ref(), two.as_ref()), (Ok(&Shut { number: closed, over }), one.as_ref()));
+        assert_eq!(over, Some(highest), "nobody has had another gate since it was opened");
         assert!(closed >= highest, "{closed} is below {highest}");
         let newest = async || subject.server.newest_gate(&subject.database).await.expect("asked");
         assert_eq!(newest().await, closed, "nobody has opened one since");
@@ -87,8 +89,9 @@ pub(super) async fn closed_gates_stay_closed_and_their_numbers_never_come_again(
         }
         let outcome = subject.put(highest, 0, 100..101).await;
         assert!(matches!(outcome, Err(Error::Missing(_))), "{outcome:?}");
-        let next = subject.server.renew_gate(&subject.database).await.expect("renewed");
-        assert!(next > closed, "{next} is not above {closed}");
+        let opened = subject.server.open_gate(&subject.database).await.expect("renewed");
+        let next = opened.number;
+        assert!(next > closed && !opened.is_first, "{opened:?} is not above {closed}");
         assert_eq!(newest().await, next, "which tells of it");
         highest = next;
     }
@@ -100,8 +103,10 @@ pub(super) async fn closed_gates_stay_closed_and_their_numbers_never_come_again(
 pub(super) async fn a_replica_made_again_does_not_take_what_was_sent_to_the_one_before(subject: Subject) {
     let before = subject.with_gate().await;
     subject.server.drop_replica(&subject.database).await.expect("dropped");
-    let after = subject.with_gate().await;
-    assert_ne!(before, after);
+    subject.server.create_replica(&subject.replica()).await.expect("made again");
+    let opened = subject.server.open_gate(&subject.database).await.expect("opened");
+    let after = opened.number;
+    assert!(after != before && opened.is_first, "nobody has put anything into this one: {opened:?}");
     let outcome = subject.put(before, 0, 0..1).await;
     assert!(matches!(outcome, Err(Error::Missing(_))), "{outcome:?}");
     assert!(subject.held(0, 0).await.is_empty());
