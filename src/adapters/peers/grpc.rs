@@ -127,10 +127,10 @@ impl GrpcDaemon {
     async fn call<T>(
         &self,
         effect: Effect,
-        until: Instant,
+        time: Time,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Error> {
-        let given_ms = until.saturating_duration_since(Instant::now()).as_millis();
+        let Time { until, given_ms } = time;
         match timeout_at(until, deadline::until(Some(until), call)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) if !is_expired(&status) => Err(from_status(&status, &self.url, effect)),
@@ -145,18 +145,31 @@ impl GrpcDaemon {
     }
 
     async fn read<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-        let until = deadline::current().unwrap_or_else(|| within(self.options.read_timeout_ms));
-        self.call(Effect::Read, until, call).await
+        self.call(Effect::Read, Time::of_caller_or(self.options.read_timeout_ms), call).await
     }
 
     async fn write<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-        let until = deadline::current().unwrap_or_else(|| within(self.options.write_timeout_ms));
-        self.call(Effect::Write, until, call).await
+        self.call(Effect::Write, Time::of_caller_or(self.options.write_timeout_ms), call).await
     }
 }
 
-fn within(timeout_ms: u64) -> Instant {
-    Instant::now() + Duration::from_millis(timeout_ms)
+/// How long a call may take.
+struct Time {
+    until: Instant,
+    given_ms: u64,
+}
+
+impl Time {
+    fn of(given_ms: u64) -> Self {
+        Self { until: Instant::now() + Duration::from_millis(given_ms), given_ms }
+    }
+
+    /// What is left to the caller on whose behalf it is made; else so long.
+    fn of_caller_or(own_ms: u64) -> Self {
+        let Some(until) = deadline::current() else { return Self::of(own_ms) };
+        let left = until.saturating_duration_since(Instant::now());
+        Self { until, given_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) }
+    }
 }
 
 fn connect(url: &str, options: &Options) -> Result<Channel, Error> {
@@ -330,7 +343,7 @@ impl Daemon for GrpcDaemon {
     async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error> {
         let mut client = AgentClient::new(self.channel()?).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let call = client.heartbeat(convert::heartbeat_to_wire(&heartbeat));
-        let answer = self.call(Effect::Read, within(self.options.heartbeat_timeout_ms), call).await?;
+        let answer = self.call(Effect::Read, Time::of(self.options.heartbeat_timeout_ms), call).await?;
         Ok(HeartbeatReply { term: Term(answer.term) })
     }
 
@@ -346,7 +359,7 @@ impl Daemon for GrpcDaemon {
         // Freezing many parts takes its time, as a change does.
         let request = convert::wanted_to_wire(&node, wanted);
         let call = client.send_partition(request);
-        let stream = self.call(Effect::Read, within(self.options.write_timeout_ms), call).await?;
+        let stream = self.call(Effect::Read, Time::of(self.options.write_timeout_ms), call).await?;
         let url = self.url.clone();
         let read = move |piece: Result<_, Status>| match piece {
             Ok(piece) => convert::piece_from_wire(piece).map_err(convert::Malformed::into_answer_error),
@@ -359,7 +372,7 @@ impl Daemon for GrpcDaemon {
         let mut client = self.transfer()?;
         // It reads millions of rows, slowly.
         let call = client.digest(convert::digest_asked_to_wire(asked));
-        let answer = self.call(Effect::Read, within(DIGEST_TIMEOUT_MS), call).await?;
+        let answer = self.call(Effect::Read, Time::of(DIGEST_TIMEOUT_MS), call).await?;
         Ok(convert::digest_from_wire(&answer))
     }
 
