@@ -78,6 +78,7 @@ pub struct Metrics {
     invariant_violations_total: IntCounterVec,
     heartbeat_age_seconds: GaugeVec,
     metadata_errors_total: IntCounterVec,
+    terms_ended_total: IntCounterVec,
     clickhouse_up: IntGaugeVec,
     epoch_lag: IntGaugeVec,
     replication_spread_messages: IntGaugeVec,
@@ -159,6 +160,11 @@ impl Metrics {
                 "Failed calls of the metadata store",
                 "code",
             ),
+            terms_ended_total: counters(
+                "converthouse_terms_ended_total",
+                "Times that this daemon stopped leading",
+                "reason",
+            ),
             clickhouse_up: gauges(
                 "converthouse_clickhouse_up",
                 "1 if the last probe was answered",
@@ -204,6 +210,7 @@ impl Metrics {
             Box::new(self.invariant_violations_total.clone()),
             Box::new(self.heartbeat_age_seconds.clone()),
             Box::new(self.metadata_errors_total.clone()),
+            Box::new(self.terms_ended_total.clone()),
             Box::new(self.clickhouse_up.clone()),
             Box::new(self.insert_seconds.clone()),
             Box::new(self.leader.clone()),
@@ -309,6 +316,11 @@ impl Metrics {
         self.metadata_errors_total.with_label_values(&[code.to_string().as_str()])
     }
 
+    /// Times that this daemon stopped leading, by why.
+    pub fn terms_ended(&self, reason: &str) -> IntCounter {
+        self.terms_ended_total.with_label_values(&[reason])
+    }
+
     /// 1 if a node's ClickHouse answered the last probe.
     pub fn clickhouse_up(&self, node: &str) -> IntGauge {
         self.clickhouse_up.with_label_values(&[node])
@@ -411,12 +423,13 @@ mod tests {
         metrics.invariant_violations(Invariant::Fenced);
         metrics.heartbeat_age("n1", 250);
         metrics.metadata_errors(crate::error::Code(301));
+        metrics.terms_ended("lease_late");
         metrics.clickhouse_up("n1");
         metrics.elastic.forget();
         let lead = Kind::Lead { shard: ShardId(1), to: "n1".parse().unwrap() };
         metrics.elastic.operation_ended(&lead, State::Done, 1_500);
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 31, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 32, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

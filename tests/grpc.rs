@@ -8,6 +8,8 @@
 mod edge;
 #[path = "edge/http.rs"]
 mod http;
+#[path = "edge/limits.rs"]
+mod limits;
 #[path = "edge/secure.rs"]
 mod secure;
 #[path = "edge/steer.rs"]

@@ -300,8 +300,8 @@ pub fn spawn_recorded(world: World, recording: Option<Recorder>) -> Result<Runni
         nodes: world.nodes.iter().map(|local| local.node.clone()).collect(),
         lease_ttl_ms: world.options.lease_ttl_ms,
     };
-    let leadership =
-        Leadership::new(candidate, seat, crown(&world, neighbours, keys, view.clone(), recording)).start();
+    let crown = crown(&world, neighbours, keys, view.clone(), recording);
+    let leadership = Leadership::new(candidate, seat, crown, world.metrics.clone()).start();
     mirror.do_send(Observe(leadership.clone().recipient()));
     Ok(Running { daemon, view, leadership, mirror, beside: beside_nodes })
 }

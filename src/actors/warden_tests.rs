@@ -152,6 +152,11 @@ impl Outside {
     }
 
     fn start(&mut self) -> Running {
+        let store = self.store.client();
+        self.start_with(store)
+    }
+
+    fn start_with(&mut self, store: MemoryStore) -> Running {
         self.runs += 1;
         let node = Node { daemon_url: "sim://n1".into(), ..Node::plain(&"n1".parse().unwrap()) };
         let (clickhouse, routes) = (Arc::new(self.server.clone()), Arc::new(self.routes.clone()));
@@ -161,7 +166,7 @@ impl Outside {
             insert_base_url: None,
             made: Made::default(),
             incarnation: self.runs,
-            store: Arc::new(self.store.client()),
+            store: Arc::new(store),
             kafka: Arc::new(self.kafka.clone()),
             peers: Arc::new(GrpcPeers::new(Default::default())),
             clock: Arc::new(SimClock::new(1_700_000_000_000, self.runs)),
@@ -318,6 +323,28 @@ async fn what_a_leader_had_at_work_ends_with_its_term_and_its_gauges_with_it() {
         })
         .await;
         assert_eq!(ages(), 0);
+    };
+    set.run_until(work).await;
+}
+
+/// The answers come after the lease's time, and tell that the key was still there.
+#[tokio::test(start_paused = true)]
+async fn who_stepped_down_does_not_lead_again_by_a_late_answer() {
+    let mut outside = Outside::new();
+    let (store, metrics, set) = (outside.store.client(), outside.metrics.clone(), LocalSet::new());
+    let work = async {
+        let running = outside.start_with(store.clone());
+        outside.works(&running, Kind::Coordinator).await;
+        store.faults().set_latency_ms(4_000);
+        until(Kind::Coordinator, "it to step down", async || metrics.leader.get() == 0).await;
+        for _ in 0..600 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(metrics.leader.get(), 0, "it leads, and has won nothing");
+        }
+        assert_eq!(metrics.terms_ended("lease_late").get(), 1);
+        store.faults().set_latency_ms(0);
+        until(Kind::Coordinator, "it to win", async || metrics.leader.get() == 1).await;
+        outside.works(&running, Kind::Coordinator).await;
     };
     set.run_until(work).await;
 }

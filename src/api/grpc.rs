@@ -3,12 +3,13 @@
 //! Each call runs as a task of its own: a caller that goes away does not stop half of a change, and a panic is
 //! that call's error, not the connection's end.
 
+use super::around::Around;
 use super::http::Readiness;
-use super::{Stop, stop_when, until_stopped};
+use super::{Held, Room, Stop, stop_when, until_stopped};
 use crate::adapters::peers::convert::{self, Malformed};
 use crate::adapters::peers::grpc::MESSAGE_BYTES_MAX;
 use crate::adapters::peers::status::to_status;
-use crate::adapters::peers::{Daemon, Error, Tls};
+use crate::adapters::peers::{Daemon, Error, Tls, deadline};
 use crate::model::control::DdlAsked;
 use crate::model::{OperationId, TableName};
 use crate::wire::agent_server::{Agent, AgentServer};
@@ -47,12 +48,15 @@ struct Service {
 /// The health of each service is that it is served; the server's as a whole (the empty name) is the daemon's readiness,
 /// as `/readyz` tells it.
 ///
+/// Bodies of inserts share `room` with those that come in elsewhere.
+///
 /// With `tls` the server shows its identity, and with a `ca_pem` it takes only clients that show one signed by it.
 pub async fn serve(
     listener: TcpListener,
     daemon: Arc<dyn Daemon>,
     tls: Option<Tls>,
     readiness: Readiness,
+    room: Room,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let failed = |e: &dyn std::error::Error| ServeError(chain(e));
@@ -87,10 +91,10 @@ pub async fn serve(
     let running = server
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(control)
-        .add_service(routing)
-        .add_service(agent)
-        .add_service(transfer)
+        .add_service(Around::new(control, &room))
+        .add_service(Around::new(routing, &room))
+        .add_service(Around::new(agent, &room))
+        .add_service(Around::new(transfer, &room))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.clone());
     let told = async {
         loop {
@@ -134,11 +138,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Runs one call as a task.
+/// Runs one call as a task, which knows how long the caller waits.
 async fn run<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Status> {
-    let ended = tokio::spawn(work).await;
+    let ended = tokio::spawn(deadline::until(deadline::current(), work)).await;
     let outcome = ended.unwrap_or_else(|e| Err(Error::Internal(format!("the call ended early: {e}"))));
     outcome.map_err(|error| to_status(&error))
 }
@@ -323,10 +327,17 @@ impl Control for Service {
         &self,
         request: Request<wire::InsertRequest>,
     ) -> Result<Response<wire::InsertResponse>, Status> {
+        let held = request.extensions().get::<Arc<Held>>().cloned();
         let request = convert::insert_from_wire(request.into_inner()).map_err(malformed)?;
         name(request.database.clone(), request.table.clone())?;
         let daemon = self.daemon.clone();
-        let inserted = run(async move { daemon.insert(request).await }).await?;
+        let insert = async move {
+            let inserted = daemon.insert(request).await;
+            // The rows were in memory until now, whether the caller still waits or not.
+            drop(held);
+            inserted
+        };
+        let inserted = run(insert).await?;
         Ok(Response::new(wire::InsertResponse {
             rows: inserted.rows,
             partitions: inserted.partitions,

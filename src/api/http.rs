@@ -4,7 +4,7 @@
 //! that table has the `URL` engine. Its names are in the query, since ClickHouse's HTTP client undoes `%2F` in a path;
 //! `/insert/<db>/<table>` is the same for people.
 
-use super::{stop_when, until_stopped};
+use super::{Held, Room, stop_when, until_stopped};
 use crate::adapters::peers::grpc::INSERT_BYTES_MAX;
 use crate::adapters::peers::{Daemon, Error};
 use crate::error::Coded;
@@ -22,15 +22,12 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use prometheus::{Registry, TextEncoder};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// Why the daemon is not ready, one line each; empty if it is.
 pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// Bodies held in memory at one time, all requests together.
-const BUFFERED_BYTES_MAX: usize = 8 * INSERT_BYTES_MAX;
 /// A body that brings nothing for so long is given up.
 const BODY_IDLE_MS: u64 = 300_000;
 
@@ -39,19 +36,21 @@ struct Edge {
     daemon: Arc<dyn Daemon>,
     registry: Registry,
     readiness: Readiness,
-    buffered: Arc<AtomicUsize>,
+    room: Room,
 }
 
-/// Serves until `shutdown` completes; then requests under way get a few seconds.
+/// Serves until `shutdown` completes; then requests under way get a few seconds. Bodies of inserts share `room` with
+/// those that come in elsewhere.
 pub async fn serve(
     listener: TcpListener,
     daemon: Arc<dyn Daemon>,
     registry: Registry,
     readiness: Readiness,
+    room: Room,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let stop = stop_when(shutdown);
-    let app = router(Edge { daemon, registry, readiness, buffered: Arc::default() });
+    let app = router(Edge { daemon, registry, readiness, room });
     let running = axum::serve(listener, app).with_graceful_shutdown(stop.clone());
     until_stopped(running.into_future(), stop).await
 }
@@ -142,31 +141,24 @@ async fn take(
     let format: MessageFormat = format.parse().map_err(|e| invalid(format!("format: {e}")))?;
     let batch = options.batch.map(|batch| batch.parse()).transpose();
     let batch = batch.map_err(|e: InvalidId| invalid(e.to_string()))?;
-    let mut held = Held { bytes: 0, of: &edge.buffered };
-    let body = read(body, &mut held).await?;
+    let held = edge.room.enter();
+    let body = read(body, &held).await?;
     let request = InsertRows { database, table, format, body, batch };
     let daemon = edge.daemon.clone();
-    // A task of its own: a client that goes away does not stop an insert half way.
-    let ended = tokio::spawn(async move { daemon.insert(request).await }).await;
+    // A task of its own: a client that goes away does not stop an insert half way, nor give back the room of its rows.
+    let insert = async move {
+        let inserted = daemon.insert(request).await;
+        drop(held);
+        inserted
+    };
+    let ended = tokio::spawn(insert).await;
     let outcome = ended.unwrap_or_else(|e| Err(Error::Internal(format!("the insert ended early: {e}"))));
     let inserted = outcome.map_err(|e| (status_of(&e), e))?;
     let before = if inserted.before { ", before: nothing was sent now" } else { "" };
     Ok(format!("{} rows into {} partitions{before}\n", inserted.rows, inserted.partitions))
 }
 
-/// Bytes of one body within the limit of all; given back when dropped.
-struct Held<'a> {
-    bytes: usize,
-    of: &'a AtomicUsize,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-async fn read(body: Body, held: &mut Held<'_>) -> Result<Bytes, (StatusCode, Error)> {
+async fn read(body: Body, held: &Held) -> Result<Bytes, (StatusCode, Error)> {
     let mut chunks = body.into_data_stream();
     let mut whole = BytesMut::new();
     loop {
@@ -185,11 +177,7 @@ async fn read(body: Body, held: &mut Held<'_>) -> Result<Bytes, (StatusCode, Err
             );
             return Err((StatusCode::PAYLOAD_TOO_LARGE, Error::Invalid(text)));
         }
-        held.bytes += chunk.len();
-        if held.of.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len() > BUFFERED_BYTES_MAX {
-            let text = "too many large inserts at one time; nothing was inserted";
-            return Err((StatusCode::SERVICE_UNAVAILABLE, Error::Unavailable(text.into())));
-        }
+        held.take(chunk.len()).map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error))?;
         whole.extend_from_slice(&chunk);
     }
 }

@@ -3,8 +3,12 @@
 //! Nothing is decided here: requests are read, handed to a [`Daemon`](crate::adapters::peers::Daemon), and its
 //! answers written.
 
+mod around;
 pub mod grpc;
 pub mod http;
+mod room;
+
+pub use room::{Held, Room};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};

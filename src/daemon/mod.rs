@@ -180,9 +180,10 @@ async fn start(mut config: Config) -> Result<Started, Error> {
     let (stop, stopping) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let daemon = running.daemon.clone();
     let readiness = readiness(&running, stopping.clone());
-    let serve_grpc = api::grpc::serve(grpc, daemon.clone(), tls, readiness.clone(), notified(&stop));
-    let serve_http =
-        api::http::serve(http, daemon.clone(), metrics.registry().clone(), readiness, notified(&stop));
+    let (room, registry) = (api::Room::default(), metrics.registry().clone());
+    let serve_grpc =
+        api::grpc::serve(grpc, daemon.clone(), tls, readiness.clone(), room.clone(), notified(&stop));
+    let serve_http = api::http::serve(http, daemon.clone(), registry, readiness, room, notified(&stop));
     let servers = vec![
         ("the gRPC server", tokio::spawn(logged("gRPC", serve_grpc))),
         ("the HTTP server", tokio::spawn(logged("HTTP", serve_http))),

@@ -131,6 +131,30 @@ fn too_large_a_body_is_refused_while_it_comes() {
 }
 
 #[test]
+fn a_client_that_goes_away_gives_back_no_room_while_its_rows_are_in_memory() {
+    let edge = Edge::start();
+    assert_eq!(status(&ask(&edge, "POST /insert/d/t", "{}")), 200);
+    assert_eq!(edge.room.held_bytes(), 0);
+    edge.daemon.set(Mood::Hangs);
+    let mut socket = TcpStream::connect(&edge.http).unwrap();
+    socket.write_all(b"POST /insert/d/t HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+    edge.until_asked(2);
+    drop(socket);
+    // Whoever is served after that is served after the server has seen it go.
+    for _ in 0..20 {
+        assert_eq!(status(&ask(&edge, "GET /healthz", "")), 200);
+    }
+    assert_eq!(edge.room.held_bytes(), 2);
+    let other = edge.room.enter();
+    other.take(8 * INSERT_BYTES_MAX - 2).unwrap();
+    edge.daemon.set(Mood::Well);
+    let refused = ask(&edge, "POST /insert/d/t", "{}");
+    assert!(status(&refused) == 503 && refused.contains("nothing was inserted"), "{refused}");
+    drop(other);
+    assert_eq!(status(&ask(&edge, "POST /insert/d/t", "{}")), 200);
+}
+
+#[test]
 fn bad_requests_say_what_is_wrong() {
     let edge = Edge::start();
     for (line, code, text) in [

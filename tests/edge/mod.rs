@@ -410,6 +410,7 @@ pub struct Edge {
     pub http: String,
     pub metrics: Metrics,
     pub not_ready: Arc<Mutex<Vec<String>>>,
+    pub room: api::Room,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -424,6 +425,8 @@ impl Edge {
         let (metrics, not_ready) = (Metrics::new(), Arc::new(Mutex::new(Vec::new())));
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
+        let room = api::Room::default();
+        let rooms = (room.clone(), room.clone());
         let scheme = if tls.is_some() { "https" } else { "http" };
         let (served, registry, reasons) = (daemon.clone(), metrics.registry().clone(), not_ready.clone());
         let thread = std::thread::spawn(move || {
@@ -434,9 +437,10 @@ impl Edge {
                 tell.send((grpc.local_addr().unwrap(), http.local_addr().unwrap())).unwrap();
                 let stop = futures::FutureExt::shared(async move { drop(stopped.await) });
                 let readiness: api::http::Readiness = Arc::new(move || reasons.lock().unwrap().clone());
-                let serve = api::grpc::serve(grpc, served.clone(), tls, readiness.clone(), stop.clone());
-                let (grpc, http) =
-                    futures::join!(serve, api::http::serve(http, served, registry, readiness, stop));
+                let (reasons, end) = (readiness.clone(), stop.clone());
+                let serve = api::grpc::serve(grpc, served.clone(), tls, reasons, rooms.0, end);
+                let serve_http = api::http::serve(http, served, registry, readiness, rooms.1, stop);
+                let (grpc, http) = futures::join!(serve, serve_http);
                 grpc.unwrap();
                 http.unwrap();
             });
@@ -450,9 +454,21 @@ impl Edge {
             http: http.to_string(),
             metrics,
             not_ready,
+            room,
             stop: Some(stop),
             thread: Some(thread),
         }
+    }
+
+    /// Waits until the daemon has been asked so many times.
+    pub fn until_asked(&self, times: usize) {
+        for _ in 0..500 {
+            if self.daemon.asked.lock().unwrap().len() >= times {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the daemon was not asked {times} times");
     }
 
     /// Stops the servers and waits for their end.

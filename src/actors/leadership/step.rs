@@ -1,6 +1,7 @@
 //! One step of lease, registration and election. Each may be repeated at any time.
 
 use super::super::mirror::View;
+use super::standing::Standing;
 use crate::adapters::clock::Clock;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::records::{Leader, Live, Record as _};
@@ -35,19 +36,6 @@ pub struct Candidate {
 #[derive(Clone)]
 pub struct Member(Arc<Candidate>);
 
-/// What has been reached.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Standing {
-    /// The lease.
-    pub lease: Option<LeaseId>,
-    /// When its last renewal was begun, on our clock.
-    pub renewed_ms: u64,
-    /// Nodes registered under it.
-    pub registered: BTreeSet<NodeId>,
-    /// The term, if elected.
-    pub term: Option<Term>,
-}
-
 impl Member {
     pub(super) fn new(candidate: Candidate) -> Self {
         Self(Arc::new(candidate))
@@ -58,11 +46,9 @@ impl Member {
         (self.0.lease_ttl_ms / 3).max(50)
     }
 
-    /// The standing after a lease that was not renewed for its whole length.
-    pub(super) fn expired(&self, standing: &Standing) -> Option<Standing> {
-        let over = self.0.clock.now_ms().saturating_sub(standing.renewed_ms) >= self.0.lease_ttl_ms;
-        let lost = standing.lease.is_some() && over && standing.term.is_some();
-        lost.then(|| Standing { term: None, ..standing.clone() })
+    /// Now, and the length of the lease, both in milliseconds: what [`Standing`] judges lateness by.
+    pub(super) fn time(&self) -> (u64, u64) {
+        (self.0.clock.now_ms(), self.0.lease_ttl_ms)
     }
 
     /// Whether this daemon sees everything that was written before a term began.
@@ -85,15 +71,15 @@ pub async fn step(member: Member, before: Standing) -> Standing {
     match renew(me, before.lease).await {
         Ok(lease) => {
             if before.lease != Some(lease) {
-                now = Standing { lease: Some(lease), ..Standing::default() };
+                now = Standing { lease: Some(lease), ..before.without_lease() };
             }
             now.renewed_ms = began_ms;
             register(me, lease, &mut now).await;
-            now.term = campaign(me, lease, now.term).await;
+            now.term = campaign(me, lease, &now).await;
         }
         Err(metadata::Error::LeaseGone(_)) => {
             tracing::warn!("the lease has expired: taking a new one");
-            now = Standing::default();
+            now = before.without_lease();
         }
         Err(error) => tracing::warn!(%error, "the lease cannot be renewed"),
     }
@@ -160,18 +146,25 @@ async fn register_one(me: &Candidate, lease: LeaseId, node: &Node) -> Result<boo
 }
 
 /// Takes the vacant seat, or finds out who has it.
-async fn campaign(me: &Candidate, lease: LeaseId, term: Option<Term>) -> Option<Term> {
+async fn campaign(me: &Candidate, lease: LeaseId, standing: &Standing) -> Option<Term> {
     let key = me.keys.leader();
     let held = match me.store.get(&key).await {
         Ok(held) => held,
         Err(error) => {
             tracing::warn!(%error, "cannot see who leads");
-            return term;
+            return standing.term;
         }
     };
     if let Some(pair) = held {
-        // Also how a campaign whose outcome was unknown is found to have been won.
-        return (pair.lease == Some(lease)).then_some(Term(pair.create_revision));
+        if pair.lease != Some(lease) {
+            return None;
+        }
+        let term = Term(pair.create_revision);
+        if standing.given_up < Some(term) {
+            // Also how a campaign whose outcome was unknown is found to have been won.
+            return Some(term);
+        }
+        vacate(me, &key, term).await?;
     }
     let first = me.nodes.first()?;
     let leader = Leader { node: first.id.clone(), daemon_url: me.daemon_url.clone() };
@@ -188,6 +181,19 @@ async fn campaign(me: &Candidate, lease: LeaseId, term: Option<Term>) -> Option<
     }
 }
 
+/// Takes our own key of a term away that this daemon stepped down from, though the store has kept its lease: the next
+/// leader, whoever it is, has a term of its own. `None` if nobody knows whether it is gone.
+async fn vacate(me: &Candidate, key: &str, term: Term) -> Option<()> {
+    let still = Compare::CreatedAt(key.to_owned(), term.0);
+    match me.store.txn(vec![still], vec![Write::Delete(key.to_owned())]).await {
+        Ok(_) => Some(()),
+        Err(error) => {
+            tracing::warn!(%error, term = term.0, "the seat that was left cannot be vacated");
+            None
+        }
+    }
+}
+
 /// Ends the lease, and with it liveness and leadership.
 pub async fn resign(member: &Member, standing: &Standing) {
     if let Some(lease) = standing.lease
@@ -196,3 +202,7 @@ pub async fn resign(member: &Member, standing: &Standing) {
         tracing::warn!(%error, "the lease could not be ended: it will expire by itself");
     }
 }
+
+#[cfg(test)]
+#[path = "step_tests.rs"]
+mod tests;

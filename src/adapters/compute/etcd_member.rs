@@ -20,6 +20,9 @@ use tokio::time::{Instant, sleep};
 
 /// etcd's data within the member's folder.
 const DATA: &str = "data";
+/// The largest that etcd's makers advise. Its own default, 2 GiB, is filled by half an hour's history of a large
+/// cluster that changes fast; and a store that is full takes no write before somebody has made room by hand.
+const QUOTA_BYTES: u64 = 8 << 30;
 /// How often a managed member is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The first pause before a member that ended is started again; each further one is twice as long.
@@ -123,33 +126,37 @@ impl EtcdMember {
 
     fn start_as(&self, cluster_state: &str) -> Result<Process, Error> {
         let own = self.own()?;
+        let launch = Launch::new("etcd", &self.program, &self.folder);
+        // etcd ends at once if a variable and a flag set the same thing.
+        launch.args(self.flags(own, cluster_state)).hide_env("ETCD_").start()
+    }
+
+    fn flags(&self, own: &Peer, cluster_state: &str) -> Vec<String> {
         let peers: Vec<_> =
             self.peers.iter().map(|peer| format!("{}={}", peer.name, peer.peer_url)).collect();
         let flag = |name: &str, value: &str| format!("--{name}={value}");
-        let (clients, members) = (self.listens(&own.client_url), self.listens(&own.peer_url));
-        Launch::new("etcd", &self.program, &self.folder)
-            .arg(flag("name", &own.name))
+        vec![
+            flag("name", &own.name),
             // The working directory is the folder: nothing of its own path stands in the data.
-            .arg(flag("data-dir", DATA))
-            .arg(flag("listen-client-urls", &clients))
-            .arg(flag("advertise-client-urls", &own.client_url))
-            .arg(flag("listen-peer-urls", &members))
-            .arg(flag("initial-advertise-peer-urls", &own.peer_url))
-            .arg(flag("initial-cluster", &peers.join(",")))
-            .arg(flag("initial-cluster-token", &self.cluster))
+            flag("data-dir", DATA),
+            flag("listen-client-urls", &self.listens(&own.client_url)),
+            flag("advertise-client-urls", &own.client_url),
+            flag("listen-peer-urls", &self.listens(&own.peer_url)),
+            flag("initial-advertise-peer-urls", &own.peer_url),
+            flag("initial-cluster", &peers.join(",")),
+            flag("initial-cluster-token", &self.cluster),
             // Of no effect once there is data.
-            .arg(flag("initial-cluster-state", cluster_state))
-            .arg(flag("logger", "zap"))
-            .arg(flag("log-outputs", "stderr"))
-            .arg(flag("log-level", "warn"))
+            flag("initial-cluster-state", cluster_state),
+            flag("logger", "zap"),
+            flag("log-outputs", "stderr"),
+            flag("log-level", "warn"),
             // History that nobody reads any more must go, or the file grows for ever.
-            .arg(flag("auto-compaction-mode", "periodic"))
-            .arg(flag("auto-compaction-retention", "30m"))
+            flag("auto-compaction-mode", "periodic"),
+            flag("auto-compaction-retention", "30m"),
+            flag("quota-backend-bytes", &QUOTA_BYTES.to_string()),
             // A member that was cut off does not depose the leader when it comes back.
-            .arg(flag("pre-vote", "true"))
-            // etcd ends at once if a variable and a flag set the same thing.
-            .hide_env("ETCD_")
-            .start()
+            flag("pre-vote", "true"),
+        ]
     }
 
     /// Where it listens, for one of its own URLs.
@@ -331,6 +338,15 @@ mod tests {
         assert_eq!(member.listens("http://a.example.org:2"), "http://10.0.0.1:2");
         member.listen = Some("fe80::1".parse().unwrap());
         assert_eq!(member.listens("http://a.example.org:2"), "http://[fe80::1]:2");
+    }
+
+    #[test]
+    fn a_member_has_room_and_forgets_history() {
+        let member = member("a", &[("a", "http://h:1", "http://h:2")]);
+        let flags = member.flags(member.own().unwrap(), "new");
+        for flag in ["--quota-backend-bytes=8589934592", "--auto-compaction-retention=30m"] {
+            assert!(flags.iter().any(|given| given == flag), "{flags:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! survives a `kill -9` at any moment, and nothing that was seen is taken back.
 //!
 //! - Leases are kept with their time to live. After a restart each gets its whole time once more, then ends.
-//!   Renewals are not written down.
+//!   Renewals are not written down. The same after the file had failed and is opened again.
 //! - History is kept in memory only: a watch from before the start of the process is told
 //!   [`Error::Compacted`](super::Error).
 //! - If the file fails during a write (disk full), that write's outcome is unknown; the next call opens the file
@@ -155,6 +155,8 @@ impl Shared {
             let reason = format!("it holds revision {}, expected {}", loaded.revision, state.revision());
             return Err(Error::Damaged { path, reason });
         }
+        // While the file could not be had no lease that was due could be renewed either.
+        state.renew_all(Instant::now());
         tracing::info!(path = %self.path.display(), revision = loaded.revision, "metadata file opened again");
         disk.last_lease = disk.last_lease.max(loaded.last_lease);
         disk.file = Some(file);
@@ -179,19 +181,13 @@ impl Shared {
 
     fn expire_until(&self, now: Instant) -> Result<(), Error> {
         let mut disk = self.disk();
-        loop {
-            let plan = {
-                let state = self.state();
-                state.due(now).and_then(|lease| state.plan_end(lease))
-            };
-            let Some(commit) = plan else { return Ok(()) };
+        while self.state().due(now).is_some() {
+            // A failed write may have been that very end, or have put more keys on the lease: that is settled first.
             self.recover(&mut disk)?;
-            // Recovering may itself have made the change that was planned.
-            if self.state().due(now) != commit.ended_lease {
-                continue;
-            }
+            let Some(commit) = self.state().begin_end(now) else { break };
             self.commit(&mut disk, commit)?;
         }
+        Ok(())
     }
 }
 

@@ -223,3 +223,64 @@ async fn a_file_that_cannot_be_opened_again_fails_clearly_and_heals() {
     store.txn(vec![], put("a", "2", None)).await.unwrap();
     assert_eq!(store.get("a").await.unwrap().unwrap().value, b"2");
 }
+
+/// While the file fails nobody can renew a lease that is due: no lease ends for that.
+#[tokio::test]
+async fn leases_get_their_whole_time_again_after_the_file_has_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.redb");
+    let store = EmbeddedStore::open(&path).await.unwrap();
+    let lease = store.grant_lease(2_000).await.unwrap();
+    store.txn(vec![], put("a", "1", Some(lease))).await.unwrap();
+    store.shared.disk().file = None;
+    let away = folder.path().join("away");
+    fs::rename(&path, &away).unwrap();
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    let error = store.keep_alive(lease).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable(_)), "{error}");
+    fs::rename(&away, &path).unwrap();
+    store.keep_alive(lease).await.unwrap();
+    assert!(store.get("a").await.unwrap().is_some());
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    assert_eq!(store.get("a").await, Ok(None), "not renewed, it ends");
+    assert_eq!(store.keep_alive(lease).await, Err(Error::LeaseGone(lease)));
+}
+
+/// The end of a lease is planned of what is there once the failed write is settled.
+#[tokio::test]
+async fn a_lease_that_is_due_takes_along_what_a_failed_write_has_put_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.redb");
+    let store = EmbeddedStore::open(&path).await.unwrap();
+    let lease = store.grant_lease(2_000).await.unwrap();
+    store.txn(vec![], put("a", "1", Some(lease))).await.unwrap();
+    {
+        let mut disk = store.shared.disk();
+        let plan = store.shared.state().plan(&[], &put("b", "1", Some(lease))).unwrap();
+        let Plan::Commit(commit) = plan else { panic!("refused") };
+        disk.file.as_mut().unwrap().write(&commit).unwrap();
+        disk.in_doubt = Some(commit);
+        disk.file = None;
+    }
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    assert!(store.get("b").await.unwrap().is_some(), "settled, and with its whole time again");
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    assert_eq!(store.range("").await, Ok((3, vec![])));
+    drop(store);
+    assert_eq!(EmbeddedStore::open(&path).await.unwrap().range("").await, Ok((3, vec![])));
+}
+
+#[tokio::test]
+async fn a_lease_whose_end_is_being_written_is_not_renewed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path().join("meta.redb")).await.unwrap();
+    let lease = store.grant_lease(60_000).await.unwrap();
+    let mut state = store.shared.state();
+    let later = Instant::now() + Duration::from_secs(61);
+    assert_eq!(state.begin_end(Instant::now()), None);
+    assert_eq!(state.renew(lease, Instant::now()), Ok(()));
+    let commit = state.begin_end(later).unwrap();
+    assert_eq!(state.renew(lease, Instant::now()), Err(Error::LeaseGone(lease)), "answered, and then ended");
+    state.apply(commit);
+    assert_eq!(state.renew(lease, Instant::now()), Err(Error::LeaseGone(lease)));
+}

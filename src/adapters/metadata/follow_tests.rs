@@ -117,11 +117,88 @@ async fn what_was_compacted_meanwhile_comes_as_a_snapshot() {
     assert_eq!(next(&mut updates).await, "changes@4 k=4");
 }
 
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_falls_silent_is_noticed_and_all_is_read_again() {
+    let store = MemoryStore::new().with_watch_patience(PATIENCE);
+    let mut updates = follow(Arc::new(store.clone()), "k/".into());
+    assert_eq!(next(&mut updates).await, "snapshot@0 ");
+    write(&store, "k/1", "a").await;
+    assert_eq!(next(&mut updates).await, "changes@1 k/1=a");
+    store.faults().mute_watches();
+    let quiet = timeout(Duration::from_secs(100), updates.next()).await;
+    assert!(quiet.is_err(), "there is nothing to tell: {quiet:?}");
+    for round in 2..5 {
+        let before = Instant::now();
+        write(&store, "k/1", "b").await;
+        let told = timeout(Duration::from_secs(60), updates.next()).await.expect("noticed").unwrap();
+        assert_eq!(told, Update::Unreachable(Error::Silent { told: round - 1, found: round }));
+        assert_eq!(next(&mut updates).await, format!("snapshot@{round} k/1=b"));
+        assert!(before.elapsed() <= PATIENCE + ON_ITS_WAY + PATIENCE, "{:?}", before.elapsed());
+        // It is registered when it is asked for the first time.
+        assert!(timeout(Duration::from_secs(1), updates.next()).await.is_err());
+        store.faults().mute_watches();
+    }
+    let waiting = store.faults().clone();
+    waiting.drop_watches();
+    waiting.set_unreachable(true);
+    assert_eq!(next(&mut updates).await, "unreachable", "a silent watch does not hide an outage");
+    waiting.set_unreachable(false);
+    assert_eq!(next(&mut updates).await, "changes@4 ");
+    write(&store, "k/1", "c").await;
+    assert_eq!(next(&mut updates).await, "changes@5 k/1=c");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_went_is_noticed_too() {
+    let store = MemoryStore::new().with_watch_patience(PATIENCE);
+    let mut updates = follow(Arc::new(store.clone()), "k/".into());
+    assert_eq!(next(&mut updates).await, "snapshot@0 ");
+    for (revision, key) in [(1, "k/1"), (2, "k/2")] {
+        write(&store, key, "a").await;
+        assert_eq!(next(&mut updates).await, format!("changes@{revision} {key}=a"));
+    }
+    store.faults().mute_watches();
+    store.client().txn(vec![], vec![Write::Delete("k/1".into())]).await.unwrap();
+    assert_eq!(next(&mut updates).await, "unreachable");
+    assert_eq!(next(&mut updates).await, "snapshot@3 k/2=a");
+}
+
+/// Others' keys take revisions too: what they write is told by no watch of ours.
+#[tokio::test(start_paused = true)]
+async fn what_others_write_is_no_silence_of_ours() {
+    let store = MemoryStore::new().with_watch_patience(PATIENCE);
+    let mut updates = follow(Arc::new(store.clone()), "k/".into());
+    write(&store, "k/1", "a").await;
+    assert_eq!(next(&mut updates).await, "snapshot@1 k/1=a");
+    for _ in 0..3_600 {
+        write(&store, "other", "x").await;
+        let told = timeout(Duration::from_secs(1), updates.next()).await;
+        assert!(told.is_err(), "nothing of ours: {told:?}");
+    }
+    write(&store, "k/1", "b").await;
+    assert_eq!(next(&mut updates).await, format!("changes@{} k/1=b", store.revision()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_late_is_not_doubted() {
+    let store = MemoryStore::new().with_watch_patience(PATIENCE);
+    let mut updates = follow(Arc::new(store.clone()), "k/".into());
+    assert_eq!(next(&mut updates).await, "snapshot@0 ");
+    assert!(timeout(Duration::from_secs(1), updates.next()).await.is_err());
+    store.faults().mute_watches();
+    write(&store, "k/1", "a").await;
+    assert!(timeout(PATIENCE, updates.next()).await.is_err(), "compared, and found behind");
+    store.faults().unmute_watches();
+    assert_eq!(next(&mut updates).await, "changes@1 k/1=a");
+}
+
 /// Random faults and writes: what the follower has is, at each revision told, what the store had.
 #[tokio::test(start_paused = true)]
 async fn no_change_is_missed_or_told_twice_whatever_happens() {
     for seed in 0..30_u64 {
-        let store = MemoryStore::new();
+        let store = MemoryStore::new().with_watch_patience(Duration::from_millis(300));
         let faults = store.faults().clone();
         let mut random = seed;
         let mut draw = move |below: u64| {
@@ -133,8 +210,9 @@ async fn no_change_is_missed_or_told_twice_whatever_happens() {
         let mut updates = follow(Arc::new(store.clone()), "k".into());
         let (mut copy, mut seen) = (BTreeMap::new(), 0);
         for round in 0..300 {
-            match draw(12) {
+            match draw(13) {
                 0 => faults.drop_watches(),
+                12 => faults.mute_watches(),
                 1 => faults.set_unreachable(true),
                 2..4 => faults.set_unreachable(false),
                 4 => faults.fail_next(2),

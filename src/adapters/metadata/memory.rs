@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep};
 pub struct MemoryStore {
     shared: Arc<Shared>,
     faults: Faults,
+    watch_patience: Option<Duration>,
 }
 
 struct Shared {
@@ -32,12 +34,19 @@ impl MemoryStore {
     pub fn new() -> Self {
         let (state, last_lease) = (Mutex::default(), Mutex::new(0));
         let shared = Arc::new(Shared { state, last_lease, driver: Driver::default() });
-        Self { faults: Faults::new(&shared), shared }
+        Self { faults: Faults::new(&shared), shared, watch_patience: None }
+    }
+
+    /// The same store, whose watches may fall silent ([`Faults::mute_watches`]): see [`MetaStore::watch_patience`].
+    #[must_use]
+    pub fn with_watch_patience(self, patience: Duration) -> Self {
+        Self { watch_patience: Some(patience), ..self }
     }
 
     /// The same store as seen by somebody else: with faults of its own, none yet.
     pub fn client(&self) -> Self {
-        Self { shared: self.shared.clone(), faults: Faults::new(&self.shared) }
+        let (shared, faults) = (self.shared.clone(), Faults::new(&self.shared));
+        Self { shared, faults, watch_patience: self.watch_patience }
     }
 
     /// The faults of this handle and its clones.
@@ -180,7 +189,17 @@ impl MetaStore for MemoryStore {
             Ok(Watch { id, shared: self.shared.clone(), faults: self.faults.clone() })
         };
         let watch = self.call(register).await?;
-        Ok(futures::stream::poll_fn(move |cx| watch.shared.state().poll(watch.id, cx)).boxed())
+        let poll = move |cx: &mut Context<'_>| {
+            if watch.faults.lock().muted.contains(&watch.id) {
+                return Poll::Pending;
+            }
+            watch.shared.state().poll(watch.id, cx)
+        };
+        Ok(futures::stream::poll_fn(poll).boxed())
+    }
+
+    fn watch_patience(&self) -> Option<Duration> {
+        self.watch_patience
     }
 }
 
@@ -193,7 +212,7 @@ struct Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.faults.lock().watches.remove(&self.id);
+        self.faults.forget(self.id);
         self.shared.state().unwatch(self.id);
     }
 }
@@ -213,6 +232,7 @@ struct FaultPlan {
     lose_uncommitted: u32,
     latency_ms: u64,
     watches: BTreeSet<WatcherId>,
+    muted: BTreeSet<WatcherId>,
 }
 
 impl Faults {
@@ -247,6 +267,23 @@ impl Faults {
     /// Breaks the watches of this handle: they end without an error, as broken connections do.
     pub fn drop_watches(&self) {
         self.end_watches(None);
+    }
+
+    /// The running watches of this handle tell nothing any more and do not end, as those of a member that has stalled.
+    pub fn mute_watches(&self) {
+        let mut plan = self.lock();
+        plan.muted = plan.watches.clone();
+    }
+
+    /// Those that were muted tell what they have not told.
+    pub fn unmute_watches(&self) {
+        self.lock().muted.clear();
+    }
+
+    fn forget(&self, watch: WatcherId) {
+        let mut plan = self.lock();
+        plan.watches.remove(&watch);
+        plan.muted.remove(&watch);
     }
 
     /// Every call takes so long: half of it before the effect, half after.

@@ -34,6 +34,7 @@ use crate::error::{Code, Coded, Retry, ranges};
 use crate::model::Term;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use std::time::Duration;
 
 /// A store revision. Grows with every write.
 pub type Revision = i64;
@@ -162,7 +163,8 @@ pub enum Update {
     Snapshot(Revision, Vec<KeyValue>),
     /// What changed since.
     Changes(WatchBatch),
-    /// The store cannot be reached for now, or refuses the login; following goes on by itself.
+    /// The store cannot be reached for now, refuses the login, or was not heard of by a watch that fell silent;
+    /// following goes on by itself.
     Unreachable(Error),
 }
 
@@ -204,6 +206,14 @@ pub enum Error {
         /// File.
         path: String,
     },
+    /// A watch stayed open and told nothing, while the store went on.
+    #[error("the watch told nothing beyond revision {told}, and the store had come to {found}")]
+    Silent {
+        /// The last revision that the watch told.
+        told: Revision,
+        /// The revision at which everything was read again.
+        found: Revision,
+    },
 }
 
 impl Coded for Error {
@@ -219,13 +229,14 @@ impl Coded for Error {
                     Self::Invalid(_) => 6,
                     Self::Damaged { .. } => 7,
                     Self::InUse { .. } => 8,
+                    Self::Silent { .. } => 9,
                 },
         )
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Unreachable(_) | Self::Compacted { .. } => Retry::Safe,
+            Self::Unreachable(_) | Self::Compacted { .. } | Self::Silent { .. } => Retry::Safe,
             Self::OutcomeUnknown(_) => Retry::OutcomeUnknown,
             Self::LeaseGone(_) | Self::Denied(_) | Self::Invalid(_) => Retry::Never,
             Self::Damaged { .. } | Self::InUse { .. } => Retry::Never,
@@ -249,6 +260,9 @@ impl Coded for Error {
             }
             Self::InUse { .. } => {
                 "end the other converthouse process, or give this one a [metadata] path of its own"
+            }
+            Self::Silent { .. } => {
+                "nothing to do: the daemon has read everything again; if it happens often, look at the disks of etcd"
             }
         }
     }
@@ -281,6 +295,12 @@ pub trait MetaStore: Send + Sync + 'static {
         prefix: &str,
         from: Revision,
     ) -> Result<BoxStream<'static, Result<WatchBatch, Error>>, Error>;
+
+    /// How long a watch may tell nothing before [`follow`](follow::follow) compares what it told with the store;
+    /// `None` where no watch falls silent, since the store is in this process.
+    fn watch_patience(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What every implementation takes in one transaction (etcd's own default is 128).

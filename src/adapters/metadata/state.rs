@@ -67,6 +67,8 @@ pub(super) struct State {
     keys: BTreeMap<String, KeyValue>,
     leases: BTreeMap<LeaseId, Lease>,
     deadlines: BTreeSet<(Instant, LeaseId)>,
+    /// The lease whose end is just being made durable: it can be renewed no more.
+    ending: Option<LeaseId>,
     history: VecDeque<WatchBatch>,
     history_changes: usize,
     watchers: BTreeMap<WatcherId, Watcher>,
@@ -170,10 +172,18 @@ impl State {
         Some(Commit { revision, changes, ended_lease: Some(lease) })
     }
 
+    /// What the end of the first lease does whose time is up, from now on for certain; `None` if there is none.
+    pub fn begin_end(&mut self, now: Instant) -> Option<Commit> {
+        let lease = self.due(now)?;
+        self.ending = Some(lease);
+        self.plan_end(lease)
+    }
+
     /// Makes a planned commit real and tells watchers. The plan must be of this very state.
     pub fn apply(&mut self, commit: Commit) {
         if let Some(lease) = commit.ended_lease.and_then(|lease| Some((lease, self.leases.remove(&lease)?))) {
             self.deadlines.remove(&(lease.1.expires, lease.0));
+            self.ending = None;
         }
         if commit.changes.is_empty() {
             return;
@@ -226,11 +236,22 @@ impl State {
     }
 
     pub fn renew(&mut self, lease: LeaseId, now: Instant) -> Result<(), Error> {
-        let held = self.leases.get_mut(&lease).ok_or(Error::LeaseGone(lease))?;
+        let ending = self.ending == Some(lease);
+        let held = self.leases.get_mut(&lease).filter(|_| !ending).ok_or(Error::LeaseGone(lease))?;
         self.deadlines.remove(&(held.expires, lease));
         held.expires = now + held.ttl;
         self.deadlines.insert((held.expires, lease));
         Ok(())
+    }
+
+    /// Gives every lease its whole time again: nobody could renew.
+    pub fn renew_all(&mut self, now: Instant) {
+        self.ending = None;
+        self.deadlines.clear();
+        for (id, lease) in &mut self.leases {
+            lease.expires = now + lease.ttl;
+            self.deadlines.insert((lease.expires, *id));
+        }
     }
 
     /// The first lease whose time is up.

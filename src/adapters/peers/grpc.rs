@@ -1,10 +1,12 @@
 //! Other daemons by gRPC.
 //!
-//! Connections are made at the first call and again when lost. Every call has a deadline of its own; one that
-//! passes is [`Error::OutcomeUnknown`] for what changes something and [`Error::Unavailable`] for what does not.
+//! Connections are made at the first call and again when lost. Every call has a deadline: that of the caller on whose
+//! behalf it is made ([`deadline`]), else one of its own. One that passes is [`Error::OutcomeUnknown`] for what changes
+//! something and [`Error::Unavailable`] for what does not.
 //! Nothing is retried here: who calls knows whether it may.
 
-use super::status::{Effect, from_status};
+use super::deadline::{self, Telling};
+use super::status::{Effect, from_status, is_expired};
 use super::{Daemon, Error, HeartbeatReply, Peers, PieceStream, Tls, VerdictStream, convert};
 use crate::model::balance::{ApplyPlan, BalanceStatus, PlanRunStatus, SetBalance};
 use crate::model::control::{Begun, NodeStatus, Operate, OperationStatus};
@@ -29,6 +31,8 @@ use futures::stream::BoxStream;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Response, Status};
 
@@ -106,8 +110,8 @@ impl GrpcDaemon {
         self.channel.get_or_init(|| connect(&self.url, &self.options)).clone()
     }
 
-    fn control(&self) -> Result<ControlClient<Channel>, Error> {
-        let client = ControlClient::new(self.channel()?);
+    fn control(&self) -> Result<ControlClient<InterceptedService<Channel, Telling>>, Error> {
+        let client = ControlClient::with_interceptor(self.channel()?, Telling);
         Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
@@ -123,14 +127,15 @@ impl GrpcDaemon {
     async fn call<T>(
         &self,
         effect: Effect,
-        timeout_ms: u64,
+        time: Time,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(Duration::from_millis(timeout_ms), call).await {
+        let Time { until, given_ms } = time;
+        match timeout_at(until, deadline::until(Some(until), call)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(from_status(&status, &self.url, effect)),
-            Err(_) => {
-                let late = format!("the daemon at {} did not answer within {timeout_ms} ms", self.url);
+            Ok(Err(status)) if !is_expired(&status) => Err(from_status(&status, &self.url, effect)),
+            Ok(Err(_)) | Err(_) => {
+                let late = format!("the daemon at {} did not answer within {given_ms} ms", self.url);
                 Err(match effect {
                     Effect::Read => Error::Unavailable(late),
                     Effect::Write => Error::OutcomeUnknown(late),
@@ -140,11 +145,30 @@ impl GrpcDaemon {
     }
 
     async fn read<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-        self.call(Effect::Read, self.options.read_timeout_ms, call).await
+        self.call(Effect::Read, Time::of_caller_or(self.options.read_timeout_ms), call).await
     }
 
     async fn write<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-        self.call(Effect::Write, self.options.write_timeout_ms, call).await
+        self.call(Effect::Write, Time::of_caller_or(self.options.write_timeout_ms), call).await
+    }
+}
+
+/// How long a call may take.
+struct Time {
+    until: Instant,
+    given_ms: u64,
+}
+
+impl Time {
+    fn of(given_ms: u64) -> Self {
+        Self { until: Instant::now() + Duration::from_millis(given_ms), given_ms }
+    }
+
+    /// What is left to the caller on whose behalf it is made; else so long.
+    fn of_caller_or(own_ms: u64) -> Self {
+        let Some(until) = deadline::current() else { return Self::of(own_ms) };
+        let left = until.saturating_duration_since(Instant::now());
+        Self { until, given_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) }
     }
 }
 
@@ -319,7 +343,7 @@ impl Daemon for GrpcDaemon {
     async fn heartbeat(&self, heartbeat: Shared<Heartbeat>) -> Result<HeartbeatReply, Error> {
         let mut client = AgentClient::new(self.channel()?).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let call = client.heartbeat(convert::heartbeat_to_wire(&heartbeat));
-        let answer = self.call(Effect::Read, self.options.heartbeat_timeout_ms, call).await?;
+        let answer = self.call(Effect::Read, Time::of(self.options.heartbeat_timeout_ms), call).await?;
         Ok(HeartbeatReply { term: Term(answer.term) })
     }
 
@@ -335,7 +359,7 @@ impl Daemon for GrpcDaemon {
         // Freezing many parts takes its time, as a change does.
         let request = convert::wanted_to_wire(&node, wanted);
         let call = client.send_partition(request);
-        let stream = self.call(Effect::Read, self.options.write_timeout_ms, call).await?;
+        let stream = self.call(Effect::Read, Time::of(self.options.write_timeout_ms), call).await?;
         let url = self.url.clone();
         let read = move |piece: Result<_, Status>| match piece {
             Ok(piece) => convert::piece_from_wire(piece).map_err(convert::Malformed::into_answer_error),
@@ -348,7 +372,7 @@ impl Daemon for GrpcDaemon {
         let mut client = self.transfer()?;
         // It reads millions of rows, slowly.
         let call = client.digest(convert::digest_asked_to_wire(asked));
-        let answer = self.call(Effect::Read, DIGEST_TIMEOUT_MS, call).await?;
+        let answer = self.call(Effect::Read, Time::of(DIGEST_TIMEOUT_MS), call).await?;
         Ok(convert::digest_from_wire(&answer))
     }
 

@@ -3,6 +3,7 @@
 //! A daemon that does not lead passes control requests on to the one that does.
 
 pub mod convert;
+pub mod deadline;
 pub mod grpc;
 pub mod local;
 pub mod sim;

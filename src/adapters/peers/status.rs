@@ -141,6 +141,12 @@ fn ours(status: &Status) -> Option<Error> {
     by_kind(info.metadata.get("kind")?, subject)
 }
 
+/// Whether the call's time was up, by this side's clock or the other's: tonic's own word, which has no details of ours.
+pub fn is_expired(status: &Status) -> bool {
+    let late = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded);
+    late && status.message().contains("Timeout expired") && status.details().is_empty()
+}
+
 /// Whether the connection could not even be made: then nothing was sent.
 fn never_connected(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
@@ -221,6 +227,13 @@ mod tests {
             let back = from_status(&to_status(&error), "http://x", Effect::Write);
             assert_eq!(back, error);
         }
+    }
+
+    #[test]
+    fn a_time_that_is_up_is_told_from_an_answer_that_says_so() {
+        assert!(is_expired(&Status::cancelled("Timeout expired")));
+        assert!(!is_expired(&Status::cancelled("the stream was reset")));
+        assert!(!is_expired(&to_status(&Error::OutcomeUnknown("Timeout expired".into()))));
     }
 
     #[test]

@@ -27,6 +27,10 @@ impl Failure {
     }
 }
 
+/// What ends etcd's alarm: it takes no write before, only reads and deletes.
+const NO_SPACE_REMEDY: &str =
+    "etcd is full: compact its history, defragment every member, then `etcdctl alarm disarm`";
+
 /// Sorts an error of the client library.
 pub(super) fn classify(error: &etcd::Error) -> Failure {
     match error {
@@ -70,7 +74,9 @@ fn by_status(code: Code, text: &str) -> Option<Failure> {
         }
         _ if has("requested lease not found") => Failure::Final(Error::LeaseGone(LeaseId(0))),
         Code::OutOfRange if has("compacted") => Failure::Final(Error::Compacted { oldest: 0 }),
-        // Refused before it was proposed to the cluster, or (no space) when it was applied: nothing happened.
+        // The write that etcd finds to exceed its quota while it applies it is made, and answered by this all the same.
+        _ if has("database space exceeded") => Failure::Unclear(format!("{text}; {NO_SPACE_REMEDY}")),
+        // Refused before it was proposed to the cluster: nothing happened.
         Code::Unavailable if has("no leader") => Failure::NotDone(text.to_owned()),
         Code::ResourceExhausted => Failure::NotDone(text.to_owned()),
         // The library's words for a connection that is being closed: the call was not handed over to it.
@@ -124,10 +130,15 @@ mod tests {
             (Code::Cancelled, "Timeout expired"),
             (Code::Unknown, "h2 protocol error"),
             (Code::Internal, "anything"),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+            (Code::Unknown, "etcdserver: mvcc: database space exceeded"),
         ];
         for (code, text) in unclear {
             assert!(matches!(told(code, text), Failure::Unclear(_)), "{text}");
         }
+        let full = told(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
+        assert!(matches!(&full, Failure::Unclear(text) if text.contains("alarm disarm")), "{full:?}");
+        assert!(matches!(full.into_read_error(), Error::Unreachable(_)));
         assert!(matches!(told(Code::Unavailable, "etcdserver: no leader"), Failure::NotDone(_)));
         assert!(matches!(
             told(Code::ResourceExhausted, "etcdserver: too many requests"),

@@ -37,6 +37,9 @@ const ANSWER_BYTES_MAX: usize = 512 << 20;
 const PROBE_EVERY: Duration = Duration::from_secs(6);
 /// And given up after so long without an answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A watch that told nothing for so long is compared with the store. A member whose disk has stalled keeps its
+/// connections and answers probes, so nothing else would tell; and one read of no key costs etcd next to nothing.
+const WATCH_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after all members were asked in vain.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
@@ -298,6 +301,10 @@ impl MetaStore for EtcdStore {
         let ((client, stream, created), index) = self.ask(Sending::Again, open).await?;
         let watch = Watch { _client: client, stream, created, from, index, shared: self.shared.clone() };
         Ok(stream::unfold(Some(watch), Watch::next).boxed())
+    }
+
+    fn watch_patience(&self) -> Option<Duration> {
+        Some(WATCH_PATIENCE)
     }
 }
 
