@@ -2,9 +2,10 @@
 //!
 //! *Paused*: the cluster begins nothing by itself there, neither splits nor moves; what has begun is finished, what
 //! an operator asks for is done, and lost replicas are rebuilt. *Frozen*: nothing moves nor splits there at all: what
-//! is asked for is refused, moves under way stand still at their next step, lost replicas are not rebuilt. Two things
-//! go on even then, since readers would suffer: leadership goes to a copy that lives, and a split or merge whose
-//! children have been made is finished. A hold ends by itself. Pure.
+//! is asked for is refused, moves under way stand still at their next step, copies stop (what an operator deletes by
+//! hand would come back with them), lost replicas are not rebuilt. Two things go on even then, since readers would
+//! suffer: leadership goes to a copy that lives, and a split or merge whose children have been made is finished. A hold
+//! ends by itself. Pure.
 
 use super::ids::{ShardId, TableId};
 use super::table::{Table, TableName};

@@ -355,3 +355,53 @@ async fn a_cancelled_move_stops_its_copy_whichever_way_it_goes() {
         cluster.prove_events(rows, 0).await;
     }
 }
+
+/// Rows of the one shard with an id below that, on a node; `None` where it has no such table.
+async fn rows_below(cluster: &Cluster, node: usize, id: u64) -> Option<u64> {
+    let node = &cluster.nodes[node];
+    let database = "SELECT name FROM system.databases WHERE name LIKE '%cvh%'";
+    let database = node.query(database).await.unwrap();
+    let rows = format!("SELECT count() FROM `{database}`.local WHERE id < {id}");
+    node.query(&rows).await.ok().and_then(|rows| rows.parse().ok())
+}
+
+/// Found by a stranger's reading: a copy under way went on under the freeze and brought back what was deleted then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_deleted_by_hand_under_a_freeze_do_not_come_back_with_a_copy() {
+    const BELOW: u64 = 50_000;
+    for by_parts in [true, false] {
+        let (cluster, table) = slow_cluster(1_000_000, by_parts).await;
+        let stream = Producer::start(&cluster, 20_000);
+        stream.flow(300_000).await;
+        stream.end().await;
+        let (from, to) = ends(&cluster, &table);
+        begin_move(&cluster, &table, (from, to));
+        let way = if by_parts { " MiB" } else { "by a select" };
+        until_told(&cluster, way, |list| list.contains(way));
+        cluster.cli(&["hold", "freeze", "shop.events", "--for", "1h", "--reason", "delete"]).unwrap();
+        let running = "SELECT count() FROM system.processes WHERE startsWith(query_id, 'cvh-seed-')";
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let began = Instant::now();
+        while cluster.nodes[to].query(running).await.unwrap() != "0" {
+            assert!(began.elapsed() < Duration::from_secs(20), "{}", cluster.nodes[to].log_tail());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(rows_below(&cluster, to, BELOW).await, None, "it is not whole");
+        let holders: Vec<usize> = (0..3).filter(|node| *node != to).collect();
+        for &holder in &holders {
+            let node = &cluster.nodes[holder];
+            let database = "SELECT name FROM system.databases WHERE name LIKE '%cvh%'";
+            let database = node.query(database).await.unwrap();
+            node.query(&format!("ALTER TABLE `{database}`.local DELETE WHERE id < {BELOW}")).await.unwrap();
+            let began = Instant::now();
+            while node.query("SELECT count() FROM system.mutations WHERE NOT is_done").await.unwrap() != "0" {
+                assert!(began.elapsed() < Duration::from_secs(60));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert_eq!(rows_below(&cluster, holder, BELOW).await, Some(0));
+        }
+        cluster.cli(&["hold", "release", "shop.events"]).unwrap();
+        until_moved(&cluster, to);
+        assert_eq!(rows_below(&cluster, to, BELOW).await, Some(0), "by parts: {by_parts}");
+    }
+}

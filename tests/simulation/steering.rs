@@ -117,6 +117,45 @@ fn a_freeze_holds_everything_and_ends_by_itself() {
 }
 
 #[test]
+fn a_freeze_stops_a_copy_under_way_and_the_move_is_done_after_it() {
+    let run = simulation::run(&setup(BalanceMode::Off), async |cluster: &Cluster| {
+        let node = joined(cluster, 4).await?;
+        let servers: Vec<_> =
+            cluster.view().nodes.keys().filter_map(|n| cluster.server(n.as_str())).collect();
+        servers.iter().for_each(|server| server.set_copy_ms(30_000));
+        let (table, shard) = {
+            let view = cluster.view();
+            let shard = view.all_shards().next().expect("made").clone();
+            (view.tables[&shard.table].record.name.clone(), shard)
+        };
+        let from = shard.leader.clone().expect("led");
+        let asked = Asked::Move { shard: shard.id, from, to: node.clone(), force: false };
+        let (database, reason) = (table.database, "test".to_owned());
+        let request = Operate { database, table: table.table, asked, reason, dry_run: false };
+        let begin = |daemon: Arc<dyn Daemon>| {
+            let request = request.clone();
+            async move { daemon.operate(request).await }
+        };
+        cluster.ask("move", begin).await?;
+        cluster.advance(90_000).await?;
+        let target = cluster.server(node.as_str()).expect("it is there");
+        let before = target.copied_bytes();
+        assert!(before > 0, "some partitions have come");
+        hold(cluster, Brake::Freeze, 300_000).await?;
+        cluster.advance(3_000).await?;
+        let frozen = target.copied_bytes();
+        cluster.advance(200_000).await?;
+        assert_eq!(target.copied_bytes(), frozen, "nothing comes under the freeze");
+        let done = |c: &Cluster| c.view().open_operations().next().is_none();
+        assert!(!done(cluster));
+        cluster.until("the move's end", 900_000, done).await?;
+        assert!(!empty(cluster, &node));
+        cluster.heal(300_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+#[test]
 fn advice_is_shown_and_not_followed() {
     let run = simulation::run(&setup(BalanceMode::Advisory), async |cluster: &Cluster| {
         let node = joined(cluster, 4).await?;

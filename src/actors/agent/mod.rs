@@ -7,6 +7,7 @@ mod gauges;
 pub mod heartbeat;
 pub mod lanes;
 pub mod lineage;
+mod outlived;
 mod part;
 mod positions;
 mod queue;
@@ -125,6 +126,8 @@ pub struct Agent {
     committing: bool,
     refresh_at_ms: Option<u64>,
     probing: bool,
+    /// Whether it was told that the server's disks are out of the daemon's reach.
+    unsynced: bool,
     /// The replica database that is being removed.
     cleaning: Option<String>,
     /// The view's revision at which nothing was left to be removed, while nothing else has changed.
@@ -155,6 +158,7 @@ impl Agent {
             committing: false,
             refresh_at_ms: None,
             probing: false,
+            unsynced: false,
             cleaning: None,
             clean_at: None,
             beating: false,
@@ -337,9 +341,14 @@ impl Agent {
         };
         self.cleaning = Some(database.clone());
         tracing::info!(node = %self.ports.node, %database, "removing a replica that is no longer assigned here");
-        let (server, name) = (self.ports.clickhouse.clone(), database.clone());
-        self.then(ctx, async move { server.drop_replica(&name).await }, move |agent, result, ctx| {
+        let linked = outlived::was_linked(&self.view.read(), &self.ports.node, &database);
+        let work = outlived::remove(self.ports.clickhouse.clone(), database.clone(), linked);
+        self.then(ctx, work, move |agent, (unseen, result), ctx| {
             (agent.cleaning, agent.clean_at) = (None, None);
+            if let Some(why) = unseen.filter(|_| !std::mem::replace(&mut agent.unsynced, true)) {
+                tracing::warn!(node = %agent.ports.node, why,
+                    "when what was linked for a split is safe on the disk is left to the server");
+            }
             match result {
                 Ok(()) => {
                     agent

@@ -37,6 +37,12 @@ impl View {
         outage.as_ref().map(|error| format!("{}; {}", error.told(), error.remedy()))
     }
 
+    /// For tests: what is known is this from now on.
+    #[cfg(test)]
+    pub fn set(&self, known: ClusterView) {
+        *self.known.write().unwrap_or_else(std::sync::PoisonError::into_inner) = known;
+    }
+
     fn set_outage(&self, outage: Option<metadata::Error>) {
         *self.outage.write().unwrap_or_else(std::sync::PoisonError::into_inner) = outage;
     }

@@ -13,11 +13,12 @@ use crate::adapters::peers::{self, PieceStream};
 use crate::error::Coded;
 use crate::model::names::{self, TopicPartition};
 use crate::model::observed::{CopyWay, Seeding};
-use crate::model::parts::{Piece, WantedParts, kept_free_bytes};
+use crate::model::parts::{HeldFile, Piece, WantedParts};
 use crate::model::table::{Replica, ReplicaState, ShardState};
 use crate::model::view::ClusterView;
 use crate::model::{NodeId, PartitionId};
 use futures::StreamExt;
+use futures::future::{Either, select};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,8 +29,12 @@ const SOURCES_MAX: usize = 5;
 const PARTS_TRIES: u32 = 3;
 /// Wait before the next try, times the tries made.
 const PARTS_RETRY: Duration = Duration::from_secs(1);
-/// Silence of the sender after which a copy by parts is given up.
+/// Silence of the sender after which a copy by parts is given up, beside what it takes to look at a file that is here.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How slow the sender's disk may be while it does.
+const CHECKSUM_BYTES_PER_S_MIN: u64 = 20 << 20;
+/// How often it is looked whether a shard that is being copied has been frozen.
+const FROZEN_LOOK: Duration = Duration::from_secs(1);
 /// What a select may take whatever it copies, and how slow it may be beside that.
 const SELECT_DEADLINE_MS: u64 = 10 * 60_000;
 const SELECT_BYTES_PER_S_MIN: u64 = 1 << 20;
@@ -100,6 +105,13 @@ fn share(cluster_bytes_per_s: u64, view: &ClusterView, node: &NodeId) -> u64 {
     (cluster_bytes_per_s / all * ours).max(1)
 }
 
+/// The silence that is no reason to give up: nothing comes while the sender looks whether a file that is here is the
+/// one that it has.
+fn silence_max(held: &[HeldFile]) -> Duration {
+    let largest = held.iter().map(|file| file.bytes).max().unwrap_or(0);
+    SILENCE + Duration::from_secs(largest / CHECKSUM_BYTES_PER_S_MIN)
+}
+
 impl Job {
     /// Keeps the node to its share, which others that come and go change.
     fn take_share(&self) {
@@ -109,7 +121,60 @@ impl Job {
         }
     }
 
+    /// Copies, unless the shard is frozen or is so meanwhile: what is deleted by hand elsewhere under a freeze would
+    /// come back with what was taken before.
     pub(super) async fn copy(&self, tables: &ReplicaTables, sources: &[Source]) -> Result<(), String> {
+        if let Some(why) = self.frozen() {
+            return Err(why);
+        }
+        let copying = Box::pin(self.copy_all(tables, sources));
+        match select(copying, std::pin::pin!(self.until_frozen())).await {
+            Either::Left((copied, _)) => copied,
+            Either::Right((why, copying)) => {
+                drop(copying);
+                // To begin anew ends what the server still runs for it.
+                let server = &self.ports.clickhouse;
+                if let Err(error) = server.begin_seed(tables, self.ports.clock.random()).await {
+                    tracing::info!(table = %self.table.name, shard = %self.shard.id, %error,
+                        "what a copy has left is not cleared away yet");
+                }
+                Err(why)
+            }
+        }
+    }
+
+    /// In which words the shard is frozen. The halves of a split that has begun are made all the same, as a split is
+    /// finished.
+    fn frozen(&self) -> Option<String> {
+        let view = self.view.read();
+        let shard = view.shard(self.table.id, self.shard.id);
+        if shard.map_or(self.shard.state, |shard| shard.state) == ShardState::Preparing {
+            return None;
+        }
+        // Not by this node's clock: a freeze ends when whoever leads takes its record away.
+        view.frozen(self.table.id, self.shard.id, 0).map(ToString::to_string)
+    }
+
+    async fn until_frozen(&self) -> String {
+        loop {
+            tokio::time::sleep(FROZEN_LOOK).await;
+            if let Some(why) = self.frozen() {
+                return why;
+            }
+        }
+    }
+
+    /// What was copied must be on the disk before its source may go: what a power failure took of it would not be
+    /// missed. Returns why that cannot be seen to from here, if so.
+    async fn keep(&self) -> Result<Option<String>, String> {
+        match self.ports.clickhouse.sync_disks().await {
+            Ok(()) => Ok(None),
+            Err(clickhouse::Error::NotByParts(why)) => Ok(Some(why)),
+            Err(error) => Err(error.told()),
+        }
+    }
+
+    async fn copy_all(&self, tables: &ReplicaTables, sources: &[Source]) -> Result<(), String> {
         let _permit = self.ports.copies.acquire().await;
         let (server, database) = (&self.ports.clickhouse, &self.database);
         let nonce = self.ports.clock.random();
@@ -117,7 +182,7 @@ impl Job {
         let range = self.shard.range;
         let sizes = self.sizes_of(sources).await;
         let bytes_of = range.partitions().filter_map(|partition| sizes.get(&partition)).sum();
-        self.check_room(bytes_of).await?;
+        self.check_room(nonce, bytes_of).await?;
         let meter = Meter::new(self, range.width(), bytes_of);
         let (mut positions, mut declined) = (Vec::new(), BTreeMap::new());
         let mut before = 0;
@@ -129,10 +194,8 @@ impl Job {
             let (mut last, mut copied) = ("no source".to_owned(), false);
             let bytes = sizes.get(&partition).copied();
             for source in having {
-                // Read before the copy: the copy then holds every row below it.
-                let position = self.position_of(source, &topic).await.map_err(|e| e.told())?;
                 match self.copy_one(nonce, source, partition, bytes, &mut declined, &meter).await {
-                    Ok(rows) => {
+                    Ok((rows, position)) => {
                         let metric = &self.ports.metrics;
                         metric.copied_rows(&self.table.name.to_string()).inc_by(rows);
                         positions.push((topic.clone(), position));
@@ -148,7 +211,16 @@ impl Job {
             before += bytes.unwrap_or(0);
         }
         self.record(positions).await.map_err(|e| e.told())?;
-        server.finish_seed(database, nonce).await.map(drop).map_err(|e| e.told())
+        if let Some(why) = self.keep().await? {
+            tracing::info!(table = %self.table.name, shard = %self.shard.id, why,
+                "when the copy is safe on its disk is left to the server");
+        }
+        if let Some(why) = self.frozen() {
+            return Err(why);
+        }
+        server.finish_seed(database, nonce).await.map_err(|e| e.told())?;
+        // Its new name too.
+        self.keep().await.map(drop)
     }
 
     /// What the sources had done is done here too: the topics are read from there on. Where one has recorded nothing,
@@ -197,19 +269,18 @@ impl Job {
         sizes
     }
 
-    /// Refuses to fill the disk, as far as the server tells what is free.
-    async fn check_room(&self, bytes: u64) -> Result<(), String> {
-        let info = self.ports.clickhouse.server_info().await.map_err(|e| e.told())?;
-        let kept = kept_free_bytes(info.disk_total_bytes);
-        if info.disk_total_bytes == 0 || info.disk_free_bytes >= bytes.saturating_add(kept) {
-            return Ok(());
+    /// Refuses to fill the disks, as far as the server tells what is free.
+    async fn check_room(&self, nonce: u64, bytes: u64) -> Result<(), String> {
+        match self.ports.clickhouse.room(&self.database, nonce).await.map_err(|e| e.told())? {
+            Some(room) if room < bytes => Err(format!(
+                "{bytes} bytes are to be copied, and the disk has room for {room} beside what is kept free"
+            )),
+            _ => Ok(()),
         }
-        let free = info.disk_free_bytes;
-        Err(format!(
-            "{bytes} bytes are to be copied, and {free} are free on the disk, of which {kept} are kept so"
-        ))
     }
 
+    /// Copies a partition; returns its rows, and the source's position before they were taken: the copy holds every row
+    /// below it. It is read before each try, since a try may take hours, after which the topic may not go back as far.
     async fn copy_one(
         &self,
         nonce: u64,
@@ -218,11 +289,11 @@ impl Job {
         bytes: Option<u64>,
         declined: &mut BTreeMap<NodeId, String>,
         meter: &Meter,
-    ) -> Result<u64, String> {
+    ) -> Result<(u64, Option<Committed>), String> {
         if !declined.contains_key(&source.node) {
             meter.note(false, |seeding| seeding.way = CopyWay::Parts);
             let why = match self.by_parts_again(nonce, source, partition, meter).await {
-                Ok(rows) => return Ok(rows),
+                Ok(copied) => return Ok(copied),
                 Err(NoParts::NotNow(error)) => return Err(error),
                 Err(NoParts::Declined(why) | NoParts::Broke(why)) => why,
             };
@@ -233,6 +304,7 @@ impl Job {
         let why = declined.get(&source.node).cloned().unwrap_or_default();
         meter.note(true, |seeding| seeding.way = CopyWay::Select { why });
         let limits = self.select_limits(bytes);
+        let position = self.position_before(source, partition).await?;
         let server = &self.ports.clickhouse;
         let copied = server.copy_partition(&self.database, nonce, &source.replica, partition, limits).await;
         if copied.is_ok() {
@@ -240,7 +312,16 @@ impl Job {
             self.ports.metrics.copied_bytes("select").inc_by(bytes);
             meter.note(false, |seeding| seeding.bytes_moved += bytes);
         }
-        copied.map_err(|e| e.told())
+        copied.map(|rows| (rows, position)).map_err(|e| e.told())
+    }
+
+    async fn position_before(
+        &self,
+        source: &Source,
+        partition: PartitionId,
+    ) -> Result<Option<Committed>, String> {
+        let topic = names::topic_partition(&self.table.source, partition);
+        self.position_of(source, &topic).await.map_err(|e| e.told())
     }
 
     /// The deadline grows with the size; the pace is this node's, shared among the copies that may run.
@@ -266,17 +347,19 @@ impl Job {
         source: &Source,
         partition: PartitionId,
         meter: &Meter,
-    ) -> Result<u64, NoParts> {
+    ) -> Result<(u64, Option<Committed>), NoParts> {
         let mut tries = 0;
         loop {
             tries += 1;
+            let position = self.position_before(source, partition).await.map_err(NoParts::NotNow)?;
             match self.by_parts(nonce, source, partition, meter).await {
+                Ok(rows) => return Ok((rows, position)),
                 Err(NoParts::Broke(why)) if tries < PARTS_TRIES => {
                     tracing::info!(table = %self.table.name, shard = %self.shard.id, %partition, why,
                         "a copy by parts broke off: trying again");
                     tokio::time::sleep(PARTS_RETRY * tries).await;
                 }
-                done => return done,
+                Err(failed) => return Err(failed),
             }
         }
     }
@@ -300,7 +383,7 @@ impl Job {
             peers::Error::Refused(_) => NoParts::NotNow(error.told()),
             _ => NoParts::Broke(format!("the daemon of {}: {}", source.node, error.told())),
         })?;
-        let pieces = watched(pieces, self.ports.takes.clone(), meter.clone());
+        let pieces = watched(pieces, silence_max(&held), self.ports.takes.clone(), meter.clone());
         server.take_partition(database, nonce, &from, partition, held, pieces).await.map_err(told)
     }
 }
@@ -317,15 +400,15 @@ fn told(error: clickhouse::Error) -> NoParts {
     }
 }
 
-/// The pieces at the node's pace, counted; silence is an error.
-fn watched(pieces: PieceStream, throttle: Throttle, meter: Meter) -> Pieces {
+/// The pieces at the node's pace, counted; longer silence is an error.
+fn watched(pieces: PieceStream, silence_max: Duration, throttle: Throttle, meter: Meter) -> Pieces {
     let failed = |message: String| clickhouse::Error::Overloaded { code: 0, message };
     let next = move |(mut pieces, throttle, meter): (PieceStream, Throttle, Meter)| async move {
-        let piece = match tokio::time::timeout(SILENCE, pieces.next()).await {
+        let piece = match tokio::time::timeout(silence_max, pieces.next()).await {
             Ok(None) => return None,
             Ok(Some(Ok(piece))) => Ok(piece),
             Ok(Some(Err(error))) => Err(failed(error.told())),
-            Err(_) => Err(failed(format!("nothing came for {} s", SILENCE.as_secs()))),
+            Err(_) => Err(failed(format!("nothing came for {} s", silence_max.as_secs()))),
         };
         if let Ok(Piece::Data(content)) = &piece {
             let bytes = content.len() as u64;
@@ -367,5 +450,16 @@ mod tests {
         assert_eq!(share(400, &view, &node("n3")), 100);
         assert_eq!(share(400, &view, &node("n1")), 80, "a copy that no record shows");
         assert_eq!(share(2, &view, &node("n3")), 1, "never without any pace at all");
+    }
+
+    #[test]
+    fn a_large_file_that_is_here_gives_the_sender_time_to_look_at_its_own() {
+        let held = |bytes: u64| HeldFile { part: "p".into(), file: "f".into(), bytes, checksum: 0 };
+        assert_eq!(silence_max(&[]), SILENCE);
+        assert_eq!(silence_max(&[held(1 << 20)]), SILENCE);
+        assert_eq!(
+            silence_max(&[held(1 << 30), held(200 << 30), held(5)]),
+            SILENCE + Duration::from_secs(10_240)
+        );
     }
 }

@@ -3,16 +3,18 @@
 use super::position::Position;
 use super::seed::{Seed, Source, plan};
 use super::work::Job;
-use super::writer_tests::{DATABASE, P, stage, texts};
-use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables, SimServers};
+use super::writer_tests::{DATABASE, P, Stage, stage, texts};
+use crate::adapters::clickhouse::{ClickHouse, Error, RemoteReplica, ReplicaTables, SimServers};
 use crate::adapters::kafka::{Committed, NewTopic, Outgoing};
+use crate::model::hold::{Brake, Hold, Scope};
 use crate::model::names;
 use crate::model::node::Secret;
 use crate::model::range::PartitionRange;
-use crate::model::table::{Replica, ReplicaState};
+use crate::model::table::{Replica, ReplicaState, ShardState};
 use crate::model::view::{ClusterView, Live, Versioned};
 use crate::model::{Epoch, Node, NodeId, Shard, ShardId};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 fn id(number: usize) -> NodeId {
     format!("n{number}").parse().unwrap()
@@ -156,4 +158,126 @@ async fn what_was_recorded_of_an_earlier_copy_on_the_node_says_nothing_of_the_ne
     let after = job.ports.kafka.committed(&job.ports.group, std::slice::from_ref(&topic)).await.unwrap();
     let after = after[0].as_ref().map(|committed| Position::decode(&committed.metadata));
     assert_eq!(after, Some(None), "a child would take what its parent's earlier copy recorded for its own");
+}
+
+/// Two nodes of one network, the second with ten rows, and the copy that the first is to make of one partition.
+struct Pair {
+    here: Stage,
+    _there: Stage,
+    job: Job,
+    tables: ReplicaTables,
+    sources: Vec<Source>,
+}
+
+async fn pair() -> Pair {
+    let (here, there) = (stage().await, stage().await);
+    there.insert(&texts(10, |_| false)).await;
+    let network = SimServers::new();
+    here.server.join(&network, "n1", 9_000);
+    there.server.join(&network, "n2", 9_000);
+    let mut job = Job { database: "d__t__cvh00000000_s1".to_owned(), ..here.job.clone() };
+    job.shard.range = PartitionRange::new(P.0, P.0 + 1).unwrap();
+    let tables = ReplicaTables { database: job.database.clone(), schema: job.table.schema.clone() };
+    let sources = vec![source(2, job.shard.clone())];
+    Pair { here, _there: there, job, tables, sources }
+}
+
+impl Pair {
+    async fn copy(&self) -> Result<(), String> {
+        self.job.copy(&self.tables, &self.sources).await
+    }
+
+    /// Whether the copy is a replica, and the rows of it.
+    async fn made(&self) -> (bool, usize) {
+        let server = &self.here.server;
+        let made = server.has_local(&self.job.database).await;
+        (made.unwrap(), server.contents(&self.job.database, P).len())
+    }
+
+    /// The store says this of the shard and its table.
+    fn view(&self, state: ShardState, brake: Option<Brake>) {
+        let mut view = ClusterView { complete: true, ..ClusterView::default() };
+        let record = Shard { state, ..self.job.shard.clone() };
+        let table = self.job.table.id;
+        let shard = Versioned { record, revision: 1 }.into();
+        view.shards.entry(table).or_default().insert(self.job.shard.id, shard);
+        let hold = |brake| Hold { brake, reason: "delete".into(), since_unix_ms: 1, until_unix_ms: 1_000 };
+        let holds = brake.map(|brake| (Scope::Table(table), Versioned { record: hold(brake), revision: 2 }));
+        view.holds.extend(holds);
+        self.job.view.set(view);
+    }
+}
+
+/// What is deleted by hand under a freeze would come back with a copy that was taken before.
+#[tokio::test(start_paused = true)]
+async fn a_freeze_ends_a_copy_under_way_and_lets_none_begin() {
+    let pair = pair().await;
+    let frozen = Err("frozen: delete".to_owned());
+    pair.here.server.set_copy_ms(600_000);
+    pair.view(ShardState::Serving, Some(Brake::Pause));
+    let clock = pair.job.ports.clock.clone();
+    let began_ms = clock.now_ms();
+    let freeze = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        pair.view(ShardState::Serving, Some(Brake::Freeze));
+    };
+    let (ended, ()) = futures::join!(pair.copy(), freeze);
+    assert_eq!(ended, frozen);
+    assert!(clock.now_ms() - began_ms <= 62_000, "within two seconds: {}", clock.now_ms() - began_ms);
+    assert_eq!(pair.made().await, (false, 0));
+    // By this node's clock it is long over: whoever leads says when.
+    assert_eq!(pair.copy().await, frozen, "none begins");
+    assert!(clock.now_ms() - began_ms <= 62_000);
+    pair.here.server.set_copy_ms(0);
+    pair.view(ShardState::Serving, None);
+    assert_eq!((pair.copy().await, pair.made().await), (Ok(()), (true, 10)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_halves_of_a_split_that_has_begun_are_made_under_a_freeze() {
+    let pair = pair().await;
+    pair.view(ShardState::Preparing, Some(Brake::Freeze));
+    assert_eq!((pair.copy().await, pair.made().await), (Ok(()), (true, 10)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_on_the_disk_before_it_counts_as_whole() {
+    let pair = pair().await;
+    let broken = Error::Overloaded { code: 0, message: "input/output error".into() };
+    pair.here.server.set_sync(Err(broken));
+    let why = pair.copy().await.unwrap_err();
+    assert!(why.contains("input/output error"), "{why}");
+    assert_eq!(pair.made().await, (false, 0));
+    // Where the daemon does not see the disks it is left to the server.
+    pair.here.server.set_sync(Err(Error::NotByParts("no disk here".into())));
+    assert_eq!((pair.copy().await, pair.made().await), (Ok(()), (true, 10)));
+    assert_eq!(pair.here.server.syncs(), 3, "and once more with its last name");
+}
+
+/// Each try may take hours, and retention passes on: the position is the one from before the try that went well.
+#[tokio::test(start_paused = true)]
+async fn a_position_is_as_young_as_the_try_that_went_well() {
+    let pair = pair().await;
+    let (job, kafka) = (&pair.job, &pair.job.ports.kafka);
+    let topic = names::topic_partition(&job.table.source, P);
+    let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
+    kafka.create_topics(&[made]).await.unwrap();
+    let message = Outgoing { target: topic.clone(), payload: Some("{}".into()), headers: vec![] };
+    kafka.produce(vec![message; 20]).await.unwrap();
+    let group = names::consumer_group(&job.ports.cluster, &id(2));
+    let start = Position::start(job.table.id, job.shard.id, job.shard.life_on(&id(2)));
+    let at = |next: i64| {
+        let position = Position { last_row_offset: Some(next - 1), ..start.clone() };
+        [(topic.clone(), Committed { next, metadata: position.encode() })]
+    };
+    kafka.commit(&group, &at(3)).await.unwrap();
+    // There is no daemon to ask for parts: a select follows after three seconds.
+    let later = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        kafka.commit(&group, &at(7)).await.unwrap();
+    };
+    let (ended, ()) = futures::join!(pair.copy(), later);
+    assert_eq!(ended, Ok(()));
+    let recorded = kafka.committed(&job.ports.group, std::slice::from_ref(&topic)).await.unwrap();
+    assert_eq!(recorded[0].as_ref().map(|committed| committed.next), Some(7));
 }

@@ -9,11 +9,23 @@ use super::versions::Capabilities;
 use super::{Error, RemoteReplica, ReplicaSizes, ddl, staging};
 use crate::model::names;
 use crate::model::{PartitionId, TableName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// For a look at another server.
 const LOOK_DEADLINE: Duration = Duration::from_secs(15);
+
+/// A copy that took too long. It changed nothing, so it is safe to try again.
+pub(super) fn copy_is_late(source: &RemoteReplica, partition: PartitionId, deadline: Duration) -> Error {
+    let message = format!(
+        "partition {partition} of {} on {}:{} was not copied within {} ms",
+        source.database,
+        source.host,
+        source.port,
+        deadline.as_millis()
+    );
+    Error::Overloaded { code: 159, message }
+}
 
 /// `remote()` reads lists and patterns in an address; a host's name has nothing of the kind.
 pub(super) fn check_host(host: &str) -> Result<(), Error> {
@@ -32,6 +44,25 @@ impl HttpClickHouse {
             return Ok(());
         }
         Err(Error::Mutating(local.to_string()))
+    }
+
+    /// The mutations that a table has had; refuses one of which some are still to be done.
+    pub(super) async fn mutations(&self, local: &TableName) -> Result<BTreeSet<String>, Error> {
+        // First: one that comes between the looks is then seen by the second, or by those that look later.
+        let had = self.names(&Statement::Mutations(local)).await?;
+        self.check_mutations(local).await?;
+        Ok(had.into_iter().collect())
+    }
+
+    /// Refuses a table that has got mutations since: what was taken of it may have some parts before and some after
+    /// them.
+    pub(super) async fn check_mutations_since(
+        &self,
+        local: &TableName,
+        had: &BTreeSet<String>,
+    ) -> Result<(), Error> {
+        let has = self.names(&Statement::Mutations(local)).await?;
+        if has.iter().all(|id| had.contains(id)) { Ok(()) } else { Err(Error::Mutating(local.to_string())) }
     }
 
     /// See [`ClickHouse::remote_sizes`](super::ClickHouse::remote_sizes).

@@ -196,6 +196,15 @@ impl ClickHouse for FaultyClickHouse {
         self.change("sweep_parts", self.server.sweep_parts()).await
     }
 
+    async fn room(&self, database: &str, nonce: u64) -> Result<Option<u64>, Error> {
+        self.ask("room", self.server.room(database, nonce)).await
+    }
+
+    /// The daemon's own work on the disks beside it: nothing goes over the line.
+    async fn sync_disks(&self) -> Result<(), Error> {
+        self.server.sync_disks().await
+    }
+
     async fn finish_seed(&self, database: &str, nonce: u64) -> Result<bool, Error> {
         self.change("finish_seed", self.server.finish_seed(database, nonce)).await
     }

@@ -69,7 +69,6 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What a server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -323,18 +322,6 @@ impl Coded for Error {
     }
 }
 
-/// A copy that took too long. It changed nothing, so it is safe to try again.
-fn copy_is_late(source: &RemoteReplica, partition: PartitionId, deadline: Duration) -> Error {
-    let message = format!(
-        "partition {partition} of {} on {}:{} was not copied within {} ms",
-        source.database,
-        source.host,
-        source.port,
-        deadline.as_millis()
-    );
-    Error::Overloaded { code: 159, message }
-}
-
 /// One server.
 #[async_trait]
 pub trait ClickHouse: Send + Sync + 'static {
@@ -433,6 +420,14 @@ pub trait ClickHouse: Send + Sync + 'static {
 
     /// Removes what copies by parts that do not run any more have left on the server's disks, and nothing else.
     async fn sweep_parts(&self) -> Result<(), Error>;
+
+    /// Bytes that may still come to a staging table beside what copies leave free of its disks, with what earlier calls
+    /// of [`ClickHouse::take_partition`] have brought of them. `None` where the server does not tell.
+    async fn room(&self, database: &str, nonce: u64) -> Result<Option<u64>, Error>;
+
+    /// Returns when all that the server has written until now is on its disks: a power failure takes none of it.
+    /// [`Error::NotByParts`] where the daemon does not find them.
+    async fn sync_disks(&self) -> Result<(), Error>;
 
     /// The staging table becomes the local table. If there is one already, all staging tables are removed and it
     /// is no error: somebody else finished. Missing if there is neither. Tells whether this nonce's table is the one

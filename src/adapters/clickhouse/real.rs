@@ -289,6 +289,14 @@ impl ClickHouse for HttpClickHouse {
         self.sweep().await
     }
 
+    async fn room(&self, database: &str, nonce: u64) -> Result<Option<u64>, Error> {
+        self.room_for(database, nonce).await
+    }
+
+    async fn sync_disks(&self) -> Result<(), Error> {
+        self.sync_roots().await
+    }
+
     async fn finish_seed(&self, database: &str, nonce: u64) -> Result<bool, Error> {
         self.finish(database, nonce).await
     }

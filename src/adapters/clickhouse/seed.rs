@@ -15,14 +15,14 @@
 //! ones (tried by hand: 6 000 010 rows instead of 10); `DROP PARTITION` stops merges first. The renaming waits for
 //! merges too, but the next one may begin behind it. Nobody reads a staging table, so it need not be one step.
 
-use super::elsewhere::check_host;
+use super::elsewhere::{check_host, copy_is_late};
 use super::errcode::Doing;
 use super::gates::hash_of;
 use super::http::{Call, Settings};
 use super::real::{CHANGE_DEADLINE, HttpClickHouse};
 use super::staging::{self, Change, Contents, Linked, Links};
 use super::statement::Statement;
-use super::{CopyLimits, Error, RemoteReplica, ReplicaTables, copy_is_late, ddl};
+use super::{CopyLimits, Error, RemoteReplica, ReplicaTables, ddl};
 use crate::model::names;
 use crate::model::table::Schema;
 use crate::model::{PartitionId, PartitionRange, TableName};
@@ -154,8 +154,10 @@ impl HttpClickHouse {
             return Err(Error::Missing(source.to_string()));
         }
         // Parts are linked as they are: what is still to be done to them would be done to the source's alone.
-        self.check_mutations(&source).await?;
-        self.link_from(database, nonce, &source, range).await
+        let mutations = self.mutations(&source).await?;
+        let linked = self.link_from(database, nonce, &source, range).await?;
+        self.check_mutations_since(&source, &mutations).await?;
+        Ok(linked)
     }
 
     pub(super) async fn copy(
@@ -237,7 +239,6 @@ impl HttpClickHouse {
         let known = self.known(database, nonce);
         let mut known = known.lock().await;
         let gathered = if known.only_links { Vec::new() } else { self.taken_folders(database).await? };
-        self.sync_taken(&gathered).await?;
         let local = Self::local(database);
         let ours = match self.unshared(database, nonce, &mut known).await {
             Ok(staging) => match self.make_local(staging, nonce).await {

@@ -327,7 +327,7 @@ impl ClickHouse for SimClickHouse {
     ) -> Result<u64, Error> {
         let copying = self.copied(database, nonce, source, partition, limits.bytes_per_s);
         let deadline = Duration::from_millis(limits.deadline_ms);
-        let late = || super::copy_is_late(source, partition, deadline);
+        let late = || super::elsewhere::copy_is_late(source, partition, deadline);
         timeout(deadline, copying).await.unwrap_or_else(|_| Err(late()))
     }
 
@@ -366,6 +366,14 @@ impl ClickHouse for SimClickHouse {
 
     async fn sweep_parts(&self) -> Result<(), Error> {
         self.sweep().await
+    }
+
+    async fn room(&self, database: &str, nonce: u64) -> Result<Option<u64>, Error> {
+        self.call(|world| world.room(database, nonce)).await
+    }
+
+    async fn sync_disks(&self) -> Result<(), Error> {
+        self.world().sync()
     }
 
     async fn finish_seed(&self, database: &str, nonce: u64) -> Result<bool, Error> {

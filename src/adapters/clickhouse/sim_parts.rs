@@ -77,7 +77,11 @@ impl SimClickHouse {
             })
             .await?;
         sleep(Duration::from_millis(copy_ms / 4)).await;
-        rows.half_of(&self.call(|world| Ok(world.replica(&wanted.database)?.taken(wanted.partition))).await?);
+        let later = self.call(|world| {
+            let taken = world.replica(&wanted.database)?.taken(wanted.partition);
+            if world.mutating { Err(Error::Mutating(wanted.database.clone())) } else { Ok(taken) }
+        });
+        rows.half_of(&later.await?);
         if rows.row_count() == 0 {
             return Ok(stream::iter([Ok(Piece::Begin(Vec::new()))]).boxed());
         }

@@ -7,6 +7,7 @@ use super::sim::SimClickHouse;
 use super::sim_rows::HeldRows;
 use super::sim_world::{ReadFiles, Replica, World};
 use super::{Error, RemoteReplica, ReplicaTables};
+use crate::model::parts::kept_free_bytes;
 use crate::model::verify::Digest;
 use crate::model::{PartitionId, PartitionRange};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +78,16 @@ impl SimClickHouse {
     /// Bytes that came with copies so far.
     pub fn copied_bytes(&self) -> u64 {
         self.world().copied_bytes
+    }
+
+    /// How often all that it holds was written to its disks.
+    pub fn syncs(&self) -> u64 {
+        self.world().syncs
+    }
+
+    /// What comes of it from now on.
+    pub fn set_sync(&self, ends: Result<(), Error>) {
+        self.world().sync_ends = ends;
     }
 
     /// Gives it an empty disk, while it is down: its tables and databases are gone, also those of users.
@@ -201,6 +212,18 @@ impl World {
         let mutating = self.mutating;
         let rows = self.replica(source)?.taken(partition);
         if mutating { Err(Error::Mutating(source.to_owned())) } else { Ok(rows) }
+    }
+
+    /// Files that came with earlier copies take no room here, and so need none again.
+    pub fn room(&mut self, database: &str, nonce: u64) -> Result<Option<u64>, Error> {
+        self.seed(database, nonce)?;
+        let (all, free) = (self.disk_total_bytes, self.disk_free_bytes);
+        Ok((all > 0).then(|| free.saturating_sub(kept_free_bytes(all))))
+    }
+
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.syncs += 1;
+        self.sync_ends.clone()
     }
 
     pub fn finish_seed(&mut self, database: &str, nonce: u64) -> Result<bool, Error> {

@@ -93,6 +93,29 @@ async fn a_late_insert_arrives_only_while_its_gate_is_open() {
     }
 }
 
+/// As with a real server: of what is frozen, some may be before it and some after it.
+#[tokio::test(start_paused = true)]
+async fn a_mutation_that_begins_while_parts_are_frozen_refuses_them() {
+    let sim = SimClickHouse::new(SimRoutes::new());
+    let gate = replica(&sim).await;
+    sim.insert(batch(gate, 0..2)).await.unwrap();
+    sim.set_copy_ms(4_000);
+    let wanted = WantedParts {
+        database: DATABASE.into(),
+        partition: PartitionId(3),
+        version: "99.1".into(),
+        held: Vec::new(),
+    };
+    let mutate = async {
+        sleep(Duration::from_millis(500)).await;
+        sim.set_mutating(true);
+    };
+    let (sent, ()) = futures::join!(sim.send_partition(wanted.clone()), mutate);
+    assert!(matches!(sent.err(), Some(Error::Mutating(_))));
+    sim.set_mutating(false);
+    assert!(sim.send_partition(wanted).await.is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_and_bad_rows_and_a_server_that_is_down_are_told_apart() {
     let sim = SimClickHouse::new(SimRoutes::new());

@@ -64,6 +64,9 @@ pub(super) struct World {
     pub refusals: Refusals,
     /// Broken on purpose: see [`SimClickHouse::leave_gates_open`](super::SimClickHouse::leave_gates_open).
     pub gates_stay_open: bool,
+    /// How often all was written to its disks, and what comes of it.
+    pub syncs: u64,
+    pub sync_ends: Result<(), Error>,
     /// Whether it ever lost what it kept.
     pub disk_replaced: bool,
     /// Gates made so far: no number comes again.
@@ -101,6 +104,8 @@ impl World {
             faults: VecDeque::new(),
             refusals: Refusals::default(),
             gates_stay_open: false,
+            syncs: 0,
+            sync_ends: Ok(()),
             disk_replaced: false,
             gates: 0,
             routes,

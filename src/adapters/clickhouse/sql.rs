@@ -210,6 +210,10 @@ fn look(statement: &Statement<'_>, can: &Capabilities) -> String {
         }
         Statement::Disk => "SELECT 0, 0".to_owned(),
         Statement::DataRoots => data_roots(can),
+        Statement::DiskSpaces if can.disks => {
+            "SELECT path, total_space, free_space FROM system.disks".to_owned()
+        }
+        Statement::DiskSpaces => "SELECT '/', 0, 0".to_owned(),
         Statement::DataPaths(name) => format!(
             "SELECT {} FROM system.tables WHERE database = {} AND name = {}",
             if can.disks { "arrayJoin(data_paths)" } else { "data_path" },
@@ -278,6 +282,11 @@ fn data_roots(can: &Capabilities) -> String {
 /// Looks at rows, here or elsewhere.
 fn scan(statement: &Statement<'_>) -> String {
     match statement {
+        Statement::Mutations(name) => format!(
+            "SELECT mutation_id FROM system.mutations WHERE database = {} AND table = {}",
+            quote_text(&name.database),
+            quote_text(&name.table)
+        ),
         Statement::PendingMutations(name) => format!(
             "SELECT count() FROM system.mutations WHERE database = {} AND table = {} AND NOT is_done",
             quote_text(&name.database),

@@ -313,6 +313,8 @@ fn parts() {
             Statement::AttachPart { name: &copy, part: "7-202601_1_5_1" },
             Statement::DataRoots,
             Statement::DataPaths(&local),
+            Statement::DiskSpaces,
+            Statement::Mutations(&local),
             Statement::PendingMutations(&local),
             Statement::RemoteMutations(&source),
             Statement::RemoteSizes(&source),
@@ -334,6 +336,9 @@ fn parts() {
             18.16: SELECT data_path FROM system.tables WHERE database = 'd`' AND name = 'local'
             26.9:  SELECT arrayJoin(data_paths) FROM system.tables WHERE database = 'd`' AND name =
                   'local'
+            18.16: SELECT '/', 0, 0
+            26.9:  SELECT path, total_space, free_space FROM system.disks
+            SELECT mutation_id FROM system.mutations WHERE database = 'd`' AND table = 'local'
             SELECT count() FROM system.mutations WHERE database = 'd`' AND table = 'local' AND NOT
                   is_done
             SELECT count() FROM remote('h:9000', 'system', 'mutations', 'u', 'p\'') WHERE database =

@@ -123,6 +123,10 @@ pub enum Statement<'a> {
     DataRoots,
     /// A table's folders.
     DataPaths(&'a TableName),
+    /// Where each of the server's disks begins, its size and what is free of it; sizes of 0 where it does not tell.
+    DiskSpaces,
+    /// Ids of a table's mutations, those that are done too, as far as the server remembers them.
+    Mutations(&'a TableName),
     /// How many mutations of a table are not done.
     PendingMutations(&'a TableName),
     /// The same of a replica on another server. Holds a password.

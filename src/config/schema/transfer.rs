@@ -12,7 +12,7 @@ pub(super) const TRANSFER: &[Key] = &[
         "true",
         "Replicas are copied as the files of their parts, from daemon to daemon, which is several times as fast as the \
          `INSERT … SELECT FROM remote()` that is used otherwise. It needs the server's data folder within reach of \
-         the daemons at both ends, readable at the one and writable at the other, on plain local disks, and a server \
+         the daemons at both ends, which run as the server's user (or root), on plain local disks, and a server \
          at the receiving end that is not older. Where that is not so, the select is used, and the reason is shown.",
     ),
     key(

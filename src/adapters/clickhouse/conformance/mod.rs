@@ -78,6 +78,7 @@ pub async fn run_all(server: Arc<dyn ClickHouse>, other: Other, run: u32) {
         parts_that_break_off_are_not_sent_again,
         parts_that_are_not_as_told_change_nothing,
         a_newer_server_sends_no_parts,
+        a_staging_table_tells_its_room_and_disks_are_synced_where_they_are_found,
         sizes_count_what_is_there,
         other_databases_are_not_touched,
     );

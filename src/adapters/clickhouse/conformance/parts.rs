@@ -185,3 +185,16 @@ pub(super) async fn a_newer_server_sends_no_parts(subject: Subject) {
     source.end().await;
     subject.end().await;
 }
+
+pub(super) async fn a_staging_table_tells_its_room_and_disks_are_synced_where_they_are_found(
+    subject: Subject,
+) {
+    let none = subject.server.room(&subject.database, 1).await;
+    assert!(matches!(none, Err(Error::Missing(_))), "no staging table: {none:?}");
+    subject.begin(1).await;
+    subject.server.room(&subject.database, 1).await.expect("told, or not known");
+    let synced = subject.server.sync_disks().await;
+    assert!(matches!(synced, Ok(()) | Err(Error::NotByParts(_))), "{synced:?}");
+    subject.finish(1).await;
+    subject.end().await;
+}

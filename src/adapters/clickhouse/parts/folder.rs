@@ -8,14 +8,14 @@ use crate::model::parts::{FileSize, HeldFile, PartFiles, is_plain_name};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What is read or written at once.
 pub const CHUNK_BYTES: usize = 512 << 10;
-/// Rights of what is made: the server, which may be of the same group only, must be able to link it.
-const FILE_MODE: u32 = 0o660;
-const FOLDER_MODE: u32 = 0o770;
+/// Rights of what is made, whatever the daemon's umask: those that the server gives to what it makes.
+const FILE_MODE: u32 = 0o640;
+const FOLDER_MODE: u32 = 0o750;
 /// What the names of files begin with that are not whole yet. No part's file has such a name.
 const UNFINISHED: &str = ".";
 
@@ -40,36 +40,40 @@ impl Located {
     }
 }
 
+/// Which of the server's disk roots a path of its is below: the nearest.
+pub fn root_of(roots: &[String], path: &str) -> Option<usize> {
+    let of = |(_, root): &(usize, &String)| Path::new(path).strip_prefix(root.as_str()).is_ok();
+    roots.iter().enumerate().filter(of).max_by_key(|(_, root)| root.len()).map(|(at, _)| at)
+}
+
 /// Finds a path of the server's below the disk roots that it tells; `here` says where the first of them, the one of
 /// its configuration's `path`, is for the daemon, if it is elsewhere.
 pub fn locate(roots: &[String], here: Option<&Path>, path: &str) -> Option<Located> {
-    let of = |root: &&String| Path::new(path).strip_prefix(root.as_str()).is_ok();
-    let (at, root) =
-        roots.iter().enumerate().filter(|(_, root)| of(root)).max_by_key(|(_, root)| root.len())?;
-    let below = Path::new(path).strip_prefix(root).ok()?.to_owned();
+    let at = root_of(roots, path)?;
+    let below = Path::new(path).strip_prefix(&roots[at]).ok()?.to_owned();
     let plain = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    let root = here.filter(|_| at == 0).map_or_else(|| PathBuf::from(root), Path::to_path_buf);
+    let root = here.filter(|_| at == 0).map_or_else(|| PathBuf::from(&roots[at]), Path::to_path_buf);
     plain.then_some(Located { root, below })
 }
 
 /// The parts in a folder of frozen ones, with their files.
 pub fn frozen_parts(folder: &Path) -> io::Result<Vec<PartFiles>> {
     let mut parts = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in of(folder, fs::read_dir(folder))? {
         let entry = entry?;
         let name = plain(&entry.file_name())?;
         if !entry.file_type()?.is_dir() {
             return Err(odd(format!("{name} is no folder")));
         }
         let (mut files, mut rows) = (Vec::new(), None);
-        for file in fs::read_dir(entry.path())? {
+        for file in of(&entry.path(), fs::read_dir(entry.path()))? {
             let file = file?;
             let of_part = plain(&file.file_name())?;
             if !file.file_type()?.is_file() {
                 return Err(odd(format!("{name}/{of_part} is no file")));
             }
             if of_part == "count.txt" {
-                rows = fs::read_to_string(file.path())?.trim().parse().ok();
+                rows = of(&file.path(), fs::read_to_string(file.path()))?.trim().parse().ok();
             }
             files.push(FileSize { name: of_part, bytes: file.metadata()?.len() });
         }
@@ -79,6 +83,60 @@ pub fn frozen_parts(folder: &Path) -> io::Result<Vec<PartFiles>> {
     }
     parts.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(parts)
+}
+
+/// The same, with the path that it is about.
+pub fn of<T>(path: &Path, done: io::Result<T>) -> io::Result<T> {
+    done.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+/// Whether what the server freezes of a folder can be read here and removed again; `name` is one of ours that is free.
+///
+/// # Errors
+/// It cannot; the text names the path.
+pub fn check_source(at: &Located, name: &str) -> io::Result<()> {
+    let (path, shadow) = (at.path(), at.root.join("shadow"));
+    of(&path, fs::read_dir(&path))?;
+    // Every table of the engine has one, with the rights of all its files.
+    let file = path.join("format_version.txt");
+    match File::open(&file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return of(&file, Err(error)),
+        _ => {}
+    }
+    // The server makes the folder with its first freeze, and must be able to.
+    let within = if shadow.is_dir() { &shadow } else { &at.root };
+    check_alike(within, name, &path)
+}
+
+/// Whether files can gather on a folder's disk, and be linked into it for the server to take over; `name` is free.
+///
+/// # Errors
+/// It cannot be; the text names the path.
+pub fn check_target(at: &Located, name: &str) -> io::Result<()> {
+    let (path, taken) = (at.path(), at.root.join(names::TAKEN_FOLDER));
+    make_folder(&taken)?;
+    check_alike(&taken, name, &path)?;
+    let [gathered, table] = [&taken, &path].map(|folder| of(folder, fs::metadata(folder)));
+    if gathered?.dev() != table?.dev() {
+        let what = format!("{} and {} are on two file systems", taken.display(), path.display());
+        return Err(io::Error::new(io::ErrorKind::CrossesDevices, what));
+    }
+    Ok(())
+}
+
+/// Makes a folder and removes it. Whoever is neither the server's user nor root cannot remove what the server makes,
+/// and the server cannot take over what they make, whatever groups they share.
+fn check_alike(within: &Path, name: &str, like: &Path) -> io::Result<()> {
+    let probe = within.join(name);
+    of(&probe, fs::DirBuilder::new().mode(FOLDER_MODE).create(&probe))?;
+    let made = fs::metadata(&probe).map(|made| made.uid());
+    of(&probe, remove(&probe))?;
+    let (made, owner) = (of(&probe, made)?, of(like, fs::metadata(like))?.uid());
+    if made == owner || made == 0 {
+        return Ok(());
+    }
+    let what = format!("{} belongs to user {owner}, and the daemon is user {made}", like.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
 }
 
 fn odd(what: String) -> io::Error {
@@ -92,10 +150,10 @@ fn plain(name: &std::ffi::OsStr) -> io::Result<String> {
 
 /// Size and checksum of a file.
 pub fn checksum(path: &Path) -> io::Result<(u64, u32)> {
-    let (mut file, mut hasher, mut bytes) = (File::open(path)?, crc32fast::Hasher::new(), 0);
+    let (mut file, mut hasher, mut bytes) = (of(path, File::open(path))?, crc32fast::Hasher::new(), 0);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        let read = file.read(&mut chunk)?;
+        let read = of(path, file.read(&mut chunk))?;
         if read == 0 {
             return Ok((bytes, hasher.finalize()));
         }
@@ -108,7 +166,7 @@ pub fn checksum(path: &Path) -> io::Result<(u64, u32)> {
 pub fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+        removed => of(folder, removed),
     }
 }
 
@@ -116,7 +174,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
 fn names_in(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
+        entries => of(folder, entries)?,
     };
     let mut names = Vec::new();
     for entry in entries {
@@ -148,18 +206,26 @@ pub fn sweep_taken(root: &Path, wanted: &BTreeSet<String>) -> io::Result<()> {
     Ok(())
 }
 
-/// Has all of the file system that holds a folder written to its disk; nothing where there is no such folder.
+/// Has all of the file system that holds a folder written to its disk, whoever wrote it.
 pub fn sync(folder: &Path) -> io::Result<()> {
-    match File::open(folder) {
-        Ok(opened) => Ok(rustix::fs::syncfs(&opened)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    let opened = of(folder, File::open(folder))?;
+    of(folder, rustix::fs::syncfs(&opened).map_err(io::Error::from))
+}
+
+/// Bytes of all files below a folder; none if it is not there.
+pub fn bytes_in(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for name in names_in(folder)? {
+        let path = folder.join(name);
+        let found = of(&path, fs::symlink_metadata(&path))?;
+        bytes += if found.is_dir() { bytes_in(&path)? } else { found.len() };
     }
+    Ok(bytes)
 }
 
 /// Bytes that are free for us, and all, of the disk that holds a folder.
 pub fn space(folder: &Path) -> io::Result<(u64, u64)> {
-    let told = rustix::fs::statvfs(folder)?;
+    let told = of(folder, rustix::fs::statvfs(folder).map_err(io::Error::from))?;
     Ok((told.f_bavail.saturating_mul(told.f_frsize), told.f_blocks.saturating_mul(told.f_frsize)))
 }
 
@@ -175,6 +241,11 @@ impl Spool {
     /// Nothing is made yet.
     pub fn new(folder: PathBuf, attempt: u32) -> Self {
         Self { folder, attempt }
+    }
+
+    /// Bytes that are there.
+    pub fn bytes(&self) -> io::Result<u64> {
+        bytes_in(&self.folder)
     }
 
     /// Every file that is there whole, with its checksum.
@@ -204,7 +275,8 @@ impl Spool {
             let folder = self.folder.join(&part.name);
             make_folder(&folder)?;
             for file in names_in(&folder)?.into_iter().filter(|file| file.starts_with(UNFINISHED)) {
-                fs::remove_file(folder.join(file))?;
+                let path = folder.join(file);
+                of(&path, fs::remove_file(&path))?;
             }
         }
         Ok(())
@@ -217,34 +289,52 @@ impl Spool {
     /// Begins a file.
     pub fn begin(&self, part: &str, file: &str) -> io::Result<File> {
         let path = self.unfinished(part, file);
-        fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+        let begun =
+            of(&path, fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path))?;
+        of(&path, begun.set_permissions(fs::Permissions::from_mode(FILE_MODE)))?;
+        Ok(begun)
     }
 
     /// The file that was begun is whole.
     pub fn end(&self, part: &str, file: &str) -> io::Result<()> {
-        fs::rename(self.unfinished(part, file), self.folder.join(part).join(file))
+        let path = self.folder.join(part).join(file);
+        of(&path, fs::rename(self.unfinished(part, file), &path))
     }
 
     /// Links the parts into a table's folder for detached ones, where the server takes them up. Refuses to touch a
     /// part of that name which is there.
     pub fn link(&self, parts: &[PartFiles], detached: &Path) -> io::Result<()> {
-        let owner = fs::metadata(detached)?;
+        let owner = of(detached, fs::metadata(detached))?;
         for part in parts {
             let (from, to) = (self.folder.join(&part.name), detached.join(&part.name));
-            fs::DirBuilder::new().mode(FOLDER_MODE).create(&to)?;
-            own(&to, &owner)?;
+            of(&to, fs::DirBuilder::new().mode(FOLDER_MODE).create(&to))?;
+            of(&to, fs::set_permissions(&to, fs::Permissions::from_mode(FOLDER_MODE)))?;
+            of(&to, own(&to, &owner))?;
             for file in &part.files {
                 let target = to.join(&file.name);
-                fs::hard_link(from.join(&file.name), &target)?;
-                own(&target, &owner)?;
+                of(&target, fs::hard_link(from.join(&file.name), &target))?;
+                of(&target, own(&target, &owner))?;
             }
         }
         Ok(())
     }
 }
 
+/// Makes a folder, and those above it that are missing; no error if it is there.
 fn make_folder(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+    for above in folder.ancestors().collect::<Vec<_>>().into_iter().rev() {
+        if above.is_dir() {
+            continue;
+        }
+        match fs::DirBuilder::new().mode(FOLDER_MODE).create(above) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                of(above, made)?;
+                of(above, fs::set_permissions(above, fs::Permissions::from_mode(FOLDER_MODE)))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A daemon that runs as root gives what it made to the server's user; any other has made it as itself.
@@ -288,6 +378,72 @@ mod tests {
         sweep_frozen(folder.path(), |name| name == active).unwrap();
         sweep_frozen(&folder.path().join("none"), |_| false).unwrap();
         assert_eq!(names_in(&shadow).unwrap(), ["1", "backup", active.as_str(), "cvh_sendx"]);
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    /// A table's folder on a disk, with its file of every table.
+    fn table() -> (tempfile::TempDir, Located) {
+        let disk = tempfile::tempdir().unwrap();
+        let at = Located { root: disk.path().to_owned(), below: "store/t".into() };
+        fs::create_dir_all(at.path().join("detached")).unwrap();
+        fs::write(at.path().join("format_version.txt"), "1").unwrap();
+        (disk, at)
+    }
+
+    #[test]
+    fn a_look_whether_parts_can_be_copied_leaves_nothing() {
+        let (disk, at) = table();
+        let name = names::frozen("probe");
+        check_source(&at, &name).unwrap();
+        fs::create_dir(disk.path().join("shadow")).unwrap();
+        check_source(&at, &name).unwrap();
+        check_target(&at, ".probe").unwrap();
+        assert_eq!(names_in(&disk.path().join("shadow")).unwrap(), [""; 0]);
+        assert_eq!(names_in(&disk.path().join(names::TAKEN_FOLDER)).unwrap(), [""; 0]);
+        assert_eq!(names_in(disk.path()).unwrap(), [names::TAKEN_FOLDER, "shadow", "store"]);
+    }
+
+    /// Where the tests run as root nothing is out of reach: there what stands in the way is a file.
+    #[test]
+    fn what_cannot_be_used_is_told_with_its_path() {
+        let (disk, at) = table();
+        let name = names::frozen("probe");
+        fs::create_dir_all(disk.path().join("shadow").join(&name)).unwrap();
+        let why = check_source(&at, &name).unwrap_err();
+        assert!(why.to_string().contains(&format!("shadow/{name}")), "{why}");
+        fs::write(disk.path().join(names::TAKEN_FOLDER), "").unwrap();
+        let why = check_target(&at, ".probe").unwrap_err();
+        assert!(why.to_string().contains(names::TAKEN_FOLDER), "{why}");
+        let (disk, at) = table();
+        let us = fs::metadata(disk.path()).unwrap().uid();
+        if us == 0 {
+            std::os::unix::fs::chown(at.path(), Some(101), Some(101)).unwrap();
+            check_source(&at, &name).unwrap();
+        } else {
+            let why = check_alike(disk.path(), "probe", Path::new("/")).unwrap_err();
+            assert_eq!(why.kind(), io::ErrorKind::PermissionDenied);
+            assert!(why.to_string().contains("belongs to user 0"), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_is_made_has_the_rights_that_the_server_gives() {
+        let (disk, at) = table();
+        let spool = Spool::new(disk.path().join("cvh_taken/a/b"), 7);
+        let file = FileSize { name: "f".into(), bytes: 3 };
+        let part = PartFiles { name: "p".into(), rows: 1, files: vec![file] };
+        spool.prepare(std::slice::from_ref(&part)).unwrap();
+        io::Write::write_all(&mut spool.begin("p", "f").unwrap(), b"abc").unwrap();
+        spool.end("p", "f").unwrap();
+        assert_eq!((spool.bytes().unwrap(), bytes_in(&disk.path().join("none")).unwrap()), (3, 0));
+        spool.link(&[part], &at.path().join("detached")).unwrap();
+        for folder in ["cvh_taken", "cvh_taken/a", "cvh_taken/a/b", "cvh_taken/a/b/p", "store/t/detached/p"] {
+            assert_eq!(mode(&disk.path().join(folder)), 0o750, "{folder}");
+        }
+        assert_eq!(mode(&at.path().join("detached/p/f")), 0o640);
     }
 
     #[test]

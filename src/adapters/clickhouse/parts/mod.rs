@@ -12,8 +12,9 @@
 //! - `ATTACH` into a table without views fires none. It would drop pending mutations, so a replica that has any is
 //!   not sent.
 //!
-//! It is declined, with the reason, where the daemon does not find the server's folder, where a disk is not a plain
-//! local one, and where the sender's server is newer than the taker's.
+//! It is declined, with the reason, where the daemon does not find the server's folder, where it is not the server's
+//! user (what the server freezes, only that user can remove), where a disk of the table is not a plain local one, and
+//! where the sender's server is newer than the taker's.
 
 pub(super) mod folder;
 mod send;
@@ -26,10 +27,18 @@ use super::versions::Release;
 use super::{Error, ddl};
 use crate::model::TableName;
 use crate::model::names;
+use crate::model::parts::kept_free_bytes;
+use crate::model::table::Schema;
 use folder::Located;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+/// ClickHouse's number for a disk that is full.
+const NO_SPACE: u32 = 243;
+/// What servers call a plain disk.
+const LOCAL: &str = "local";
 
 /// Whether and how this daemon reaches its server's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,45 +58,71 @@ pub(super) struct Access {
 }
 
 /// Runs file work beside the runtime.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, String> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| error.to_string()),
-        Err(ended) => Err(ended.to_string()),
-    }
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|ended| Err(io::Error::other(ended)))
 }
 
-/// A file operation that failed for a reason that may pass.
+/// Something that failed for a reason that may pass.
 fn trouble(what: &str, error: &str) -> Error {
     Error::Overloaded { code: 0, message: format!("{what}: {error}") }
 }
 
-impl HttpClickHouse {
-    /// Where the server's disks begin, that of the configured `path` first.
-    async fn disk_roots(&self) -> Result<Vec<String>, Error> {
-        let rows = self.look(&Statement::DataRoots, "disks", Doing::Read).await?;
-        let mut roots = Vec::new();
-        for row in rows {
-            match row.as_slice() {
-                [path, kind] if kind == "local" => roots.push(path.clone()),
-                [path, kind] => {
-                    return Err(Error::NotByParts(format!("the disk at {path:?} of the server is {kind}")));
-                }
-                _ => return Err(ddl::refused("disks not understood".to_owned())),
-            }
+/// A file operation that failed: for a reason that may pass, or one that no other try heals.
+fn on_disk(what: &str, error: &io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied => Error::NotByParts(format!(
+            "{what}: {error}; the daemon has to run as the server's user, see docs/installing.md"
+        )),
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::CrossesDevices | ErrorKind::Unsupported => {
+            Error::NotByParts(format!("{what}: {error}"))
         }
-        Ok(roots)
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::Overloaded { code: NO_SPACE, message: format!("{what}: {error}") }
+        }
+        _ => trouble(what, &error.to_string()),
+    }
+}
+
+/// Bytes that may come to a table, by its folders and the server's disks (where each begins, its size and what is free
+/// of it), beside what is kept free; `None` where the server does not tell.
+fn room_of(folders: &[String], disks: &[(String, u64, u64)]) -> Option<u64> {
+    let disk_of = |folder: &String| {
+        let holding = disks.iter().filter(|(root, _, _)| Path::new(folder).strip_prefix(root).is_ok());
+        holding.max_by_key(|(root, _, _)| root.len())
+    };
+    let used: Option<BTreeSet<&(String, u64, u64)>> = folders.iter().map(disk_of).collect();
+    let used = used.filter(|used| !used.is_empty() && used.iter().all(|(_, all, _)| *all > 0))?;
+    let room = |(_, all, free): &&(String, u64, u64)| free.saturating_sub(kept_free_bytes(*all));
+    Some(used.iter().map(room).fold(0, u64::saturating_add))
+}
+
+/// Whether rows of a table stay until they are removed: other engines merge some away, and some expire.
+fn keeps_rows(schema: &Schema) -> bool {
+    schema.engine == "MergeTree" && schema.ttl.is_empty()
+}
+
+impl HttpClickHouse {
+    /// Where the server's disks begin and of what kind each is, that of the configured `path` first.
+    async fn disks(&self) -> Result<Vec<(String, String)>, Error> {
+        let rows = self.look(&Statement::DataRoots, "disks", Doing::Read).await?;
+        let disk = |row: &Vec<String>| Some((row.first()?.clone(), row.get(1)?.clone()));
+        let disks: Option<Vec<_>> = rows.iter().map(disk).collect();
+        disks.ok_or_else(|| ddl::refused("disks not understood".to_owned()))
     }
 
-    /// A table's folders: one on each disk that it may use.
+    /// A table's folders: one on each disk that it may use, in its storage policy's order.
     async fn folders_of(&self, table: &TableName) -> Result<Vec<Located>, Error> {
         let access = self.parts();
         if access.options.off {
             return Err(Error::NotByParts("it is switched off there".to_owned()));
         }
-        let roots = self.disk_roots().await?;
+        let (roots, kinds): (Vec<String>, Vec<String>) = self.disks().await?.into_iter().unzip();
         let paths = self.names(&Statement::DataPaths(table)).await?;
+        let mut of_paths = paths.iter().filter_map(|path| folder::root_of(&roots, path));
+        if let Some(at) = of_paths.find(|at| kinds[*at] != LOCAL) {
+            let (path, kind) = (&roots[at], &kinds[at]);
+            return Err(Error::NotByParts(format!("the disk at {path:?} of the server is {kind}")));
+        }
         let here = access.options.data_folder.as_deref();
         let located: Option<Vec<Located>> =
             paths.iter().map(|path| folder::locate(&roots, here, path)).collect();
@@ -104,28 +139,22 @@ impl HttpClickHouse {
         Err(Error::NotByParts(format!("its server, {from}, is newer than this one, {to}")))
     }
 
-    /// The same as the daemon finds them; none where nothing is copied by parts.
+    /// Where the server's plain disks begin, as the daemon finds them.
     async fn roots_here(&self) -> Result<Vec<PathBuf>, Error> {
-        let options = &self.parts().options;
-        if options.off {
-            return Ok(Vec::new());
-        }
-        let roots = match self.disk_roots().await {
-            Err(Error::NotByParts(_)) => return Ok(Vec::new()),
-            roots => roots?,
+        let data_folder = &self.parts().options.data_folder;
+        let disks = self.disks().await?.into_iter().enumerate().filter(|(_, (_, kind))| kind == LOCAL);
+        let here = |(at, (root, _)): (usize, (String, String))| {
+            data_folder.clone().filter(|_| at == 0).unwrap_or_else(|| PathBuf::from(root))
         };
-        let here = |(at, root): (usize, String)| {
-            options.data_folder.clone().filter(|_| at == 0).unwrap_or_else(|| PathBuf::from(root))
-        };
-        Ok(roots.into_iter().enumerate().map(here).collect())
+        Ok(disks.map(here).collect())
     }
 
     /// See [`ClickHouse::sweep_parts`](super::ClickHouse::sweep_parts).
     pub(super) async fn sweep(&self) -> Result<(), Error> {
-        let roots = self.roots_here().await?;
-        if roots.is_empty() {
+        if self.parts().options.off {
             return Ok(());
         }
+        let roots = self.roots_here().await?;
         // Listed after the roots: a replica that is begun now has no files here yet.
         let mut wanted = BTreeSet::new();
         for database in self.names(&Statement::Databases).await? {
@@ -144,29 +173,90 @@ impl HttpClickHouse {
             }
             Ok(())
         });
-        swept.await.map_err(|error| trouble("what earlier copies left cannot be removed", &error))
+        swept.await.map_err(|error| on_disk("what earlier copies left cannot be removed", &error))
     }
 
     /// Where files are gathered for a replica, one folder a disk; they need not be there.
     pub(super) async fn taken_folders(&self, database: &str) -> Result<Vec<PathBuf>, Error> {
-        let Some(name) = names::taken_folder(database) else { return Ok(Vec::new()) };
+        let name = names::taken_folder(database).filter(|_| !self.parts().options.off);
+        let Some(name) = name else { return Ok(Vec::new()) };
         let roots = self.roots_here().await?;
         Ok(roots.into_iter().map(|root| root.join(names::TAKEN_FOLDER).join(&name)).collect())
     }
 
-    /// Has what was gathered reach the disk, before the replica counts as whole: its source may go then, and old parts
-    /// that a power failure took would not be missed.
-    pub(super) async fn sync_taken(&self, folders: &[PathBuf]) -> Result<(), Error> {
-        let folders = folders.to_vec();
-        let synced = blocking(move || folders.iter().try_for_each(|folder| folder::sync(folder)));
-        synced.await.map_err(|error| trouble("what was copied is not safe on the disk", &error))
+    /// See [`ClickHouse::room`](super::ClickHouse::room).
+    pub(super) async fn room_for(&self, database: &str, nonce: u64) -> Result<Option<u64>, Error> {
+        let table = self.staging(database, nonce).await?.0;
+        let rows = self.look(&Statement::DiskSpaces, "disks", Doing::Read).await?;
+        let number = |row: &Vec<String>, at: usize| row.get(at)?.parse::<u64>().ok();
+        let disk = |row: &Vec<String>| Some((row.first()?.clone(), number(row, 1)?, number(row, 2)?));
+        let disks: Option<Vec<_>> = rows.iter().map(disk).collect();
+        let disks = disks.ok_or_else(|| ddl::refused("disks not understood".to_owned()))?;
+        let Some(room) = room_of(&self.names(&Statement::DataPaths(&table)).await?, &disks) else {
+            return Ok(None);
+        };
+        let gathered = self.taken_folders(database).await?;
+        let there =
+            blocking(move || gathered.iter().try_fold(0, |sum, at| Ok(sum + folder::bytes_in(at)?))).await;
+        Ok(Some(room.saturating_add(there.unwrap_or(0))))
+    }
+
+    /// See [`ClickHouse::sync_disks`](super::ClickHouse::sync_disks).
+    pub(super) async fn sync_roots(&self) -> Result<(), Error> {
+        let roots = self.roots_here().await?;
+        let synced = blocking(move || roots.iter().try_for_each(|root| folder::sync(root))).await;
+        synced.map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied => {
+                Error::NotByParts(format!("a disk of the server is out of its daemon's reach: {error}"))
+            }
+            _ => on_disk("what the server wrote is not safe on its disk", &error),
+        })
     }
 
     /// Removes what was gathered; what cannot be removed now goes with a later sweep.
     pub(super) async fn forget_taken(&self, folders: Vec<PathBuf>) {
         let removed = blocking(move || folders.iter().try_for_each(|folder| folder::remove(folder)));
         if let Err(error) = removed.await {
-            tracing::info!(error, "what was gathered for a copy is not removed yet");
+            tracing::info!(%error, "what was gathered for a copy is not removed yet");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let told = |kind: ErrorKind| on_disk("parts", &io::Error::new(kind, "/ch/shadow: no"));
+        for (kind, by_parts) in [
+            (ErrorKind::PermissionDenied, false),
+            (ErrorKind::ReadOnlyFilesystem, false),
+            (ErrorKind::CrossesDevices, false),
+            (ErrorKind::StorageFull, true),
+            (ErrorKind::NotFound, true),
+            (ErrorKind::InvalidData, true),
+        ] {
+            let error = told(kind);
+            assert_eq!(matches!(error, Error::Overloaded { .. }), by_parts, "{error:?}");
+            assert!(error.to_string().contains("/ch/shadow"), "{error}");
+        }
+        assert!(matches!(told(ErrorKind::StorageFull), Error::Overloaded { code: 243, .. }));
+        assert!(told(ErrorKind::PermissionDenied).to_string().contains("run as the server's user"));
+    }
+
+    #[test]
+    fn room_is_that_of_the_disks_which_the_table_uses() {
+        const GIB: u64 = 1 << 30;
+        let disk = |root: &str, all: u64, free: u64| (root.to_owned(), all * GIB, free * GIB);
+        let disks = [disk("/ch/", 100, 6), disk("/ch/two/", 1000, 310), disk("/three/", 1000, 700)];
+        let room = |folders: &[&str]| {
+            room_of(&folders.iter().map(|&folder| folder.to_owned()).collect::<Vec<_>>(), &disks)
+        };
+        assert_eq!(room(&["/ch/store/a/"]), Some(GIB), "a twentieth is kept");
+        assert_eq!(room(&["/ch/store/a/", "/ch/two/store/a/"]), Some(301 * GIB), "10 GiB at the most");
+        assert_eq!(room(&["/ch/two/store/a/", "/ch/two/store/b/"]), Some(300 * GIB), "each once");
+        assert_eq!((room(&[]), room(&["/elsewhere/a/"])), (None, None));
+        assert_eq!(room_of(&["/ch/a".to_owned()], &[(String::new(), 0, 0)]), None, "what is not told");
     }
 }

@@ -1,10 +1,12 @@
 //! The sender: freezes the parts of a partition and reads their files.
 
 use super::folder::{self, CHUNK_BYTES, Located};
-use super::{Error, HttpClickHouse, blocking, trouble};
+use super::{Error, HttpClickHouse, blocking, keeps_rows, on_disk, trouble};
 use crate::adapters::clickhouse::http::Settings;
+use crate::adapters::clickhouse::staging::Contents;
 use crate::adapters::clickhouse::statement::Statement;
-use crate::adapters::clickhouse::{Pieces, ddl};
+use crate::adapters::clickhouse::{Pieces, ddl, scratch};
+use crate::model::TableName;
 use crate::model::names;
 use crate::model::parts::{self, FileSize, HeldFile, PartFiles, Piece, WantedParts};
 use bytes::Bytes;
@@ -47,12 +49,46 @@ impl HttpClickHouse {
     pub(in crate::adapters::clickhouse) async fn send(&self, wanted: WantedParts) -> Result<Pieces, Error> {
         ddl::check_replica_database(&wanted.database)?;
         let local = Self::local(&wanted.database);
-        if self.described(&local).await?.is_none() {
+        let Some(described) = self.described(&local).await? else {
             return Err(Error::Missing(local.to_string()));
-        }
+        };
+        let schema = scratch::schema_of(&described, Vec::new())?;
         Self::check_releases(&self.release().await?, &wanted.version)?;
-        let folders = self.folders_of(&local).await?;
-        // Before anything is frozen: what cannot be reached cannot be removed either.
+        let frozen = self.frozen(&local).await?;
+        let mutations = self.mutations(&local).await?;
+        let of_partition = |mut contents: Contents| {
+            contents.retain(|_, content| content.partition == wanted.partition);
+            contents.into_iter().map(|(id, content)| (id, content.rows)).collect::<BTreeMap<_, _>>()
+        };
+        let before = of_partition(self.contents(&local).await?);
+        for id in before.keys() {
+            let freeze = Statement::FreezePartition { name: &local, partition_id: id, frozen: &frozen.name };
+            self.change(&freeze, &format!("partition {id} of {local}"), Settings::new()).await?;
+        }
+        // One that has begun since may have changed some of the parts.
+        self.check_mutations_since(&local, &mutations).await?;
+        let (frozen, found) = blocking(move || {
+            let found = frozen.parts();
+            Ok((frozen, found))
+        })
+        .await
+        .map_err(|error| on_disk("frozen parts", &error))?;
+        let (found, paths) = found.map_err(|error| Error::NotByParts(error.to_string()))?;
+        // Where rows go by themselves, what was there may be so no more.
+        let keeps = keeps_rows(&schema);
+        let after = if keeps { before.clone() } else { of_partition(self.contents(&local).await?) };
+        if found.is_empty() && !after.is_empty() {
+            let at = frozen.folders.iter().map(|folder| folder.root.display().to_string());
+            let at = at.collect::<Vec<_>>().join(", ");
+            return Err(Error::NotByParts(format!("what its server froze is not below {at} for its daemon")));
+        }
+        if keeps { check_whole(&before, &found) } else { check_some(&before, &after, &found) }?;
+        Ok(frozen.stream(found, paths, wanted.held))
+    }
+
+    /// A fresh name for what is frozen of a table, once it is certain that it can be read and removed again.
+    async fn frozen(&self, local: &TableName) -> Result<Frozen, Error> {
+        let folders = self.folders_of(local).await?;
         let looked = {
             let folders = folders.clone();
             blocking(move || folders.iter().try_for_each(|folder| std::fs::metadata(folder.path()).map(drop)))
@@ -60,33 +96,14 @@ impl HttpClickHouse {
         looked.await.map_err(|error| {
             Error::NotByParts(format!("the folder of {local} is out of its daemon's reach: {error}"))
         })?;
-        self.check_mutations(&local).await?;
-        let contents = self.contents(&local).await?;
-        let of_partition = contents.iter().filter(|(_, content)| content.partition == wanted.partition);
-        let expected: BTreeMap<String, u64> =
-            of_partition.map(|(id, content)| (id.clone(), content.rows)).collect();
         let active = self.parts().active.clone();
         let name = names::frozen(&Uuid::new_v4().simple().to_string());
+        // First of all: a sweep would take it for a leftover.
         active.lock().expect("no panic while held").insert(name.clone());
-        let frozen = Frozen { name, folders, active };
-        for id in expected.keys() {
-            let freeze = Statement::FreezePartition { name: &local, partition_id: id, frozen: &frozen.name };
-            self.change(&freeze, &format!("partition {id} of {local}"), Settings::new()).await?;
-        }
-        let (frozen, found) = blocking(move || {
-            let found = frozen.parts();
-            Ok((frozen, found))
-        })
-        .await
-        .map_err(|error| trouble("frozen parts", &error))?;
-        let (found, paths) = found.map_err(|error| Error::NotByParts(error.to_string()))?;
-        if found.is_empty() && !expected.is_empty() {
-            let at = frozen.folders.iter().map(|folder| folder.root.display().to_string());
-            let at = at.collect::<Vec<_>>().join(", ");
-            return Err(Error::NotByParts(format!("what its server froze is not below {at} for its daemon")));
-        }
-        check_whole(&expected, &found)?;
-        Ok(frozen.stream(found, paths, wanted.held))
+        let frozen = Frozen { name: name.clone(), folders: folders.clone(), active };
+        let checked = blocking(move || folders.iter().try_for_each(|at| folder::check_source(at, &name)));
+        checked.await.map_err(|error| on_disk(&format!("parts of {local} cannot be frozen"), &error))?;
+        Ok(frozen)
     }
 }
 
@@ -102,6 +119,21 @@ fn check_whole(expected: &BTreeMap<String, u64>, found: &[PartFiles]) -> Result<
         }
     }
     Ok(())
+}
+
+/// The same where rows go by themselves, so that there may be fewer at any time: something of all that is still there
+/// must have been frozen.
+fn check_some(
+    before: &BTreeMap<String, u64>,
+    after: &BTreeMap<String, u64>,
+    found: &[PartFiles],
+) -> Result<(), Error> {
+    let frozen: BTreeSet<&str> = found.iter().filter_map(|part| parts::partition_id(&part.name)).collect();
+    let stands = |id: &&String| before[*id] > 0 && after.get(*id).is_some_and(|rows| *rows > 0);
+    match before.keys().filter(stands).find(|id| !frozen.contains(id.as_str())) {
+        Some(id) => Err(trouble("frozen parts", &format!("none of ClickHouse partition {id} is there"))),
+        None => Ok(()),
+    }
 }
 
 impl Frozen {
@@ -126,7 +158,7 @@ impl Frozen {
             let held: BTreeSet<HeldFile> = held.into_iter().collect();
             if let Err(error) = send_all(&pieces, &found, &paths, &held) {
                 // Who took it may be gone: then nobody is there to be told either.
-                let _ = pieces.blocking_send(Err(trouble("frozen parts cannot be read", &error.to_string())));
+                let _ = pieces.blocking_send(Err(on_disk("frozen parts cannot be read", &error)));
             }
             drop(self);
         });
@@ -171,7 +203,7 @@ fn send_file(
             return Ok(pieces.blocking_send(Ok(Piece::End { checksum, held: true })).is_ok());
         }
     }
-    let (mut source, mut hasher) = (File::open(path)?, crc32fast::Hasher::new());
+    let (mut source, mut hasher) = (folder::of(path, File::open(path))?, crc32fast::Hasher::new());
     loop {
         let mut chunk = vec![0; CHUNK_BYTES.min(usize::try_from(file.bytes).unwrap_or(CHUNK_BYTES).max(1))];
         let read = source.read(&mut chunk)?;
@@ -202,5 +234,20 @@ mod tests {
         for lacking in [&whole[1..], &whole[..2], &[]] {
             assert!(check_whole(&expected, lacking).is_err(), "{lacking:?}");
         }
+    }
+
+    #[test]
+    fn rows_that_expire_while_parts_are_frozen_are_not_missed() {
+        let part = |name: &str, rows| PartFiles { name: name.into(), rows, files: Vec::new() };
+        let rows = |told: &[(&str, u64)]| {
+            told.iter().map(|(id, rows)| ((*id).to_owned(), *rows)).collect::<BTreeMap<_, _>>()
+        };
+        let before = rows(&[("7-201801", 30), ("7-201802", 5), ("7-201803", 1)]);
+        let found = [part("7-201801_1_4_2", 3), part("7-201802_2_2_0", 5)];
+        assert!(check_whole(&before, &found).is_err());
+        let after = rows(&[("7-201801", 2), ("7-201802", 50)]);
+        assert_eq!(check_some(&before, &after, &found), Ok(()), "all of March has expired");
+        assert!(check_some(&before, &before, &found).is_err(), "March is still there");
+        assert!(check_some(&before, &after, &found[1..]).is_err(), "removed in between");
     }
 }

@@ -1,7 +1,7 @@
 //! The taker: gathers the files that are sent, checks them, and has the server take the parts up.
 
 use super::folder::{self, Located, Spool};
-use super::{Error, HttpClickHouse, blocking, trouble};
+use super::{Error, HttpClickHouse, NO_SPACE, blocking, keeps_rows, on_disk, trouble};
 use crate::adapters::clickhouse::Pieces;
 use crate::adapters::clickhouse::gates::hash_of;
 use crate::adapters::clickhouse::statement::Statement;
@@ -11,23 +11,27 @@ use crate::model::{PartitionId, TableName};
 use futures::StreamExt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use tokio::sync::mpsc;
 
 /// Pieces that wait to be written.
 const PIECES_AHEAD: usize = 4;
 
+/// Where a partition's files may gather, and the staging table's folder on the same disk.
+type Place = (Spool, Located);
+
 impl HttpClickHouse {
-    /// Where files for a replica's partition from one source gather, and where the staging table is. Another copy may
-    /// be renaming it at the moment, which moves it.
-    async fn spool(
+    /// Where files for a replica's partition from one source may gather: on each disk that the staging table may use,
+    /// in its storage policy's order. Another copy may be renaming it at the moment, which moves it.
+    async fn places(
         &self,
         database: &str,
         nonce: u64,
         (from, partition): (&str, PartitionId),
-    ) -> Result<(Spool, Located), Error> {
+    ) -> Result<Vec<Place>, Error> {
         let own = names::taken_folder(database).ok_or_else(|| Error::Missing(database.to_owned()))?;
         let mut known = self.staging(database, nonce).await?.0;
-        let at = loop {
+        let reached = loop {
             let reached = self.reached(&known).await;
             let now = self.staging(database, nonce).await?.0;
             if std::mem::replace(&mut known, now.clone()) == now {
@@ -35,20 +39,26 @@ impl HttpClickHouse {
             }
         };
         let attempt = crate::adapters::clickhouse::spoilt::by_chance();
-        let taken = at.root.join(names::TAKEN_FOLDER).join(own);
-        Ok((Spool::new(taken.join(partition.0.to_string()).join(hash_of(from)), attempt), at))
+        let place = |at: Located| {
+            let taken = at.root.join(names::TAKEN_FOLDER).join(&own);
+            (Spool::new(taken.join(partition.0.to_string()).join(hash_of(from)), attempt), at)
+        };
+        Ok(reached.into_iter().map(place).collect())
     }
 
-    /// A table's folder, which must be there.
-    async fn reached(&self, table: &TableName) -> Result<Located, Error> {
-        let at = self.folders_of(table).await?.swap_remove(0);
-        let path = at.path();
-        match blocking(move || std::fs::metadata(path)).await {
-            Ok(_) => Ok(at),
-            Err(error) => Err(Error::NotByParts(format!(
-                "the folder of {table} is out of this daemon's reach: {error}"
-            ))),
-        }
+    /// A table's folders, which must be there and the daemon's to use.
+    async fn reached(&self, table: &TableName) -> Result<Vec<Located>, Error> {
+        let folders = self.folders_of(table).await?;
+        let there = folders.clone();
+        let looked = blocking(move || there.iter().try_for_each(|at| std::fs::metadata(at.path()).map(drop)));
+        looked.await.map_err(|error| {
+            Error::NotByParts(format!("the folder of {table} is out of this daemon's reach: {error}"))
+        })?;
+        let probe = format!(".{:08x}", crate::adapters::clickhouse::spoilt::by_chance());
+        let there = folders.clone();
+        let checked = blocking(move || there.iter().try_for_each(|at| folder::check_target(at, &probe)));
+        checked.await.map_err(|error| on_disk(&format!("parts cannot gather for {table}"), &error))?;
+        Ok(folders)
     }
 
     /// See [`ClickHouse::files_held`](crate::adapters::clickhouse::ClickHouse::files_held).
@@ -59,9 +69,9 @@ impl HttpClickHouse {
         from: &str,
         partition: PartitionId,
     ) -> Result<Vec<HeldFile>, Error> {
-        let (spool, _) = self.spool(database, nonce, (from, partition)).await?;
-        let looked = blocking(move || spool.held()).await;
-        looked.map_err(|error| trouble("files from before cannot be read", &error))
+        let places = self.places(database, nonce, (from, partition)).await?;
+        let looked = blocking(move || fullest(&places)?.map_or(Ok(Vec::new()), |at| places[at].0.held()));
+        looked.await.map_err(|error| on_disk("files from before cannot be read", &error))
     }
 
     /// See [`ClickHouse::take_partition`](crate::adapters::clickhouse::ClickHouse::take_partition).
@@ -73,20 +83,20 @@ impl HttpClickHouse {
         held: Vec<HeldFile>,
         mut pieces: Pieces,
     ) -> Result<u64, Error> {
-        let (spool, at) = self.spool(database, nonce, (from, partition)).await?;
+        let places = self.places(database, nonce, (from, partition)).await?;
         let announced = match pieces.next().await {
             Some(Ok(Piece::Begin(parts))) => parts,
             Some(Ok(Piece::Declined(reason))) => return Err(Error::NotByParts(reason)),
             Some(Err(error)) => return Err(error),
             Some(Ok(_)) | None => return Err(ended()),
         };
-        check_room(&at, &announced, &held).await?;
+        let (spool, at) = place_for(places, &announced, &held).await?;
         let intake = Intake::new(announced.clone(), held).map_err(|what| trouble("parts", &what))?;
         gather(&spool, intake, pieces).await?;
         let (_, tables) = self.staging(database, nonce).await?;
         let (target, prefix) = self.begin_copy(database, nonce, partition, tables).await;
         let rows = announced.iter().map(|part| part.rows).sum();
-        let copied = match self.attach(&target, nonce, &spool, announced, &prefix).await {
+        let copied = match self.attach(&target, nonce, (&spool, &at), announced, &prefix).await {
             Ok(counts) => {
                 let checked = self.check_taken(&target, partition, counts.then_some(rows)).await;
                 if checked.is_err() {
@@ -101,27 +111,31 @@ impl HttpClickHouse {
     }
 
     /// Makes a table for these parts alone, and has it take them up. Tells whether their rows can be counted on: other
-    /// engines may merge some away at once.
+    /// engines, and a TTL, may take some away at once.
     async fn attach(
         &self,
         target: &TableName,
         nonce: u64,
-        spool: &Spool,
+        (spool, beside): (&Spool, &Located),
         parts: Vec<PartFiles>,
         prefix: &str,
     ) -> Result<bool, Error> {
         let schema = self.make_copy_table(target, nonce).await?;
-        let at = self.folders_of(target).await?.swap_remove(0);
+        let mut folders = self.folders_of(target).await?.into_iter();
+        // Of the same disk: elsewhere the files cannot be linked to.
+        let at = folders.find(|at| at.root == beside.root).ok_or_else(|| {
+            Error::NotByParts(format!("{target} has no folder below {}", beside.root.display()))
+        })?;
         let (spool, names) = (spool.clone(), parts.iter().map(|part| part.name.clone()).collect::<Vec<_>>());
         let linked = blocking(move || spool.link(&parts, &at.path().join("detached"))).await;
         linked
-            .map_err(|error| trouble(&format!("parts cannot be put into the folder of {target}"), &error))?;
+            .map_err(|error| on_disk(&format!("parts cannot be put into the folder of {target}"), &error))?;
         for part in &names {
             let attach = Statement::AttachPart { name: target, part };
             let settings = crate::adapters::clickhouse::seed::with_id(prefix);
             self.change(&attach, &format!("part {part} of {target}"), settings).await?;
         }
-        Ok(schema.engine == "MergeTree")
+        Ok(keeps_rows(&schema))
     }
 
     /// Rows of what was taken up: those of one partition and no other, and as many as were told of.
@@ -149,19 +163,78 @@ fn ended() -> Error {
     trouble("parts", "the other daemon broke off")
 }
 
-/// Refuses what would fill the disk.
-async fn check_room(at: &Located, parts: &[PartFiles], held: &[HeldFile]) -> Result<(), Error> {
-    let there: u64 = held.iter().map(|file| file.bytes).sum();
-    let needed = parts::bytes_of(parts).saturating_sub(there);
-    let root = at.root.clone();
-    let (free, all) =
-        blocking(move || folder::space(&root)).await.map_err(|error| trouble("disk", &error))?;
-    let kept = parts::kept_free_bytes(all);
-    if free >= needed.saturating_add(kept) {
-        return Ok(());
+/// The place that holds most of what an earlier copy brought, if any does.
+fn fullest(places: &[Place]) -> io::Result<Option<usize>> {
+    let mut fullest = None;
+    for (at, (spool, _)) in places.iter().enumerate() {
+        let bytes = spool.bytes()?;
+        if bytes > fullest.map_or(0, |(_, most)| most) {
+            fullest = Some((at, bytes));
+        }
     }
-    let message = format!("{needed} bytes to come, {free} are free, of which {kept} are kept so");
-    Err(Error::Overloaded { code: 243, message })
+    Ok(fullest.map(|(at, _)| at))
+}
+
+/// Where what arrives goes.
+#[derive(Debug, PartialEq, Eq)]
+enum Choice {
+    /// To this place.
+    At(usize),
+    /// To another than the one that holds a part of it, which is of no use there.
+    Anew(usize),
+    /// To none.
+    Nowhere,
+}
+
+/// Chooses among places by the bytes that each can still take: the one that holds some of it, else the first that
+/// takes all.
+fn choose(room: &[u64], all_bytes: u64, held: Option<(usize, u64)>) -> Choice {
+    if let Some((at, there)) = held
+        && room[at] >= all_bytes.saturating_sub(there)
+    {
+        return Choice::At(at);
+    }
+    match (room.iter().position(|room| *room >= all_bytes), held) {
+        (None, _) => Choice::Nowhere,
+        (Some(_), Some((holding, _))) => Choice::Anew(holding),
+        (Some(first), None) => Choice::At(first),
+    }
+}
+
+/// Chooses where parts are to gather, so that no disk is filled.
+async fn place_for(mut places: Vec<Place>, parts: &[PartFiles], held: &[HeldFile]) -> Result<Place, Error> {
+    let there: u64 = held.iter().map(|file| file.bytes).sum();
+    let (all_bytes, has_some) = (parts::bytes_of(parts), !held.is_empty());
+    let looking = places.clone();
+    let looked = blocking(move || {
+        let spaces: io::Result<Vec<_>> = looking.iter().map(|(_, at)| folder::space(&at.root)).collect();
+        let spaces = spaces?;
+        let room = |(free, all): &(u64, u64)| free.saturating_sub(parts::kept_free_bytes(*all));
+        let room: Vec<u64> = spaces.iter().map(room).collect();
+        let holding = if has_some { fullest(&looking)? } else { None };
+        let chosen = choose(&room, all_bytes, holding.map(|at| (at, there)));
+        if let Choice::Anew(at) = chosen {
+            looking[at].0.prepare(&[])?;
+        }
+        Ok((chosen, spaces))
+    });
+    let (chosen, spaces) = looked.await.map_err(|error| on_disk("disk", &error))?;
+    match chosen {
+        Choice::At(at) => Ok(places.swap_remove(at)),
+        Choice::Anew(_) => {
+            Err(trouble("disk", "the one that holds some of the files is too full: all go to another"))
+        }
+        Choice::Nowhere if places.len() > 1 => Err(Error::NotByParts(format!(
+            "{all_bytes} bytes fit on none of the {} disks of the table as a whole",
+            places.len()
+        ))),
+        Choice::Nowhere => {
+            let (free, all) = spaces[0];
+            let (needed, kept) = (all_bytes.saturating_sub(there), parts::kept_free_bytes(all));
+            let message = format!("{needed} bytes to come, {free} are free, of which {kept} are kept so");
+            Err(Error::Overloaded { code: NO_SPACE, message })
+        }
+    }
 }
 
 /// Writes what arrives until all of it is there.
@@ -185,10 +258,10 @@ async fn gather(spool: &Spool, intake: Intake, mut pieces: Pieces) -> Result<(),
         }
     }
     drop(to_disk);
-    let written = writing.await.unwrap_or_else(|ended| Err(ended.to_string()));
+    let written = writing.await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
     match (failed, written) {
         (Some(error), _) => Err(error),
-        (None, written) => written.map_err(|error| trouble("parts", &error)),
+        (None, written) => written.map_err(|error| on_disk("parts", &error)),
     }
 }
 
@@ -208,7 +281,7 @@ fn write_all(spool: &Spool, mut intake: Intake, mut arriving: mpsc::Receiver<Pie
                     Some(into) => into,
                     None => spool.begin(&part, &file)?,
                 };
-                open.insert(into).write_all(&content)?;
+                folder::of(Path::new(&file), open.insert(into).write_all(&content))?;
             }
             Arrived::Whole => {
                 if open.take().is_none() {
@@ -220,4 +293,40 @@ fn write_all(spool: &Spool, mut intake: Intake, mut arriving: mpsc::Receiver<Pie
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_arrives_goes_to_the_first_disk_that_takes_it_and_to_what_is_there_of_it() {
+        for (room, held, chosen) in [
+            (&[100, 100][..], None, Choice::At(0)),
+            (&[99, 100], None, Choice::At(1)),
+            (&[99, 99], None, Choice::Nowhere),
+            (&[99], None, Choice::Nowhere),
+            // An earlier attempt brought 60 of the 100.
+            (&[40], Some((0, 60)), Choice::At(0)),
+            (&[100, 40], Some((1, 60)), Choice::At(1)),
+            (&[39, 100], Some((0, 60)), Choice::Anew(0)),
+            (&[39, 99], Some((0, 60)), Choice::Nowhere),
+        ] {
+            assert_eq!(choose(room, 100, held), chosen, "{room:?} {held:?}");
+        }
+    }
+
+    #[test]
+    fn the_disk_that_holds_some_of_it_is_found() {
+        let disks = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let place = |disk: &tempfile::TempDir| {
+            let at = Located { root: disk.path().to_owned(), below: "t".into() };
+            (Spool::new(disk.path().join("cvh_taken/a"), 1), at)
+        };
+        let places: Vec<Place> = disks.iter().map(place).collect();
+        assert_eq!(fullest(&places).unwrap(), None);
+        std::fs::create_dir_all(disks[1].path().join("cvh_taken/a/p")).unwrap();
+        std::fs::write(disks[1].path().join("cvh_taken/a/p/f"), "abc").unwrap();
+        assert_eq!(fullest(&places).unwrap(), Some(1));
+    }
 }
