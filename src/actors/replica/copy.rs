@@ -129,7 +129,7 @@ impl Job {
             let (mut last, mut copied) = ("no source".to_owned(), false);
             let bytes = sizes.get(&partition).copied();
             for source in having {
-                // Read before the copy: the copy then holds every row below it.
+                // Read before the copy: the copy then holds every row below it that the source holds for certain.
                 let position = self.position_of(source, &topic).await.map_err(|e| e.told())?;
                 match self.copy_one(nonce, source, partition, bytes, &mut declined, &meter).await {
                     Ok(rows) => {

@@ -8,8 +8,11 @@ mod copy;
 #[cfg(test)]
 mod copy_tests;
 pub mod encode;
+mod marks;
 mod partition;
 pub mod position;
+#[cfg(test)]
+mod power_tests;
 pub mod recovery;
 pub mod seed;
 pub mod state;
@@ -48,6 +51,8 @@ pub struct ReplicaActor {
     lanes: Vec<Addr<LaneReader>>,
     agent: Recipient<FromReplica>,
     by_source: BTreeMap<TopicPartition, PartitionId>,
+    /// The one wait: the state asks for another only if that is over sooner, or after this one.
+    wake: Option<SpawnHandle>,
 }
 
 impl ReplicaActor {
@@ -64,11 +69,12 @@ impl ReplicaActor {
         let id = ReplicaId { table: table.id, shard: shard.id, node: ports.node.clone() };
         let source = |partition| names::topic_partition(&table.source, partition);
         let start = Position::start(table.id, shard.id, shard.life_on(&ports.node));
+        let start = Position { boot: ports.boot, ..start };
         let state = State::new(&start, shard.range, limits, source);
         let by_source = state.sources().map(|(id, source)| (source.clone(), id)).collect();
         let database = names::replica_database(&table.name, table.id, shard.id);
         let job = Job { ports, view, agent: agent.clone(), table, shard: shard.clone(), database };
-        Self { id, job, state, lanes, agent, by_source }
+        Self { id, job, state, lanes, agent, by_source, wake: None }
     }
 
     fn handle(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -115,7 +121,13 @@ impl ReplicaActor {
             }
             Effect::WakeAt(at_ms) => {
                 let wait = at_ms.saturating_sub(self.job.ports.clock.now_ms());
-                ctx.run_later(Duration::from_millis(wait), |actor, ctx| actor.handle(Event::Tick, ctx));
+                let wake = ctx.run_later(Duration::from_millis(wait), |actor, ctx| {
+                    actor.wake = None;
+                    actor.handle(Event::Tick, ctx);
+                });
+                if let Some(later) = self.wake.replace(wake) {
+                    ctx.cancel_future(later);
+                }
             }
             Effect::Report => {
                 let since = self.job.since();
@@ -133,6 +145,16 @@ impl ReplicaActor {
                 }
                 let gap = u64::try_from(to - from).unwrap_or(0);
                 self.job.ports.metrics.offset_gaps(&self.job.table.name.to_string()).inc_by(gap);
+            }
+            Effect::LookBack(partition, from, to) => {
+                tracing::info!(replica = %self.id, %partition, from, to,
+                    "the machine was started anew, or is another: looking whether the newest rows are all there");
+            }
+            Effect::Unproven(partition, from, to) => {
+                tracing::warn!(table = %self.job.table.name, shard = %self.id.shard, %partition, from, to,
+                    remedy = "compare the replicas with `converthouse verify`",
+                    "the machine was started anew, and the topic no longer has what the table may have lost by it: \
+                     going on behind it");
             }
             Effect::LostRows(partition, from) => {
                 tracing::error!(replica = %self.id, %partition, from, invariant = %Invariant::NoLoss,

@@ -98,16 +98,14 @@ impl Job {
         let server = &self.ports.clickhouse;
         let refused = |e: clickhouse::Error| Stall::ServerRefuses { error: e.told() };
         let newest = server.holdings(&self.database, partition, i64::MAX).await.map_err(refused)?.max_offset;
-        let from = recovery::look_from(origin, committed.as_ref(), newest);
+        let boot = self.ports.boot;
+        let from = recovery::look_from(origin, committed.as_ref(), newest, boot);
         let holdings = server.holdings(&self.database, partition, from).await.map_err(refused)?;
-        let of = |(next, position): &(i64, Position)| {
-            position.fingerprint.map(|_| position.fingerprint_at.unwrap_or(next - 1))
-        };
-        let fingerprint = match committed.as_ref().and_then(of) {
-            Some(offset) if offset >= watermarks.low => self.fingerprint_at(source, offset).await?,
+        let fingerprint = match committed.as_ref().and_then(recovery::fingerprinted) {
+            Some((_, offset)) if offset >= watermarks.low => self.fingerprint_at(source, offset).await?,
             _ => None,
         };
-        Ok(Findings { origin, committed, holdings, watermarks, fingerprint })
+        Ok(Findings { origin, committed, holdings, watermarks, fingerprint, boot })
     }
 
     /// What is recorded of this replica: by itself, or by what it was made out of.
