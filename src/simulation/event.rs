@@ -144,8 +144,8 @@ pub enum Event {
         /// Whose.
         node: Target,
     },
-    /// A machine loses power: daemon and server are down until it is started, and of the parts that were inserted in the
-    /// last half minute some are gone then, older ones and newer ones as it comes.
+    /// A machine loses power: daemon and server are down until it is started, and of the parts that were inserted in
+    /// the last half minute some are gone then, older ones and newer ones as it comes.
     LosePower {
         /// Which.
         node: Target,

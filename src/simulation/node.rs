@@ -234,8 +234,8 @@ impl SimNode {
     }
 
     /// How often its daemon found that a table lacks rows which were committed. Nothing but a new disk and lost power
-    /// take rows from a server, so without one it never may: that the daemon reads them again from the topic would hide that they were
-    /// not published whole.
+    /// take rows from a server, so without these it never may: that the daemon reads them again from the topic would
+    /// hide that they were not published whole.
     pub fn rows_found_missing(&self) -> u64 {
         self.found_missing + self.daemon.as_ref().map_or(0, Daemon::rows_found_missing)
     }

@@ -65,8 +65,9 @@ fn what_an_earlier_run_left_unsettled_is_recorded_too_with_the_message_that_it_w
     assert!(effects.contains(&Effect::WakeAt(70_000)), "{effects:?}");
     let effects = state.on(Event::Tick, 70_000);
     assert_eq!(recorded(&effects), [(4, Some(4), Some(Boot(1)))]);
-    let vouches = |e: &Effect| matches!(e, Effect::Commit(_, _, at) if (at.fingerprint, at.fingerprint_at) == (Some(9), Some(2)));
-    assert!(effects.iter().any(vouches), "a topic made anew is still told by it: {effects:?}");
+    let Some(Effect::Commit(_, _, position)) = effects.first() else { panic!("{effects:?}") };
+    let of_message = (position.fingerprint, position.fingerprint_at);
+    assert_eq!(of_message, (Some(9), Some(2)), "a topic made anew is still told by it");
 }
 
 #[test]

@@ -273,7 +273,7 @@ mod tests {
     const THEN: Option<Boot> = Some(Boot(1));
     const NOW: Option<Boot> = Some(Boot(2));
 
-    /// Committed up to 100 in an earlier start of the machine, 60 of it safe; offsets that are held; what the topic has.
+    /// Committed up to 100 in an earlier start of the machine, 60 of it safe; what is held, and what the topic has.
     fn started_anew(held: impl Iterator<Item = i64>, low: i64) -> Findings {
         let rows: Vec<(i64, u32)> = held.map(|offset| (offset, 0)).collect();
         let mut findings = findings(Some((100, Some(99))), &rows, low, 120);

@@ -85,7 +85,8 @@ pub enum Effect {
         partition: PartitionId,
         /// To be returned with the outcome.
         attempt: u32,
-        /// How far it had come in this run, or when that began: Kafka forgets what was recorded when a topic is deleted.
+        /// How far it had come in this run, or when that began, if it had: Kafka forgets what was recorded when a
+        /// topic is deleted.
         known: Option<(i64, Position)>,
     },
     /// Read from the offset on, as the assignment of that number.

@@ -80,8 +80,8 @@ impl World {
 }
 
 impl SimClickHouse {
-    /// Its machine's power goes, while it is down: each part of the last half minute is lost if `is_lost` says so. Tells
-    /// how many rows are.
+    /// Its machine's power goes, while it is down: each part of the last half minute is lost if `is_lost` says so.
+    /// Tells how many rows are.
     pub fn lose_power(&self, is_lost: impl FnMut() -> bool) -> u64 {
         self.world().lose_power(is_lost)
     }
