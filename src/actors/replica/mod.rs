@@ -133,6 +133,17 @@ impl ReplicaActor {
                 let since = self.job.since();
                 self.tell(ReplicaNews::Observed(ReplicaObservation { since, ..self.state.observe() }));
             }
+            Effect::Doubt(..)
+            | Effect::Gap(..)
+            | Effect::LookBack(..)
+            | Effect::Unproven(..)
+            | Effect::LostRows(..) => self.log(effect),
+        }
+    }
+
+    /// Logs and counts what somebody may have to know; nothing else comes of it.
+    fn log(&self, effect: Effect) {
+        match effect {
             Effect::Doubt(partition, reason) => {
                 tracing::info!(replica = %self.id, %partition, reason,
                     "an insert's outcome is unknown: looking what the table holds");
@@ -161,6 +172,7 @@ impl ReplicaActor {
                     "the table has lost rows that were committed: reading them again from the topic");
                 self.job.ports.metrics.invariant_violations(Invariant::NoLoss).inc();
             }
+            _ => {}
         }
     }
 
