@@ -8,6 +8,8 @@ mod cases;
 mod elastic;
 #[path = "simulation/late.rs"]
 mod late;
+#[path = "simulation/power.rs"]
+mod power;
 #[path = "simulation/recording.rs"]
 mod recording;
 #[path = "simulation/steering.rs"]

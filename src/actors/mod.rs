@@ -32,6 +32,7 @@ mod warden_tests;
 use crate::adapters::clickhouse::ClickHouse;
 use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
+use crate::adapters::machine::Boot;
 use crate::adapters::metadata::MetaStore;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::offload::Offload;
@@ -175,6 +176,8 @@ pub struct World {
     pub insert_base_url: Option<String>,
     /// Distinguishes this run of the daemon from the next.
     pub incarnation: u64,
+    /// This start of the machine that daemon and servers run on, if it tells.
+    pub boot: Option<Boot>,
     /// The metadata store.
     pub store: Arc<dyn MetaStore>,
     /// What daemons of this process that follow the same store have made already.
@@ -324,6 +327,7 @@ fn spawn_node(
         node: id.clone(),
         cluster: world.cluster.clone(),
         incarnation: world.incarnation,
+        boot: world.boot,
         group: names::consumer_group(&world.cluster, &id),
         clickhouse: local.clickhouse.clone(),
         kafka: world.kafka.clone(),

@@ -5,6 +5,7 @@ use super::throttle::Throttle;
 use crate::adapters::clickhouse::ClickHouse;
 use crate::adapters::clock::Clock;
 use crate::adapters::kafka::Kafka;
+use crate::adapters::machine::Boot;
 use crate::adapters::routes::RoutesFile;
 use crate::model::NodeId;
 use crate::telemetry::Metrics;
@@ -20,6 +21,8 @@ pub struct NodePorts {
     pub cluster: String,
     /// This run of the daemon.
     pub incarnation: u64,
+    /// This start of the machine, if it tells.
+    pub boot: Option<Boot>,
     /// Group under which offsets are recorded.
     pub group: String,
     /// The ClickHouse server beside the daemon.

@@ -166,6 +166,7 @@ impl Outside {
             insert_base_url: None,
             made: Made::default(),
             incarnation: self.runs,
+            boot: None,
             store: Arc::new(store),
             kafka: Arc::new(self.kafka.clone()),
             peers: Arc::new(GrpcPeers::new(Default::default())),

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod compute;
 pub mod faults;
 pub mod kafka;
+pub mod machine;
 pub mod metadata;
 pub mod offload;
 mod operation_wire;

@@ -7,6 +7,7 @@ mod parts;
 use crate::actors::{self, Made, Running, World};
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::adapters::compute::etcd_member::ManagedEtcd;
+use crate::adapters::machine::Boot;
 use crate::adapters::offload::Threads;
 use crate::adapters::peers::Daemon;
 use crate::adapters::peers::grpc::{GrpcPeers, Options as PeerOptions};
@@ -165,6 +166,7 @@ async fn start(mut config: Config) -> Result<Started, Error> {
         insert_base_url: Some(config.daemon.http_advertise.clone()),
         made: Made::default(),
         incarnation: clock.random(),
+        boot: Boot::current(),
         store,
         kafka,
         peers: Arc::new(GrpcPeers::new(peers)),

@@ -341,8 +341,8 @@ impl Cluster {
         tokio::time::sleep(Duration::from_millis(ms)).await;
         let nodes = self.0.nodes.borrow();
         // A copy of a table that stands on a new disk comes with the position of the one that is gone, also elsewhere.
-        let replaced = nodes.values().any(|node| node.server.disk_replaced());
-        for (id, node) in nodes.iter().filter(|_| !replaced) {
+        let lost = nodes.values().any(|node| node.server.has_lost_rows());
+        for (id, node) in nodes.iter().filter(|_| !lost) {
             if node.rows_found_missing() > 0 {
                 return Err(self.failure(format!("NO-LOSS: {id} found rows missing that were committed")));
             }

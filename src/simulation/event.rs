@@ -144,6 +144,12 @@ pub enum Event {
         /// Whose.
         node: Target,
     },
+    /// A machine loses power: daemon and server are down until it is started, and of the parts that were inserted in
+    /// the last half minute some are gone then, older ones and newer ones as it comes.
+    LosePower {
+        /// Which.
+        node: Target,
+    },
     /// All machines of a zone die.
     StopZone {
         /// Which.
@@ -276,6 +282,7 @@ impl Event {
             | Self::StartNode { node }
             | Self::LoseNode { node }
             | Self::ReplaceDisk { node }
+            | Self::LosePower { node }
             | Self::SlowNode { node, .. }
             | Self::Cut { node, .. }
             | Self::Join { node }

@@ -45,16 +45,8 @@ impl Cluster {
             Event::StartClickhouse { node } => self.set_clickhouse(at(node)?.as_str(), true)?,
             Event::StopNode { node } => self.set_machine(&at(node)?, false)?,
             Event::StartNode { node } => self.set_machine(&at(node)?, true)?,
-            Event::LoseNode { node } => {
-                let node = at(node)?;
-                self.set_machine(&node, false)?;
-                self.with(node.as_str(), |sim| sim.lost = true)?;
-            }
-            Event::ReplaceDisk { node } => {
-                let node = at(node)?;
-                self.set_clickhouse(node.as_str(), false)?;
-                self.row(&format!("script replaces the disk of {node}"));
-                self.with(node.as_str(), |sim| sim.server.replace_disk())?;
+            Event::LoseNode { node } | Event::ReplaceDisk { node } | Event::LosePower { node } => {
+                self.break_machine(event, &at(node)?)?;
             }
             Event::StopZone { zone } => self.set_zone(zone, false)?,
             Event::StartZone { zone } => self.set_zone(zone, true)?,
@@ -97,6 +89,28 @@ impl Cluster {
             sim.server.set_latency_ms(latency_ms.max(LATENCY_MS));
             sim.server.set_copy_rate(copy_bytes_per_s);
         })
+    }
+
+    /// A machine is down, and has lost something by it.
+    fn break_machine(&self, event: &Event, node: &NodeId) -> Result<(), Failure> {
+        match event {
+            Event::LoseNode { .. } => {
+                self.set_machine(node, false)?;
+                self.with(node.as_str(), |sim| sim.lost = true)
+            }
+            Event::ReplaceDisk { .. } => {
+                self.set_clickhouse(node.as_str(), false)?;
+                self.row(&format!("script replaces the disk of {node}"));
+                self.with(node.as_str(), |sim| sim.server.replace_disk())
+            }
+            Event::LosePower { .. } => {
+                self.set_machine(node, false)?;
+                let lost = self.with(node.as_str(), |sim| sim.lose_power(|| self.random(2) == 0))?;
+                self.row(&format!("script cuts the power of {node}: {lost} rows are gone"));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn set_machine(&self, node: &NodeId, up: bool) -> Result<(), Failure> {

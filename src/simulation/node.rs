@@ -8,6 +8,7 @@ use crate::adapters::clickhouse::{FaultyClickHouse, SimClickHouse, SimServers};
 use crate::adapters::clock::SimClock;
 use crate::adapters::faults::{Lifeline, Line, Weather};
 use crate::adapters::kafka::{FaultyKafka, SimKafka};
+use crate::adapters::machine::Boot;
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{FaultyStore, MemoryStore};
 use crate::adapters::offload::Inline;
@@ -89,6 +90,8 @@ pub struct SimNode {
     pub(super) server: SimClickHouse,
     routes: SimRoutes,
     runs: u64,
+    /// How often its machine was started anew since its kernel first ran.
+    boots: u32,
     /// How fast its clock goes, in parts per million too fast.
     pub(super) drift_ppm: i64,
     /// It is gone for good: no repair brings it back.
@@ -133,7 +136,17 @@ impl SimNode {
         let state = NodeState::Active;
         let weight_milli = said.weight_milli.unwrap_or(1_000);
         let record = Node { id, labels, capacity_bytes, weight_milli, state, clickhouse, daemon_url };
-        Self { record, server, routes, runs: 0, drift_ppm: 0, lost: false, daemon: None, found_missing: 0 }
+        Self {
+            record,
+            server,
+            routes,
+            runs: 0,
+            boots: 0,
+            drift_ppm: 0,
+            lost: false,
+            daemon: None,
+            found_missing: 0,
+        }
     }
 
     /// Starts the daemon: the same wiring as in production, over lines of its own.
@@ -192,6 +205,7 @@ impl SimNode {
             daemon_url: self.record.daemon_url.clone(),
             insert_base_url: None,
             incarnation: self.runs,
+            boot: Some(self.boot()),
             store: Arc::new(store),
             made: shared.made.clone(),
             kafka: Arc::new(FaultyKafka::new(shared.kafka.clone(), line(Port::Kafka))),
@@ -219,9 +233,9 @@ impl SimNode {
         self.daemon.as_ref().is_some_and(|daemon| !daemon.lifeline.is_over() && daemon.running.healthy())
     }
 
-    /// How often its daemon found that a table lacks rows which were committed. Nothing but a new disk takes rows from
-    /// a server, so without one it never may: that the daemon reads them again from the topic would hide that they were
-    /// not published whole.
+    /// How often its daemon found that a table lacks rows which were committed. Nothing but a new disk and lost power
+    /// take rows from a server, so without these it never may: that the daemon reads them again from the topic would
+    /// hide that they were not published whole.
     pub fn rows_found_missing(&self) -> u64 {
         self.found_missing + self.daemon.as_ref().map_or(0, Daemon::rows_found_missing)
     }
@@ -232,6 +246,16 @@ impl SimNode {
             self.found_missing += daemon.rows_found_missing();
             daemon.lifeline.cut();
         }
+    }
+
+    fn boot(&self) -> Boot {
+        Boot(crc32fast::hash(format!("{} {}", self.record.id, self.boots).as_bytes()))
+    }
+
+    /// The machine's power goes: daemon and server are down, and its next start is another. Tells how many rows went.
+    pub fn lose_power(&mut self, is_lost: impl FnMut() -> bool) -> u64 {
+        self.boots += 1;
+        self.server.lose_power(is_lost)
     }
 
     /// Lets the daemon's process stand still, or go on.

@@ -6,6 +6,7 @@ use super::work::Job;
 use super::writer_tests::{DATABASE, P, Stage, stage, texts};
 use crate::adapters::clickhouse::{ClickHouse, Error, RemoteReplica, ReplicaTables, SimServers};
 use crate::adapters::kafka::{Committed, NewTopic, Outgoing};
+use crate::adapters::machine::Boot;
 use crate::model::hold::{Brake, Hold, Scope};
 use crate::model::names;
 use crate::model::node::Secret;
@@ -280,4 +281,35 @@ async fn a_position_is_as_young_as_the_try_that_went_well() {
     assert_eq!(ended, Ok(()));
     let recorded = kafka.committed(&job.ports.group, std::slice::from_ref(&topic)).await.unwrap();
     assert_eq!(recorded[0].as_ref().map(|committed| committed.next), Some(7));
+}
+
+/// The source lost power and may have holes from what was safe on: so may its copy, on another machine.
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_looked_through_from_what_was_safe_where_it_comes_from() {
+    let here = stage().await;
+    let mut job = here.job.clone();
+    job.ports.boot = Some(Boot(2));
+    let topic = names::topic_partition(&job.table.source, P);
+    let kafka = &job.ports.kafka;
+    let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
+    kafka.create_topics(&[made]).await.unwrap();
+    let message = Outgoing { target: topic.clone(), payload: Some("{}".into()), headers: vec![] };
+    kafka.produce(vec![message; 20]).await.unwrap();
+    here.insert(&texts(20, |_| false)).await;
+    let source = source(2, job.shard.clone());
+    let group = names::consumer_group(&job.ports.cluster, &source.node);
+    let looked_at_from = async |boot| {
+        let theirs = Position::start(job.table.id, job.shard.id, source.shard.life_on(&source.node));
+        let theirs = Position { last_row_offset: Some(19), safe: Some(12), boot, ..theirs };
+        let recorded = Committed { next: 20, metadata: theirs.encode() };
+        kafka.commit(&group, &[(topic.clone(), recorded)]).await.unwrap();
+        let ours = job.position_of(&source, &topic).await.unwrap().unwrap();
+        let taken = Position::decode(&ours.metadata).unwrap();
+        assert_eq!((ours.next, taken.safe, taken.boot), (20, Some(12), boot));
+        kafka.commit(&job.ports.group, &[(topic.clone(), ours)]).await.unwrap();
+        job.clone().recover(P, topic.clone(), None).await.unwrap().from
+    };
+    assert_eq!(looked_at_from(Some(Boot(1))).await, 12);
+    assert_eq!(looked_at_from(Some(Boot(2))).await, 20, "both are on one machine");
+    assert_eq!(looked_at_from(None).await, 20, "of an older daemon, or a machine that does not tell");
 }

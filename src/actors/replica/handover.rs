@@ -46,8 +46,17 @@ impl State {
         // What is being looked at, or waits for that, is not known.
         let is_known = |p: &Partition| matches!(p.phase, Phase::Streaming | Phase::Holding { .. });
         let stand = |p: &Partition| {
-            let (held, last_row_offset) = (p.held.clone(), p.position.last_row_offset);
-            let start = Start { from: p.next, end: p.end, held, last_row_offset, lost_from: None };
+            let of = |fingerprint| (fingerprint, p.position.fingerprint_at.unwrap_or(p.next - 1));
+            let start = Start {
+                from: p.next,
+                end: p.end,
+                held: p.held.clone(),
+                last_row_offset: p.position.last_row_offset,
+                safe: p.position.safe,
+                unsettled: true,
+                fingerprint: p.position.fingerprint.map(of),
+                ..Start::default()
+            };
             Stand { gate, start }
         };
         let known = self.partitions.iter().filter(|(_, p)| is_known(p));

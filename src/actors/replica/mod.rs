@@ -9,8 +9,11 @@ mod copy;
 mod copy_tests;
 pub mod encode;
 pub mod handover;
+mod marks;
 mod partition;
 pub mod position;
+#[cfg(test)]
+mod power_tests;
 pub mod recovery;
 pub mod seed;
 pub mod state;
@@ -53,6 +56,8 @@ pub struct ReplicaActor {
     by_source: BTreeMap<TopicPartition, PartitionId>,
     /// Who is to be told where it stands when it has come to rest.
     heir: Option<oneshot::Sender<Stands>>,
+    /// The one wait: the state asks for another only if that is over sooner, or after this one.
+    wake: Option<SpawnHandle>,
 }
 
 impl ReplicaActor {
@@ -69,12 +74,13 @@ impl ReplicaActor {
         let id = ReplicaId { table: table.id, shard: shard.id, node: ports.node.clone() };
         let source = |partition| names::topic_partition(&table.source, partition);
         let start = Position::start(table.id, shard.id, shard.life_on(&ports.node));
+        let start = Position { boot: ports.boot, ..start };
         let state = State::new(&start, shard.range, limits, source);
         let by_source = state.sources().map(|(id, source)| (source.clone(), id)).collect();
         let database = names::replica_database(&table.name, table.id, shard.id);
         let (shard, told) = (shard.clone(), Told::default());
         let job = Job { ports, view, agent: agent.clone(), table, shard, database, told };
-        Self { id, job, state, lanes, agent, by_source, heir: None }
+        Self { id, job, state, lanes, agent, by_source, heir: None, wake: None }
     }
 
     fn handle(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -128,12 +134,29 @@ impl ReplicaActor {
             }
             Effect::WakeAt(at_ms) => {
                 let wait = at_ms.saturating_sub(self.job.ports.clock.now_ms());
-                ctx.run_later(Duration::from_millis(wait), |actor, ctx| actor.handle(Event::Tick, ctx));
+                let wake = ctx.run_later(Duration::from_millis(wait), |actor, ctx| {
+                    actor.wake = None;
+                    actor.handle(Event::Tick, ctx);
+                });
+                if let Some(later) = self.wake.replace(wake) {
+                    ctx.cancel_future(later);
+                }
             }
             Effect::Report => {
                 let since = self.job.since();
                 self.tell(ReplicaNews::Observed(ReplicaObservation { since, ..self.state.observe() }));
             }
+            Effect::Doubt(..)
+            | Effect::Gap(..)
+            | Effect::LookBack(..)
+            | Effect::Unproven(..)
+            | Effect::LostRows(..) => self.log(effect),
+        }
+    }
+
+    /// Logs and counts what somebody may have to know; nothing else comes of it.
+    fn log(&self, effect: Effect) {
+        match effect {
             Effect::Doubt(partition, reason) => {
                 tracing::info!(replica = %self.id, %partition, reason,
                     "an insert's outcome is unknown: looking what the table holds");
@@ -147,11 +170,22 @@ impl ReplicaActor {
                 let gap = u64::try_from(to - from).unwrap_or(0);
                 self.job.ports.metrics.offset_gaps(&self.job.table.name.to_string()).inc_by(gap);
             }
+            Effect::LookBack(partition, from, to) => {
+                tracing::info!(replica = %self.id, %partition, from, to,
+                    "the machine was started anew, or is another: looking whether the newest rows are all there");
+            }
+            Effect::Unproven(partition, from, to) => {
+                tracing::warn!(table = %self.job.table.name, shard = %self.id.shard, %partition, from, to,
+                    remedy = "compare the replicas with `converthouse verify`",
+                    "the machine was started anew, and the topic no longer has what the table may have lost by it: \
+                     going on behind it");
+            }
             Effect::LostRows(partition, from) => {
                 tracing::error!(replica = %self.id, %partition, from, invariant = %Invariant::NoLoss,
                     "the table has lost rows that were committed: reading them again from the topic");
                 self.job.ports.metrics.invariant_violations(Invariant::NoLoss).inc();
             }
+            _ => {}
         }
     }
 

@@ -3,7 +3,9 @@
 //! Pure; the replica's `state` drives it.
 
 use super::buffer::{Buffer, Limits};
+use super::marks::Marks;
 use super::position::Position;
+use super::recovery::Start;
 use super::state::Effect;
 use crate::model::PartitionId;
 use crate::model::names::TopicPartition;
@@ -43,6 +45,10 @@ pub(super) struct Partition {
     pub(super) read_to: i64,
     pub(super) end: i64,
     pub(super) position: Position,
+    /// How far the table had come when.
+    pub(super) marks: Marks,
+    /// What is recorded says less than it can once nothing has come for a while.
+    pub(super) unsettled: bool,
     pub(super) held: BTreeSet<(i64, u32)>,
     pub(super) buffer: Buffer,
     pub(super) paused: bool,
@@ -65,6 +71,8 @@ impl Partition {
             read_to: 0,
             end: 0,
             position,
+            marks: Marks::default(),
+            unsettled: false,
             held: BTreeSet::new(),
             buffer: Buffer::default(),
             paused: false,
@@ -87,6 +95,71 @@ impl Partition {
         self.position.last_row_offset = None;
         (self.position.fingerprint, self.position.fingerprint_at) = (None, None);
         self.restart(id, 0, effects);
+    }
+
+    /// Goes on from where a look says, as the assignment of that number.
+    pub(super) fn go_on(
+        &mut self,
+        id: PartitionId,
+        assignment: u32,
+        start: Start,
+        now_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        // Not before: what has not been compared with its topic must not pass for complete. Nor does a copy whose
+        // ClickHouse partitions were frozen one after the other, or what a machine lost with its power, as long as it
+        // has holes.
+        self.looked |= start.held.is_empty();
+        effects.extend(start.looked_back.map(|(from, to)| Effect::LookBack(id, from, to)));
+        effects.extend(start.unproven.map(|(from, to)| Effect::Unproven(id, from, to)));
+        effects.extend(start.lost_from.map(|from| Effect::LostRows(id, from)));
+        self.phase = Phase::Streaming;
+        self.paused = false;
+        // What the server refused to insert is settled by an insert that succeeds, not by a look, unless there is
+        // nothing left to insert.
+        let refused = self.doubts > 0 && matches!(self.stall, Some(Stall::ServerRefuses { .. }));
+        if !refused || start.from >= start.end {
+            (self.failures, self.stall) = (0, None);
+        }
+        if let Some((fingerprint, offset)) = start.fingerprint {
+            self.position.fingerprint = Some(fingerprint);
+            self.position.fingerprint_at = (offset != start.from - 1).then_some(offset);
+        } else if self.next != start.from {
+            // It is of the message before `next`, and says nothing of another place.
+            (self.position.fingerprint, self.position.fingerprint_at) = (None, None);
+        }
+        self.next = start.from;
+        // What the table holds beyond was put in before we knew.
+        self.reach = start.held.last().map_or(start.from, |(offset, _)| start.from.max(offset + 1));
+        self.read_to = start.from;
+        self.end = start.end;
+        self.position.last_row_offset = start.last_row_offset;
+        self.position.safe = start.safe;
+        self.marks = Marks::begin(now_ms, start.from, start.safe);
+        self.unsettled = start.unsettled;
+        self.held = start.held;
+        self.assignment = Some(assignment);
+        effects.push(Effect::Assign(id, start.from, assignment));
+    }
+
+    /// Records how far it has come.
+    pub(super) fn commit(&mut self, id: PartitionId, now_ms: u64, effects: &mut Vec<Effect>) {
+        self.marks.reach(now_ms, self.next);
+        self.position.safe = self.marks.safe();
+        self.unsettled = self.position.safe != Some(self.next);
+        effects.push(Effect::Commit(id, self.next, self.position.clone()));
+    }
+
+    /// Records an idle partition once more, when all of it is safe; returns when that is. Else the machine's next start
+    /// would have its newest rows looked through however long they had been there, and messages missed that were not
+    /// rows and have left the topic since.
+    fn settle(&mut self, id: PartitionId, now_ms: u64, effects: &mut Vec<Effect>) -> Option<u64> {
+        let due = self.marks.settled_at_ms().filter(|_| self.unsettled && self.position.boot.is_some())?;
+        if due > now_ms {
+            return Some(due);
+        }
+        self.commit(id, now_ms, effects);
+        None
     }
 
     /// Its broker answers; whether it had not before.
@@ -115,7 +188,7 @@ impl Partition {
     }
 
     /// Takes offsets without a message as done, once every message before them is.
-    fn pass(&mut self, id: PartitionId, effects: &mut Vec<Effect>) {
+    fn pass(&mut self, id: PartitionId, now_ms: u64, effects: &mut Vec<Effect>) {
         let all_in = self.phase == Phase::Streaming && self.buffer.is_empty();
         if !all_in || self.read_to <= self.next {
             return;
@@ -127,7 +200,8 @@ impl Partition {
         self.next = self.read_to;
         self.held = self.held.split_off(&(self.next, 0));
         self.looked |= self.held.is_empty();
-        effects.extend([Effect::Report, Effect::Commit(id, self.next, self.position.clone())]);
+        effects.push(Effect::Report);
+        self.commit(id, now_ms, effects);
     }
 
     /// Fetching pauses while a whole further batch waits.
@@ -148,7 +222,7 @@ impl Partition {
         now_ms: u64,
         effects: &mut Vec<Effect>,
     ) -> Option<u64> {
-        self.pass(id, effects);
+        self.pass(id, now_ms, effects);
         let due = match self.phase {
             Phase::Waiting { until_ms } if until_ms <= now_ms => {
                 self.attempt += 1;
@@ -161,7 +235,10 @@ impl Partition {
             Phase::Waiting { until_ms } => return Some(until_ms),
             Phase::Recovering | Phase::Inserting { .. } => return None,
             Phase::Holding { until_ms } => until_ms,
-            Phase::Streaming => self.buffer.due_at_ms(limits)?,
+            Phase::Streaming => match self.buffer.due_at_ms(limits) {
+                Some(due) => due,
+                None => return self.settle(id, now_ms, effects),
+            },
         };
         if due > now_ms {
             return Some(due);

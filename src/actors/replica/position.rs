@@ -4,9 +4,11 @@
 //!
 //! Pure. The text form is one short line, versioned: `cvh1 t=1f3a9c2d s=3 l=7 row=12344 fp=0a1b2c3d`, with ` at=12345`
 //! where the fingerprint is of an earlier message than the one right before the position, and without ` l=` for the
-//! copies that a shard began with.
+//! copies that a shard began with. ` safe=12000 boot=5d6e7f80` tells what outlives the power, and is not there in what
+//! older daemons recorded.
 
 use crate::adapters::kafka::{Chunk, Message};
+use crate::adapters::machine::Boot;
 use crate::model::table::Shard;
 use crate::model::{Epoch, NodeId, ShardId, TableId};
 use std::fmt::Write;
@@ -27,13 +29,32 @@ pub struct Position {
     pub fingerprint: Option<u32>,
     /// That message's offset; `None`: the committed offset less one.
     pub fingerprint_at: Option<i64>,
+    /// All messages below have been in the table for a minute at least, or never were rows: on the disk whatever
+    /// becomes of the machine.
+    pub safe: Option<i64>,
+    /// The start of the machine in which it was recorded, if that was known. Where another runs now, the table may
+    /// have holes from `safe` on.
+    pub boot: Option<Boot>,
 }
 
 impl Position {
     /// A position of that replica at the start of history.
     pub fn start(table: TableId, shard: ShardId, life: Epoch) -> Self {
-        let table = table.short();
-        Self { table, shard, life, last_row_offset: None, fingerprint: None, fingerprint_at: None }
+        Self {
+            table: table.short(),
+            shard,
+            life,
+            last_row_offset: None,
+            fingerprint: None,
+            fingerprint_at: None,
+            safe: None,
+            boot: None,
+        }
+    }
+
+    /// Whether the machine was started since, or is another. Never told where one of both starts is not known.
+    pub fn is_before(&self, boot: Option<Boot>) -> bool {
+        matches!((self.boot, boot), (Some(then), Some(now)) if then != now)
     }
 
     /// Whether it tells how far the shard's replica on that node has come: recorded by itself, or by a parent or one
@@ -70,6 +91,12 @@ impl Position {
         if let Some(offset) = self.fingerprint_at {
             write!(text, " at={offset}").expect("writing to a string");
         }
+        if let Some(offset) = self.safe {
+            write!(text, " safe={offset}").expect("writing to a string");
+        }
+        if let Some(boot) = self.boot {
+            write!(text, " boot={boot}").expect("writing to a string");
+        }
         text
     }
 
@@ -86,6 +113,8 @@ impl Position {
             last_row_offset: None,
             fingerprint: None,
             fingerprint_at: None,
+            safe: None,
+            boot: None,
         };
         for word in words {
             match word.split_once('=')? {
@@ -95,6 +124,8 @@ impl Position {
                 ("row", offset) => position.last_row_offset = Some(offset.parse().ok()?),
                 ("fp", hex) => position.fingerprint = Some(u32::from_str_radix(hex, 16).ok()?),
                 ("at", offset) => position.fingerprint_at = Some(offset.parse().ok()?),
+                ("safe", offset) => position.safe = Some(offset.parse().ok()?),
+                ("boot", hex) => position.boot = Some(Boot::parse(hex)?),
                 _ => {} // a newer daemon's word
             }
         }
@@ -128,7 +159,22 @@ mod tests {
         position.fingerprint_at = Some(12_346);
         position.life = Epoch(7);
         assert_eq!(position.encode(), "cvh1 t=1f3a9c2d s=3 l=7 row=12344 fp=0a1b2c3d at=12346");
-        assert_eq!(Position::decode(&position.encode()), Some(position));
+        assert_eq!(Position::decode(&position.encode()), Some(position.clone()));
+        position.safe = Some(12_000);
+        position.boot = Some(Boot(0x0d6e_7f80));
+        let text = "cvh1 t=1f3a9c2d s=3 l=7 row=12344 fp=0a1b2c3d at=12346 safe=12000 boot=0d6e7f80";
+        assert_eq!(position.encode(), text);
+        assert_eq!(Position::decode(text), Some(position));
+    }
+
+    #[test]
+    fn what_an_older_daemon_recorded_tells_no_start_of_the_machine() {
+        let older = Position::decode("cvh1 t=1f3a9c2d s=3 row=12344 fp=0a1b2c3d").unwrap();
+        assert_eq!((older.safe, older.boot), (None, None));
+        assert!(!older.is_before(Some(Boot(1))));
+        let known = Position { boot: Some(Boot(1)), ..older };
+        assert!(known.is_before(Some(Boot(2))));
+        assert!(!known.is_before(Some(Boot(1))) && !known.is_before(None));
     }
 
     #[test]
@@ -149,7 +195,8 @@ mod tests {
 
     #[test]
     fn what_others_stored_is_not_taken_for_ours() {
-        for text in ["", "cvh2 t=1", "cvh1", "cvh1 t=1 s=x", "cvh1 nonsense", "{\"a\":1}"] {
+        for text in ["", "cvh2 t=1", "cvh1", "cvh1 t=1 s=x", "cvh1 t=1 boot=x", "cvh1 nonsense", "{\"a\":1}"]
+        {
             assert_eq!(Position::decode(text), None, "{text:?}");
         }
     }

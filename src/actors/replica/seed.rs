@@ -245,6 +245,10 @@ impl Job {
 
     /// How far another node's replica has come, as it recorded it, to be recorded as ours.
     ///
+    /// The start of its machine and what was safe there are taken over as they are: it may be looking for what its
+    /// machine lost with the power, and the copy then has the same holes. As the start is none of ours, the copy is
+    /// looked through from there on too; else that costs a minute's rows.
+    ///
     /// # Errors
     /// That Kafka cannot tell: a copy without its position would not know of expired rows that they had been there.
     pub(super) async fn position_of(

@@ -87,7 +87,8 @@ pub enum Effect {
         partition: PartitionId,
         /// To be returned with the outcome.
         attempt: u32,
-        /// How far it had come in this run, if it had: Kafka forgets what was recorded when a topic is deleted.
+        /// How far it had come in this run, or when that began, if it had: Kafka forgets what was recorded when a
+        /// topic is deleted.
         known: Option<(i64, Position)>,
     },
     /// Read from the offset on, as the assignment of that number.
@@ -121,6 +122,10 @@ pub enum Effect {
     Doubt(PartitionId, String),
     /// Rows that were committed are not in the table: read again from here.
     LostRows(PartitionId, i64),
+    /// The machine was started anew since the commit: what was committed of these offsets is looked through.
+    LookBack(PartitionId, i64, i64),
+    /// Some of these offsets had no rows, or lost them with the machine's power; the topic has them no more.
+    Unproven(PartitionId, i64, i64),
     /// The topic had no message from the first offset up to the second, exclusive.
     Gap(PartitionId, i64, i64),
 }
@@ -322,35 +327,7 @@ impl State {
         }
         effects.push(Effect::Report);
         match result {
-            Ok(start) => {
-                // Not before: what has not been compared with its topic must not pass for complete. Nor does a copy
-                // whose ClickHouse partitions were frozen one after the other, as long as it has holes.
-                p.looked |= start.held.is_empty();
-                if let Some(from) = start.lost_from {
-                    effects.push(Effect::LostRows(id, from));
-                }
-                p.phase = Phase::Streaming;
-                p.paused = false;
-                // What the server refused to insert is settled by an insert that succeeds, not by a look, unless
-                // there is nothing left to insert.
-                let refused = p.doubts > 0 && matches!(p.stall, Some(Stall::ServerRefuses { .. }));
-                if !refused || start.from >= start.end {
-                    (p.failures, p.stall) = (0, None);
-                }
-                // It is of the message before `next`, and says nothing of another place.
-                if p.next != start.from {
-                    (p.position.fingerprint, p.position.fingerprint_at) = (None, None);
-                }
-                p.next = start.from;
-                // What the table holds beyond was put in before we knew.
-                p.reach = start.held.last().map_or(start.from, |(offset, _)| start.from.max(offset + 1));
-                p.read_to = start.from;
-                p.end = start.end;
-                p.position.last_row_offset = start.last_row_offset;
-                p.held = start.held;
-                p.assignment = Some(attempt);
-                effects.push(Effect::Assign(id, start.from, attempt));
-            }
+            Ok(start) => p.go_on(id, attempt, start, now_ms, effects),
             Err(stall) => {
                 p.stall = Some(stall);
                 p.phase = Phase::Waiting { until_ms: now_ms + backoff_ms(p.failures) };
@@ -434,7 +411,7 @@ impl State {
                 p.position.fingerprint = Some(done.fingerprint);
                 p.position.fingerprint_at = None;
                 self.dead_letters += done.dead_letters;
-                effects.push(Effect::Commit(id, p.next, p.position.clone()));
+                p.commit(id, now_ms, effects);
             }
             Outcome::Again(batch, stall) => {
                 p.reach = p.next;

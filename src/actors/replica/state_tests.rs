@@ -10,8 +10,8 @@ use crate::model::observed::Stall;
 use crate::model::{Epoch, PartitionId, PartitionRange, ShardId, TableId};
 use std::collections::BTreeSet;
 
-const P: PartitionId = PartitionId(0);
-const LIMITS: Limits = Limits { messages_max: 4, bytes_max: 1 << 20, age_max_ms: 100 };
+pub(super) const P: PartitionId = PartitionId(0);
+pub(super) const LIMITS: Limits = Limits { messages_max: 4, bytes_max: 1 << 20, age_max_ms: 100 };
 
 fn state() -> State {
     let range = PartitionRange::new(0, 1).unwrap();
@@ -19,17 +19,17 @@ fn state() -> State {
     State::new(&start, range, LIMITS, |p| source(p.0))
 }
 
-fn source(partition: u32) -> TopicPartition {
+pub(super) fn source(partition: u32) -> TopicPartition {
     TopicPartition { topic: format!("t.{partition}"), partition: 0 }
 }
 
-fn chunk(offsets: std::ops::Range<i64>) -> Chunk {
+pub(super) fn chunk(offsets: std::ops::Range<i64>) -> Chunk {
     let message = |offset| Message { offset, timestamp_ms: 1, start: 0, len: 1, tombstone: false };
     Chunk { source: source(0), messages: offsets.map(message).collect(), payload: "x".into() }
 }
 
 /// A state that streams from offset 0 through gate 1; the assignment's number is returned.
-fn streaming() -> (State, u32) {
+pub(super) fn streaming() -> (State, u32) {
     let mut state = state();
     assert_eq!(state.on(Event::Begin, 0), [Effect::Prepare { attempt: 1 }]);
     let effects = state.on(Event::Prepared(1, false, Ok(1)), 0);
@@ -40,7 +40,7 @@ fn streaming() -> (State, u32) {
     (state, attempt)
 }
 
-fn recovering(effects: &[Effect]) -> u32 {
+pub(super) fn recovering(effects: &[Effect]) -> u32 {
     let recover = effects.iter().find_map(|e| match e {
         Effect::Recover { attempt, .. } => Some(*attempt),
         _ => None,
@@ -48,7 +48,7 @@ fn recovering(effects: &[Effect]) -> u32 {
     recover.unwrap_or_else(|| panic!("no recovery in {effects:?}"))
 }
 
-fn inserting(effects: &[Effect]) -> (u32, u64, usize, i64) {
+pub(super) fn inserting(effects: &[Effect]) -> (u32, u64, usize, i64) {
     let insert = effects.iter().find_map(|e| match e {
         Effect::Insert { attempt, gate, batch, .. } => {
             Some((*attempt, *gate, batch.messages, batch.chunks[0].messages[0].offset))
@@ -58,7 +58,7 @@ fn inserting(effects: &[Effect]) -> (u32, u64, usize, i64) {
     insert.unwrap_or_else(|| panic!("no insert in {effects:?}"))
 }
 
-fn done(next: i64) -> Outcome {
+pub(super) fn done(next: i64) -> Outcome {
     Outcome::Done(Done { next, last_row_offset: Some(next - 1), fingerprint: 7, rows: 1, dead_letters: 0 })
 }
 
@@ -102,7 +102,7 @@ fn an_unknown_outcome_closes_the_gate_and_looks_before_anything_is_inserted_agai
     state.on(Event::Prepared(2, false, Ok(2)), 2);
     let attempt = recovering(&state.on(Event::Tick, 251));
     let held = BTreeSet::from([(0, 0), (1, 0)]);
-    let start = Start { from: 0, end: 4, held: held.clone(), last_row_offset: Some(1), lost_from: None };
+    let start = Start { end: 4, held: held.clone(), last_row_offset: Some(1), ..Start::default() };
     state.on(Event::Recovered(P, attempt, Ok(start)), 3);
     let effects = state.on(Event::Fetched(P, attempt, chunk(0..4)), 4);
     let insert = effects.iter().find_map(|e| match e {

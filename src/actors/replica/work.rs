@@ -128,19 +128,17 @@ impl Job {
         let guess = committed.as_ref().map_or(i64::MAX, |(next, position)| {
             position.last_row_offset.map_or(*next, |row| row.min(*next))
         });
+        let boot = self.ports.boot;
         let mut holdings = server.holdings(&self.database, partition, guess).await.map_err(refused)?;
-        let from = recovery::look_from(origin, committed.as_ref(), holdings.max_offset);
+        let from = recovery::look_from(origin, committed.as_ref(), holdings.max_offset, boot);
         if from < guess {
             holdings = server.holdings(&self.database, partition, from).await.map_err(refused)?;
         }
-        let of = |(next, position): &(i64, Position)| {
-            position.fingerprint.map(|_| position.fingerprint_at.unwrap_or(next - 1))
-        };
-        let fingerprint = match committed.as_ref().and_then(of) {
-            Some(offset) if offset >= watermarks.low => self.fingerprint_at(source, offset).await?,
+        let fingerprint = match committed.as_ref().and_then(recovery::fingerprinted) {
+            Some((_, offset)) if offset >= watermarks.low => self.fingerprint_at(source, offset).await?,
             _ => None,
         };
-        Ok(Findings { origin, committed, holdings, watermarks, fingerprint })
+        Ok(Findings { origin, committed, holdings, watermarks, fingerprint, boot })
     }
 
     /// What is recorded of this replica: by itself, or by what it was made out of.

@@ -91,6 +91,7 @@ async fn stage_of(ddl: &str) -> Stage {
         node: "n1".parse().unwrap(),
         cluster: "c".into(),
         incarnation: 1,
+        boot: None,
         group: "g".into(),
         clickhouse: Arc::new(server.clone()),
         kafka: Arc::new(kafka.clone()),

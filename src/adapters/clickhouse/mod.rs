@@ -33,6 +33,7 @@ mod sim_ddl;
 mod sim_judge;
 mod sim_pace;
 mod sim_parts;
+mod sim_power;
 mod sim_refusals;
 mod sim_rows;
 mod sim_seed;

@@ -42,6 +42,20 @@ impl HeldRows {
         }
     }
 
+    /// Takes a row out; tells whether it was there.
+    pub fn remove(&mut self, offset: i64, row: u32) -> bool {
+        if row > 0 {
+            return self.others.remove(&(offset, row));
+        }
+        let run = self.runs.range(..=offset).next_back().map(|(first, end)| (*first, *end));
+        let Some((first, end)) = run.filter(|(_, end)| offset < *end) else { return false };
+        self.runs.remove(&first);
+        let rests = [(first, offset), (offset + 1, end)];
+        self.runs.extend(rests.into_iter().filter(|(first, end)| first < end));
+        self.firsts -= 1;
+        true
+    }
+
     fn has_first(&self, offset: i64) -> bool {
         self.runs.range(..=offset).next_back().is_some_and(|(_, end)| offset < *end)
     }
@@ -122,12 +136,16 @@ mod tests {
         #[test]
         fn runs_hold_what_a_plain_set_holds(
             rows in prop::collection::vec((0i64..40, 0u32..3), 0..120),
+            gone in prop::collection::vec((0i64..40, 0u32..3), 0..40),
             from in -1i64..45,
         ) {
             let (mut held, mut plain, mut doubled) = (HeldRows::default(), BTreeSet::new(), 0);
             for (offset, row) in rows {
                 held.insert(offset, row);
                 doubled += u64::from(!plain.insert((offset, row)));
+            }
+            for (offset, row) in gone {
+                prop_assert_eq!(held.remove(offset, row), plain.remove(&(offset, row)));
             }
             prop_assert_eq!(held.distinct(), plain.len() as u64);
             prop_assert_eq!(held.doubled(), doubled);

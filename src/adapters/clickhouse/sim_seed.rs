@@ -100,6 +100,12 @@ impl SimClickHouse {
         self.world().disk_replaced
     }
 
+    /// Whether it ever lost rows: with its disk, or with the power.
+    pub fn has_lost_rows(&self) -> bool {
+        let world = self.world();
+        world.disk_replaced || world.power_took_rows
+    }
+
     /// The disk: in all, and free.
     pub fn disk(&self) -> (u64, u64) {
         let world = self.world();

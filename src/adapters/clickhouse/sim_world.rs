@@ -1,6 +1,7 @@
 //! What a simulated server holds: replicas, gates, clusters. No time passes here.
 
 use super::sim::InsertFault;
+use super::sim_power::Unwritten;
 use super::sim_refusals::Refusals;
 use super::sim_rows::HeldRows;
 use super::sim_seed::SimServers;
@@ -69,6 +70,10 @@ pub(super) struct World {
     pub sync_ends: Result<(), Error>,
     /// Whether it ever lost what it kept.
     pub disk_replaced: bool,
+    /// Whether rows ever went with the power.
+    pub power_took_rows: bool,
+    /// What power would take.
+    pub unwritten: Unwritten,
     /// Gates made so far: no number comes again.
     gates: u64,
     routes: SimRoutes,
@@ -107,6 +112,8 @@ impl World {
             syncs: 0,
             sync_ends: Ok(()),
             disk_replaced: false,
+            power_took_rows: false,
+            unwritten: Unwritten::default(),
             gates: 0,
             routes,
         }
@@ -178,6 +185,10 @@ impl World {
         };
         let bytes = parts.values().take(taken).map(size).sum();
         self.check_room(bytes)?;
+        for ((partition, _), rows) in parts.iter().take(taken) {
+            let named = rows.iter().map(|row| (row.offset, row.number));
+            self.unwritten.add(&insert.database, *partition, named, size(rows));
+        }
         let replica = self.replica(&insert.database)?;
         parts.into_iter().take(taken).for_each(|(part, rows)| replica.add_part(part, &rows));
         replica.bytes += bytes;
@@ -188,6 +199,7 @@ impl World {
     /// Drops a replica, and what was to become one.
     pub fn forget(&mut self, database: &str) {
         self.drop_seeds(database, None);
+        self.unwritten.drop_of(database);
         if let Some(gone) = self.replicas.remove(database) {
             self.free(database, &gone);
         }
@@ -236,6 +248,7 @@ impl World {
         self.distributed.clear();
         self.foreign.clear();
         self.disk_free_bytes = self.disk_total_bytes;
+        self.unwritten.clear();
         self.disk_replaced = true;
     }
 
