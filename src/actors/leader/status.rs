@@ -283,6 +283,7 @@ pub fn cluster(
         problems,
         balance,
         holds: view.holds_in_force(None, now_unix_ms),
+        unread: !view.complete,
     }
 }
 
