@@ -185,11 +185,8 @@ async fn record(
         compares.push(Compare::Absent(key.clone()));
         writes.push(Write::Put { key, value: operation.encode(), lease: None });
     }
-    writes.extend(
-        surplus(&lead.view.read(), lead.clock.unix_ms())
-            .into_iter()
-            .map(|id| Write::Delete(lead.keys.operation(id))),
-    );
+    let surplus = surplus(&lead.view.read(), lead.clock.unix_ms());
+    writes.extend(surplus.into_iter().map(|id| Write::Delete(lead.keys.operation(id))));
     match lead.write(compares, writes).await {
         Ok(TxnOutcome::Committed(revision)) => {
             for operation in operations {
@@ -411,6 +408,10 @@ fn is_published(view: &ClusterView, operation: &Operation) -> bool {
     made.into_iter().any(serving)
 }
 
+/// What is said then to whoever would have it undone.
+const FINISHED: &str =
+    ": it is published already and is finished; copies that a node cannot make are brought from another";
+
 /// Has an operation undone; one that has ended already is shown as it is.
 pub async fn cancel(lead: Lead, id: OperationId) -> Result<OperationStatus, Error> {
     for _ in 0..TRIES_MAX {
@@ -420,12 +421,6 @@ pub async fn cancel(lead: Lead, id: OperationId) -> Result<OperationStatus, Erro
         if operation.state.may_become(State::Cancelling) {
             operation.state = State::Cancelling;
             operation.outcome = "cancelled by an operator".to_owned();
-            if is_published(&lead.view.read(), &operation) {
-                operation
-                    .outcome
-                    .push_str(": it is published already and is finished; halves that a node cannot make ");
-                operation.outcome.push_str("are copied there from another");
-            }
             let key = lead.keys.operation(id);
             let compares = vec![Compare::ModifiedAt(key.clone(), found.revision)];
             let writes = vec![Write::Put { key, value: operation.encode(), lease: None }];
@@ -438,7 +433,11 @@ pub async fn cancel(lead: Lead, id: OperationId) -> Result<OperationStatus, Erro
                 Err(error) => return Err(of_metadata(&error)),
             }
         }
-        let name = lead.view.read().tables.get(&operation.table).map(|t| t.record.name.to_string());
+        let view = lead.view.read();
+        if operation.state == State::Cancelling && is_published(&view, &operation) {
+            operation.outcome.push_str(FINISHED);
+        }
+        let name = view.tables.get(&operation.table).map(|table| table.record.name.to_string());
         return Ok(OperationStatus::of(operation, name));
     }
     Err(Error::Unavailable(format!("operation {id} keeps changing: try again")))

@@ -235,7 +235,8 @@ fn one_server(view: &ClusterView) -> Vec<String> {
     let told = |((host, port), nodes): ((&str, u16), Vec<&str>)| {
         let nodes = nodes.join(", ");
         format!(
-            "nodes {nodes} name one ClickHouse server, {host}:{port}: their copies are one; drain and remove the old name"
+            "nodes {nodes} name one ClickHouse server, {host}:{port}: give it one name back; what is assigned to \
+             either is kept"
         )
     };
     servers.into_iter().filter(|((host, _), nodes)| !host.is_empty() && nodes.len() > 1).map(told).collect()

@@ -296,8 +296,8 @@ fn whole(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> bool {
     seen.is_some_and(|seen| !seen.stalled()) && lag.is_some_and(|lag| lag <= scene.rules.behind_lag_min)
 }
 
-/// Whether a copy that is there is known to be none that could be in the routes. One that only does not serve at the
-/// moment may be whole again with the next report.
+/// Whether a copy that is behind is known to be none that could be in the routes. One that only does not serve at the
+/// moment may be whole again with the next report. (One that is in the routes counts by itself.)
 fn poor(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> bool {
     let (node, known) = (&replica.node, scene.known);
     let late = |lag: u64| lag > scene.rules.behind_lag_min;
