@@ -28,6 +28,12 @@ pub struct View {
 }
 
 impl View {
+    /// One that no mirror keeps.
+    #[cfg(test)]
+    pub(super) fn of(view: ClusterView) -> Self {
+        Self { known: Arc::new(RwLock::new(view)), ..Self::default() }
+    }
+
     /// The view as of now. Held for a moment only, never over an await.
     pub fn read(&self) -> RwLockReadGuard<'_, ClusterView> {
         self.known.read().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -4,6 +4,7 @@ use super::position::Position;
 use super::seed::{Seed, Source, plan};
 use super::work::Job;
 use super::writer_tests::{DATABASE, P, stage, texts};
+use crate::actors::mirror::View;
 use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables, SimServers};
 use crate::adapters::kafka::{Committed, NewTopic, Outgoing};
 use crate::model::names;
@@ -156,4 +157,47 @@ async fn what_was_recorded_of_an_earlier_copy_on_the_node_says_nothing_of_the_ne
     let after = job.ports.kafka.committed(&job.ports.group, std::slice::from_ref(&topic)).await.unwrap();
     let after = after[0].as_ref().map(|committed| Position::decode(&committed.metadata));
     assert_eq!(after, Some(None), "a child would take what its parent's earlier copy recorded for its own");
+}
+
+/// Found by reading: what the node had not cleared away of an earlier copy was taken for the whole new one.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_an_earlier_copy_goes_before_the_new_one_is_made_and_a_copy_just_made_stays() {
+    for (recorded_by, stays) in [(0, false), (7, true)] {
+        let here = stage().await;
+        here.insert(&texts(10, |_| false)).await;
+        let mut job = here.job.clone();
+        let topic = names::topic_partition(&job.table.source, P);
+        let kafka = &job.ports.kafka;
+        let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
+        kafka.create_topics(&[made]).await.unwrap();
+        let position = Position::start(job.table.id, job.shard.id, Epoch(recorded_by));
+        let recorded = Committed { next: 10, metadata: position.encode() };
+        kafka.commit(&job.ports.group, &[(topic, recorded)]).await.unwrap();
+        let source = Replica { state: ReplicaState::Ready, ..Replica::creating(id(2)) };
+        let target =
+            Replica { since: Epoch(7), copy_from: Some(id(2)), ..Replica::creating(job.ports.node.clone()) };
+        job.shard.replicas = vec![source, target];
+        let mut view = ClusterView { complete: true, ..ClusterView::default() };
+        for number in [1, 2] {
+            view.nodes.insert(id(number), Versioned { record: Node::plain(&id(number)), revision: 1 });
+            view.live.insert(id(number), Live { incarnation: 1, daemon_url: String::new() });
+        }
+        view.tables.insert(job.table.id, Versioned { record: (*job.table).clone(), revision: 1 }.into());
+        let record = Versioned { record: job.shard.clone(), revision: 1 }.into();
+        view.shards.entry(job.table.id).or_default().insert(job.shard.id, record);
+        // Nobody to copy from: then what is here is the best that there is.
+        let alone = ClusterView { live: Default::default(), ..view.clone() };
+        job.view = View::of(alone);
+        assert_eq!(job.clear_left_over(true).await, Ok(true));
+        // It is whole for its leader: nothing of it is thrown away on any word of Kafka's.
+        let mut whole = view.clone();
+        let of = whole.shards.get_mut(&job.table.id).unwrap();
+        of.get_mut(&job.shard.id).unwrap().record.replicas[1].state = ReplicaState::Ready;
+        job.view = View::of(whole);
+        assert_eq!(job.clear_left_over(true).await, Ok(true));
+        job.view = View::of(view);
+        assert_eq!(job.clear_left_over(true).await, Ok(stays), "recorded by life {recorded_by}");
+        let rows = here.server.contents(DATABASE, P).len();
+        assert_eq!(rows, if stays { 10 } else { 0 });
+    }
 }
