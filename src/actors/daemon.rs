@@ -6,7 +6,7 @@ use super::leader::{
     TakeHeartbeat, parse, status,
 };
 use super::leadership::Seat;
-use super::mirror::View;
+use super::mirror::{View, table_named};
 use super::throttle::Throttle;
 use super::verify::Verification;
 use super::{Neighbours, insert};
@@ -102,7 +102,7 @@ impl LocalDaemon {
 
     fn derive(&self, name: &TableName) -> Result<TableRoutes, Error> {
         let view = self.view.read();
-        let table = view.table_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))?;
+        let table = table_named(&view, name)?;
         let shards: Vec<_> = view.shards_of(table.id).cloned().collect();
         let routes = routes::derive(table, &shards, &view.node_records(), &self.groups);
         routes
@@ -207,7 +207,7 @@ impl Daemon for LocalDaemon {
         let name = TableName { database: request.database, table: request.table };
         let table = {
             let view = self.view.read();
-            view.table_named(&name).cloned().ok_or_else(|| Error::NotFound(format!("table {name}")))?
+            table_named(&view, &name)?.clone()
         };
         let batch = request.batch.map(|batch| (self.cluster.as_str(), batch));
         let rows = insert::Rows { table: &table, format: request.format, body: request.body };

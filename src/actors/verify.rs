@@ -10,7 +10,7 @@
 mod topic;
 
 use super::Neighbours;
-use super::mirror::View;
+use super::mirror::{View, table_named};
 use super::replica::encode;
 use super::replica::position::Position;
 use crate::adapters::clock::Clock;
@@ -85,12 +85,11 @@ impl Verification {
     /// The verdicts, in the order of partitions.
     ///
     /// # Errors
-    /// There is no such table.
+    /// There is no such table, or nobody can tell yet.
     pub fn run(self, name: &TableName) -> Result<BoxStream<'static, Result<PartitionVerdict, Error>>, Error> {
         let (table, mut left) = {
             let view = self.view.read();
-            let table =
-                view.table_named(name).cloned().ok_or_else(|| Error::NotFound(format!("table {name}")))?;
+            let table = table_named(&view, name)?.clone();
             let shards = view.shards_of(table.id).filter(|shard| shard.state == ShardState::Serving);
             let of =
                 |shard: &Shard| shard.range.partitions().map(|id| (shard.clone(), id)).collect::<Vec<_>>();

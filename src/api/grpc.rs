@@ -9,7 +9,7 @@ use super::{Held, Room, Stop, stop_when, until_stopped};
 use crate::adapters::peers::convert::{self, Malformed};
 use crate::adapters::peers::grpc::MESSAGE_BYTES_MAX;
 use crate::adapters::peers::status::to_status;
-use crate::adapters::peers::{Daemon, Error, Tls, deadline};
+use crate::adapters::peers::{Daemon, Error, Tls, deadline, known};
 use crate::model::control::DdlAsked;
 use crate::model::{OperationId, TableName};
 use crate::wire::agent_server::{Agent, AgentServer};
@@ -198,7 +198,7 @@ impl Control for Service {
         _: Request<wire::ListTablesRequest>,
     ) -> Result<Response<wire::ListTablesResponse>, Status> {
         let daemon = self.daemon.clone();
-        let status = run(async move { daemon.cluster_status().await }).await?;
+        let status = run(async move { known(daemon.cluster_status().await?) }).await?;
         let tables = status.tables.into_iter().map(convert::table_to_wire).collect();
         Ok(Response::new(wire::ListTablesResponse { tables }))
     }
@@ -208,7 +208,7 @@ impl Control for Service {
         _: Request<wire::ListNodesRequest>,
     ) -> Result<Response<wire::ListNodesResponse>, Status> {
         let daemon = self.daemon.clone();
-        let status = run(async move { daemon.cluster_status().await }).await?;
+        let status = run(async move { known(daemon.cluster_status().await?) }).await?;
         let nodes = status.nodes.into_iter().map(convert::node_to_wire).collect();
         Ok(Response::new(wire::ListNodesResponse { nodes }))
     }

@@ -2,6 +2,7 @@
 
 use super::output::{bytes, or_dash, printable};
 use super::{Context, Failure, plan};
+use crate::adapters::peers::known;
 use crate::model::balance::{BalanceMode, BalanceStatus, SetBalance};
 use clap::{Args, Subcommand};
 use std::fmt::Write as _;
@@ -34,7 +35,7 @@ impl BalanceCommand {
         let daemon = context.daemon()?;
         let (mode, reason) = match self {
             Self::Show => {
-                let status = context.block_on(async move { Ok(daemon.cluster_status().await?) })?;
+                let status = context.block_on(async move { Ok(known(daemon.cluster_status().await?)?) })?;
                 return context.print(&status.balance, || text(&status.balance));
             }
             Self::Off(why) => (Some(BalanceMode::Off), why.reason),

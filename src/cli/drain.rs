@@ -139,6 +139,7 @@ mod tests {
             problems: vec![],
             balance: BalanceStatus { mode: Some(mode), ..BalanceStatus::default() },
             holds: vec![],
+            unread: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::output::{Align, Table};
 use super::{Context, Failure, parse_name};
+use crate::adapters::peers::known;
 use crate::model::ShardId;
 use crate::model::hold::{Brake, HoldStatus, NamedScope, SetHold};
 use crate::model::table::TableName;
@@ -63,7 +64,7 @@ impl HoldCommand {
         let daemon = context.daemon()?;
         let request = match self {
             Self::List => {
-                let status = context.block_on(async move { Ok(daemon.cluster_status().await?) })?;
+                let status = context.block_on(async move { Ok(known(daemon.cluster_status().await?)?) })?;
                 return context.print(&status.holds, || text(&status.holds, context.colour()));
             }
             Self::Pause(set) => set.request(Brake::Pause),

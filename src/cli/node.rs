@@ -2,6 +2,7 @@
 
 use super::output::{Align, Table, bytes, or_dash};
 use super::{Context, Failure, drain};
+use crate::adapters::peers::known;
 use crate::model::control::NodeStatus;
 use crate::model::{NodeId, NodeState};
 use clap::Subcommand;
@@ -49,7 +50,7 @@ impl NodeCommand {
         let daemon = context.daemon()?;
         let (node, state, waits) = match self {
             Self::List => {
-                let status = context.block_on(async move { Ok(daemon.cluster_status().await?) })?;
+                let status = context.block_on(async move { Ok(known(daemon.cluster_status().await?)?) })?;
                 return context.print(&status.nodes, || nodes(&status.nodes, 0, context.colour()));
             }
             Self::Remove { node } => {

@@ -4,6 +4,7 @@ use super::operation::Begin;
 use super::output::{Align, Table, bytes, or_dash};
 use super::table::name_of;
 use super::{Context, Failure, parse_name};
+use crate::adapters::peers::known;
 use crate::model::control::{Asked, ReplicaStatus, TableStatus};
 use crate::model::{NodeId, PartitionId, ShardId, TableName};
 use clap::Subcommand;
@@ -141,7 +142,7 @@ impl ShardCommand {
         let tables = context.block_on(async move {
             Ok(match name {
                 Some(name) => vec![daemon.table_status(name).await?],
-                None => daemon.cluster_status().await?.tables,
+                None => known(daemon.cluster_status().await?)?.tables,
             })
         })?;
         let mut listed = Vec::new();

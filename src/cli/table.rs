@@ -3,6 +3,7 @@
 use super::create::Create;
 use super::output::{Align, Table, bytes, or_dash, printable, yes_no};
 use super::{Context, Failure, hold, parse_name, quote_name, shard};
+use crate::adapters::peers::known;
 use crate::model::control::{DropTable, TableStatus};
 use crate::model::{TableName, TableState};
 use clap::{Args, Subcommand};
@@ -114,7 +115,7 @@ pub(super) fn tables(list: &[TableStatus], indent: usize, colour: bool) -> Strin
 
 fn list(context: &Context) -> Result<(), Failure> {
     let daemon = context.daemon()?;
-    let status = context.block_on(async move { Ok(daemon.cluster_status().await?) })?;
+    let status = context.block_on(async move { Ok(known(daemon.cluster_status().await?)?) })?;
     context.print(&status.tables, || {
         if status.tables.is_empty() {
             return "no tables; `converthouse table create` makes one\n".into();

@@ -216,6 +216,9 @@ pub struct ClusterStatus {
     pub balance: BalanceStatus,
     /// Pauses and freezes in force.
     pub holds: Vec<HoldStatus>,
+    /// Whoever answers has not read the metadata store yet: that there is no table says nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
 }
 
 /// Rows for a table, by way of the daemon (C5).

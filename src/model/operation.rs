@@ -192,7 +192,7 @@ pub struct Operation {
     pub state: State,
     /// Why it was begun: an operator's word, or the policy's.
     pub reason: String,
-    /// Why it was cancelled or failed; empty otherwise.
+    /// Why it was cancelled or failed, or done though it was to be undone; empty otherwise.
     pub outcome: String,
     /// When it was recorded, on the wall clock of the leader of that time: for people.
     pub started_unix_ms: u64,
@@ -233,13 +233,15 @@ pub enum WaitCode {
     NodeDown,
     /// Too few complete live copies would be left.
     FewCopies,
+    /// A leader that is new has not heard yet how the copies are that it would count on.
+    Unheard,
     /// Queries that began before may still read what is to go.
     Queries,
 }
 
 impl WaitCode {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Turn,
         Self::Frozen,
         Self::ReplicaInFlight,
@@ -249,6 +251,7 @@ impl WaitCode {
         Self::NodeProblem,
         Self::NodeDown,
         Self::FewCopies,
+        Self::Unheard,
         Self::Queries,
     ];
 
@@ -264,6 +267,7 @@ impl WaitCode {
             Self::NodeProblem => "node_problem",
             Self::NodeDown => "node_down",
             Self::FewCopies => "few_copies",
+            Self::Unheard => "unheard",
             Self::Queries => "queries",
         }
     }

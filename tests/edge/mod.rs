@@ -372,6 +372,7 @@ pub fn cluster() -> ClusterStatus {
         problems: vec!["n2 is gone".into()],
         balance: samples::balance(),
         holds: samples::holds(),
+        unread: false,
     }
 }
 

@@ -1,15 +1,17 @@
 //! Splits, moves, drains and the balancer in virtual time, under ingest, with readers that check every answer.
 
 use converthouse::adapters::peers::Daemon;
+use converthouse::model::balance::BalanceMode;
 use converthouse::model::control::{Asked, Operate, OperationStatus};
 use converthouse::model::operation::{Kind, State};
+use converthouse::model::table::{ReplicaState, ShardState};
 use converthouse::model::{NodeState, OperationId};
 use converthouse::simulation::{self, Cluster, Failure, NewTable, Setup};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Has the leader begin what is asked for and waits until all of it has ended.
-async fn operate(cluster: &Cluster, name: &str, asked: Asked) -> Result<Vec<OperationStatus>, Failure> {
+/// Has the leader begin what is asked for.
+async fn begin(cluster: &Cluster, name: &str, asked: Asked) -> Result<Vec<OperationId>, Failure> {
     let table = NewTable::named(name).full_name();
     let request = Operate {
         database: table.database,
@@ -24,7 +26,12 @@ async fn operate(cluster: &Cluster, name: &str, asked: Asked) -> Result<Vec<Oper
             async move { daemon.operate(request).await }
         })
         .await?;
-    let ids: Vec<OperationId> = begun.operations.iter().map(|status| status.operation.id).collect();
+    Ok(begun.operations.iter().map(|status| status.operation.id).collect())
+}
+
+/// The same, and waits until all of it has ended.
+async fn operate(cluster: &Cluster, name: &str, asked: Asked) -> Result<Vec<OperationStatus>, Failure> {
+    let ids = begin(cluster, name, asked).await?;
     let open = |c: &Cluster| c.view().open_operations().any(|op| ids.contains(&op.id));
     cluster.until("operations to end", 120_000, |c| !open(c)).await?;
     let all = cluster.ask("list", |daemon| async move { daemon.operations().await }).await?;
@@ -269,6 +276,79 @@ fn a_node_that_joins_has_a_shard_of_each_of_many_tables_split_and_gets_its_share
         };
         cluster.until("each to hold its share", 3_600_000, |c| at_rest(c) && shared(c)).await?;
         assert!(cluster.view().all_shards().count() > 3 * 32, "shards were split");
+        cluster.heal(120_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+/// Found by reading: the parent's record went, and what the second node still held whole with it.
+#[test]
+fn a_parents_last_whole_copy_outlives_the_node_that_made_the_halves() {
+    let mut setup = Setup::nodes(3);
+    setup.options.rules.down_after_ms = 60_000;
+    let run = simulation::run(&setup, async |cluster: &Cluster| {
+        cluster.start().await?;
+        let new = NewTable { shards: 1, replicas: 2, ..NewTable::named("t") };
+        let table = cluster.create_table(&new).await?;
+        cluster.produce_everywhere(&table, 200);
+        cluster.until_nothing_lacks(30_000).await?;
+        let parent = cluster.view().shards_of(table.id).next().expect("made").clone();
+        let [makes, keeps] = [0, 1].map(|nth| parent.replicas[nth].node.clone());
+        cluster.kill_daemon(keeps.as_str())?;
+        cluster.until("its lease to end", 60_000, |c| !c.view().is_live(&keeps)).await?;
+        begin(cluster, "t", Asked::Split { shard: Some(parent.id), cut: None, by_bytes: false }).await?;
+        let halves = |c: &Cluster| {
+            let view = c.view();
+            let serving = view.shards_of(table.id).filter(|shard| shard.state == ShardState::Serving);
+            serving.cloned().collect::<Vec<_>>()
+        };
+        cluster.until("the split to be published", 50_000, |c| halves(c).len() == 2).await?;
+        cluster.kill_daemon(makes.as_str())?;
+        cluster.advance(300_000).await?;
+        assert!(cluster.view().shard(table.id, parent.id).is_some(), "no half lives");
+        cluster.start_daemon(keeps.as_str())?;
+        let made = |c: &Cluster| {
+            halves(c).iter().all(|half| {
+                half.replica_on(&keeps).is_some_and(|replica| replica.state == ReplicaState::Ready)
+            })
+        };
+        cluster.until("the halves to be made of it", 120_000, made).await?;
+        cluster.start_daemon(makes.as_str())?;
+        cluster.heal(300_000).await
+    });
+    assert!(run.passed(), "{run}");
+}
+
+/// Sweep seed 2882: the add waited for hours.
+#[test]
+fn an_add_whose_node_is_cordoned_before_its_turn_ends() {
+    let mut setup = Setup::nodes(4);
+    setup.options.balance.mode = BalanceMode::Off;
+    let run = simulation::run(&setup, async |cluster: &Cluster| {
+        cluster.start().await?;
+        let new = NewTable { shards: 1, replicas: 2, ..NewTable::named("t") };
+        let table = cluster.create_table(&new).await?;
+        cluster.produce_everywhere(&table, 1_000);
+        cluster.until_nothing_lacks(30_000).await?;
+        let shard = cluster.view().shards_of(table.id).next().expect("made").clone();
+        let free = cluster.node_ids().into_iter().filter(|node| shard.replica_on(node).is_none());
+        let free: Vec<_> = free.collect();
+        let from = shard.replicas[1].node.clone();
+        let moved = Asked::Move { shard: shard.id, from, to: free[0].clone(), force: true };
+        begin(cluster, "t", moved).await?;
+        let add = Asked::Add { shard: shard.id, to: free[1].clone(), force: true };
+        let add = begin(cluster, "t", add).await?[0];
+        let cordon = |daemon: Arc<dyn Daemon>| {
+            let node = free[1].clone();
+            async move { daemon.set_node_state(node, NodeState::Cordoned).await }
+        };
+        cluster.ask("cordon", cordon).await?;
+        let begun = cluster.view().shards_of(table.id).any(|shard| shard.replica_on(&free[1]).is_some());
+        assert!(!begun, "the move takes its time");
+        cluster.until("both to end", 120_000, at_rest).await?;
+        let all = cluster.ask("list", |daemon| async move { daemon.operations().await }).await?;
+        let ended = all.iter().find(|status| status.operation.id == add).expect("kept");
+        assert_eq!(ended.operation.state, State::Failed, "{ended:?}");
         cluster.heal(120_000).await
     });
     assert!(run.passed(), "{run}");

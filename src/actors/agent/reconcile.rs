@@ -6,6 +6,7 @@
 use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::ingest::Held;
 use crate::model::names;
+use crate::model::node::Node;
 use crate::model::shared::Shared;
 use crate::model::table::{Shard, ShardState, Table, TableState};
 use crate::model::view::{ClusterView, Kept, Versioned};
@@ -86,7 +87,7 @@ pub fn same<'a>(
 /// A replica database found on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// Wanted here.
+    /// Wanted here, or on another node that is this server too.
     Kept,
     /// Of a known table, not assigned to this node (any more), or of a table that is being dropped: to go.
     Left(TableId, ShardId),
@@ -107,10 +108,25 @@ pub fn judge(view: &ClusterView, node: &NodeId, database: &str) -> Found {
         // While a table is being created its shards are still being written: nothing is left over yet.
         Some((_, table)) if table.state == TableState::Creating => Found::Kept,
         Some((id, _)) => {
-            let here = view.shard(*id, shard).is_some_and(|shard| shard.replica_on(node).is_some());
-            if here { Found::Kept } else { Found::Left(*id, shard) }
+            let on = |node: &NodeId| view.shard(*id, shard).is_some_and(|s| s.replica_on(node).is_some());
+            match on(node) || same_server(view, node).any(on) {
+                true => Found::Kept,
+                false => Found::Left(*id, shard),
+            }
         }
     }
+}
+
+/// Other nodes whose records name the ClickHouse server of this one: it was given another name, and its old record
+/// stands. What is assigned to them is on this server.
+pub fn same_server<'a>(view: &'a ClusterView, node: &'a NodeId) -> impl Iterator<Item = &'a NodeId> {
+    let place = |node: &'a Versioned<Node>| {
+        let endpoint = &node.record.clickhouse;
+        (endpoint.host.as_str(), endpoint.port)
+    };
+    let own = view.nodes.get(node).map(place).filter(|(host, _)| !host.is_empty());
+    let others = view.nodes.iter().filter(move |(id, _)| *id != node);
+    others.filter(move |&(_, other)| own == Some(place(other))).map(|(id, _)| id)
 }
 
 /// Tables being dropped of which nothing is left here.
@@ -123,4 +139,27 @@ pub fn dropped(view: &ClusterView, undistributed: &BTreeSet<TableId>, databases:
     };
     let dropping = view.tables.iter().filter(|(_, table)| table.record.state == TableState::Dropping);
     dropping.map(|(id, _)| *id).filter(gone).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::balance::fixture::{Cluster, id};
+
+    /// A node that was renamed in its configuration: its former name still holds the replicas.
+    #[test]
+    fn what_a_server_holds_under_another_name_is_not_left_over() {
+        let mut cluster = Cluster::new(2).table(4, 1, 1, |_| 100);
+        cluster.join("n9");
+        let table = cluster.view.tables[&cluster.of()].record.clone();
+        let holder = cluster.shard(0).replicas[0].node.clone();
+        let database = names::replica_database(&table.name, table.id, ShardId(0));
+        let judged = |cluster: &Cluster| judge(&cluster.view, &id("n9"), &database);
+        assert_eq!(judged(&cluster), Found::Left(table.id, ShardId(0)), "another server's");
+        let endpoint = cluster.view.nodes[&holder].record.clickhouse.clone();
+        cluster.view.nodes.get_mut(&id("n9")).unwrap().record.clickhouse = endpoint;
+        assert_eq!(judged(&cluster), Found::Kept);
+        cluster.view.nodes.get_mut(&id("n9")).unwrap().record.clickhouse.port += 1;
+        assert_eq!(judged(&cluster), Found::Left(table.id, ShardId(0)), "two servers of one host");
+    }
 }

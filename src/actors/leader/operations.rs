@@ -20,6 +20,10 @@ const TRIES_MAX: u32 = 20;
 const BEGIN_MAX: usize = 40;
 /// Ended operations that are kept for people to look at.
 const ENDED_KEPT: usize = 200;
+/// However many they are, up to a limit, those are kept that ended so lately: whoever waits for one looks now and then.
+const ENDED_LATELY_MS: u64 = 15 * 60_000;
+/// That limit.
+const ENDED_MAX: usize = 2_000;
 /// Older ones that go with one record.
 const ENDED_DROPPED_MAX: usize = 20;
 
@@ -143,12 +147,19 @@ fn numbered(lead: &Lead, kinds: impl IntoIterator<Item = (TableId, Kind, String)
     (newest + 1..).zip(kinds).map(operation).collect()
 }
 
-/// The oldest ended operations that are too many to keep. The newest stays always: it carries the numbers.
-fn surplus(view: &ClusterView) -> Vec<OperationId> {
+/// The operations that ended first, where they are too many to keep: not those that were begun first, of which one that
+/// took hours would go with its end. The newest stays always: it carries the numbers. Pure.
+fn surplus(view: &ClusterView, now_unix_ms: u64) -> Vec<OperationId> {
+    let newest = view.operations.keys().next_back();
     let ended = view.operations.values().map(|operation| &operation.record).filter(|op| !op.state.is_open());
-    let ended: Vec<OperationId> = ended.map(|operation| operation.id).collect();
-    let surplus = ended.len().saturating_sub(ENDED_KEPT).min(ENDED_DROPPED_MAX);
-    ended[..surplus].to_vec()
+    let mut ended: Vec<(u64, OperationId)> = ended.map(|op| (op.ended_unix_ms, op.id)).collect();
+    ended.sort_unstable();
+    let before = now_unix_ms.saturating_sub(ENDED_LATELY_MS);
+    let earlier = ended.iter().filter(|(ended_ms, _)| *ended_ms < before).count();
+    let surplus =
+        ended.len().saturating_sub(ENDED_KEPT).min(earlier.max(ended.len().saturating_sub(ENDED_MAX)));
+    let surplus = ended.into_iter().take(surplus).map(|(_, id)| id).filter(|id| Some(id) != newest);
+    surplus.take(ENDED_DROPPED_MAX).collect()
 }
 
 /// Numbers of new shards are taken in the same transaction; the oldest ended operations go with it. `None` if the
@@ -174,7 +185,8 @@ async fn record(
         compares.push(Compare::Absent(key.clone()));
         writes.push(Write::Put { key, value: operation.encode(), lease: None });
     }
-    writes.extend(surplus(&lead.view.read()).into_iter().map(|id| Write::Delete(lead.keys.operation(id))));
+    let surplus = surplus(&lead.view.read(), lead.clock.unix_ms());
+    writes.extend(surplus.into_iter().map(|id| Write::Delete(lead.keys.operation(id))));
     match lead.write(compares, writes).await {
         Ok(TxnOutcome::Committed(revision)) => {
             for operation in operations {
@@ -388,6 +400,18 @@ fn split(shard: &Shard, cut: Option<u32>, next: u32) -> Result<Kind, Error> {
     Ok(Kind::Split { shard: shard.id, cut, left: ShardId(next), right: ShardId(next + 1) })
 }
 
+/// Whether readers see already what a split or merge has made: nothing takes that back.
+fn is_published(view: &ClusterView, operation: &Operation) -> bool {
+    let made = operation.kind.touched().filter(|id| !operation.kind.shards().contains(id));
+    let serving =
+        |id| view.shard(operation.table, id).is_some_and(|shard| shard.state == ShardState::Serving);
+    made.into_iter().any(serving)
+}
+
+/// What is said then to whoever would have it undone.
+const FINISHED: &str =
+    ": it is published already and is finished; copies that a node cannot make are brought from another";
+
 /// Has an operation undone; one that has ended already is shown as it is.
 pub async fn cancel(lead: Lead, id: OperationId) -> Result<OperationStatus, Error> {
     for _ in 0..TRIES_MAX {
@@ -409,7 +433,11 @@ pub async fn cancel(lead: Lead, id: OperationId) -> Result<OperationStatus, Erro
                 Err(error) => return Err(of_metadata(&error)),
             }
         }
-        let name = lead.view.read().tables.get(&operation.table).map(|t| t.record.name.to_string());
+        let view = lead.view.read();
+        if operation.state == State::Cancelling && is_published(&view, &operation) {
+            operation.outcome.push_str(FINISHED);
+        }
+        let name = view.tables.get(&operation.table).map(|table| table.record.name.to_string());
         return Ok(OperationStatus::of(operation, name));
     }
     Err(Error::Unavailable(format!("operation {id} keeps changing: try again")))
@@ -438,32 +466,4 @@ pub async fn set_node_state(lead: Lead, id: NodeId, state: NodeState) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::actors::balance::fixture::{Cluster, id};
-    use crate::model::hold::{Brake, Scope};
-
-    #[test]
-    fn all_shards_are_split_however_many_and_what_is_busy_is_told() {
-        let mut cluster = Cluster::new(3).table(300, 100, 1, |_| 100);
-        let table = cluster.view.tables[&cluster.of()].record.clone();
-        cluster.operation(Kind::Lead { shard: ShardId(7), to: id("n1") });
-        cluster.hold(Scope::Shard(table.id, ShardId(8)), Brake::Freeze, u64::MAX);
-        let all = every(&cluster.view, &table).unwrap();
-        assert_eq!(all.len(), 100);
-        let (kinds, skipped) = cluster.see(|sight| splits_of(sight, &table, &all, false));
-        assert_eq!(kinds.len(), 98, "not only as many as one transaction takes");
-        let made: Vec<u32> =
-            kinds.iter().flat_map(Kind::touched).map(|id| id.0).filter(|n| *n >= 100).collect();
-        assert_eq!(made, (100..296).collect::<Vec<u32>>(), "each number once");
-        let told: Vec<String> = skipped.iter().map(|left| format!("{}: {}", left.shard, left.why)).collect();
-        assert_eq!(told[0], "s7: o1 (lead s7 by n1) is under way");
-        assert!(told[1].starts_with("s8: frozen"), "{told:?}");
-        // A part that comes later takes those that are still there, by the numbers of then.
-        let later = Table { next_shard: 400, ..table };
-        cluster.carry_out(&kinds[0]);
-        let (kinds, skipped) = cluster.see(|sight| splits_of(sight, &later, &all[..2], false));
-        assert_eq!(kinds[0].touched().nth(1), Some(ShardId(400)));
-        assert_eq!(skipped[0].why, "it is not in the topology any more");
-    }
-}
+mod tests;

@@ -225,6 +225,23 @@ fn problems_of(node: &NodeStatus, reports: &Reports) -> Vec<String> {
     problems
 }
 
+/// Nodes whose records name one ClickHouse server: one was given another name, and its old record stands.
+fn one_server(view: &ClusterView) -> Vec<String> {
+    let mut servers: BTreeMap<(&str, u16), Vec<&str>> = BTreeMap::new();
+    for (id, node) in view.nodes.iter() {
+        let endpoint = &node.record.clickhouse;
+        servers.entry((endpoint.host.as_str(), endpoint.port)).or_default().push(id.as_str());
+    }
+    let told = |((host, port), nodes): ((&str, u16), Vec<&str>)| {
+        let nodes = nodes.join(", ");
+        format!(
+            "nodes {nodes} name one ClickHouse server, {host}:{port}: give it one name back; what is assigned to \
+             either is kept"
+        )
+    };
+    servers.into_iter().filter(|((host, _), nodes)| !host.is_empty() && nodes.len() > 1).map(told).collect()
+}
+
 /// Everything.
 pub fn cluster(
     name: &str,
@@ -241,6 +258,7 @@ pub fn cluster(
         problems.push("no daemon leads the cluster".to_owned());
     }
     problems.extend(nodes.iter().flat_map(|node| problems_of(node, reports)));
+    problems.extend(one_server(view));
     for table in &tables {
         let name = format!("{}.{}", table.database, table.table);
         problems.extend(table.waiting_for.iter().map(|what| format!("table {name} waits for {what}")));
@@ -266,6 +284,7 @@ pub fn cluster(
         problems,
         balance,
         holds: view.holds_in_force(None, now_unix_ms),
+        unread: !view.complete,
     }
 }
 
@@ -310,6 +329,19 @@ pub fn node(view: &ClusterView, reports: &Reports, id: &NodeId) -> NodeStatus {
 mod tests {
     use super::*;
     use crate::model::observed::Heartbeat;
+
+    #[test]
+    fn two_names_of_one_server_are_told() {
+        let mut cluster = crate::actors::balance::fixture::Cluster::new(3);
+        assert_eq!(one_server(&cluster.view), Vec::<String>::new());
+        let endpoint = cluster.view.nodes.values().next().unwrap().record.clickhouse.clone();
+        cluster.view.nodes.values_mut().last().unwrap().record.clickhouse = endpoint;
+        let told = one_server(&cluster.view);
+        assert!(
+            told.len() == 1 && told[0].starts_with("nodes n1, n3 name one ClickHouse server"),
+            "{told:?}"
+        );
+    }
 
     #[test]
     fn what_keeps_a_node_from_its_work_is_named() {

@@ -7,8 +7,10 @@ pub mod read;
 
 use crate::adapters::metadata::keys::Keys;
 use crate::adapters::metadata::{self, Change, MetaStore, Update, follow};
+use crate::adapters::peers::Error;
 use crate::error::{Code, Coded as _, ranges};
 use crate::model::invariants;
+use crate::model::table::{Table, TableName};
 use crate::model::view::{ClusterView, Record, Touched};
 use crate::telemetry::Metrics;
 use actix::prelude::*;
@@ -46,6 +48,17 @@ impl View {
     fn set_outage(&self, outage: Option<metadata::Error>) {
         *self.outage.write().unwrap_or_else(std::sync::PoisonError::into_inner) = outage;
     }
+}
+
+/// The table of that name that is not being dropped.
+///
+/// # Errors
+/// There is none; or the store has not been read yet, and nobody can tell.
+pub fn table_named<'a>(view: &'a ClusterView, name: &TableName) -> Result<&'a Table, Error> {
+    if !view.complete {
+        return Err(Error::unread());
+    }
+    view.table_named(name).ok_or_else(|| Error::NotFound(format!("table {name}")))
 }
 
 /// The view changed.
@@ -174,5 +187,29 @@ impl Handler<Observe> for Mirror {
             observer.do_send(ViewChanged(Arc::new(touched)));
         }
         self.observers.push(observer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::peers::known;
+    use crate::error::Retry;
+
+    #[test]
+    fn before_the_store_was_read_nothing_is_said_to_be_missing() {
+        let name = TableName { database: "d".into(), table: "t".into() };
+        let mut view = ClusterView::default();
+        let early = table_named(&view, &name).unwrap_err();
+        assert_eq!((early.code().to_string().as_str(), early.retry()), ("CVH-0806", Retry::Safe));
+        let listed = |view: &ClusterView| {
+            use crate::actors::leader::status;
+            let (reports, balancing) = (Default::default(), Default::default());
+            known(status::cluster("c", view, &reports, status::balance(view, None, &balancing), 0))
+        };
+        assert_eq!(listed(&view).unwrap_err(), early, "no empty list either");
+        view.reset(1, Vec::new());
+        assert!(matches!(table_named(&view, &name), Err(Error::NotFound(_))));
+        assert!(listed(&view).is_ok());
     }
 }

@@ -313,3 +313,46 @@ async fn a_copy_is_looked_through_from_what_was_safe_where_it_comes_from() {
     assert_eq!(looked_at_from(Some(Boot(2))).await, 20, "both are on one machine");
     assert_eq!(looked_at_from(None).await, 20, "of an older daemon, or a machine that does not tell");
 }
+
+/// Found by reading: what the node had not cleared away of an earlier copy was taken for the whole new one.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_an_earlier_copy_goes_before_the_new_one_is_made_and_a_copy_just_made_stays() {
+    for (recorded_by, stays) in [(0, false), (7, true)] {
+        let here = stage().await;
+        here.insert(&texts(10, |_| false)).await;
+        let mut job = here.job.clone();
+        let topic = names::topic_partition(&job.table.source, P);
+        let kafka = &job.ports.kafka;
+        let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
+        kafka.create_topics(&[made]).await.unwrap();
+        let position = Position::start(job.table.id, job.shard.id, Epoch(recorded_by));
+        let recorded = Committed { next: 10, metadata: position.encode() };
+        kafka.commit(&job.ports.group, &[(topic, recorded)]).await.unwrap();
+        let source = Replica { state: ReplicaState::Ready, ..Replica::creating(id(2)) };
+        let target =
+            Replica { since: Epoch(7), copy_from: Some(id(2)), ..Replica::creating(job.ports.node.clone()) };
+        job.shard.replicas = vec![source, target];
+        let mut view = ClusterView { complete: true, ..ClusterView::default() };
+        for number in [1, 2] {
+            view.nodes.insert(id(number), Versioned { record: Node::plain(&id(number)), revision: 1 });
+            view.live.insert(id(number), Live { incarnation: 1, daemon_url: String::new() });
+        }
+        view.tables.insert(job.table.id, Versioned { record: (*job.table).clone(), revision: 1 }.into());
+        let record = Versioned { record: job.shard.clone(), revision: 1 }.into();
+        view.shards.entry(job.table.id).or_default().insert(job.shard.id, record);
+        // Nobody to copy from: then what is here is the best that there is.
+        let alone = ClusterView { live: Default::default(), ..view.clone() };
+        job.view.set(alone);
+        assert_eq!(job.clear_left_over(true).await, Ok(true));
+        // It is whole for its leader: nothing of it is thrown away on any word of Kafka's.
+        let mut whole = view.clone();
+        let of = whole.shards.get_mut(&job.table.id).unwrap();
+        of.get_mut(&job.shard.id).unwrap().record.replicas[1].state = ReplicaState::Ready;
+        job.view.set(whole);
+        assert_eq!(job.clear_left_over(true).await, Ok(true));
+        job.view.set(view);
+        assert_eq!(job.clear_left_over(true).await, Ok(stays), "recorded by life {recorded_by}");
+        let rows = here.server.contents(DATABASE, P).len();
+        assert_eq!(rows, if stays { 10 } else { 0 });
+    }
+}

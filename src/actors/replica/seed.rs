@@ -11,7 +11,7 @@ use crate::actors::agent::{FromReplica, ReplicaNews};
 use crate::adapters::clickhouse::{RemoteReplica, ReplicaTables};
 use crate::adapters::kafka::{self, Committed};
 use crate::error::Coded;
-use crate::model::ids::{NodeId, ShardId, TableId};
+use crate::model::ids::{Epoch, NodeId, ShardId, TableId};
 use crate::model::names::{self, TopicPartition};
 use crate::model::range::PartitionRange;
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
@@ -121,7 +121,47 @@ fn is_fresh(shard: &Shard, node: &NodeId) -> bool {
     shard.parents.is_empty() && replica.is_none_or(|replica| replica.copy_from.is_none())
 }
 
+/// Whether what a node has recorded of a shard's partitions is of a copy that it had before, and nothing of the one
+/// that it is to have now: a copy that was made records its positions before it becomes the local table.
+fn of_earlier_life(recorded: &[Position], shard: &Shard, node: &NodeId) -> bool {
+    let of_shard = |position: &&Position| position.table == shard.table.short() && position.shard == shard.id;
+    let mut earlier = recorded.iter().filter(of_shard).filter(|position| position.life < shard.life_on(node));
+    earlier.next().is_some() && !recorded.iter().any(|position| position.is_of(shard, node))
+}
+
 impl Job {
+    /// Removes the local table of a copy that the node had before and gave up, if it is still there as a new one is to
+    /// be copied. Whether one is there then.
+    pub(super) async fn clear_left_over(&self, there: bool) -> Result<bool, String> {
+        if !there || !self.is_left_over().await? || !matches!(self.plan_seed().await?, Seed::Copy(_)) {
+            return Ok(there);
+        }
+        tracing::info!(table = %self.table.name, shard = %self.shard.id, database = %self.database,
+            "removing what is left of an earlier copy before the new one is made");
+        self.ports.clickhouse.drop_replica(&self.database).await.map_err(|e| e.told())?;
+        Ok(false)
+    }
+
+    /// Only of a copy that nobody counts on yet, and that can be made again: in doubt it is no leftover.
+    async fn is_left_over(&self) -> Result<bool, String> {
+        let (shard, node) = (&self.shard, &self.ports.node);
+        let copied = {
+            let view = self.view.read();
+            let replica = view.shard(self.table.id, shard.id).and_then(|shard| shard.replica_on(node));
+            replica.is_some_and(|replica| {
+                let new = replica.state == ReplicaState::Creating && replica.copy_from.is_some();
+                new && replica.since == self.since() && self.since() != Epoch(0)
+            })
+        };
+        if !copied {
+            return Ok(false);
+        }
+        let kafka = &self.ports.kafka;
+        let recorded = kafka.committed(&self.ports.group, &self.topics()).await.map_err(|e| e.told())?;
+        let decoded = recorded.into_iter().flatten().filter_map(|at| Position::decode(&at.metadata));
+        Ok(of_earlier_life(&decoded.collect::<Vec<_>>(), shard, node))
+    }
+
     /// Makes the local table, which is not there, whole, if there is anything to take over; else it is made empty.
     pub(super) async fn seed(&self) -> Result<(), String> {
         self.tell(ReplicaNews::Unseeded);
@@ -269,5 +309,25 @@ impl Job {
 
     pub(super) fn tell(&self, news: ReplicaNews) {
         self.agent.do_send(FromReplica { table: self.table.id, shard: self.shard.id, news });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_the_node_had_before_is_told_from_the_one_that_was_just_made() {
+        let (table, node) = (TableId(uuid::Uuid::nil()), "n1".parse::<NodeId>().unwrap());
+        let range = PartitionRange::new(0, 4).unwrap();
+        let mut shard = Shard::new(table, ShardId(3), range, [node.clone()]);
+        shard.replicas[0].since = Epoch(7);
+        let at = |id, life| Position::start(table, ShardId(id), Epoch(life));
+        let left = |recorded: &[Position]| of_earlier_life(recorded, &shard, &node);
+        assert!(left(&[at(3, 0), at(3, 2)]));
+        assert!(!left(&[]), "nothing was ever taken: there is nothing to be rid of");
+        assert!(!left(&[at(3, 7)]), "made, and its leader not told yet");
+        assert!(!left(&[at(3, 2), at(3, 7)]), "a late word of the old one does not undo the new one");
+        assert!(!left(&[at(1, 2)]), "of another shard");
     }
 }

@@ -58,9 +58,13 @@ impl Job {
     /// whether the local table was missing, and the gate.
     pub async fn prepare(self) -> (bool, Result<u64, String>) {
         self.tell_of(BTreeMap::new());
-        match self.ports.clickhouse.has_local(&self.database).await {
+        let there = match self.ports.clickhouse.has_local(&self.database).await {
+            Ok(there) => self.clear_left_over(there).await,
+            Err(error) => Err(error.told()),
+        };
+        match there {
             Ok(there) => (!there, self.stand(there).await),
-            Err(error) => (false, Err(error.told())),
+            Err(error) => (false, Err(error)),
         }
     }
 

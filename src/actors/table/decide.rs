@@ -199,8 +199,11 @@ fn operations(scene: &Scene<'_>) -> Option<Step> {
         Progress::Step(change) => Some(Step::Write(change)),
         Progress::Ended(state, outcome) => {
             // Why it was to be undone is why it was.
-            let kept = outcome.is_empty() && state != State::Done;
-            let outcome = if kept { operation.outcome.clone() } else { outcome };
+            let outcome = match (state, outcome.is_empty(), operation.outcome.is_empty()) {
+                (State::Done, false, false) => format!("{}; {outcome}", operation.outcome),
+                (State::Done, ..) | (_, false, _) => outcome,
+                (_, true, _) => operation.outcome.clone(),
+            };
             Some(Step::End(Box::new(Operation { state, outcome, ..(*operation).clone() })))
         }
     })

@@ -65,6 +65,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a daemon answers that has not read the metadata store yet: it does not know what there is.
+    pub fn unread() -> Self {
+        Self::Unavailable("not ready: the metadata store has not been read yet".to_owned())
+    }
+
     /// The same of an insert whose batch has a name.
     #[must_use]
     pub fn of_batch(self) -> Self {
@@ -119,6 +124,14 @@ impl Coded for Error {
             Self::Internal(_) => "report this as a bug, with the daemon's log",
         }
     }
+}
+
+/// What is shown of a cluster as a list.
+///
+/// # Errors
+/// Whoever told it knows nothing yet: an empty list would say that there is nothing.
+pub fn known(status: ClusterStatus) -> Result<ClusterStatus, Error> {
+    if status.unread { Err(Error::unread()) } else { Ok(status) }
 }
 
 /// A certificate and its key, PEM, and who is trusted.

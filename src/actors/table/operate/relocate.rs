@@ -4,7 +4,7 @@ use super::{Change, Progress, Scene, not_there, step, waiting};
 use crate::actors::table::decide::{self, LeftOut};
 use crate::actors::table::readiness;
 use crate::model::ids::{NodeId, ShardId};
-use crate::model::observed::told;
+use crate::model::observed::{ReplicaObservation, answers, told};
 use crate::model::operation::{State, WaitCode};
 use crate::model::table::{Replica, ReplicaState, Shard, ShardState};
 
@@ -41,6 +41,8 @@ pub(super) fn move_replica(
         // What cannot be undone any more is finished.
         (Some(_), Some(_)) if leaving(source) => leave(scene, shard, from),
         (Some(_), None) if cancel => cancelled(),
+        // Half-way out it is neither needed nor gone: to end here would leave it so for good.
+        (Some(_), Some(_)) if leaving(target) => leave(scene, shard, to),
         (Some(_), Some(_)) if cancel => {
             let left = unless_lost(scene, cancel, shard, to, leave(scene, shard, to));
             let needed = || given_up(cancel, format!("the copy of {id} on {to} is needed and stays"));
@@ -52,7 +54,6 @@ pub(super) fn move_replica(
         },
         (Some(_), None) if removes_first(scene) => leave(scene, shard, from),
         (Some(_), None) => bring(scene, shard, to),
-        (Some(_), Some(target)) if target.state == ReplicaState::Leaving => leave(scene, shard, to),
         (Some(_), Some(target)) if target.state == ReplicaState::Ready && !scene.down(to) => {
             unless_lost(scene, cancel, shard, to, replace(scene, shard, from, to))
         }
@@ -91,6 +92,7 @@ pub(super) fn add(scene: &Scene<'_>, cancel: bool, id: ShardId, to: &NodeId) -> 
         None if abandoned(scene, to) => given_up(cancel, format!("node {to} has been down for too long")),
         None => bring(scene, shard, to),
         Some(ReplicaState::Ready) if !cancel => done(),
+        Some(ReplicaState::Leaving) => leave(scene, shard, to),
         // Too late to be undone if it is needed.
         Some(_) if cancel || abandoned(scene, to) => or_if_few(leave(scene, shard, to), done),
         Some(_) => arriving(scene, shard, to),
@@ -172,7 +174,12 @@ fn bring(scene: &Scene<'_>, shard: &Shard, to: &NodeId) -> Progress {
     if let Some(busy) = scene.at_rest(shard) {
         return busy;
     }
-    if !scene.known.open.contains(to) {
+    let known = scene.known;
+    if !known.open.contains(to) {
+        // It was cordoned or drained after this had been asked for, and that may last.
+        if known.live.contains(to) && answers(known.heartbeats, to) {
+            return given_up(false, format!("node {to} takes no new replicas: it is cordoned or drained"));
+        }
         return waiting(WaitCode::NodeDown, format!("node {to} to be up and to take replicas"));
     }
     let copy_from = source(scene, shard);
@@ -208,6 +215,16 @@ fn others(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Vec<NodeId> {
     scene.ready_live(shard).filter(heard).cloned().collect()
 }
 
+/// A node with a readable copy of which this leader has not heard yet, though a daemon holds its lease: what it has is
+/// not known, which is not the same as dead. One that stays silent for as long as a node may be down is.
+fn unheard<'s>(scene: &Scene<'_>, shard: &'s Shard, besides: &NodeId) -> Option<&'s NodeId> {
+    let silent = |node: &NodeId| {
+        let known = scene.known;
+        known.live.contains(node) && !known.heartbeats.contains_key(node) && !abandoned(scene, node)
+    };
+    shard.ready_nodes().find(|node| *node != besides && silent(node))
+}
+
 /// A replica goes: out of the routes while enough complete live copies remain, then out of the records once nobody
 /// can be reading it.
 fn leave(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> Progress {
@@ -240,6 +257,9 @@ fn go(scene: &Scene<'_>, shard: &Shard, replica: &Replica, hopeless: bool) -> Pr
     let node = &replica.node;
     let others = others(scene, shard, node);
     let few = !removes_first(scene) && others.len() < scene.table.replicas as usize;
+    if let Some(silent) = unheard(scene, shard, node).filter(|_| few) {
+        return first_report(shard, silent);
+    }
     if few && whole(scene, shard, node) {
         let mut next = shard.clone();
         for replica in next.replicas.iter_mut().filter(|replica| &replica.node == node) {
@@ -276,6 +296,24 @@ fn whole(scene: &Scene<'_>, shard: &Shard, node: &NodeId) -> bool {
     seen.is_some_and(|seen| !seen.stalled()) && lag.is_some_and(|lag| lag <= scene.rules.behind_lag_min)
 }
 
+/// Whether a copy that is behind is known to be none that could be in the routes. One that only does not serve at the
+/// moment may be whole again with the next report. (One that is in the routes counts by itself.)
+fn poor(scene: &Scene<'_>, shard: &Shard, replica: &Replica) -> bool {
+    let (node, known) = (&replica.node, scene.known);
+    let late = |lag: u64| lag > scene.rules.behind_lag_min;
+    replica.state != ReplicaState::Behind
+        || scene.down(node)
+        || decide::bare(known.heartbeats, shard, node)
+        || decide::seen(shard, node, known).is_some_and(ReplicaObservation::stalled)
+        || readiness::lag(shard, node, known).is_some_and(late)
+}
+
+fn first_report(shard: &Shard, node: &NodeId) -> Progress {
+    let what =
+        format!("the first report of {node} to this leader, which says how its copy of {} is", shard.id);
+    waiting(WaitCode::Unheard, what)
+}
+
 fn few_copies(shard: &Shard, node: &NodeId, (enough, there): (usize, usize)) -> Progress {
     let id = shard.id;
     let what = format!("{enough} complete live copies of {id} besides the one on {node}; there are {there}");
@@ -287,12 +325,16 @@ fn leave_routes(scene: &Scene<'_>, shard: &Shard, replica: &Replica, hopeless: b
     let node = &replica.node;
     let others = others(scene, shard, node);
     let counts = scene.ready_live(shard).any(|ready| ready == node);
-    let enough = match counts {
+    // By the same measure as in [`go`]: else it would leave, stay after all, and leave again, an epoch each.
+    let enough = match counts || !poor(scene, shard, replica) {
         _ if removes_first(scene) || hopeless => 0,
         true => scene.table.replicas as usize,
         false => 1,
     };
     if others.len() < enough {
+        if let Some(silent) = unheard(scene, shard, node) {
+            return first_report(shard, silent);
+        }
         return few_copies(shard, node, (enough, others.len()));
     }
     let mut next = shard.clone();

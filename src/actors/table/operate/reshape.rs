@@ -5,7 +5,7 @@
 //! their parts, so every replica of a child starts with what its parent's replica showed.
 
 use super::relocate::abandoned;
-use super::{Change, Progress, Scene, not_there, step, waiting};
+use super::{Change, Progress, Scene, Wait, not_there, step, waiting};
 use crate::model::ids::{Epoch, NodeId, ShardId};
 use crate::model::operation::{State, WaitCode};
 use crate::model::range::PartitionRange;
@@ -51,7 +51,8 @@ fn reshape(
     let missing = parents.iter().find(|id| scene.shard(**id).is_none());
     match (missing, new.len() == children.len()) {
         (Some(_), true) if new.iter().all(|shard| shard.state == ShardState::Serving) && old.is_empty() => {
-            Progress::Ended(State::Done, String::new())
+            let late = || "its result was published already, so it was finished".to_owned();
+            Progress::Ended(State::Done, cancel.then(late).unwrap_or_default())
         }
         (None, false) if cancel && new.is_empty() => Progress::Ended(State::Cancelled, String::new()),
         (None, false) if new.is_empty() => begin(scene, &old, children, ranges),
@@ -61,7 +62,7 @@ fn reshape(
             }
             publish(scene, &old, &new)
         }
-        (_, true) => retire(scene, &old, &new),
+        (_, true) => retire(scene, cancel, &old, &new),
         (Some(id), false) => not_there(*id),
         (None, false) => not_there(children[0]),
     }
@@ -168,19 +169,56 @@ fn retired(parent: &Shard, epoch: Epoch) -> Shard {
     }
 }
 
-fn retire(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> Progress {
+/// The parents go. What is to be undone by then is finished, without waiting for halves that a node cannot make: they
+/// are copied from other nodes, as where a node's copies are given up.
+fn retire(scene: &Scene<'_>, cancel: bool, old: &[&Shard], new: &[&Shard]) -> Progress {
     for parent in old {
         let epoch = parent.retired_at.unwrap_or(scene.table.epoch);
         if let Some(wait) = scene.readers_left(&parent.id.to_string(), epoch) {
             return wait;
         }
     }
-    if let Some(wait) = old.iter().find_map(|parent| unlinked(scene, parent, new)) {
+    if let Some(wait) = old.iter().find_map(|parent| unlinked(scene, parent, new)).filter(|_| !cancel) {
         return wait;
     }
+    let counted_on = match made_elsewhere(scene, old, new) {
+        Ok(counted_on) => counted_on,
+        Err(wait) => return Progress::Waiting(wait),
+    };
     let delete: Vec<ShardId> = old.iter().map(|shard| shard.id).collect();
-    let reasons = delete.iter().map(|id| format!("{id} is read by nobody any more")).collect();
-    Progress::Step(Change { delete, reasons, ..Change::default() })
+    let mut reasons: Vec<String> =
+        delete.iter().map(|id| format!("{id} is read by nobody any more")).collect();
+    if cancel && old.iter().any(|parent| unlinked(scene, parent, new).is_some()) {
+        reasons.push(format!("{} are copied where they are not made yet: it was cancelled", some(new)));
+    }
+    Progress::Step(Change { delete, counted_on, reasons, ..Change::default() })
+}
+
+/// The nodes whose copies of the children are counted on where a parent's whole copy goes of which they were not made
+/// there. A child of which no copy lives, by what this leader has heard, may have its rows in no other place: then the
+/// parents stay (KEEP-COPIES).
+fn made_elsewhere(scene: &Scene<'_>, old: &[&Shard], new: &[&Shard]) -> Result<Vec<NodeId>, Wait> {
+    let mut counted_on = BTreeSet::new();
+    for child in new {
+        let made = |node: &NodeId| child.replica_on(node).is_some_and(|replica| replica.state.is_complete());
+        let only = |parent: &&Shard| {
+            let mut whole = parent.replicas.iter().filter(|replica| replica.state.is_complete());
+            let found = whole.find(|replica| !made(&replica.node))?;
+            Some((parent.id, found.node.clone()))
+        };
+        let Some((parent, node)) = old.iter().find_map(only) else { continue };
+        let heard = |node: &&NodeId| scene.known.heartbeats.contains_key(*node);
+        let live: Vec<&NodeId> = scene.ready_live(child).filter(heard).collect();
+        if live.is_empty() {
+            let what = format!(
+                "a copy of {} that can be read on a node that is up: until then the one of {parent} on {node} stays",
+                child.id
+            );
+            return Err(Wait { code: WaitCode::FewCopies, what });
+        }
+        counted_on.extend(live.into_iter().cloned());
+    }
+    Ok(counted_on.into_iter().collect())
 }
 
 /// A node that was down while its neighbours linked has the parent whole still: the children there are linked from it

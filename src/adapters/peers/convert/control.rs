@@ -106,6 +106,7 @@ pub fn cluster_from_wire(w: &wire::ClusterStatusResponse) -> Result<ClusterStatu
         balance: balance_from_wire(w.balance.as_ref().unwrap_or(&wire::BalanceStatus::default()))
             .map_err(|error| error.within("balance"))?,
         holds: holds_from_wire(&w.holds)?,
+        unread: w.unread,
     })
 }
 
@@ -121,6 +122,7 @@ pub fn cluster_to_wire(m: ClusterStatus) -> wire::ClusterStatusResponse {
         problems: m.problems,
         balance: Some(balance_to_wire(m.balance)),
         holds: holds_to_wire(m.holds),
+        unread: m.unread,
     }
 }
 

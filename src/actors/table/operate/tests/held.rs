@@ -162,3 +162,25 @@ fn a_split_that_holds_fresh_rows_back_for_too_long_is_given_up_and_says_why() {
     let Some(Step::End(operation)) = end else { panic!("{end:?}") };
     assert_eq!((operation.state, operation.outcome), (State::Cancelled, why), "as `op list` then says");
 }
+
+/// Found by a sweep (seed 2882): it waited for hours, and all that was to be done about its shard with it.
+#[test]
+fn no_copy_is_begun_on_a_node_that_was_cordoned_meanwhile_and_one_that_was_begun_goes_on() {
+    let mut world = World::new(Kind::Add { shard: ShardId(0), to: id("n3") });
+    world.cordoned.insert(id("n3"));
+    assert_eq!(world.ended(), State::Failed);
+    world.down.insert(id("n3"), 95_000);
+    assert_eq!(
+        world.waits_for(),
+        "node n3 to be up and to take replicas",
+        "it may be back, and taken into use"
+    );
+    world.down.clear();
+    world.cordoned.clear();
+    world.step();
+    world.cordoned.insert(id("n3"));
+    assert!(world.waits_for().starts_with("the copy of s0 on n3"), "{}", world.waits_for());
+    let mut moved = to_n3();
+    moved.cordoned.insert(id("n3"));
+    assert_eq!(moved.ended(), State::Failed);
+}

@@ -106,3 +106,74 @@ fn the_record_of_a_lost_copy_can_be_removed_though_the_last_ones_table_is_gone()
     world.step();
     assert_eq!(state(&mut world, "n1"), Some(ReplicaState::Leaving));
 }
+
+fn wait_code(world: &World) -> WaitCode {
+    match world.next() {
+        Progress::Waiting(wait) => wait.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Found by reading: right after an election all copies whose nodes had not reported yet counted as dead.
+#[test]
+fn a_new_leader_waits_for_the_first_reports_of_the_copies_that_it_would_count_on() {
+    let mut world = replaced();
+    let unheard = ["n2", "n3"].map(|node| (id(node), world.heartbeats.remove(&id(node)).unwrap()));
+    assert_eq!(wait_code(&world), WaitCode::Unheard, "n1's copy neither goes nor stays yet");
+    let said = world.waits_for();
+    assert!(said.starts_with("the first report of n3 to this leader"), "{said}");
+    // Without a lease it is down, and the copy that leaves stays.
+    let mut dead = replaced();
+    dead.heartbeats.remove(&id("n3"));
+    dead.down.insert(id("n3"), 95_000);
+    dead.step();
+    assert_eq!(state(&mut dead, "n1"), Some(ReplicaState::Behind));
+    world.heartbeats.extend(unheard);
+    world.step();
+    assert_eq!(state(&mut world, "n1"), None);
+    let mut add = World::new(Kind::Add { shard: ShardId(0), to: id("n3") });
+    add.step();
+    add.ready(0, "n3");
+    add.cancel();
+    add.heartbeats.retain(|node, _| *node == id("n3"));
+    assert_eq!(wait_code(&add), WaitCode::Unheard, "it is not needed for certain");
+}
+
+/// Found by reading: the operation ended, and nobody else goes on with what is leaving.
+#[test]
+fn an_operation_does_not_end_while_a_copy_is_half_way_out() {
+    for kind in [to_n3().operations.remove(0).kind, Kind::Add { shard: ShardId(0), to: id("n3") }] {
+        let mut world = World::new(kind);
+        world.step();
+        world.ready(0, "n3");
+        world.cancel();
+        world.step();
+        assert_eq!(state(&mut world, "n3"), Some(ReplicaState::Leaving));
+        loses(&mut world, "n3");
+        world.down.extend(["n1", "n2"].map(|node| (id(node), 10_000)));
+        assert_eq!(wait_code(&world), WaitCode::FewCopies);
+        world.down.clear();
+        world.settle();
+        world.step();
+        assert_eq!(state(&mut world, "n3"), None);
+        assert_eq!(world.ended(), State::Cancelled);
+    }
+}
+
+/// Found by reading: it left with one other copy, stayed since there were not two, and left again, an epoch each.
+#[test]
+fn a_copy_that_must_stay_does_not_leave_and_stay_in_turns() {
+    let mut world = to_n3();
+    world.step();
+    world.ready(0, "n3");
+    world.shard(0).replicas[0].state = ReplicaState::Behind;
+    world.down.insert(id("n2"), 95_000);
+    let before = world.table.epoch;
+    for _ in 0..10 {
+        if matches!(world.next(), Progress::Step(_)) {
+            world.step();
+        }
+    }
+    assert_eq!((wait_code(&world), world.table.epoch), (WaitCode::FewCopies, before));
+    assert_eq!(state(&mut world, "n1"), Some(ReplicaState::Behind));
+}
