@@ -33,8 +33,14 @@ use support::cluster::{Cluster, DDL, Node, PARTITIONS, event};
 const STEADY_ROWS_PER_S: u64 = 5_000;
 /// Batches are inserted so often, hence how long a gap between inserts is without any pause.
 const BATCH_AGE_MS: u64 = 100;
+/// How often it is looked whether rows go in: more often takes the servers' time from what is measured.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long queries and ingest are watched at rest.
 const IDLE: Duration = Duration::from_secs(15);
+
+/// What the program allocates with: copies are taken by this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -58,6 +64,10 @@ async fn measure(rows: u64) {
     let cluster = Cluster::start(3, 1).await;
     for node in &cluster.nodes {
         node.reconfigure("[log]", "[balance]\nmode = \"off\"\n[log]");
+        // To see what takes how long: "info,converthouse::adapters::clickhouse::http=trace", say.
+        if let Ok(level) = std::env::var("CONVERTHOUSE_BENCH_LOG") {
+            node.reconfigure("info,converthouse=debug", &level);
+        }
     }
     let mut cluster = cluster;
     for node in &mut cluster.nodes {
@@ -167,7 +177,7 @@ fn longest_gaps(urls: Vec<String>, stop: &Arc<AtomicBool>) -> tokio::task::JoinH
             let rows: Vec<f64> = urls.iter().map(|url| ingested(url)).collect();
             cluster.see(rows.iter().sum());
             nodes.iter_mut().zip(&rows).for_each(|(node, rows)| node.see(*rows));
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK_EVERY);
         }
         [cluster.longest, nodes.iter().map(|node| node.longest).max().unwrap_or_default()]
     })
@@ -192,7 +202,7 @@ async fn readable_gap(node: &Node, table: &TableStatus, stop: &AtomicBool) -> Du
     let mut gap = Gap::default();
     while !stop.load(Ordering::Relaxed) {
         gap.see(node.query(&rows).await.unwrap().parse().unwrap());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     gap.longest
 }
@@ -306,7 +316,7 @@ async fn copies(cluster: &Cluster) {
         server.begin_seed(&tables, nonce).await.unwrap();
         let peer = daemon(from);
         let began = Instant::now();
-        for partition in &partitions {
+        let copy = async |partition: &PartitionId| {
             let wanted = WantedParts {
                 database: database.clone(),
                 partition: *partition,
@@ -319,7 +329,9 @@ async fn copies(cluster: &Cluster) {
             };
             let pieces = sent.map(move |piece| piece.map_err(failed)).boxed();
             server.take_partition(&target, nonce, "bench", *partition, Vec::new(), pieces).await.unwrap();
-        }
+        };
+        // As many at once as `replica/copy` has.
+        futures::stream::iter(&partitions).for_each_concurrent(4, copy).await;
         let parts = began.elapsed();
         server.drop_replica(&target).await.unwrap();
 

@@ -118,12 +118,14 @@ fn gauge(name: &str, help: &str) -> IntGauge {
     IntGauge::new(name, help).expect("the name is legal")
 }
 
+fn insert_seconds() -> Histogram {
+    let options = HistogramOpts::new("converthouse_insert_seconds", "Duration of inserts into ClickHouse");
+    Histogram::with_opts(options.buckets(INSERT_BUCKETS_S.to_vec())).expect("the buckets rise")
+}
+
 impl Metrics {
     /// Makes all metrics in a registry of their own.
     pub fn new() -> Self {
-        let insert_seconds =
-            HistogramOpts::new("converthouse_insert_seconds", "Duration of inserts into ClickHouse")
-                .buckets(INSERT_BUCKETS_S.to_vec());
         let metrics = Self {
             registry: Registry::new(),
             tables: Arc::default(),
@@ -185,7 +187,7 @@ impl Metrics {
                 "Partitions of the node's replicas that do not move on",
                 &["node", "reason"],
             ),
-            insert_seconds: Histogram::with_opts(insert_seconds).expect("the buckets rise"),
+            insert_seconds: insert_seconds(),
             leader: gauge("converthouse_leader", "1 on the daemon that leads the cluster"),
             shard_leaders: gauge("converthouse_shard_leaders", "Shards led by this daemon's nodes"),
             elastic: Elastic::new(),

@@ -108,12 +108,18 @@ async fn a_merge_under_way_brings_nothing_back() {
             format!("1, {offset} + number, 0, toDateTime(1600000000), 'k', toString(cityHash64(number))");
         running.query(&format!("INSERT INTO {into} SELECT {row} FROM numbers({rows})")).await;
     };
-    running.query(&format!("SYSTEM STOP MERGES `{SOURCE}`.local")).await;
+    let stop = format!("SYSTEM STOP MERGES `{SOURCE}`.local");
+    running.query(&stop).await;
     for part in 0..PARTS {
         insert(part * 1_000_000, 200_000).await;
     }
     client.begin_seed(&tables(TARGET, &schema), 1).await.unwrap();
+    let optimize = format!("OPTIMIZE TABLE `{TARGET}`.seed_1_1");
     client.link_partitions(TARGET, 1, SOURCE, range(1, 2)).await.unwrap();
+    let refused = running.try_query(&optimize).await.unwrap_err();
+    assert!(refused.to_string().contains("236"), "a staging table is not merged: {refused}");
+    // As on a server that does not let us say so.
+    running.query(&format!("SYSTEM START MERGES `{TARGET}`.seed_1_1")).await;
     let merging = format!("SELECT count() FROM system.merges WHERE database = '{TARGET}'");
     let parts = format!("SELECT count() < {PARTS} FROM system.parts WHERE database = '{TARGET}' AND active");
     while running.query(&merging).await == "0\n" && running.query(&parts).await == "0\n" {
@@ -127,6 +133,10 @@ async fn a_merge_under_way_brings_nothing_back() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(everything(&running, TARGET, "1").await, everything(&running, SOURCE, "1").await);
+    running.query(&format!("OPTIMIZE TABLE `{TARGET}`.local FINAL")).await;
+    // Whoever stopped merges may have died before he let them go on.
+    client.create_replica(&tables(SOURCE, &schema)).await.unwrap();
+    running.query(&format!("OPTIMIZE TABLE `{SOURCE}`.local FINAL")).await;
 }
 
 /// The id of one ClickHouse partition of the source.
@@ -148,13 +158,14 @@ async fn what_failures_left_behind_is_in_no_seeds_way() {
         client.begin_seed(&tables(TARGET, &schema), nonce).await?;
         client.link_partitions(TARGET, nonce, SOURCE, range(0, 4)).await?;
         before_finish();
-        client.finish_seed(TARGET, nonce).await
+        // Another one does not know that nothing is on its way to the staging table, and gives it its next name.
+        running.client().finish_seed(TARGET, nonce).await
     };
     // A file in the way of the last rename, and of the one before it.
     seed(1, &|| std::fs::write(file("local"), "CRE").unwrap()).await.unwrap();
     assert_eq!(everything(&running, TARGET, "1").await, wanted);
     client.drop_replica(TARGET).await.unwrap();
-    let refused = seed(2, &|| std::fs::write(file("seed_2_3"), "CRE").unwrap()).await;
+    let refused = seed(2, &|| std::fs::write(file("seed_2_2"), "CRE").unwrap()).await;
     assert!(matches!(refused, Err(Error::Spoilt(_))), "{refused:?}");
     client.finish_seed(TARGET, 2).await.unwrap();
     assert_eq!(everything(&running, TARGET, "1").await, wanted, "mended, and no row less");

@@ -18,7 +18,7 @@ async fn ingest(cluster: &Cluster, table: &Table, seconds: u64) -> Result<(), Fa
 
 async fn table(cluster: &Cluster) -> Result<Table, Failure> {
     cluster.start().await?;
-    cluster.create_table(&NewTable { partitions: 4, shards: 1, ..NewTable::named("t") }).await
+    cluster.create_table(&NewTable { partitions: 4, shards: 1, replicas: 2, ..NewTable::named("t") }).await
 }
 
 /// That a run lost rows, or it would show nothing.

@@ -3,24 +3,24 @@
 //! Which way is taken, and why not by parts, is told with the progress. A copy that is not wanted any more is let go:
 //! its future is dropped, which ends the stream, and the server is told to stop what it runs when the replica goes.
 
+use super::meter::Meter;
 use super::seed::Source;
 use super::work::Job;
-use crate::actors::agent::ReplicaNews;
 use crate::actors::throttle::Throttle;
 use crate::adapters::clickhouse::{self, CopyLimits, Pieces, ReplicaTables};
 use crate::adapters::kafka::{self, Committed};
 use crate::adapters::peers::{self, PieceStream};
 use crate::error::Coded;
 use crate::model::names::{self, TopicPartition};
-use crate::model::observed::{CopyWay, Seeding};
+use crate::model::observed::CopyWay;
 use crate::model::parts::{HeldFile, Piece, WantedParts};
 use crate::model::table::{Replica, ReplicaState, ShardState};
 use crate::model::view::ClusterView;
 use crate::model::{NodeId, PartitionId};
-use futures::StreamExt;
 use futures::future::{Either, select};
+use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// How many sources are tried for one partition before the whole is tried again later (H8).
@@ -40,8 +40,8 @@ const SELECT_DEADLINE_MS: u64 = 10 * 60_000;
 const SELECT_BYTES_PER_S_MIN: u64 = 1 << 20;
 /// Where nothing is known of the size.
 const SELECT_DEADLINE_UNKNOWN_MS: u64 = 60 * 60_000;
-/// Between two reports of a copy that goes on.
-const REPORT_EVERY_MS: u64 = 1_000;
+/// Partitions that are on their way by parts at once: while the server takes one up, others come.
+const PARTITIONS_AT_ONCE: usize = 4;
 
 /// Why a partition did not come by parts.
 enum NoParts {
@@ -53,39 +53,33 @@ enum NoParts {
     Broke(String),
 }
 
-/// Counts what comes, and reports it.
-#[derive(Clone)]
-struct Meter {
-    job: Job,
-    began_ms: u64,
-    state: Arc<Mutex<(Seeding, u64)>>,
+/// Told of bytes that have come.
+type Count = Box<dyn Fn(u64) + Send>;
+
+/// One attempt at all of a replica.
+struct Pass<'a> {
+    nonce: u64,
+    sources: &'a [Source],
+    /// Bytes by partition, as far as they are known.
+    sizes: BTreeMap<PartitionId, u64>,
+    meter: Meter,
+    /// Who does not send parts, and why.
+    declined: Mutex<BTreeMap<NodeId, String>>,
+    /// Held by the select that runs.
+    selects: tokio::sync::Mutex<()>,
 }
 
-impl Meter {
-    fn new(job: &Job, of: u32, bytes_of: u64) -> Self {
-        let now_ms = job.ports.clock.now_ms();
-        let seeding = Seeding { of, bytes_of, ..Seeding::default() };
-        Self { job: job.clone(), began_ms: now_ms, state: Arc::new(Mutex::new((seeding, now_ms))) }
+impl Pass<'_> {
+    fn bytes_of(&self, partition: PartitionId) -> u64 {
+        self.sizes.get(&partition).copied().unwrap_or(0)
     }
 
-    /// Changes the report; sends it if it is time to, or at once.
-    fn note(&self, at_once: bool, change: impl FnOnce(&mut Seeding)) {
-        let now_ms = self.job.ports.clock.now_ms();
-        let told = {
-            let mut state = self.state.lock().expect("nothing panics while it is held");
-            let (seeding, told_ms) = &mut *state;
-            change(seeding);
-            seeding.elapsed_ms = now_ms - self.began_ms;
-            let due = at_once || now_ms >= *told_ms + REPORT_EVERY_MS;
-            due.then(|| {
-                self.job.take_share();
-                *told_ms = now_ms;
-                seeding.clone()
-            })
-        };
-        if let Some(seeding) = told {
-            self.job.tell(ReplicaNews::Seeding(seeding));
-        }
+    fn declined(&self, source: &Source) -> Option<String> {
+        self.declined.lock().expect("nothing panics while it is held").get(&source.node).cloned()
+    }
+
+    fn decline(&self, source: &Source, why: String) {
+        self.declined.lock().expect("nothing panics while it is held").insert(source.node.clone(), why);
     }
 }
 
@@ -114,7 +108,7 @@ fn silence_max(held: &[HeldFile]) -> Duration {
 
 impl Job {
     /// Keeps the node to its share, which others that come and go change.
-    fn take_share(&self) {
+    pub(super) fn take_share(&self) {
         let cluster = self.ports.cluster_bytes_per_s;
         if cluster > 0 {
             self.ports.takes.share(share(cluster, &self.view.read(), &self.ports.node));
@@ -183,33 +177,12 @@ impl Job {
         let sizes = self.sizes_of(sources).await;
         let bytes_of = range.partitions().filter_map(|partition| sizes.get(&partition)).sum();
         self.check_room(nonce, bytes_of).await?;
-        let meter = Meter::new(self, range.width(), bytes_of);
-        let (mut positions, mut declined) = (Vec::new(), BTreeMap::new());
-        let mut before = 0;
-        for (done, partition) in (0u32..).zip(range.partitions()) {
-            meter.note(true, |seeding| (seeding.done, seeding.bytes_done) = (done, before));
-            let topic = names::topic_partition(&self.table.source, partition);
-            let having =
-                sources.iter().filter(|source| source.shard.range.contains(partition)).take(SOURCES_MAX);
-            let (mut last, mut copied) = ("no source".to_owned(), false);
-            let bytes = sizes.get(&partition).copied();
-            for source in having {
-                match self.copy_one(nonce, source, partition, bytes, &mut declined, &meter).await {
-                    Ok((rows, position)) => {
-                        let metric = &self.ports.metrics;
-                        metric.copied_rows(&self.table.name.to_string()).inc_by(rows);
-                        positions.push((topic.clone(), position));
-                        copied = true;
-                        break;
-                    }
-                    Err(error) => last = format!("from {}: {error}", source.node),
-                }
-            }
-            if !copied {
-                return Err(format!("{partition} cannot be copied {last}"));
-            }
-            before += bytes.unwrap_or(0);
-        }
+        let (meter, declined, selects) =
+            (Meter::new(self, range.width(), bytes_of), Mutex::default(), tokio::sync::Mutex::default());
+        let pass = Pass { nonce, sources, sizes, meter, declined, selects };
+        let copying = range.partitions().map(|partition| self.copy_partition(&pass, partition));
+        let positions =
+            futures::stream::iter(copying).buffered(PARTITIONS_AT_ONCE).try_collect::<Vec<_>>().await?;
         self.record(positions).await.map_err(|e| e.told())?;
         if let Some(why) = self.keep().await? {
             tracing::info!(table = %self.table.name, shard = %self.shard.id, why,
@@ -221,6 +194,27 @@ impl Job {
         server.finish_seed(database, nonce).await.map_err(|e| e.told())?;
         // Its new name too.
         self.keep().await.map(drop)
+    }
+
+    /// Copies a partition from the first source that gives it; returns its topic, and the source's position.
+    async fn copy_partition(
+        &self,
+        pass: &Pass<'_>,
+        partition: PartitionId,
+    ) -> Result<(TopicPartition, Option<Committed>), String> {
+        let has = |source: &&Source| source.shard.range.contains(partition);
+        let mut last = "no source".to_owned();
+        for source in pass.sources.iter().filter(has).take(SOURCES_MAX) {
+            match self.copy_one(pass, source, partition).await {
+                Ok((rows, position)) => {
+                    self.ports.metrics.copied_rows(&self.table.name.to_string()).inc_by(rows);
+                    pass.meter.whole(partition, pass.bytes_of(partition));
+                    return Ok((names::topic_partition(&self.table.source, partition), position));
+                }
+                Err(error) => last = format!("from {}: {error}", source.node),
+            }
+        }
+        Err(format!("{partition} cannot be copied {last}"))
     }
 
     /// What the sources had done is done here too: the topics are read from there on. Where one has recorded nothing,
@@ -283,30 +277,30 @@ impl Job {
     /// below it. It is read before each try, since a try may take hours, after which the topic may not go back as far.
     async fn copy_one(
         &self,
-        nonce: u64,
+        pass: &Pass<'_>,
         source: &Source,
         partition: PartitionId,
-        bytes: Option<u64>,
-        declined: &mut BTreeMap<NodeId, String>,
-        meter: &Meter,
     ) -> Result<(u64, Option<Committed>), String> {
-        if !declined.contains_key(&source.node) {
+        let Pass { nonce, meter, .. } = pass;
+        if pass.declined(source).is_none() {
             meter.note(false, |seeding| seeding.way = CopyWay::Parts);
-            let why = match self.by_parts_again(nonce, source, partition, meter).await {
+            let why = match self.by_parts_again(*nonce, source, partition, meter).await {
                 Ok(copied) => return Ok(copied),
                 Err(NoParts::NotNow(error)) => return Err(error),
                 Err(NoParts::Declined(why) | NoParts::Broke(why)) => why,
             };
             tracing::info!(table = %self.table.name, shard = %self.shard.id, from = %source.node, why,
                 "copying by a select rather than by parts");
-            declined.insert(source.node.clone(), why);
+            pass.decline(source, why);
         }
-        let why = declined.get(&source.node).cloned().unwrap_or_default();
+        // One at a time: each has the whole pace of the copy.
+        let _alone = pass.selects.lock().await;
+        let why = pass.declined(source).unwrap_or_default();
         meter.note(true, |seeding| seeding.way = CopyWay::Select { why });
-        let limits = self.select_limits(bytes);
+        let bytes = pass.sizes.get(&partition).copied();
+        let (server, limits) = (&self.ports.clickhouse, self.select_limits(bytes));
         let position = self.position_before(source, partition).await?;
-        let server = &self.ports.clickhouse;
-        let copied = server.copy_partition(&self.database, nonce, &source.replica, partition, limits).await;
+        let copied = server.copy_partition(&self.database, *nonce, &source.replica, partition, limits).await;
         if copied.is_ok() {
             let bytes = bytes.unwrap_or(0);
             self.ports.metrics.copied_bytes("select").inc_by(bytes);
@@ -352,6 +346,7 @@ impl Job {
         loop {
             tries += 1;
             let position = self.position_before(source, partition).await.map_err(NoParts::NotNow)?;
+            meter.begins(partition);
             match self.by_parts(nonce, source, partition, meter).await {
                 Ok(rows) => return Ok((rows, position)),
                 Err(NoParts::Broke(why)) if tries < PARTS_TRIES => {
@@ -383,7 +378,9 @@ impl Job {
             peers::Error::Refused(_) => NoParts::NotNow(error.told()),
             _ => NoParts::Broke(format!("the daemon of {}: {}", source.node, error.told())),
         })?;
-        let pieces = watched(pieces, silence_max(&held), self.ports.takes.clone(), meter.clone());
+        let (throttle, meter) = (self.ports.takes.clone(), meter.clone());
+        let count = Box::new(move |bytes| meter.comes(partition, bytes));
+        let pieces = watched(pieces, silence_max(&held), throttle, count);
         server.take_partition(database, nonce, &from, partition, held, pieces).await.map_err(told)
     }
 }
@@ -401,9 +398,9 @@ fn told(error: clickhouse::Error) -> NoParts {
 }
 
 /// The pieces at the node's pace, counted; longer silence is an error.
-fn watched(pieces: PieceStream, silence_max: Duration, throttle: Throttle, meter: Meter) -> Pieces {
+fn watched(pieces: PieceStream, silence_max: Duration, throttle: Throttle, count: Count) -> Pieces {
     let failed = |message: String| clickhouse::Error::Overloaded { code: 0, message };
-    let next = move |(mut pieces, throttle, meter): (PieceStream, Throttle, Meter)| async move {
+    let next = move |(mut pieces, throttle, count): (PieceStream, Throttle, Count)| async move {
         let piece = match tokio::time::timeout(silence_max, pieces.next()).await {
             Ok(None) => return None,
             Ok(Some(Ok(piece))) => Ok(piece),
@@ -413,15 +410,11 @@ fn watched(pieces: PieceStream, silence_max: Duration, throttle: Throttle, meter
         if let Ok(Piece::Data(content)) = &piece {
             let bytes = content.len() as u64;
             throttle.take(bytes).await;
-            meter.job.ports.metrics.copied_bytes("parts").inc_by(bytes);
-            meter.note(false, |seeding| {
-                seeding.bytes_done += bytes;
-                seeding.bytes_moved += bytes;
-            });
+            count(bytes);
         }
-        Some((piece, (pieces, throttle, meter)))
+        Some((piece, (pieces, throttle, count)))
     };
-    futures::stream::unfold((pieces, throttle, meter), next).boxed()
+    futures::stream::unfold((pieces, throttle, count), next).boxed()
 }
 
 #[cfg(test)]

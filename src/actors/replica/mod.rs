@@ -10,6 +10,7 @@ mod copy_tests;
 pub mod encode;
 pub mod handover;
 mod marks;
+mod meter;
 mod partition;
 pub mod position;
 #[cfg(test)]

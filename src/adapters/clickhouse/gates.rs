@@ -123,7 +123,11 @@ impl HttpClickHouse {
         let local = Self::local(database);
         let made = Statement::CreateLocal { name: &local, schema: &replica.schema };
         match self.change(&made, &local.to_string(), Settings::new()).await {
-            Err(Error::Conflict(_)) => self.check_local(&local, &replica.schema).await?,
+            Err(Error::Conflict(_)) => {
+                self.check_local(&local, &replica.schema).await?;
+                // Whoever filled it may have ended before he could say so.
+                self.merge(&local, true).await?;
+            }
             made => made?,
         }
         let source = Statement::CreateGateSource { database, schema: &replica.schema };

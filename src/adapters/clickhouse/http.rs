@@ -143,7 +143,10 @@ impl Transport {
         call: &Call<'_>,
         running: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(call.deadline, running).await {
+        let began = std::time::Instant::now();
+        let ended = tokio::time::timeout(call.deadline, running).await;
+        tracing::trace!(what = call.what, doing = ?call.doing, took_us = began.elapsed().as_micros(), "statement");
+        match ended {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.failure(call, error)),
             Err(_) => Err(self.silence(call, format!("no answer within {} ms", call.deadline.as_millis()))),

@@ -123,17 +123,32 @@ impl HttpClickHouse {
             }
             made => made?,
         }
-        match self.staging(database, nonce).await {
-            Ok((name, _)) => self.check_local(&name, schema).await,
+        let name = match self.staging(database, nonce).await {
+            Ok((name, _)) => {
+                self.check_local(&name, schema).await?;
+                name
+            }
             Err(Error::Missing(_)) => {
                 let name = TableName { database: database.to_owned(), table: names::staging(nonce, 1) };
                 let made = Statement::CreateLocal { name: &name, schema };
                 self.change(&made, &name.to_string(), Settings::new()).await?;
                 let fresh = Known { quiet: true, only_links: true, ..Known::default() };
                 *self.known(database, nonce).lock().await = fresh;
-                Ok(())
+                name
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        self.merge(&name, false).await
+    }
+
+    /// Lets the server merge a table's parts, or not. A rename waits for merges under way, which in a staging table
+    /// nobody needs: the larger what was linked, the longer its parents would stand still. A server that does not let
+    /// us say so merges, and is waited for.
+    pub(super) async fn merge(&self, name: &TableName, allowed: bool) -> Result<(), Error> {
+        let merges = Statement::Merges { name, allowed };
+        match self.change(&merges, &name.to_string(), Settings::new()).await {
+            Err(Error::Refused { .. } | Error::Denied(_) | Error::Missing(_)) => Ok(()),
+            told => told,
         }
     }
 
@@ -255,6 +270,7 @@ impl HttpClickHouse {
             }
             Err(error) => return Err(error),
         };
+        self.merge(&local, true).await?;
         self.seeding().retain(|(seeded, _), _| seeded != database);
         self.remove_staging(database, None).await?;
         self.forget_taken(gathered).await;

@@ -123,6 +123,9 @@ pub fn render(statement: &Statement<'_>, can: &Capabilities) -> String {
             format!("KILL QUERY WHERE startsWith(query_id, {}) ASYNC", quote_text(prefix))
         }
         Statement::ReloadConfig => "SYSTEM RELOAD CONFIG".to_owned(),
+        Statement::Merges { name, allowed } => {
+            format!("SYSTEM {} MERGES {}", if *allowed { "START" } else { "STOP" }, quote_table(name))
+        }
         Statement::Insert { name, columns, format } => insert(&quote_table(name), columns, *format),
         Statement::InsertTemporary { table, columns, format } => insert(&quote_name(table), columns, *format),
         _ => look(statement, can),

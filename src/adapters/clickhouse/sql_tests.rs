@@ -309,6 +309,8 @@ fn parts() {
     ];
     check(
         &[
+            Statement::Merges { name: &local, allowed: false },
+            Statement::Merges { name: &local, allowed: true },
             Statement::FreezePartition { name: &local, partition_id: "7-202601", frozen: "cvh_send_x" },
             Statement::AttachPart { name: &copy, part: "7-202601_1_5_1" },
             Statement::DataRoots,
@@ -327,6 +329,8 @@ fn parts() {
             },
         ],
         expect![[r#"
+            SYSTEM STOP MERGES `d\``.`local`
+            SYSTEM START MERGES `d\``.`local`
             ALTER TABLE `d\``.`local` FREEZE PARTITION ID '7-202601' WITH NAME 'cvh_send_x'
             ALTER TABLE `d\``.`copy_7_3_x` ATTACH PART '7-202601_1_5_1'
             18.16: SELECT replaceRegexpOne(data_path, 'data/system/$', ''), 'local' FROM

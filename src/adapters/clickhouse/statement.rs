@@ -131,6 +131,13 @@ pub enum Statement<'a> {
     PendingMutations(&'a TableName),
     /// The same of a replica on another server. Holds a password.
     RemoteMutations(&'a RemoteReplica),
+    /// Whether the server may merge parts of a table. It forgets that one may not when it starts anew.
+    Merges {
+        /// Table.
+        name: &'a TableName,
+        /// Whether.
+        allowed: bool,
+    },
     /// Hard links of a ClickHouse partition's parts, under a name.
     FreezePartition {
         /// Table.

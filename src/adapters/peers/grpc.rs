@@ -40,6 +40,10 @@ use tonic::{Response, Status};
 pub const INSERT_BYTES_MAX: usize = 64 << 20;
 /// Largest message either way: an insert's body and its names.
 pub const MESSAGE_BYTES_MAX: usize = INSERT_BYTES_MAX + (1 << 20);
+/// What may be on its way to us in one answer: some pieces of a file that is copied.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// A piece of a file comes in a frame or two, rather than in dozens: each is a read of its own.
+const FRAME_BYTES_MAX: u32 = 512 << 10;
 
 /// For one slice of a comparison.
 const DIGEST_TIMEOUT_MS: u64 = 330_000;
@@ -185,8 +189,9 @@ fn connect(url: &str, options: &Options) -> Result<Channel, Error> {
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .tcp_nodelay(true)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20);
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(4 * STREAM_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX);
     if secure {
         let Some(tls) = &options.tls else {
             return Err(bad("https needs the certificates that are trusted".into()));

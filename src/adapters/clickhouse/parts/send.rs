@@ -204,14 +204,14 @@ fn send_file(
         }
     }
     let (mut source, mut hasher) = (folder::of(path, File::open(path))?, crc32fast::Hasher::new());
+    let chunk_bytes = usize::try_from(file.bytes).unwrap_or(CHUNK_BYTES).clamp(1, CHUNK_BYTES);
     loop {
-        let mut chunk = vec![0; CHUNK_BYTES.min(usize::try_from(file.bytes).unwrap_or(CHUNK_BYTES).max(1))];
-        let read = source.read(&mut chunk)?;
-        if read == 0 {
+        let mut chunk = Vec::with_capacity(chunk_bytes);
+        source.by_ref().take(chunk_bytes as u64).read_to_end(&mut chunk)?;
+        if chunk.is_empty() {
             let end = Piece::End { checksum: hasher.finalize(), held: false };
             return Ok(pieces.blocking_send(Ok(end)).is_ok());
         }
-        chunk.truncate(read);
         hasher.update(&chunk);
         if pieces.blocking_send(Ok(Piece::Data(Bytes::from(chunk)))).is_err() {
             return Ok(false);

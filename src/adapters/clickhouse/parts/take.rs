@@ -8,7 +8,7 @@ use crate::adapters::clickhouse::statement::Statement;
 use crate::model::names;
 use crate::model::parts::{self, Arrived, HeldFile, Intake, PartFiles, Piece};
 use crate::model::{PartitionId, TableName};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,6 +16,8 @@ use tokio::sync::mpsc;
 
 /// Pieces that wait to be written.
 const PIECES_AHEAD: usize = 4;
+/// Parts that the server is asked to take up at once.
+const ATTACHES_AT_ONCE: usize = 4;
 
 /// Where a partition's files may gather, and the staging table's folder on the same disk.
 type Place = (Spool, Located);
@@ -130,11 +132,13 @@ impl HttpClickHouse {
         let linked = blocking(move || spool.link(&parts, &at.path().join("detached"))).await;
         linked
             .map_err(|error| on_disk(&format!("parts cannot be put into the folder of {target}"), &error))?;
-        for part in &names {
-            let attach = Statement::AttachPart { name: target, part };
+        let attach = async |part: String| {
+            let attach = Statement::AttachPart { name: target, part: &part };
             let settings = crate::adapters::clickhouse::seed::with_id(prefix);
-            self.change(&attach, &format!("part {part} of {target}"), settings).await?;
-        }
+            self.change(&attach, &format!("part {part} of {target}"), settings).await
+        };
+        let attaching = futures::stream::iter(names).map(attach).buffer_unordered(ATTACHES_AT_ONCE);
+        attaching.try_collect::<()>().await?;
         Ok(keeps_rows(&schema))
     }
 
