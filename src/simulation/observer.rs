@@ -155,6 +155,13 @@ impl Cluster {
                         };
                         stay.iter().map(lately).min()
                     };
+                    // What a leader knows of one whose rows have just gone with its disk was right a moment ago.
+                    let lost = self.server(node.as_str()).is_some_and(|server| server.has_lost_rows());
+                    let known = self.lacked_lately(shard, node).into_iter().filter(|_| lost);
+                    let lacks = known.fold(lacks, |one, other| Lacks {
+                        all: one.all.min(other.all),
+                        old: one.old.min(other.old),
+                    });
                     let worse = |own: u64, least: u64| own > allowed + least + least / 2;
                     let (Some(elsewhere), Some(all)) = (least(|l| l.old), least(|l| l.all)) else { continue };
                     if worse(lacks.old, elsewhere) && worse(lacks.all, all) {

@@ -95,16 +95,18 @@ fn what_all_replicas_lost_at_once_is_in_their_topics() {
 async fn copied(cluster: &Cluster) -> Result<(), Failure> {
     let table = table(cluster).await?;
     ingest(cluster, &table, 100).await?;
-    let holders: Vec<_> = {
+    let (shard, holders) = {
         let view = cluster.view();
-        view.shards_of(table.id).flat_map(|shard| shard.replicas.iter().map(|r| r.node.clone())).collect()
+        let shard = view.shards_of(table.id).next().expect("made");
+        let holders: Vec<_> = shard.replicas.iter().map(|replica| replica.node.clone()).collect();
+        (shard.id.0, holders)
     };
     let free = cluster.node_ids().into_iter().find(|node| !holders.contains(node)).expect("three nodes");
     cluster.happen(&event("lose-power", holders[0].as_str()))?;
     cluster.happen(&event("stop-node", holders[1].as_str()))?;
     cluster.advance(20_000).await?;
     cluster.happen(&event("start-node", holders[0].as_str()))?;
-    let add = serde_json::json!({ "do": "add-replica", "table": "t", "shard": 0, "to": free.as_str() });
+    let add = serde_json::json!({ "do": "add-replica", "table": "t", "shard": shard, "to": free.as_str() });
     cluster.happen(&serde_json::from_value(add).expect("an event"))?;
     ingest(cluster, &table, 60).await?;
     cluster.heal(300_000).await

@@ -8,9 +8,8 @@ use actix::prelude::*;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long a parent may take to end what it inserts. One that takes longer is stopped all the same: closing its gates
-/// waits for its inserts, and its halves look what came of them.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
+/// A parent tells where it stands within half of that, if its actor lives.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// Has parents stop; each is let go once it has told where it stands.
@@ -23,7 +22,7 @@ impl Agent {
             let (to, stands) = oneshot::channel();
             running.address.do_send(HandOver(to));
             let told = async move {
-                let told = tokio::time::timeout(HAND_OVER_WITHIN, stands).await;
+                let told = tokio::time::timeout(TOLD_WITHIN, stands).await;
                 told.ok().and_then(Result::ok).unwrap_or_default()
             };
             self.then(ctx, told, move |agent, stands, ctx| agent.parted(place, stands, ctx));

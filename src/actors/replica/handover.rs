@@ -4,12 +4,14 @@
 //! Pure. What a replica remembers is what its table holds as long as nobody else has put anything in. So it counts
 //! only if the replica's own gate was the last one open when the gates of its table were closed for good, and for a
 //! child's table that was linked behind that, is the one that stands, and has had no gate before. Where any of this is
-//! not known the child looks, as after any restart.
+//! not known the child looks, as after any restart. What it does not do: compare the topic with what was recorded of it.
+//! One that is deleted and made anew, and longer, just while nobody reads it is read on.
 
 use super::partition::{Partition, Phase};
 use super::recovery::Start;
 use super::state::{Gate, State};
 use crate::model::PartitionId;
+use crate::model::observed::Stall;
 use crate::model::range::PartitionRange;
 use std::collections::BTreeMap;
 
@@ -25,6 +27,9 @@ pub struct Stand {
 /// Partitions of which that is known.
 pub type Stands = BTreeMap<PartitionId, Stand>;
 
+/// Where partitions go on.
+pub type Starts = BTreeMap<PartitionId, Start>;
+
 /// Where partitions of a range go on, if the newest gate when its table's were closed had that number.
 pub fn starts(
     stands: &Stands,
@@ -35,16 +40,27 @@ pub fn starts(
     known.map(|(id, stand)| (*id, stand.start.clone()))
 }
 
+/// Whether its topic is not the one that it was, or does not go back as far any more: that is looked into.
+fn is_lost(p: &Partition) -> bool {
+    let lost = |stall: &Stall| {
+        matches!(stall, Stall::TopicMissing | Stall::TopicReplaced { .. } | Stall::OffsetsGone { .. })
+    };
+    p.stall.as_ref().is_some_and(lost)
+}
+
 impl State {
-    /// Where its partitions stand, once it has been told to stop and the last insert has ended; `None` before.
-    pub fn stands(&self) -> Option<Stands> {
+    /// Whether it has been told to stop and the last insert has ended.
+    pub fn at_rest(&self) -> bool {
         let inserting = |p: &Partition| matches!(p.phase, Phase::Inserting { .. });
-        if !self.parting || self.partitions.values().any(inserting) {
-            return None;
-        }
-        let Gate::Open(gate) = self.gate else { return Some(Stands::new()) };
+        self.parting && !self.partitions.values().any(inserting)
+    }
+
+    /// Where its partitions stand that have come to rest; of others nothing is told.
+    pub fn stands(&self) -> Stands {
+        let Gate::Open(gate) = self.gate else { return Stands::new() };
         // What is being looked at, or waits for that, is not known.
-        let is_known = |p: &Partition| matches!(p.phase, Phase::Streaming | Phase::Holding { .. });
+        let is_known =
+            |p: &Partition| matches!(p.phase, Phase::Streaming | Phase::Holding { .. }) && !is_lost(p);
         let stand = |p: &Partition| {
             let of = |fingerprint| (fingerprint, p.position.fingerprint_at.unwrap_or(p.next - 1));
             let start = Start {
@@ -60,7 +76,7 @@ impl State {
             Stand { gate, start }
         };
         let known = self.partitions.iter().filter(|(_, p)| is_known(p));
-        Some(known.map(|(id, p)| (*id, stand(p))).collect())
+        known.map(|(id, p)| (*id, stand(p))).collect()
     }
 }
 

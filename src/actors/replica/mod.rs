@@ -41,11 +41,16 @@ use position::Position;
 use state::{Effect, Event, State};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use work::{Job, Told};
 
 pub use buffer::Limits;
+
+/// How long what is being inserted may take when the replica is to stop. Of a partition where it takes longer nothing is
+/// told: closing its gates waits for its inserts, and its halves look what came of them.
+const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
 
 /// The actor.
 pub struct ReplicaActor {
@@ -80,7 +85,8 @@ impl ReplicaActor {
         let by_source = state.sources().map(|(id, source)| (source.clone(), id)).collect();
         let database = names::replica_database(&table.name, table.id, shard.id);
         let (shard, told) = (shard.clone(), Told::default());
-        let job = Job { ports, view, agent: agent.clone(), table, shard, database, told };
+        let parting = Arc::default();
+        let job = Job { ports, view, agent: agent.clone(), table, shard, database, told, parting };
         Self { id, job, state, lanes, agent, by_source, heir: None, wake: None }
     }
 
@@ -89,12 +95,15 @@ impl ReplicaActor {
         for effect in effects {
             self.perform(effect, ctx);
         }
-        if self.heir.is_some()
-            && let Some(stands) = self.state.stands()
-            && let Some(heir) = self.heir.take()
-        {
+        if self.state.at_rest() {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if let Some(heir) = self.heir.take() {
             // Who does not wait any more has its halves look.
-            let _ = heir.send(stands);
+            let _ = heir.send(self.state.stands());
         }
     }
 
@@ -259,7 +268,9 @@ impl Handler<HandOver> for ReplicaActor {
     type Result = ();
     fn handle(&mut self, HandOver(heir): HandOver, ctx: &mut Context<Self>) {
         self.heir = Some(heir);
+        self.job.parting.notify_waiters();
         self.handle(Event::Part, ctx);
+        ctx.run_later(HAND_OVER_WITHIN, |actor, _| actor.hand_over());
     }
 }
 

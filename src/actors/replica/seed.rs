@@ -4,7 +4,7 @@
 //! A replica is filled in a staging table that becomes the local table in one step, so one that stands is whole and
 //! is never seeded again. Everything here may be done over after any failure.
 
-use super::handover;
+use super::handover::{self, Starts};
 use super::position::Position;
 use super::work::Job;
 use crate::actors::agent::{FromReplica, ReplicaNews};
@@ -163,10 +163,15 @@ impl Job {
     }
 
     /// Makes the local table, which is not there, whole, if there is anything to take over; else it is made empty.
-    pub(super) async fn seed(&self) -> Result<(), String> {
-        self.tell(ReplicaNews::Unseeded);
+    ///
+    /// Returns where partitions go on, as far as that is known without a look.
+    pub(super) async fn seed(&self) -> Result<Starts, String> {
         let tables = self.tables();
-        match self.plan_seed().await? {
+        let plan = self.plan_seed().await;
+        if !matches!(plan, Ok(Seed::Link(_))) {
+            self.tell(ReplicaNews::Unseeded);
+        }
+        match plan? {
             Seed::Fresh => self.begin_again().await?,
             Seed::Nowhere(why) => return Err(why),
             Seed::Link(parents) => return self.link(&tables, &parents).await,
@@ -176,10 +181,11 @@ impl Job {
             }
             Seed::Copy(sources) => {
                 self.unread()?;
-                return self.copy(&tables, &sources).await;
+                return self.copy(&tables, &sources).await.map(|()| Starts::new());
             }
         }
-        self.ports.clickhouse.create_replica(&tables).await.map_err(|e| e.told())
+        self.ports.clickhouse.create_replica(&tables).await.map_err(|e| e.told())?;
+        Ok(Starts::new())
     }
 
     fn topics(&self) -> Vec<TopicPartition> {
@@ -251,10 +257,16 @@ impl Job {
 
     /// Most is linked while the parents still take messages; then they stop, and only what changed since is linked
     /// again: the pause does not grow with the data.
-    async fn link(&self, tables: &ReplicaTables, parents: &[(String, PartitionRange)]) -> Result<(), String> {
+    async fn link(
+        &self,
+        tables: &ReplicaTables,
+        parents: &[(String, PartitionRange)],
+    ) -> Result<Starts, String> {
         let (server, database) = (&self.ports.clickhouse, &self.database);
         let nonce = self.ports.clock.random();
         server.begin_seed(tables, nonce).await.map_err(|e| e.told())?;
+        // Not before: what an earlier attempt left on its way might still become the table, and its parents may go on now.
+        self.tell(ReplicaNews::Unseeded);
         for (parent, range) in parents {
             server.link_partitions(database, nonce, parent, *range).await.map_err(|e| e.told())?;
         }
@@ -277,10 +289,8 @@ impl Job {
                 return Err(format!("somebody has opened {parent} while it was linked"));
             }
         }
-        if server.finish_seed(database, nonce).await.map_err(|e| e.told())? {
-            self.tell_of(starts);
-        }
-        Ok(())
+        let ours = server.finish_seed(database, nonce).await.map_err(|e| e.told())?;
+        Ok(if ours { starts } else { Starts::new() })
     }
 
     /// How far another node's replica has come, as it recorded it, to be recorded as ours.

@@ -56,6 +56,8 @@ pub enum Outcome {
     Again(Batch, Stall),
     /// Some of it may be in the table, by us or by whoever closed the gate: look.
     Unknown(String),
+    /// It was not begun: the replica is to stop for its halves.
+    Unsent,
 }
 
 /// What an insert achieved.
@@ -413,6 +415,7 @@ impl State {
                 self.dead_letters += done.dead_letters;
                 p.commit(id, now_ms, effects);
             }
+            Outcome::Unsent => (p.phase, p.reach) = (Phase::Streaming, p.next),
             Outcome::Again(batch, stall) => {
                 p.reach = p.next;
                 p.buffer.put_back(batch);

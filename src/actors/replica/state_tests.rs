@@ -419,14 +419,16 @@ fn a_parent_ends_its_insert_takes_no_more_and_tells_where_it_stands() {
     let (mut state, assignment) = streaming();
     let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
     state.on(Event::Fetched(P, assignment, chunk(4..6)), 1);
-    assert_eq!(state.stands(), None, "it is not to stop");
+    assert!(!state.at_rest(), "it is not to stop");
     assert_eq!(state.on(Event::Part, 2), [Effect::Unassign(P)]);
-    assert_eq!(state.stands(), None, "its insert has not ended");
+    assert!(!state.at_rest(), "its insert has not ended");
+    assert!(state.stands().is_empty(), "and nothing is known of it until then");
     assert_eq!(state.on(Event::Fetched(P, assignment, chunk(6..9)), 3), []);
     assert_eq!(state.on(Event::Tick, 500), []);
     let effects = state.on(Event::Inserted(P, attempt, done(4)), 501);
     assert!(effects.iter().all(|e| matches!(e, Effect::Report | Effect::Commit(P, 4, _))), "{effects:?}");
-    let stands = state.stands().unwrap();
+    assert!(state.at_rest());
+    let stands = state.stands();
     assert_eq!((stands[&P].gate, stands[&P].start.from, stands[&P].start.last_row_offset), (1, 4, Some(3)));
     assert_eq!(stands[&P].start.held, BTreeSet::new());
     assert_eq!(state.on(Event::Begin, 502), [], "it stays where it is");
@@ -438,11 +440,26 @@ fn where_a_parent_does_not_know_what_came_of_its_insert_nothing_is_told() {
     let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
     state.on(Event::Part, 2);
     state.on(Event::Inserted(P, attempt, Outcome::Unknown("timeout".into())), 3);
-    assert_eq!(state.stands().map(|stands| stands.len()), Some(0));
-    let mut looking = super::state_tests::state();
+    assert!(state.at_rest() && state.stands().is_empty());
+    let mut looking = self::state();
     looking.on(Event::Begin, 0);
     let attempt = recovering(&looking.on(Event::Prepared(1, false, Ok(1)), 0));
     looking.on(Event::Part, 1);
     assert_eq!(looking.on(Event::Recovered(P, attempt, Ok(Start::default())), 2), []);
-    assert_eq!(looking.stands().map(|stands| stands.len()), Some(0), "a look's answer came too late");
+    assert!(looking.at_rest() && looking.stands().is_empty(), "a look's answer came too late");
+}
+
+#[test]
+fn what_waited_for_room_is_not_inserted_any_more_and_what_the_lane_lost_is_looked_into() {
+    let (mut state, assignment) = streaming();
+    let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
+    state.on(Event::Part, 1);
+    state.on(Event::Inserted(P, attempt, Outcome::Unsent), 2);
+    assert!(state.at_rest() && state.stands()[&P].start.from == 0);
+    let (mut state, assignment) = streaming();
+    let (attempt, ..) = inserting(&state.on(Event::Fetched(P, assignment, chunk(0..4)), 0));
+    state.on(Event::Lost(P, assignment, Stall::TopicMissing), 1);
+    state.on(Event::Part, 2);
+    state.on(Event::Inserted(P, attempt, done(4)), 3);
+    assert!(state.at_rest() && state.stands().is_empty());
 }

@@ -3,6 +3,7 @@
 //! Every call has a deadline; an answer that did not come is an unknown outcome, never a failure.
 
 use super::buffer::Batch;
+use super::handover::Starts;
 use super::position::{Position, fingerprint};
 use super::recovery::{self, Findings, Start};
 use super::state::{Done, Outcome};
@@ -19,12 +20,17 @@ use crate::model::view::Kept;
 use crate::model::{Epoch, PartitionId, Shard, Table};
 use actix::Recipient;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use futures::future::{Either, select};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
 
 /// What is left of a dead letter that its topic does not take whole. Up to this they go together: no topic is made to
 /// take so little.
 const CUT_BYTES: usize = 64 << 10;
+
+/// What a parent has told is believed no longer once the table is whole.
+const TOLD_FOR_MS: u64 = 60_000;
 
 /// What stays the same over a replica's life.
 #[derive(Clone)]
@@ -43,10 +49,12 @@ pub struct Job {
     pub database: String,
     /// Where partitions go on, as parents have told; each counts once.
     pub told: Told,
+    /// The replica is about to stop for its halves: what waits for room to be inserted is not inserted any more.
+    pub parting: Arc<Notify>,
 }
 
 /// See [`Job::told`].
-pub type Told = Arc<Mutex<BTreeMap<PartitionId, Start>>>;
+pub type Told = Arc<Mutex<Starts>>;
 
 impl Job {
     /// Which life of the replica this is.
@@ -57,7 +65,7 @@ impl Job {
     /// Makes the tables, where they are missing, with what history there is to take over, and opens a new gate. Tells
     /// whether the local table was missing, and the gate.
     pub async fn prepare(self) -> (bool, Result<u64, String>) {
-        self.tell_of(BTreeMap::new());
+        self.tell_of(Starts::new());
         let there = match self.ports.clickhouse.has_local(&self.database).await {
             Ok(there) => self.clear_left_over(there).await,
             Err(error) => Err(error.told()),
@@ -70,24 +78,26 @@ impl Job {
 
     async fn stand(&self, there: bool) -> Result<u64, String> {
         let server = &self.ports.clickhouse;
+        let mut starts = Starts::new();
         if there {
             self.tell(ReplicaNews::Seeded);
             server.create_replica(&self.tables()).await.map_err(|e| e.told())?;
         } else {
             // What it was filled in was made as it should be: nothing is compared while its parents stand still.
-            self.seed().await?;
+            starts = self.seed().await?;
             self.tell(ReplicaNews::Seeded);
         }
+        let whole_ms = self.ports.clock.now_ms();
         let opened = server.open_gate(&self.database).await.map_err(|e| e.told())?;
-        if !opened.is_first {
-            // Another run of the daemon may have put something in meanwhile.
-            self.tell_of(BTreeMap::new());
-        }
+        // Another run of the daemon may have put something in meanwhile, or all may be another's by now if this one
+        // slept.
+        let is_sure = opened.is_first && self.ports.clock.now_ms() < whole_ms + TOLD_FOR_MS;
+        self.tell_of(if is_sure { starts } else { Starts::new() });
         Ok(opened.number)
     }
 
     /// Partitions go on there; for others it is looked up.
-    pub(super) fn tell_of(&self, starts: BTreeMap<PartitionId, Start>) {
+    fn tell_of(&self, starts: Starts) {
         *self.told.lock().expect("nothing panics while it is held") = starts;
     }
 
@@ -197,7 +207,11 @@ impl Job {
         let mut writer = Writer::new(&self, partition, attempt, gate, held);
         let mut dead = Vec::new();
         let messages = messages_of(&batch);
-        let room = self.ports.inserts.take(writer::memory_for(&messages)).await;
+        let taking = std::pin::pin!(self.ports.inserts.take(writer::memory_for(&messages)));
+        let room = match select(taking, std::pin::pin!(self.parting.notified())).await {
+            Either::Left((room, _)) => room,
+            Either::Right(_) => return Outcome::Unsent,
+        };
         let written = writer.write(&messages, &mut dead).await;
         drop(room);
         let Written { rows, last_row: last_row_offset, landed } = writer.written();

@@ -117,7 +117,8 @@ async fn stage_of(ddl: &str) -> Stage {
     let agent = Context::<Deaf>::new().address().recipient();
     let (view, table, database) =
         (View::default(), Kept::from(&Versioned { record: table, revision: 1 }.into()), DATABASE.to_owned());
-    let job = Job { ports, view, agent, shard, table, database, told: Told::default() };
+    let job =
+        Job { ports, view, agent, shard, table, database, told: Told::default(), parting: Arc::default() };
     Stage { server, kafka, job, gate }
 }
 

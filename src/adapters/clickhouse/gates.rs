@@ -123,11 +123,7 @@ impl HttpClickHouse {
         let local = Self::local(database);
         let made = Statement::CreateLocal { name: &local, schema: &replica.schema };
         match self.change(&made, &local.to_string(), Settings::new()).await {
-            Err(Error::Conflict(_)) => {
-                self.check_local(&local, &replica.schema).await?;
-                // Whoever filled it may have ended before he could say so.
-                self.merge(&local, true).await?;
-            }
+            Err(Error::Conflict(_)) => self.check_local(&local, &replica.schema).await?,
             made => made?,
         }
         let source = Statement::CreateGateSource { database, schema: &replica.schema };
@@ -187,7 +183,12 @@ impl HttpClickHouse {
         let schema = &Schema { columns, ..Schema::default() };
         let gate = |number| Statement::CreateGate { database, schema, number };
         let (number, below) = self.make_highest(database, gate).await?;
-        Ok(Opened { number, is_first: below.is_none() })
+        let is_first = below.is_none();
+        if is_first {
+            // It was filled without merges; whoever did may have ended before he could say that they may go on.
+            self.merge(&Self::local(database), true).await?;
+        }
+        Ok(Opened { number, is_first })
     }
 
     pub(super) async fn newest(&self, database: &str) -> Result<u64, Error> {
@@ -196,7 +197,8 @@ impl HttpClickHouse {
     }
 
     pub(super) async fn close(&self, database: &str) -> Result<Shut, Error> {
-        let mut closed = self.closing().lock().await;
+        let closed = self.closed().entry(database.to_owned()).or_default().clone();
+        let mut closed = closed.lock().await;
         let tables = self.names(&Statement::Tables(database)).await?;
         let shut = match newest_of(&tables) {
             None => return Ok(Shut::default()),
@@ -206,8 +208,7 @@ impl HttpClickHouse {
         if let Some(number) = shut
             && self.close_below(database, number).await?.is_some()
         {
-            let known = closed.get(database).filter(|shut| shut.number == number);
-            return Ok(known.copied().unwrap_or(Shut { number, over: None }));
+            return Ok(if closed.number == number { *closed } else { Shut { number, over: None } });
         }
         // A closed gate takes a number above, so that the number of an open one never comes again.
         let gate = |number| Statement::CreateClosedGate { database, number };
@@ -216,7 +217,7 @@ impl HttpClickHouse {
             made => {
                 let (number, below) = made?;
                 let shut = Shut { number, over: below.filter(|gate| gate.is_open).map(|gate| gate.number) };
-                closed.insert(database.to_owned(), shut);
+                *closed = shut;
                 Ok(shut)
             }
         }

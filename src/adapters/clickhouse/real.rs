@@ -27,6 +27,9 @@ use std::time::Duration;
 
 /// For looks at system tables.
 const READ_DEADLINE: Duration = Duration::from_secs(15);
+/// How often a system table is looked at that is said not to be there: so 18.16 answers if one of the tables that it is
+/// about to tell of goes at that moment.
+const LOOKS_MAX: u32 = 5;
 /// For looks that read a whole partition of data.
 pub(super) const SCAN_DEADLINE: Duration = Duration::from_secs(300);
 /// For making and dropping; a drop waits for the queries that use the table.
@@ -40,9 +43,9 @@ pub struct HttpClickHouse {
     capabilities: Mutex<Option<Capabilities>>,
     /// What staging tables are made of.
     seeding: Mutex<Memory>,
-    /// Replicas whose gates were closed for good; held while that is done: who does so at the same moment finds them
-    /// closed.
-    closing: tokio::sync::Mutex<BTreeMap<String, Shut>>,
+    /// Replicas whose gates were closed for good; each is held while that is done: who does so at the same moment finds
+    /// them closed.
+    closed: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Shut>>>>,
     parts: Access,
 }
 
@@ -54,7 +57,7 @@ impl HttpClickHouse {
             clock: SystemClock::new(),
             capabilities: Mutex::new(None),
             seeding: Mutex::default(),
-            closing: tokio::sync::Mutex::default(),
+            closed: Mutex::default(),
             parts: Access::default(),
         }
     }
@@ -74,8 +77,8 @@ impl HttpClickHouse {
         self.seeding.lock().expect("no panic while held")
     }
 
-    pub(super) fn closing(&self) -> &tokio::sync::Mutex<BTreeMap<String, Shut>> {
-        &self.closing
+    pub(super) fn closed(&self) -> MutexGuard<'_, BTreeMap<String, Arc<tokio::sync::Mutex<Shut>>>> {
+        self.closed.lock().expect("no panic while held")
     }
 
     pub(super) fn unix_s(&self) -> u64 {
@@ -142,8 +145,15 @@ impl HttpClickHouse {
     ) -> BoxFuture<'a, Result<Vec<Vec<String>>, Error>> {
         Box::pin(async move {
             let can = self.capabilities().await?;
-            let call = Call { statement, doing, what, settings: Settings::new(), deadline: READ_DEADLINE };
-            self.transport.rows(call, &can).await
+            let mut looks = 1;
+            loop {
+                let settings = Settings::new();
+                let call = Call { statement, doing, what, settings, deadline: READ_DEADLINE };
+                match self.transport.rows(call, &can).await {
+                    Err(Error::Missing(_)) if looks < LOOKS_MAX => looks += 1,
+                    rows => return rows,
+                }
+            }
         })
     }
 
@@ -306,7 +316,8 @@ impl ClickHouse for HttpClickHouse {
         // A copy that is not wanted any more would hold its table until it ended by itself.
         self.kill(&super::seed::id_prefix_of_all(database)).await?;
         self.remove_database(database).await?;
-        self.closing.lock().await.remove(database);
+        self.closed().remove(database);
+        self.seeding().retain(|(seeded, _), _| seeded != database);
         if let Ok(gathered) = self.taken_folders(database).await {
             self.forget_taken(gathered).await;
         }

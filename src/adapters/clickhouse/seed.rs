@@ -54,6 +54,8 @@ pub(super) struct Known {
     quiet: bool,
     /// Nothing but links has come into it.
     only_links: bool,
+    /// The server was told to merge nothing in it.
+    unmerged: bool,
 }
 
 /// By replica database and nonce; each is held while the staging table changes.
@@ -123,27 +125,33 @@ impl HttpClickHouse {
             }
             made => made?,
         }
-        let name = match self.staging(database, nonce).await {
-            Ok((name, _)) => {
-                self.check_local(&name, schema).await?;
-                name
-            }
+        match self.staging(database, nonce).await {
+            Ok((name, _)) => self.check_local(&name, schema).await,
             Err(Error::Missing(_)) => {
                 let name = TableName { database: database.to_owned(), table: names::staging(nonce, 1) };
                 let made = Statement::CreateLocal { name: &name, schema };
                 self.change(&made, &name.to_string(), Settings::new()).await?;
                 let fresh = Known { quiet: true, only_links: true, ..Known::default() };
                 *self.known(database, nonce).lock().await = fresh;
-                name
+                Ok(())
             }
-            Err(error) => return Err(error),
-        };
-        self.merge(&name, false).await
+            Err(error) => Err(error),
+        }
     }
 
-    /// Lets the server merge a table's parts, or not. A rename waits for merges under way, which in a staging table
-    /// nobody needs: the larger what was linked, the longer its parents would stand still. A server that does not let
-    /// us say so merges, and is waited for.
+    /// A rename waits for merges under way, which in a staging table nobody needs: the larger what was linked, the
+    /// longer its parents would stand still. They may go on as the replica's first gate opens.
+    async fn keep_unmerged(&self, database: &str, nonce: u64) -> Result<(), Error> {
+        let known = self.known(database, nonce);
+        let mut known = known.lock().await;
+        if !known.unmerged {
+            self.merge(&self.staging(database, nonce).await?.0, false).await?;
+            known.unmerged = true;
+        }
+        Ok(())
+    }
+
+    /// Lets the server merge a table's parts, or not. One that does not let us say so merges.
     pub(super) async fn merge(&self, name: &TableName, allowed: bool) -> Result<(), Error> {
         let merges = Statement::Merges { name, allowed };
         match self.change(&merges, &name.to_string(), Settings::new()).await {
@@ -170,6 +178,7 @@ impl HttpClickHouse {
         }
         // Parts are linked as they are: what is still to be done to them would be done to the source's alone.
         let mutations = self.mutations(&source).await?;
+        self.keep_unmerged(database, nonce).await?;
         let linked = self.link_from(database, nonce, &source, range).await?;
         self.check_mutations_since(&source, &mutations).await?;
         Ok(linked)
@@ -270,7 +279,6 @@ impl HttpClickHouse {
             }
             Err(error) => return Err(error),
         };
-        self.merge(&local, true).await?;
         self.seeding().retain(|(seeded, _), _| seeded != database);
         self.remove_staging(database, None).await?;
         self.forget_taken(gathered).await;

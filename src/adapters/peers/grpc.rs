@@ -40,7 +40,8 @@ use tonic::{Response, Status};
 pub const INSERT_BYTES_MAX: usize = 64 << 20;
 /// Largest message either way: an insert's body and its names.
 pub const MESSAGE_BYTES_MAX: usize = INSERT_BYTES_MAX + (1 << 20);
-/// What may be on its way to us in one answer: some pieces of a file that is copied.
+/// What may be on its way to us in one answer: some pieces of a file that is copied. A connection has room for twice as
+/// many answers as copies take, so that others come through.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// A piece of a file comes in a frame or two, rather than in dozens: each is a read of its own.
 const FRAME_BYTES_MAX: u32 = 512 << 10;
@@ -190,7 +191,7 @@ fn connect(url: &str, options: &Options) -> Result<Channel, Error> {
         .keep_alive_while_idle(true)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(4 * STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(8 * STREAM_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX);
     if secure {
         let Some(tls) = &options.tls else {

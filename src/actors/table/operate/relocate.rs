@@ -105,7 +105,36 @@ pub(super) fn remove(scene: &Scene<'_>, cancel: bool, id: ShardId, from: &NodeId
         None => done(),
         Some(state) if cancel && state != ReplicaState::Leaving => cancelled(),
         // Nothing else may go as a last resort: what is lost for good to a move may be back yet, with all its rows.
-        Some(_) => leave_for(scene, shard, from, hopeless(scene, shard, from)),
+        Some(state) => {
+            let left = leave_for(scene, shard, from, hopeless(scene, shard, from));
+            if state == ReplicaState::Leaving {
+                left
+            } else {
+                unless_needed(scene, cancel, shard, from, left)
+            }
+        }
+    }
+}
+
+/// What a removal comes to: while the copy cannot go since another one is lost for good, it would wait for ever, and the
+/// lost one with it, as in [`unless_lost`]. Then it stays in the lost one's place.
+fn unless_needed(
+    scene: &Scene<'_>,
+    cancel: bool,
+    shard: &Shard,
+    from: &NodeId,
+    progress: Progress,
+) -> Progress {
+    if !matches!(&progress, Progress::Waiting(wait) if wait.code == WaitCode::FewCopies) {
+        return progress;
+    }
+    let mut others = shard.staying().filter(|replica| &replica.node != from);
+    match others.find(|replica| abandoned(scene, &replica.node)) {
+        Some(lost) if !self::others(scene, shard, from).is_empty() => given_up(
+            cancel,
+            format!("the copy of {} on {} is lost: that on {from} is needed", shard.id, lost.node),
+        ),
+        _ => progress,
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Access {
     pub options: ByParts,
     /// Names of what is frozen for copies that run.
     active: Arc<Mutex<BTreeSet<String>>>,
+    /// Bytes that are still to come to disks, by their roots.
+    promised: take::Promised,
 }
 
 /// Runs file work beside the runtime.

@@ -9,9 +9,11 @@ use crate::model::names;
 use crate::model::parts::{self, Arrived, HeldFile, Intake, PartFiles, Piece};
 use crate::model::{PartitionId, TableName};
 use futures::{StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 
 /// Pieces that wait to be written.
@@ -92,9 +94,10 @@ impl HttpClickHouse {
             Some(Err(error)) => return Err(error),
             Some(Ok(_)) | None => return Err(ended()),
         };
-        let (spool, at) = place_for(places, &announced, &held).await?;
+        let ((spool, at), promise) = place_for(places, &announced, &held, &self.parts().promised).await?;
         let intake = Intake::new(announced.clone(), held).map_err(|what| trouble("parts", &what))?;
         gather(&spool, intake, pieces).await?;
+        drop(promise);
         let (_, tables) = self.staging(database, nonce).await?;
         let (target, prefix) = self.begin_copy(database, nonce, partition, tables).await;
         let rows = announced.iter().map(|part| part.rows).sum();
@@ -205,34 +208,72 @@ fn choose(room: &[u64], all_bytes: u64, held: Option<(usize, u64)>) -> Choice {
     }
 }
 
-/// Chooses where parts are to gather, so that no disk is filled.
-async fn place_for(mut places: Vec<Place>, parts: &[PartFiles], held: &[HeldFile]) -> Result<Place, Error> {
+/// Bytes that are still to come to disks, by their roots: other partitions choose at the same moment.
+pub(super) type Promised = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
+
+/// Room on a disk that is taken until it is dropped.
+struct Promise {
+    promised: Promised,
+    root: PathBuf,
+    bytes: u64,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let mut promised = self.promised.lock().expect("no panic while held");
+        if let Some(bytes) = promised.get_mut(&self.root) {
+            *bytes = bytes.saturating_sub(self.bytes);
+        }
+    }
+}
+
+/// Chooses where parts are to gather, so that no disk is filled, and takes the room there.
+async fn place_for(
+    mut places: Vec<Place>,
+    parts: &[PartFiles],
+    held: &[HeldFile],
+    promised: &Promised,
+) -> Result<(Place, Promise), Error> {
     let there: u64 = held.iter().map(|file| file.bytes).sum();
     let (all_bytes, has_some) = (parts::bytes_of(parts), !held.is_empty());
-    let looking = places.clone();
+    let (looking, promises) = (places.clone(), promised.clone());
     let looked = blocking(move || {
         let spaces: io::Result<Vec<_>> = looking.iter().map(|(_, at)| folder::space(&at.root)).collect();
         let spaces = spaces?;
-        let room = |(free, all): &(u64, u64)| free.saturating_sub(parts::kept_free_bytes(*all));
-        let room: Vec<u64> = spaces.iter().map(room).collect();
+        let mut to_come = promises.lock().expect("no panic while held");
+        let taken = |at: &Located| to_come.get(&at.root).copied().unwrap_or(0);
+        let room = |((free, all), (_, at)): (&(u64, u64), &Place)| {
+            free.saturating_sub(parts::kept_free_bytes(*all)).saturating_sub(taken(at))
+        };
+        let room: Vec<u64> = spaces.iter().zip(&looking).map(room).collect();
         let holding = if has_some { fullest(&looking)? } else { None };
         let chosen = choose(&room, all_bytes, holding.map(|at| (at, there)));
         if let Choice::Anew(at) = chosen {
             looking[at].0.prepare(&[])?;
         }
-        Ok((chosen, spaces))
+        let promise = match chosen {
+            Choice::At(at) => {
+                let (root, bytes) = (looking[at].1.root.clone(), all_bytes.saturating_sub(there));
+                *to_come.entry(root.clone()).or_default() += bytes;
+                Some((root, bytes))
+            }
+            Choice::Anew(_) | Choice::Nowhere => None,
+        };
+        Ok((chosen, spaces, promise))
     });
-    let (chosen, spaces) = looked.await.map_err(|error| on_disk("disk", &error))?;
-    match chosen {
-        Choice::At(at) => Ok(places.swap_remove(at)),
-        Choice::Anew(_) => {
+    let (chosen, spaces, promise) = looked.await.map_err(|error| on_disk("disk", &error))?;
+    let promise = promise.map(|(root, bytes)| Promise { promised: promised.clone(), root, bytes });
+    match (chosen, promise) {
+        (Choice::At(at), Some(promise)) => Ok((places.swap_remove(at), promise)),
+        (Choice::At(_), None) => unreachable!("room is promised on what was chosen"),
+        (Choice::Anew(_), _) => {
             Err(trouble("disk", "the one that holds some of the files is too full: all go to another"))
         }
-        Choice::Nowhere if places.len() > 1 => Err(Error::NotByParts(format!(
+        (Choice::Nowhere, _) if places.len() > 1 => Err(Error::NotByParts(format!(
             "{all_bytes} bytes fit on none of the {} disks of the table as a whole",
             places.len()
         ))),
-        Choice::Nowhere => {
+        (Choice::Nowhere, _) => {
             let (free, all) = spaces[0];
             let (needed, kept) = (all_bytes.saturating_sub(there), parts::kept_free_bytes(all));
             let message = format!("{needed} bytes to come, {free} are free, of which {kept} are kept so");

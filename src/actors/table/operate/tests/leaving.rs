@@ -107,6 +107,19 @@ fn the_record_of_a_lost_copy_can_be_removed_though_the_last_ones_table_is_gone()
     assert_eq!(state(&mut world, "n1"), Some(ReplicaState::Leaving));
 }
 
+/// Sweep seed 332: it waited for the lost one, and nothing else could be done about the shard.
+#[test]
+fn a_removal_ends_where_another_copy_is_lost_for_good() {
+    let mut world = World::new(Kind::Remove { shard: ShardId(0), from: id("n2") });
+    let third = Replica { state: ReplicaState::Ready, ..Replica::creating(id("n3")) };
+    world.shard(0).replicas.push(third);
+    world.down.insert(id("n3"), 90_000);
+    assert!(world.waits_for().starts_with("2 complete live copies"), "it may come back yet");
+    world.down.insert(id("n3"), 10_000);
+    assert_eq!(world.ended(), State::Failed);
+    assert_eq!(state(&mut world, "n2"), Some(ReplicaState::Ready));
+}
+
 fn wait_code(world: &World) -> WaitCode {
     match world.next() {
         Progress::Waiting(wait) => wait.code,
