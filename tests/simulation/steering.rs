@@ -122,7 +122,7 @@ fn a_freeze_stops_a_copy_under_way_and_the_move_is_done_after_it() {
         let node = joined(cluster, 4).await?;
         let servers: Vec<_> =
             cluster.view().nodes.keys().filter_map(|n| cluster.server(n.as_str())).collect();
-        servers.iter().for_each(|server| server.set_copy_ms(60_000));
+        servers.iter().for_each(|server| server.set_copy_ms(50_000));
         let (table, shard) = {
             let view = cluster.view();
             let shard = view.all_shards().next().expect("made").clone();
