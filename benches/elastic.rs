@@ -33,6 +33,9 @@ use support::cluster::{Cluster, DDL, Node, PARTITIONS, event};
 const STEADY_ROWS_PER_S: u64 = 5_000;
 /// Batches are inserted so often, hence how long a gap between inserts is without any pause.
 const BATCH_AGE_MS: u64 = 100;
+/// Each of two readers asks once in so many times that an answer takes one who asks alone, during a move and at rest:
+/// readers that ask as fast as they are answered would fill the machine at rest, and measure who gets how much of it.
+const ASK_ONCE_IN: u32 = 4;
 /// How often it is looked whether rows go in: more often takes the servers' time from what is measured.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long queries and ingest are watched at rest.
@@ -335,7 +338,7 @@ async fn copies(cluster: &Cluster) {
             server.take_partition(&target, nonce, "bench", *partition, Vec::new(), pieces).await.unwrap();
         };
         // As many at once as `replica/copy` has.
-        futures::stream::iter(&partitions).for_each_concurrent(4, copy).await;
+        futures::stream::iter(&partitions).for_each_concurrent(2, copy).await;
         let parts = began.elapsed();
         server.drop_replica(&target).await.unwrap();
 
@@ -379,19 +382,41 @@ async fn copies(cluster: &Cluster) {
     );
 }
 
+/// What is asked, in turn.
+fn question(number: u64) -> String {
+    match number % 3 {
+        0 => "SELECT count() FROM shop.events".to_owned(),
+        1 => "SELECT user % 10 AS u, count() FROM shop.events GROUP BY u ORDER BY u".to_owned(),
+        _ => format!("SELECT count() FROM shop.events WHERE user = {}", number * 7),
+    }
+}
+
+/// How long an answer takes, on average.
+async fn alone(node: &Node) -> Duration {
+    const ASKED: u32 = 15;
+    let began = Instant::now();
+    for number in 0..ASKED {
+        node.query(&question(number.into())).await.unwrap();
+    }
+    began.elapsed() / ASKED
+}
+
 /// Queries that one reader has answered, in microseconds.
-fn reader(node: &Node, stop: &Arc<AtomicBool>, asked: &Arc<AtomicU64>) -> tokio::task::JoinHandle<Vec<u64>> {
+fn reader(
+    node: &Node,
+    every: Duration,
+    stop: &Arc<AtomicBool>,
+    asked: &Arc<AtomicU64>,
+) -> tokio::task::JoinHandle<Vec<u64>> {
     let (client, stop, asked) = (node.client(), stop.clone(), asked.clone());
     tokio::spawn(async move {
         let mut times = Vec::new();
+        let mut every = tokio::time::interval(every);
         while !stop.load(Ordering::Relaxed) {
+            // From when it was to be asked: one that is late by the one before it counts as late.
+            let began = every.tick().await;
             let number = asked.fetch_add(1, Ordering::Relaxed);
-            let sql = match number % 3 {
-                0 => "SELECT count() FROM shop.events".to_owned(),
-                1 => "SELECT user % 10 AS u, count() FROM shop.events GROUP BY u ORDER BY u".to_owned(),
-                _ => format!("SELECT count() FROM shop.events WHERE user = {}", number * 7),
-            };
-            let began = Instant::now();
+            let sql = question(number);
             let answer = async { client.query_raw(&sql).fetch_bytes("TabSeparated")?.collect().await };
             answer.await.unwrap_or_else(|error| panic!("{sql}: {error}"));
             times.push(u64::try_from(began.elapsed().as_micros()).unwrap());
@@ -408,9 +433,10 @@ struct Watched {
 }
 
 /// Two readers while `work` goes on, and what the nodes with replicas of the first shard ingest.
-async fn watch<T>(cluster: &Cluster, work: impl Future<Output = T>) -> Watched {
+async fn watch<T>(cluster: &Cluster, every: Duration, work: impl Future<Output = T>) -> Watched {
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let readers: Vec<_> = cluster.nodes.iter().take(2).map(|node| reader(node, &stop, &asked)).collect();
+    let readers: Vec<_> =
+        cluster.nodes.iter().take(2).map(|node| reader(node, every, &stop, &asked)).collect();
     let rows = || cluster.nodes.iter().map(|node| ingested(&node.http_url)).sum::<f64>();
     let (before, began) = (rows(), Instant::now());
     work.await;
@@ -432,9 +458,10 @@ async fn under_way(cluster: &Cluster) {
     let from = shard.leader.clone().unwrap().to_string();
     let holds = |node: &&Node| shard.replicas.iter().any(|replica| replica.node.as_str() == node.id);
     let to = cluster.nodes.iter().find(|node| !holds(node)).unwrap().id.clone();
-    let idle = watch(cluster, tokio::time::sleep(IDLE)).await;
+    let every = alone(&cluster.nodes[0]).await * ASK_ONCE_IN;
+    let idle = watch(cluster, every, tokio::time::sleep(IDLE)).await;
     let asked = daemon(&cluster.nodes[0]);
-    let moved = watch(cluster, async {
+    let moved = watch(cluster, every, async {
         let id = shard.id.to_string();
         cluster.cli(&["shard", "move", "shop.events", &id, &from, &to, "--no-wait"]).unwrap();
         while asked.operations().await.unwrap().iter().any(|status| status.operation.state.is_open()) {

@@ -76,6 +76,7 @@ fn every_metric() -> Metrics {
     metrics.invariant_violations(Invariant::NoLoss).inc_by(0);
     metrics.heartbeat_age("n1", 250);
     metrics.metadata_errors(Code(301)).inc();
+    metrics.terms_ended("lease_late").inc();
     metrics.clickhouse_up("n1").set(1);
     metrics.insert_seconds.observe(0.02);
     metrics.leader.set(1);

@@ -70,6 +70,7 @@ impl State {
                 last_row_offset: p.position.last_row_offset,
                 safe: p.position.safe,
                 unsettled: true,
+                at_once: true,
                 fingerprint: p.position.fingerprint.map(of),
                 ..Start::default()
             };

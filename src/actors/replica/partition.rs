@@ -49,6 +49,8 @@ pub(super) struct Partition {
     pub(super) marks: Marks,
     /// What is recorded says less than it can once nothing has come for a while.
     pub(super) unsettled: bool,
+    /// The next batch waits for nothing: its messages have waited while nobody took them.
+    at_once: bool,
     pub(super) held: BTreeSet<(i64, u32)>,
     pub(super) buffer: Buffer,
     pub(super) paused: bool,
@@ -73,6 +75,7 @@ impl Partition {
             position,
             marks: Marks::default(),
             unsettled: false,
+            at_once: false,
             held: BTreeSet::new(),
             buffer: Buffer::default(),
             paused: false,
@@ -137,6 +140,7 @@ impl Partition {
         self.position.safe = start.safe;
         self.marks = Marks::begin(now_ms, start.from, start.safe);
         self.unsettled = start.unsettled;
+        self.at_once = start.at_once;
         self.held = start.held;
         self.assignment = Some(assignment);
         effects.push(Effect::Assign(id, start.from, assignment));
@@ -236,6 +240,7 @@ impl Partition {
             Phase::Recovering | Phase::Inserting { .. } => return None,
             Phase::Holding { until_ms } => until_ms,
             Phase::Streaming => match self.buffer.due_at_ms(limits) {
+                Some(_) if self.at_once => now_ms,
                 Some(due) => due,
                 None => return self.settle(id, now_ms, effects),
             },
@@ -243,6 +248,7 @@ impl Partition {
         if due > now_ms {
             return Some(due);
         }
+        self.at_once = false;
         let batch = self.buffer.take(limits, now_ms);
         self.attempt += 1;
         self.phase = Phase::Inserting { gate };

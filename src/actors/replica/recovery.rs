@@ -53,6 +53,8 @@ pub struct Start {
     pub safe: Option<i64>,
     /// What is recorded says less than can be said a while after `from`: of another start, or not all of it safe.
     pub unsettled: bool,
+    /// What comes first has waited already: it is inserted without waiting for more.
+    pub at_once: bool,
     /// The commit's fingerprint and the offset of its message, where that is one below `from`.
     pub fingerprint: Option<(u32, i64)>,
     /// The machine was started anew since the commit: from the first offset up to the second, exclusive, rows that
@@ -133,6 +135,7 @@ pub fn plan(findings: &Findings) -> Result<Start, Stall> {
         lost_from,
         safe,
         unsettled: committed.is_some_and(|committed| !settled(committed)),
+        at_once: false,
         fingerprint: committed.and_then(fingerprinted).filter(|(_, offset)| *offset < from),
         looked_back: back.filter(|back| !back.is_empty()).map(|back| (back.start, back.end)),
         unproven,

@@ -449,6 +449,21 @@ fn where_a_parent_does_not_know_what_came_of_its_insert_nothing_is_told() {
     assert!(looking.at_rest() && looking.stands().is_empty(), "a look's answer came too late");
 }
 
+/// A node with many partitions lets batches grow for seconds: a split would add that to its pause.
+#[test]
+fn what_has_waited_while_a_shard_was_split_is_inserted_at_once() {
+    let mut state = state();
+    state.on(Event::Begin, 0);
+    let attempt = recovering(&state.on(Event::Prepared(1, false, Ok(1)), 0));
+    let told = Start { from: 7, at_once: true, ..Start::default() };
+    state.on(Event::Recovered(P, attempt, Ok(told)), 0);
+    let (first, _, messages, _) = inserting(&state.on(Event::Fetched(P, attempt, chunk(7..8)), 10));
+    assert_eq!(messages, 1);
+    state.on(Event::Inserted(P, first, done(8)), 12);
+    let effects = state.on(Event::Fetched(P, attempt, chunk(8..9)), 13);
+    assert!(effects.contains(&Effect::WakeAt(113)), "the next one grows as ever: {effects:?}");
+}
+
 #[test]
 fn what_waited_for_room_is_not_inserted_any_more_and_what_the_lane_lost_is_looked_into() {
     let (mut state, assignment) = streaming();
