@@ -40,8 +40,8 @@ const SELECT_DEADLINE_MS: u64 = 10 * 60_000;
 const SELECT_BYTES_PER_S_MIN: u64 = 1 << 20;
 /// Where nothing is known of the size.
 const SELECT_DEADLINE_UNKNOWN_MS: u64 = 60 * 60_000;
-/// Partitions that are on their way by parts at once: while the server takes one up, another comes. More of them would be
-/// noticed by queries.
+/// Partitions that are on their way by parts at once: while the server takes one up, another comes. More of them would
+/// be noticed by queries.
 const PARTITIONS_AT_ONCE: usize = 2;
 
 /// Why a partition did not come by parts.

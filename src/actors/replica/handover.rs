@@ -4,8 +4,8 @@
 //! Pure. What a replica remembers is what its table holds as long as nobody else has put anything in. So it counts
 //! only if the replica's own gate was the last one open when the gates of its table were closed for good, and for a
 //! child's table that was linked behind that, is the one that stands, and has had no gate before. Where any of this is
-//! not known the child looks, as after any restart. What it does not do: compare the topic with what was recorded of it.
-//! One that is deleted and made anew, and longer, just while nobody reads it is read on.
+//! not known the child looks, as after any restart. What it does not do: compare the topic with what was recorded of
+//! it. One that is deleted and made anew, and longer, just while nobody reads it is read on.
 
 use super::partition::{Partition, Phase};
 use super::recovery::Start;

@@ -48,8 +48,8 @@ use work::{Job, Told};
 
 pub use buffer::Limits;
 
-/// How long what is being inserted may take when the replica is to stop. Of a partition where it takes longer nothing is
-/// told: closing its gates waits for its inserts, and its halves look what came of them.
+/// How long what is being inserted may take when the replica is to stop. Of a partition where it takes longer nothing
+/// is told: closing its gates waits for its inserts, and its halves look what came of them.
 const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
 
 /// The actor.

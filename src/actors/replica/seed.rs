@@ -265,7 +265,7 @@ impl Job {
         let (server, database) = (&self.ports.clickhouse, &self.database);
         let nonce = self.ports.clock.random();
         server.begin_seed(tables, nonce).await.map_err(|e| e.told())?;
-        // Not before: what an earlier attempt left on its way might still become the table, and its parents may go on now.
+        // Not before: what an earlier attempt left on its way might still become the table, and its parents may go on.
         self.tell(ReplicaNews::Unseeded);
         for (parent, range) in parents {
             server.link_partitions(database, nonce, parent, *range).await.map_err(|e| e.told())?;

@@ -116,8 +116,8 @@ pub(super) fn remove(scene: &Scene<'_>, cancel: bool, id: ShardId, from: &NodeId
     }
 }
 
-/// What a removal comes to: while the copy cannot go since another one is lost for good, it would wait for ever, and the
-/// lost one with it, as in [`unless_lost`]. Then it stays in the lost one's place.
+/// What a removal comes to: while the copy cannot go since another one is lost for good, it would wait for ever, and
+/// the lost one with it, as in [`unless_lost`]. Then it stays in the lost one's place.
 fn unless_needed(
     scene: &Scene<'_>,
     cancel: bool,
