@@ -128,6 +128,16 @@ async fn a_copy_goes_on_with_the_next_source_and_gives_up_after_the_fifth() {
     assert_eq!(rows, 0, "the sixth is for a later try");
 }
 
+/// The partition's topic with twenty messages in it.
+async fn twenty_messages(job: &Job) -> names::TopicPartition {
+    let (kafka, topic) = (&job.ports.kafka, names::topic_partition(&job.table.source, P));
+    let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
+    kafka.create_topics(&[made]).await.unwrap();
+    let message = Outgoing { target: topic.clone(), payload: Some("{}".into()), headers: vec![] };
+    kafka.produce(vec![message; 20]).await.unwrap();
+    topic
+}
+
 /// A node that had the shard before recorded how far that copy had come: the new one has fewer rows, and none is lost.
 #[tokio::test(start_paused = true)]
 async fn what_was_recorded_of_an_earlier_copy_on_the_node_says_nothing_of_the_new_one() {
@@ -139,12 +149,8 @@ async fn what_was_recorded_of_an_earlier_copy_on_the_node_says_nothing_of_the_ne
     let mut job = here.job.clone();
     job.database = "d__t__cvh00000000_s1".to_owned();
     let own = job.ports.node.clone();
-    let topic = names::topic_partition(&job.table.source, P);
     let kafka = &job.ports.kafka;
-    let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
-    kafka.create_topics(&[made]).await.unwrap();
-    let message = Outgoing { target: topic.clone(), payload: Some("{}".into()), headers: vec![] };
-    kafka.produce(vec![message; 20]).await.unwrap();
+    let topic = twenty_messages(&job).await;
     let before =
         Position { last_row_offset: Some(19), ..Position::start(job.table.id, job.shard.id, Epoch(0)) };
     let recorded = Committed { next: 20, metadata: before.encode() };
@@ -260,11 +266,7 @@ async fn a_copy_is_on_the_disk_before_it_counts_as_whole() {
 async fn a_position_is_as_young_as_the_try_that_went_well() {
     let pair = pair().await;
     let (job, kafka) = (&pair.job, &pair.job.ports.kafka);
-    let topic = names::topic_partition(&job.table.source, P);
-    let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
-    kafka.create_topics(&[made]).await.unwrap();
-    let message = Outgoing { target: topic.clone(), payload: Some("{}".into()), headers: vec![] };
-    kafka.produce(vec![message; 20]).await.unwrap();
+    let topic = twenty_messages(job).await;
     let group = names::consumer_group(&job.ports.cluster, &id(2));
     let start = Position::start(job.table.id, job.shard.id, job.shard.life_on(&id(2)));
     let at = |next: i64| {
@@ -289,12 +291,8 @@ async fn a_copy_is_looked_through_from_what_was_safe_where_it_comes_from() {
     let here = stage().await;
     let mut job = here.job.clone();
     job.ports.boot = Some(Boot(2));
-    let topic = names::topic_partition(&job.table.source, P);
     let kafka = &job.ports.kafka;
-    let made = NewTopic { name: topic.topic.clone(), partitions: 1, replication: 1, settings: vec![] };
-    kafka.create_topics(&[made]).await.unwrap();
-    let message = Outgoing { target: topic.clone(), payload: Some("{}".into()), headers: vec![] };
-    kafka.produce(vec![message; 20]).await.unwrap();
+    let topic = twenty_messages(&job).await;
     here.insert(&texts(20, |_| false)).await;
     let source = source(2, job.shard.clone());
     let group = names::consumer_group(&job.ports.cluster, &source.node);

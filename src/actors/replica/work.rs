@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 /// take so little.
 const CUT_BYTES: usize = 64 << 10;
 
-/// What a parent has told is believed no longer once the table is whole.
+/// How long after the table is whole a gate must be open, or what a parent has told is not believed any more.
 const TOLD_FOR_MS: u64 = 60_000;
 
 /// What stays the same over a replica's life.

@@ -181,14 +181,15 @@ impl HttpClickHouse {
         let mut columns = self.columns_of(&source).await?;
         columns.retain(|column| !column.name.starts_with(HIDDEN_PREFIX));
         let schema = &Schema { columns, ..Schema::default() };
-        let gate = |number| Statement::CreateGate { database, schema, number };
-        let (number, below) = self.make_highest(database, gate).await?;
-        let is_first = below.is_none();
-        if is_first {
-            // It was filled without merges; whoever did may have ended before he could say that they may go on.
+        let newest = self.newest(database).await?;
+        if newest == 0 {
+            // It was filled without merges. Said before there is a gate: as long as there is none, whoever comes next
+            // says it again; afterwards an operator may have stopped them.
             self.merge(&Self::local(database), true).await?;
         }
-        Ok(Opened { number, is_first })
+        let gate = |number| Statement::CreateGate { database, schema, number };
+        let (number, below) = self.make_highest(database, newest, gate).await?;
+        Ok(Opened { number, is_first: below.is_none() })
     }
 
     pub(super) async fn newest(&self, database: &str) -> Result<u64, Error> {
@@ -200,19 +201,14 @@ impl HttpClickHouse {
         let closed = self.closed().entry(database.to_owned()).or_default().clone();
         let mut closed = closed.lock().await;
         let tables = self.names(&Statement::Tables(database)).await?;
-        let shut = match newest_of(&tables) {
-            None => return Ok(Shut::default()),
-            Some(Gate { number, is_open }) => (!is_open).then_some(number),
-        };
+        let Some(Gate { number: newest, is_open }) = newest_of(&tables) else { return Ok(Shut::default()) };
         // Whoever shut it may not have come to the end.
-        if let Some(number) = shut
-            && self.close_below(database, number).await?.is_some()
-        {
-            return Ok(if closed.number == number { *closed } else { Shut { number, over: None } });
+        if !is_open && self.close_below(database, newest).await?.is_some() {
+            return Ok(if closed.number == newest { *closed } else { Shut { number: newest, over: None } });
         }
         // A closed gate takes a number above, so that the number of an open one never comes again.
         let gate = |number| Statement::CreateClosedGate { database, number };
-        match self.make_highest(database, gate).await {
+        match self.make_highest(database, newest, gate).await {
             Err(Error::Missing(_)) => Ok(Shut::default()),
             made => {
                 let (number, below) = made?;
@@ -232,16 +228,21 @@ impl HttpClickHouse {
         }
     }
 
-    /// Makes a gate above all others and closes those; tells its number and the highest before.
+    /// Makes a gate above all others, of which the newest was just seen to be that one, and closes those; tells its
+    /// number and the highest before.
     async fn make_highest<'a>(
         &self,
         database: &str,
+        mut newest: u64,
         gate: impl Fn(u64) -> Statement<'a>,
     ) -> Result<(u64, Option<Gate>), Error> {
-        for _ in 0..TRIES_MAX {
+        for tries in 0..TRIES_MAX {
+            if tries > 0 {
+                newest = self.newest(database).await?;
+            }
             // By chance: see above; a replica that is made again does not count on from the one before; and a shortage
             // may have spoilt many names in a row.
-            let number = self.newest(database).await? + 1 + u64::from(spoilt::by_chance());
+            let number = newest + 1 + u64::from(spoilt::by_chance());
             let (gate, what) = (gate(number), format!("{database}.{}", names::gate(number)));
             match self.change(&gate, &what, Settings::new()).await {
                 Err(Error::Conflict(_) | Error::Spoilt(_)) => continue,

@@ -29,6 +29,8 @@ struct Gates {
     shut: BTreeSet<u64>,
     /// How many were made.
     made: usize,
+    /// How many there were whenever merges were let go on.
+    at_merges: Vec<usize>,
     /// Gates of others, each of which is renewed when our look at the numbers is over and our `CREATE` arrives.
     overtaking: VecDeque<u64>,
 }
@@ -47,7 +49,8 @@ impl Gates {
                 self.made += 1;
             }
             Some("DROP") => self.there.retain(|number| Some(*number) != named()),
-            Some("KILL" | "SYSTEM") => {}
+            Some("KILL") => {}
+            Some("SYSTEM") => self.at_merges.push(self.there.len()),
             _ if sql.contains("version()") => return "26.9.1.1\t5\n".into(),
             _ if sql.contains("system.processes") => return "0\n".into(),
             _ if sql.contains("system.columns") => return "v\tString\t\t\t\t\n".into(),
@@ -133,4 +136,10 @@ async fn who_closes_what_is_closed_is_told_the_same_number() {
         before = open.number;
     }
     assert_eq!(gates.lock().unwrap().made, 41, "one is shut and one opened each time");
+    let at_merges = &gates.lock().unwrap().at_merges;
+    assert_eq!(
+        at_merges,
+        &[0],
+        "before there is a gate, so that a failure in between is made good, and never again"
+    );
 }

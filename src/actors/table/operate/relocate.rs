@@ -74,9 +74,9 @@ fn comes_back(scene: &Scene<'_>, shard: &Shard) -> bool {
     shard.staying().any(|replica| scene.down(&replica.node) && !abandoned(scene, &replica.node))
 }
 
-/// What a move comes to: while neither of its copies can go since a third one is lost for good, it would wait for
-/// ever, and the lost one with it, which is not rebuilt while the shard is being moved. Then the new copy takes the
-/// lost one's place, and the move is to be asked for again.
+/// What a move or removal comes to: while no copy can go since a further one is lost for good, it would wait for ever,
+/// and the lost one with it, which is not rebuilt while this is under way. Then the copy that was made for the move, or
+/// was to be removed, takes the lost one's place, and it is to be asked for again.
 fn unless_lost(scene: &Scene<'_>, cancel: bool, shard: &Shard, to: &NodeId, progress: Progress) -> Progress {
     if !matches!(&progress, Progress::Waiting(wait) if wait.code == WaitCode::FewCopies) {
         return progress;
@@ -107,34 +107,12 @@ pub(super) fn remove(scene: &Scene<'_>, cancel: bool, id: ShardId, from: &NodeId
         // Nothing else may go as a last resort: what is lost for good to a move may be back yet, with all its rows.
         Some(state) => {
             let left = leave_for(scene, shard, from, hopeless(scene, shard, from));
-            if state == ReplicaState::Leaving {
-                left
-            } else {
-                unless_needed(scene, cancel, shard, from, left)
+            let alone = others(scene, shard, from).is_empty();
+            match state == ReplicaState::Leaving || abandoned(scene, from) || alone {
+                true => left,
+                false => unless_lost(scene, cancel, shard, from, left),
             }
         }
-    }
-}
-
-/// What a removal comes to: while the copy cannot go since another one is lost for good, it would wait for ever, and
-/// the lost one with it, as in [`unless_lost`]. Then it stays in the lost one's place.
-fn unless_needed(
-    scene: &Scene<'_>,
-    cancel: bool,
-    shard: &Shard,
-    from: &NodeId,
-    progress: Progress,
-) -> Progress {
-    if !matches!(&progress, Progress::Waiting(wait) if wait.code == WaitCode::FewCopies) {
-        return progress;
-    }
-    let mut others = shard.staying().filter(|replica| &replica.node != from);
-    match others.find(|replica| abandoned(scene, &replica.node)) {
-        Some(lost) if !self::others(scene, shard, from).is_empty() => given_up(
-            cancel,
-            format!("the copy of {} on {} is lost: that on {from} is needed", shard.id, lost.node),
-        ),
-        _ => progress,
     }
 }
 

@@ -160,6 +160,13 @@ impl World {
         replicas.iter_mut().find(|replica| replica.node == id(node)).unwrap().state = ReplicaState::Ready;
     }
 
+    /// Both halves of the split are made on both nodes of their parent.
+    fn halves_ready(&mut self) {
+        for (shard, node) in [(1, "n1"), (1, "n2"), (2, "n1"), (2, "n2")] {
+            self.ready(shard, node);
+        }
+    }
+
     /// Every node's older queries have ended.
     fn settle(&mut self) {
         let (table, epoch) = (self.table.id, self.table.epoch);
@@ -293,9 +300,7 @@ fn a_split_is_undone_before_it_is_published_and_finished_after() {
     assert_eq!(world.ended(), State::Cancelled);
     let mut late = split();
     late.step();
-    for (shard, node) in [(1, "n1"), (1, "n2"), (2, "n1"), (2, "n2")] {
-        late.ready(shard, node);
-    }
+    late.halves_ready();
     late.step();
     late.cancel();
     late.settle();
@@ -314,9 +319,7 @@ fn a_split_waits_for_a_replica_that_is_coming_or_going() {
 fn a_merge_takes_neighbours_on_the_same_nodes_only() {
     let mut world = split();
     world.step();
-    for (shard, node) in [(1, "n1"), (1, "n2"), (2, "n1"), (2, "n2")] {
-        world.ready(shard, node);
-    }
+    world.halves_ready();
     world.step();
     world.settle();
     world.step();

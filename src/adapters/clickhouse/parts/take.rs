@@ -251,29 +251,28 @@ async fn place_for(
         if let Choice::Anew(at) = chosen {
             looking[at].0.prepare(&[])?;
         }
-        let promise = match chosen {
+        // Taken here: whoever asked may be gone by now, and then it is given back.
+        let taken = match chosen {
             Choice::At(at) => {
                 let (root, bytes) = (looking[at].1.root.clone(), all_bytes.saturating_sub(there));
                 *to_come.entry(root.clone()).or_default() += bytes;
-                Some((root, bytes))
+                Some((at, Promise { promised: promises.clone(), root, bytes }))
             }
             Choice::Anew(_) | Choice::Nowhere => None,
         };
-        Ok((chosen, spaces, promise))
+        Ok((taken, chosen, spaces))
     });
-    let (chosen, spaces, promise) = looked.await.map_err(|error| on_disk("disk", &error))?;
-    let promise = promise.map(|(root, bytes)| Promise { promised: promised.clone(), root, bytes });
-    match (chosen, promise) {
-        (Choice::At(at), Some(promise)) => Ok((places.swap_remove(at), promise)),
-        (Choice::At(_), None) => unreachable!("room is promised on what was chosen"),
-        (Choice::Anew(_), _) => {
+    let (taken, chosen, spaces) = looked.await.map_err(|error| on_disk("disk", &error))?;
+    match (taken, chosen) {
+        (Some((at, promise)), _) => Ok((places.swap_remove(at), promise)),
+        (None, Choice::Anew(_)) => {
             Err(trouble("disk", "the one that holds some of the files is too full: all go to another"))
         }
-        (Choice::Nowhere, _) if places.len() > 1 => Err(Error::NotByParts(format!(
+        (None, _) if places.len() > 1 => Err(Error::NotByParts(format!(
             "{all_bytes} bytes fit on none of the {} disks of the table as a whole",
             places.len()
         ))),
-        (Choice::Nowhere, _) => {
+        (None, _) => {
             let (free, all) = spaces[0];
             let (needed, kept) = (all_bytes.saturating_sub(there), parts::kept_free_bytes(all));
             let message = format!("{needed} bytes to come, {free} are free, of which {kept} are kept so");

@@ -58,9 +58,7 @@ fn a_parents_last_whole_copy_stays_until_a_half_lives() {
 fn where_all_halves_were_made_their_parent_goes_whoever_is_down() {
     let mut world = split();
     world.step();
-    for (shard, node) in [(1, "n1"), (1, "n2"), (2, "n1"), (2, "n2")] {
-        world.ready(shard, node);
-    }
+    world.halves_ready();
     world.step();
     world.settle();
     world.down.extend([(id("n1"), 80_000), (id("n2"), 80_000)]);
