@@ -1,5 +1,6 @@
 //! How fast one node takes rows from Kafka, beside the same rows piped straight into `clickhouse-client` on the same
-//! server, into a table of the same columns without the hidden ones, in one run: `make bench-ingest`. Real Kafka, real
+//! server, in one run: `make bench-ingest`. The client puts them into a table like the shard's own, hidden columns and
+//! all, where it leaves those at their defaults; then into one of the user's columns alone. Real Kafka, real
 //! ClickHouse, one daemon; ratios, not assertions. Each run does assert that every row is there once.
 //!
 //! `cargo bench --bench ingest -- small 10` runs ten short rounds of 200-byte rows.
@@ -14,7 +15,7 @@ use converthouse::model::names::TopicPartition;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::cluster::Cluster;
+use support::cluster::{Cluster, Node};
 
 /// What clickhouse_sinker publishes for one Kafka partition, 754-byte rows, on 48 cores.
 const SINKER_ROWS_PER_S: f64 = 142_000.0;
@@ -62,17 +63,21 @@ async fn measure(size: usize, rows: u64) {
         cluster.client.produce((start..rows.min(start + 20_000)).map(message).collect()).await.unwrap();
     }
     println!("{size:>4} B  {rows} rows waiting in Kafka after {:.0} s", produced.elapsed().as_secs_f64());
-    let direct = direct(&cluster, rows, text).await;
+    let [same, plain] = direct(&cluster, rows, text).await;
     cluster.nodes[0].start_daemon();
     let took = ingest(&cluster, rows).await;
     println!(
-        "{size:>4} B  from Kafka: from the daemon's start {:>7.0}, from the first row to the last {:>7.0}   \
-         clickhouse-client {direct:>7.0}   ratio {:.2}, {:.2} (aim: {AIM})",
-        took.from_start,
-        took.from_first_row,
-        took.from_start / direct,
-        took.from_first_row / direct
+        "{size:>4} B  from Kafka: from the daemon's start {:>7.0}, from the first row to the last {:>7.0}",
+        took.from_start, took.from_first_row
     );
+    for (into, rate) in [("the same table", same), ("one without the hidden columns", plain)] {
+        println!(
+            "{:>6}  clickhouse-client into {into:<30} {rate:>7.0}   ratio {:.2}, {:.2} (aim: {AIM})",
+            "",
+            took.from_start / rate,
+            took.from_first_row / rate
+        );
+    }
     println!(
         "{:>6}  first row after {:.1} s   daemon: {} MB at its peak, {:.1} s of processor time",
         "",
@@ -94,34 +99,49 @@ fn row(id: u64, size: usize) -> String {
     text
 }
 
-/// The same rows, by the client that comes with the server, into a table of the user's definition: without the three
-/// hidden columns, so with less to write than the daemon has.
-async fn direct(cluster: &Cluster, rows: u64, text: impl Fn(u64) -> String) -> f64 {
-    let node = &cluster.nodes[0];
-    node.query(
-        "CREATE TABLE IF NOT EXISTS default.direct (id UInt64, user UInt64, at DateTime, note String) \
-        ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)",
-    )
-    .await
-    .unwrap();
+/// The same rows, by the client that comes with the server, rows a second: into a table that is made like the shard's
+/// own, and into one of the user's definition, without the three hidden columns.
+async fn direct(cluster: &Cluster, rows: u64, text: impl Fn(u64) -> String) -> [f64; 2] {
     let file = cluster.folder.path().join("rows.json");
     let mut out = std::io::BufWriter::new(std::fs::File::create(&file).unwrap());
     for id in 0..rows {
         writeln!(out, "{}", text(id)).unwrap();
     }
     out.into_inner().unwrap();
+    let same = format!("CREATE TABLE default.direct AS {}", own_table(cluster));
+    let plain = "CREATE TABLE default.direct (id UInt64, user UInt64, at DateTime, note String) \
+                 ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
+    let mut rates = [0.0; 2];
+    for (rate, ddl) in rates.iter_mut().zip([same.as_str(), plain]) {
+        *rate = piped(&cluster.nodes[0], ddl, &file, rows).await;
+    }
+    std::fs::remove_file(&file).unwrap();
+    rates
+}
+
+/// A file of rows through `clickhouse-client` into a table that is there for this alone.
+async fn piped(node: &Node, ddl: &str, file: &std::path::Path, rows: u64) -> f64 {
+    node.query(ddl).await.unwrap();
     let began = Instant::now();
     let status = Command::new("clickhouse-client")
         .args(["--port", &node.server.tcp_port().to_string(), "--password", "pass'word"])
         .args(["--query", "INSERT INTO default.direct FORMAT JSONEachRow"])
-        .stdin(Stdio::from(std::fs::File::open(&file).unwrap()))
+        .stdin(Stdio::from(std::fs::File::open(file).unwrap()))
         .status()
         .unwrap();
-    assert!(status.success());
     let rate = rows as f64 / began.elapsed().as_secs_f64();
-    std::fs::remove_file(&file).unwrap();
+    assert!(status.success());
+    assert_eq!(node.query("SELECT count() FROM default.direct").await.unwrap(), rows.to_string());
     node.query("DROP TABLE default.direct").await.unwrap();
     rate
+}
+
+/// The table of the one replica there is.
+fn own_table(cluster: &Cluster) -> String {
+    let table = cluster.table("bench.t").unwrap();
+    let name = converthouse::model::TableName { database: "bench".into(), table: "t".into() };
+    let database = converthouse::model::names::replica_database(&name, table.id, table.shards[0].id);
+    format!("`{database}`.local")
 }
 
 struct Took {
@@ -177,12 +197,10 @@ fn used(pid: u32) -> (u64, f64) {
 /// Every offset of every partition is there, and once.
 async fn once(cluster: &Cluster, rows: u64) {
     let node = &cluster.nodes[0];
-    let table = cluster.table("bench.t").unwrap();
-    let name = converthouse::model::TableName { database: "bench".into(), table: "t".into() };
-    let database = converthouse::model::names::replica_database(&name, table.id, table.shards[0].id);
     let sql = format!(
         "SELECT sum(c), sum(u), sum(m) FROM (SELECT count() AS c, uniqExact(_cvh_offset, _cvh_row) AS u, \
-         max(_cvh_offset) + 1 AS m FROM `{database}`.local GROUP BY _cvh_partition)"
+         max(_cvh_offset) + 1 AS m FROM {} GROUP BY _cvh_partition)",
+        own_table(cluster)
     );
     let found = node.query(&sql).await.unwrap();
     if found != format!("{rows}\t{rows}\t{rows}") {
@@ -198,12 +216,10 @@ async fn doubled(cluster: &Cluster) {
         let source = TopicPartition { topic: format!("bench.t.{partition}"), partition: 0 };
         println!("{source}: {:?}", cluster.client.watermarks(&source).await);
     }
-    let table = cluster.table("bench.t").unwrap();
-    let name = converthouse::model::TableName { database: "bench".into(), table: "t".into() };
-    let database = converthouse::model::names::replica_database(&name, table.id, table.shards[0].id);
     let sql = format!(
         "SELECT _cvh_partition, count(), uniqExact(_cvh_offset), min(_cvh_offset), max(_cvh_offset) \
-         FROM `{database}`.local GROUP BY _cvh_partition ORDER BY _cvh_partition"
+         FROM {} GROUP BY _cvh_partition ORDER BY _cvh_partition",
+        own_table(cluster)
     );
     println!("{}", node.query(&sql).await.unwrap());
     println!("{}", node.log_tail());
