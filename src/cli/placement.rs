@@ -6,9 +6,10 @@ mod run;
 mod solve;
 
 use super::{Align, Context, Exit, Failure, Table, human_bytes, read_file};
+use crate::placement::candidates::candidates;
 use crate::placement::constraint::{Broken, broken};
 use crate::placement::engines::{NAMES, by_name};
-use crate::placement::explain::{Untaken, Why, candidates, reasons, unmended};
+use crate::placement::explain::{Untaken, Why, reasons, unmended};
 use crate::placement::instance::{Instance, judged};
 use crate::placement::objective::{Score, score};
 use crate::placement::policy::Policy;

@@ -1,10 +1,9 @@
-//! Why a shard moves, why it stays, and what every node would mean for it.
+//! Why a shard moves, and why it stays.
 //!
 //! Reasons are codes with a sentence; they are found by comparing loads and rules before and after, not by
 //! asking the engine, so they hold for every engine.
 
 use super::constraint::{Broken, broken, fits, spreads};
-use super::objective::deviation;
 use super::problem::{Compromise, Fair, NONE, Problem};
 use super::solution::{Held, Solution, held};
 use serde::Serialize;
@@ -271,104 +270,6 @@ fn reason(problem: &Problem, before: &[Held], shard: usize, placed: &[u32], unta
     }
 }
 
-/// What a node would mean for a shard.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Candidate {
-    /// The node.
-    pub node: u32,
-    /// The rule that forbids it, if one does.
-    pub forbidden: Option<&'static str>,
-    /// The slot that it would take, 0 the leader's, where that betters the score most.
-    pub slot: usize,
-    /// Change of the score if the shard's replica in that slot went there; below 0 is better.
-    pub change: f64,
-}
-
-/// Every node as a place for one of a shard's replicas, the best first, forbidden ones last.
-pub fn candidates(problem: &Problem, solution: &Solution, shard: usize) -> Vec<Candidate> {
-    let placed = solution.of(problem, shard);
-    let load = held(problem, solution);
-    let mut found: Vec<Candidate> = Vec::new();
-    for node in 0..problem.nodes.len() as u32 {
-        if placed.contains(&node) {
-            continue;
-        }
-        let frozen = problem.frozen[shard];
-        let may = |slot: &usize| !frozen && !problem.is_pinned(shard, placed[*slot]);
-        let slots = (0..placed.len()).filter(may).filter(|&slot| fits(problem, shard, placed, slot, node));
-        let change = |slot: usize| change(problem, &load, shard, placed, slot, node);
-        let best = slots.map(|slot| (change(slot), slot)).min_by(|a, b| a.0.total_cmp(&b.0));
-        found.push(match best {
-            Some((change, slot)) => {
-                let bytes = (load[node as usize].bytes + problem.bytes[shard]) as f64;
-                let full = bytes > problem.room_bytes(node);
-                Candidate { node, forbidden: full.then_some("above the watermark"), slot, change }
-            }
-            None => {
-                let rule = match () {
-                    () if frozen => "the shard is frozen",
-                    () if problem.is_excluded(shard, node) => "excluded for this shard",
-                    () if !problem.nodes[node as usize].takes => "takes no new replicas",
-                    () if !(0..placed.len()).any(|slot| may(&slot)) => {
-                        "its replicas are pinned where they are"
-                    }
-                    () => "its zone or rack holds a replica already",
-                };
-                Candidate { node, forbidden: Some(rule), slot: 0, change: 0.0 }
-            }
-        });
-    }
-    found.sort_by(|a, b| {
-        let rank = |c: &Candidate| c.forbidden.is_some();
-        rank(a).cmp(&rank(b)).then(a.change.total_cmp(&b.change)).then(a.node.cmp(&b.node))
-    });
-    found
-}
-
-/// Change of the score if one replica moved.
-fn change(problem: &Problem, load: &[Held], shard: usize, placed: &[u32], slot: usize, to: u32) -> f64 {
-    let from = placed[slot];
-    let leads = u32::from(slot == 0);
-    let bytes = problem.bytes[shard];
-    let moved = |node: u32, held: &Held| {
-        let mut held = *held;
-        if node == to {
-            held.replicas += 1;
-            held.leaders += leads;
-            held.bytes += bytes;
-        } else if node == from {
-            held.replicas -= 1;
-            held.leaders -= leads;
-            held.bytes -= bytes;
-        }
-        held
-    };
-    let worst = |of: fn(&Held) -> f64, fair: fn(&Fair) -> f64, after: bool| {
-        let off = |&node: &u32| {
-            let held = &load[node as usize];
-            let held = if after { moved(node, held) } else { *held };
-            deviation(of(&held), fair(&problem.fair[node as usize]))
-        };
-        problem.balanced.iter().map(off).fold(0.0, f64::max)
-    };
-    let w = &problem.policy.weights;
-    let off = &problem.policy.tolerance;
-    let row = |weight: f64, off: f64, of: fn(&Held) -> f64, fair: fn(&Fair) -> f64| {
-        let cost = |after: bool| (worst(of, fair, after) - off).max(0.0);
-        weight * (cost(true) - cost(false))
-    };
-    let copied = |node: u32| if problem.holds(shard, node) { 0.0 } else { 1.0 };
-    let led = |node: u32| f64::from(u8::from(problem.leader(shard) != node));
-    let mut change = row(w.replicas, off.replicas, |h| f64::from(h.replicas), |f| f.replicas)
-        + row(w.leaders, off.leaders, |h| f64::from(h.leaders), |f| f.leaders)
-        + row(w.bytes, off.bytes, |h| h.bytes as f64, |f| f.bytes)
-        + (copied(to) - copied(from)) * problem.copy_cost(shard);
-    if slot == 0 {
-        change += w.leader_changes * (led(to) - led(from)) / problem.shards() as f64;
-    }
-    change
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,18 +345,39 @@ mod tests {
     }
 
     #[test]
-    fn pins_and_freezes_forbid_candidates() {
-        let shard = |on: &[u32]| ShardSpec { replicas: 2, present: on.to_vec(), ..ShardSpec::default() };
-        let shards = vec![
-            ShardSpec { pinned: vec![0], ..shard(&[0, 1]) },
-            ShardSpec { pinned: vec![0, 1], ..shard(&[0, 1]) },
-            ShardSpec { frozen: true, ..shard(&[0, 1]) },
+    fn every_move_has_its_reason() {
+        let shard = |bytes: u64, replicas: u32, present: &[u32]| ShardSpec {
+            load: Load { bytes, ..Load::default() },
+            replicas,
+            present: present.to_vec(),
+            ..ShardSpec::default()
+        };
+        let one = |bytes, on| shard(bytes, 1, &[on]);
+        let nodes = || -> Vec<NodeSpec> { (0..3).map(node).collect() };
+        let gone = |n: u32| NodeSpec { takes: n != 0, holds: n != 0, ..node(n) };
+        let zones = |n: u32| NodeSpec { zone: n / 2, ..node(n) };
+        let pinned = ShardSpec { pinned: vec![1], ..one(1, 0) };
+        let wrong = ShardSpec { excluded: vec![0], ..one(1, 0) };
+        let two = |present: &[u32]| vec![shard(1, 2, present)];
+        // Of the first shard.
+        let cases = vec![
+            (Why::NodeGone, (0..3).map(gone).collect(), vec![one(1, 0)], vec![1]),
+            (Why::NodeGone, nodes(), vec![wrong], vec![1]),
+            (Why::Missing, nodes(), two(&[0]), vec![0, 1]),
+            (Why::Surplus, nodes(), vec![shard(1, 1, &[0, 1])], vec![0]),
+            (Why::Pinned, nodes(), vec![pinned], vec![1]),
+            (Why::Spread, (0..3).map(zones).collect(), two(&[0, 1]), vec![0, 2]),
+            (Why::Watermark, nodes(), vec![one(90, 0)], vec![1]),
+            (Why::Bytes, nodes(), vec![one(10, 0), one(30, 0), one(10, 1)], vec![2, 0, 1]),
+            (Why::Replicas, nodes(), vec![one(1, 0), one(1, 0), one(10, 1), one(10, 2)], vec![1, 0, 1, 2]),
+            (Why::Leaders, nodes(), two(&[0, 1]), vec![1, 0]),
+            (Why::Exchange, nodes(), vec![one(10, 0), one(10, 1), one(10, 2)], vec![1, 0, 2]),
         ];
-        let problem = Problem::new((0..3).map(node).collect(), shards, &Policy::default());
-        let solution = standing(&problem);
-        let found: Vec<Candidate> = (0..3).flat_map(|shard| candidates(&problem, &solution, shard)).collect();
-        assert_eq!((found[0].forbidden, found[0].slot), (None, 1), "the other one may go");
-        assert_eq!(found[1].forbidden, Some("its replicas are pinned where they are"));
-        assert_eq!(found[2].forbidden, Some("the shard is frozen"));
+        for (wanted, nodes, shards, placed) in cases {
+            let policy = Policy { watermark: 0.85, ..Policy::default() };
+            let problem = Problem::new(nodes, shards, &policy);
+            let found = reasons(&problem, &Solution { nodes: placed }, &Untaken::default());
+            assert_eq!(found[0], wanted, "{}", wanted.code());
+        }
     }
 }

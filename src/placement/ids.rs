@@ -93,3 +93,77 @@ fn ranks<T: Ord>(values: impl Iterator<Item = T>) -> BTreeMap<T, u32> {
     ranks.values_mut().enumerate().for_each(|(at, rank)| *rank = at as u32);
     ranks
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::snapshot::{Load, NodeView, ReplicaView};
+    use proptest::prelude::*;
+
+    fn name(n: usize) -> NodeId {
+        format!("n{n:03}").parse().expect("a node name")
+    }
+
+    fn view(n: usize) -> NodeView {
+        NodeView {
+            id: name(n),
+            labels: [("zone".to_owned(), format!("z{}", n % 3))].into(),
+            capacity_bytes: 1 + n as u64,
+            weight_milli: 1000,
+            state: NodeState::Active,
+            up: true,
+        }
+    }
+
+    fn shard(number: u32, on: &[usize]) -> ShardView {
+        let whole = |&n: &usize| ReplicaView { node: name(n), complete: true, leaving: false };
+        ShardView {
+            table: TableId(uuid::Uuid::from_u128(u128::from(number % 4))),
+            shard: ShardId(number),
+            load: Load { bytes: u64::from(number) + 1, ..Load::default() },
+            replicas_wanted: 2,
+            replicas: on.iter().map(whole).collect(),
+            leader: None,
+            frozen: false,
+            pinned: vec![],
+            excluded: vec![],
+        }
+    }
+
+    proptest! {
+        /// Whatever the order and however often something is listed.
+        #[test]
+        fn ids_become_ordinals_and_back(
+            nodes in prop::collection::vec(0usize..20, 1..30),
+            shards in prop::collection::vec((0u32..30, 0usize..25), 0..30),
+        ) {
+            let snapshot = Snapshot {
+                nodes: nodes.iter().map(|&n| view(n)).collect(),
+                shards: shards.iter().map(|&(number, on)| shard(number, &[on, (on + 1) % 25])).collect(),
+            };
+            let (problem, ids) = Ids::of(&snapshot, &Policy::default());
+            for n in 0..25 {
+                let at = ids.node(&name(n));
+                prop_assert_eq!(at.is_some(), nodes.contains(&n));
+                if let Some(at) = at.map(|at| at as usize) {
+                    prop_assert_eq!(&ids.nodes[at], &name(n));
+                    prop_assert_eq!(problem.nodes[at].capacity_bytes, 1 + n as u64);
+                }
+            }
+            prop_assert_eq!(ids.nodes.len(), problem.nodes.len());
+            for number in 0..30 {
+                let table = TableId(uuid::Uuid::from_u128(u128::from(number % 4)));
+                let at = ids.shard(table, ShardId(number));
+                let first = shards.iter().find(|(listed, _)| *listed == number);
+                prop_assert_eq!(at.is_some(), first.is_some());
+                let (Some(at), Some((_, on))) = (at, first) else { continue };
+                prop_assert_eq!(ids.shards[at], (table, ShardId(number)));
+                prop_assert_eq!(problem.bytes[at], u64::from(number) + 1);
+                // Nodes that are not listed are lost.
+                let known: Vec<u32> = [*on, (on + 1) % 25].iter().filter_map(|&n| ids.node(&name(n))).collect();
+                prop_assert_eq!(problem.present(at), &known[..]);
+            }
+            prop_assert_eq!(ids.shards.len(), problem.shards());
+        }
+    }
+}

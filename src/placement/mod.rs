@@ -9,6 +9,7 @@
 pub mod bound;
 pub mod budget;
 mod budgeted;
+pub mod candidates;
 mod caps;
 pub mod constraint;
 pub mod engines;

@@ -374,3 +374,39 @@ fn compromises(problem: &Problem, ids: &Ids, decision: &Decision) -> Vec<String>
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::engines::Hybrid;
+    use crate::placement::policy::{Policy, Weights};
+    use crate::placement::problem::{NodeSpec, ShardSpec};
+    use crate::placement::snapshot::Load;
+
+    /// All is even but for the tables: each of two has most of its shards on a node of its own.
+    #[test]
+    fn a_table_that_stands_on_one_node_is_spread_if_tables_weigh() {
+        let node =
+            |n| NodeSpec { zone: n, rack: n, capacity_bytes: 1000, weight: 1.0, takes: true, holds: true };
+        let shard = |(table, on)| ShardSpec {
+            load: Load { bytes: 10, ..Load::default() },
+            table,
+            replicas: 1,
+            present: vec![on],
+            ..ShardSpec::default()
+        };
+        let placed =
+            [(0, 0), (0, 0), (0, 0), (0, 0), (0, 1), (0, 1), (1, 1), (1, 1), (1, 2), (1, 2), (1, 2), (1, 2)];
+        let solve = |per_table: f64| {
+            let weights = Weights { per_table, ..Weights::YARDSTICK };
+            let policy = Policy { weights, hysteresis: 0.0, ..Policy::default() };
+            let problem = Problem::new((0..3).map(node).collect(), placed.into_iter().map(shard), &policy);
+            decide(&problem, &Hybrid::HEURISTIC, 1, &mut WorkBudget::new(200_000), &mut |_| {})
+        };
+        let (without, with) = (solve(0.0), solve(5.0));
+        assert_eq!((without.after.moved, without.after.replicas), (0.0, 0.0), "nothing to do");
+        assert!(with.before.per_table > 0.3, "{:?}", with.before);
+        assert_eq!((with.after.per_table, with.after.replicas), (0.0, 0.0), "{:?}", with.after);
+        assert_eq!(with.after.copies, 4, "two of each table");
+    }
+}
