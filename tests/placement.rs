@@ -13,6 +13,7 @@ use converthouse::placement::engines::repair::standing;
 use converthouse::placement::engines::{NAMES, Outcome, by_name};
 use converthouse::placement::ids::Ids;
 use converthouse::placement::objective::score;
+use converthouse::placement::policy::Weights;
 use converthouse::placement::problem::{NodeSpec, Problem, ShardSpec};
 use converthouse::placement::solution::Solution;
 use converthouse::placement::{
@@ -364,15 +365,17 @@ fn an_incomplete_copy_lets_no_other_go() {
 #[test]
 fn a_world_with_one_replica_that_may_move_is_solved() {
     let nodes: Vec<NodeView> = (0..3).map(|n| node(n, n, 100_000, NodeState::Active, true)).collect();
-    let mut shards: Vec<ShardView> =
-        (0..4).map(|s| shard(s, 100 + u64::from(s), 1, std::slice::from_ref(&nodes[0].id))).collect();
-    shards[1..].iter_mut().for_each(|shard| shard.frozen = true);
-    let policy = Policy { hysteresis: 0.0, ..Policy::default() };
-    let verdict = propose(&Snapshot { nodes: nodes.clone(), shards: shards.clone() }, &policy);
-    for shard in &shards[1..] {
-        assert_eq!(verdict.placement[&(shard.table, shard.shard)], [nodes[0].id.clone()]);
+    let home = std::slice::from_ref(&nodes[0].id);
+    for (count, weights) in [(4, Weights::CLUSTER), (4, Weights::YARDSTICK), (40, Weights::YARDSTICK)] {
+        let mut shards: Vec<ShardView> = (0..count).map(|s| shard(s, 100 + u64::from(s), 1, home)).collect();
+        shards[1..].iter_mut().for_each(|shard| shard.frozen = true);
+        let policy = Policy { weights, hysteresis: 0.0, ..Policy::default() };
+        let verdict = propose(&Snapshot { nodes: nodes.clone(), shards: shards.clone() }, &policy);
+        for shard in &shards[1..] {
+            assert_eq!(verdict.placement[&(shard.table, shard.shard)], home);
+        }
+        assert_ne!(verdict.placement[&(shards[0].table, shards[0].shard)], home);
     }
-    assert_ne!(verdict.placement[&(shards[0].table, shards[0].shard)], [nodes[0].id.clone()]);
 }
 
 /// Odd worlds: each gives the best possible placement and says what could not be kept.

@@ -4,11 +4,12 @@
 //! 2. Each shard takes its cheapest placement under prices that follow the loads: near balance and bound.
 //! 3. What breaks a hard rule is repaired.
 //! 4. Annealing under the same prices brings counts to their rounding floor and bytes level.
-//! 5. On small worlds big replicas are put elsewhere one by one, each time followed by a short annealing of the
-//!    others, and integer programs on neighbourhoods take what that leaves.
+//!    On small worlds it draws near places alone, and ends with a polish of the worst node.
+//! 5. There big replicas are put elsewhere one by one, each time followed by a short annealing of the others, in rounds
+//!    that go on from the best so far, and integer programs on neighbourhoods take what that leaves.
 
 use super::kicks::Kicks;
-use super::local_search::{Course, Dice, search, usable};
+use super::local_search::{Course, Dice, How, Places, search, usable};
 use super::neighbourhood::improve;
 use super::repair::{repair, standing};
 use super::{Engine, Outcome, Progress};
@@ -72,10 +73,10 @@ impl Engine for Hybrid {
         if problem.replicas() < SMALL {
             let exact = self.exact && problem.replicas() < TINY && problem.balanced.len() > 1;
             let share = if exact { 0.75 } else { 1.0 };
-            for chain in chains(problem, &priced, [&start, &present], seed, share, budget) {
-                budget.spend(chain.work);
-                best.take_best(chain);
-            }
+            let places = Places::new(problem, &priced.prices);
+            let small =
+                Small { problem, priced: &priced, places: places.as_ref(), starts: [&start, &present] };
+            small.search(&mut best, seed, share, budget);
             best.tell(priced.bound, progress);
             if exact && best.rank.0 == 0 {
                 best.work += improve(problem, &mut best.solution, priced.bound, seed, budget, progress);
@@ -84,50 +85,117 @@ impl Engine for Hybrid {
             // Giants may be rounded to where nothing else finds room: then the search starts from what is there.
             let blocked = broken(problem, &start).len() > best.rank.0;
             let (from, course) = if blocked { (present, Course::HOT) } else { (start, Course::WARM) };
+            if !blocked {
+                // Whoever interrupts the search gets no less.
+                best.take(problem, Outcome { solution: from.clone(), bound: 0.0, work: 0 });
+            }
             let mut part = Part::new(budget, 0.97);
-            best.take(problem, search(problem, from, &priced.prices, (course, &[]), seed, &mut part));
+            best.take(problem, search(problem, from, &priced.prices, How::course(course), seed, &mut part));
             best.tell(priced.bound, progress);
         }
         Outcome { solution: best.solution, bound: priced.bound, work: best.work }
     }
 }
 
-/// Several searches side by side, each with its own draws: the answer depends on no thread's speed under a budget
-/// of work.
-fn chains(
-    problem: &Problem,
-    priced: &PricedStart,
-    starts: [&Solution; 2],
-    seed: u64,
-    share: f64,
-    budget: &mut dyn Budget,
-) -> Vec<Best> {
-    let chain = |number: u64, mut budget: Box<dyn Budget + Send>| {
-        let seed = seed.wrapping_mul(CHAINS as u64).wrapping_add(number);
-        let [_, present] = starts;
-        let mut best = Best { rank: rank(problem, present), solution: present.clone(), work: 0 };
-        for (turn, from) in (0u64..).zip(starts) {
-            let mut part = Part::new(budget.as_mut(), FIRST);
-            let seed = seed.wrapping_add(turn * 1_000);
-            best.take(
-                problem,
-                search(problem, from.clone(), &priced.prices, (Course::SMALL, &[]), seed, &mut part),
-            );
+/// What all searches of a small world have in common.
+#[derive(Clone, Copy)]
+struct Small<'a> {
+    problem: &'a Problem,
+    priced: &'a PricedStart,
+    places: Option<&'a Places>,
+    starts: [&'a Solution; 2],
+}
+
+impl Small<'_> {
+    /// Rounds of chains side by side, within `share` of the budget: in the first one each anneals from every start by
+    /// itself, then all go on from the best there is.
+    fn search(self, best: &mut Best, seed: u64, share: f64, budget: &mut dyn Budget) {
+        let mut spent = 0.0;
+        for round in 0..ROUNDS {
+            let part =
+                if round == 0 { share * FIRST_ROUND } else { (share - spent) / (ROUNDS - round) as f64 };
+            if round > 0 && budget.spend(0) >= 1.0 {
+                return;
+            }
+            // Budgets of threads are parts of what is left.
+            let left = part / (1.0 - spent);
+            spent += part;
+            let seed = seed.wrapping_add(round * ROUND_SEED);
+            let from = (round > 0).then_some(&*best);
+            for chain in self.chains(from, seed, left, budget) {
+                budget.spend(chain.work);
+                best.take_best(chain);
+            }
         }
-        best.kicked(problem, priced, seed, budget.as_mut());
-        best
-    };
-    let budgets: Vec<_> = (0..CHAINS).map(|_| budget.for_thread(share, CHAINS)).collect();
-    std::thread::scope(|scope| {
-        let numbered = budgets.into_iter().enumerate();
-        let threads: Vec<_> =
-            numbered.map(|(number, budget)| scope.spawn(move || chain(number as u64, budget))).collect();
-        // A panic in a search is a defect: it goes on here and is not hidden behind the other's answer.
-        let joined = |thread: std::thread::ScopedJoinHandle<'_, Best>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Several searches side by side, each with its own draws: the answer depends on no thread's speed under a budget
+    /// of work. `part` is of what is left of the budget.
+    fn chains(self, from: Option<&Best>, seed: u64, part: f64, budget: &mut dyn Budget) -> Vec<Best> {
+        let chain = |number: u64, mut budget: Box<dyn Budget + Send>| {
+            let seed = seed.wrapping_mul(CHAINS as u64).wrapping_add(number);
+            let mut best = match from {
+                Some(best) => Best { work: 0, ..best.clone() },
+                None => self.annealed(seed, budget.as_mut()),
+            };
+            self.kicked(&mut best, seed, budget.as_mut());
+            best
         };
-        threads.into_iter().map(joined).collect()
-    })
+        let budgets: Vec<_> = (0..CHAINS).map(|_| budget.for_thread(part, CHAINS)).collect();
+        std::thread::scope(|scope| {
+            let numbered = budgets.into_iter().enumerate();
+            let threads: Vec<_> =
+                numbered.map(|(number, budget)| scope.spawn(move || chain(number as u64, budget))).collect();
+            // A panic in a search is a defect: it goes on here and is not hidden behind the other's answer.
+            let joined = |thread: std::thread::ScopedJoinHandle<'_, Best>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(joined).collect()
+        })
+    }
+
+    /// The better of what annealing makes of the starts, and of the last of them itself.
+    fn annealed(self, seed: u64, budget: &mut dyn Budget) -> Best {
+        let [_, present] = self.starts;
+        let mut best = Best { rank: rank(self.problem, present), solution: present.clone(), work: 0 };
+        for (turn, from) in (0u64..).zip(self.starts) {
+            let how = How { places: self.places, ..How::course(Course::SMALL) };
+            let seed = seed.wrapping_add(turn * 1_000);
+            let part = &mut Part::new(budget, FIRST);
+            best.take(self.problem, search(self.problem, from.clone(), &self.priced.prices, how, seed, part));
+        }
+        best
+    }
+
+    /// Puts one big replica elsewhere and lets the others make up for it, again and again until the budget ends.
+    fn kicked(self, best: &mut Best, seed: u64, budget: &mut dyn Budget) {
+        let Self { problem, priced, places, .. } = self;
+        let kicks = Kicks::new(problem, &priced.prices);
+        let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
+        let mut walk = best.solution.clone();
+        for turn in 2u64.. {
+            if budget.spend(0) >= 1.0 {
+                return;
+            }
+            let mut from = walk.clone();
+            let Some(slot) = kicks.kick(&mut from, &mut dice) else { return };
+            let mut rest = Part::new(budget, 1.0);
+            let own = WorkBudget::new(problem.replicas() as u64 * KICK_WORK);
+            let mut part = Both { part: &mut rest, own };
+            let how = How { course: Course::AGAIN, stuck: &[slot], places };
+            let before = best.rank;
+            let found = search(problem, from, &priced.prices, how, seed.wrapping_add(turn), &mut part);
+            if found.work == 0 {
+                // The replica that was put elsewhere is the only one that may move: nothing can make up for it.
+                return;
+            }
+            let (broken, score) = rank(problem, &found.solution);
+            if (broken, score) <= (before.0, before.1 * WORSE) {
+                walk.clone_from(&found.solution);
+            }
+            best.take(problem, found);
+        }
+    }
 }
 
 /// Broken rules first, then the score.
@@ -136,6 +204,7 @@ fn rank(problem: &Problem, solution: &Solution) -> (usize, f64) {
 }
 
 /// The best placement so far.
+#[derive(Clone)]
 struct Best {
     rank: (usize, f64),
     solution: Solution,
@@ -162,42 +231,18 @@ impl Best {
             (self.rank, self.solution) = (other.rank, other.solution);
         }
     }
-
-    /// Puts one big replica elsewhere and lets the others make up for it, again and again until the budget ends.
-    fn kicked(&mut self, problem: &Problem, priced: &PricedStart, seed: u64, budget: &mut dyn Budget) {
-        let kicks = Kicks::new(problem, &priced.prices);
-        let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
-        let mut walk = self.solution.clone();
-        for turn in 2u64.. {
-            if budget.spend(0) >= 1.0 {
-                return;
-            }
-            let mut from = walk.clone();
-            let Some(slot) = kicks.kick(&mut from, &mut dice) else { return };
-            let mut rest = Part::new(budget, 1.0);
-            let own = WorkBudget::new(problem.replicas() as u64 * KICK_WORK);
-            let mut part = Both { part: &mut rest, own };
-            let course = (Course::AGAIN, &[slot][..]);
-            let seed = seed.wrapping_add(turn);
-            let before = self.rank;
-            let found = search(problem, from, &priced.prices, course, seed, &mut part);
-            if found.work == 0 {
-                // The replica that was put elsewhere is the only one that may move: nothing can make up for it.
-                return;
-            }
-            let (broken, score) = rank(problem, &found.solution);
-            if (broken, score) <= (before.0, before.1 * WORSE) {
-                walk.clone_from(&found.solution);
-            }
-            self.take(problem, found);
-        }
-    }
 }
 
 /// Searches side by side on small worlds.
 const CHAINS: usize = 2;
-/// Which part of a chain's budget each of its first annealings takes.
-const FIRST: f64 = 0.12;
+/// Rounds of them, each from the best that the one before found.
+const ROUNDS: u64 = 4;
+/// Which part of the budget the first round takes.
+const FIRST_ROUND: f64 = 0.4;
+/// Which part of the first round's budget each of a chain's first annealings takes.
+const FIRST: f64 = 0.25;
+/// From one round's seed to the next one's.
+const ROUND_SEED: u64 = 77_777;
 /// Fewer replicas than this, and integer programs follow where they are wanted.
 const TINY: usize = 1_000;
 /// Fewer replicas than this, and big replicas are put elsewhere one by one.
@@ -205,13 +250,13 @@ const SMALL: usize = 6_000;
 /// How much worse than the best a placement may be from which the next big replica is put elsewhere.
 const WORSE: f64 = 1.004;
 /// Proposals for every replica after a big one was put elsewhere.
-const KICK_WORK: u64 = 500;
+const KICK_WORK: u64 = 1_000;
 
 /// A score that can be reached, found by a short search within a tenth of the budget.
 fn scout(problem: &Problem, present: &Solution, seed: u64, budget: &mut dyn Budget) -> f64 {
     let mut part = Part::new(budget, 0.1);
     let mut budget = Both { part: &mut part, own: WorkBudget::new(problem.replicas() as u64 * 100) };
     let prices = Prices::zero(problem.nodes.len());
-    let found = search(problem, present.clone(), &prices, (Course::HOT, &[]), seed, &mut budget);
+    let found = search(problem, present.clone(), &prices, How::course(Course::HOT), seed, &mut budget);
     score(problem, &found.solution).total
 }

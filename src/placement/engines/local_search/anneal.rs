@@ -3,6 +3,7 @@
 //! Targets are chosen by small tournaments of what nodes charge, replicas that were moved are offered their
 //! old homes, and penalties stiffen while the temperature falls.
 
+use super::near::Near;
 use super::state::State;
 use crate::placement::budget::Budget;
 use rand::{Rng, SeedableRng};
@@ -19,6 +20,10 @@ pub struct Schedule {
     pub count: (f64, f64),
 }
 
+/// Which places are near is looked at again when the temperature has fallen to this part.
+const COOLER: f64 = 0.95;
+/// Slots of a node that are drawn until one may go where another comes from.
+const DRAWS: u32 = 16;
 /// Proposals between two looks at the budget.
 const BATCH: u64 = 4096;
 
@@ -39,10 +44,12 @@ impl Dice {
     }
 }
 
-/// Anneals until the budget ends. `movable` lists the slots that may change.
+/// Anneals until the budget ends. `movable` lists the slots that may change; with `near`, nearly all changes that are
+/// proposed are near ones.
 pub fn anneal(
     state: &mut State<'_>,
     movable: &[u32],
+    mut near: Option<&mut Near<'_>>,
     schedule: Schedule,
     dice: &mut Dice,
     budget: &mut dyn Budget,
@@ -51,7 +58,7 @@ pub fn anneal(
     if movable.is_empty() || takers.is_empty() {
         return 0;
     }
-    let mut spent = 0;
+    let (mut spent, mut cooled) = (0, f64::INFINITY);
     loop {
         let part = budget.spend(if spent == 0 { 0 } else { BATCH });
         if part >= 1.0 {
@@ -60,15 +67,51 @@ pub fn anneal(
         let between = |(from, to): (f64, f64)| from * (to / from).powf(part);
         let heat = between(schedule.heat);
         state.stiffen([between(schedule.count), between(schedule.count), between(schedule.size)]);
-        for _ in 0..BATCH {
-            let slot = movable[dice.below(movable.len())] as usize;
-            match dice.below(16) {
-                0..7 => relocate(state, slot, &takers, heat, dice),
-                7..13 => exchange(state, slot, &takers, heat, dice),
-                _ => transfer(state, slot, heat, dice),
+        match &mut near {
+            Some(near) => {
+                if heat < cooled * COOLER {
+                    cooled = heat;
+                    let at = |slot: u32| (state.shard_of[slot as usize] as usize, state.nodes[slot as usize]);
+                    near.cool(heat, state.problem, movable, at);
+                }
+                propose_near(state, near, (movable, &takers), heat, dice);
             }
+            None => propose(state, movable, &takers, heat, dice),
         }
         spent += BATCH;
+    }
+}
+
+fn propose(state: &mut State<'_>, movable: &[u32], takers: &[u32], heat: f64, dice: &mut Dice) {
+    for _ in 0..BATCH {
+        let slot = movable[dice.below(movable.len())] as usize;
+        match dice.below(16) {
+            0..7 => relocate(state, slot, takers, heat, dice),
+            7..13 => exchange(state, slot, takers, heat, dice),
+            _ => transfer(state, slot, heat, dice),
+        }
+    }
+}
+
+/// As [`propose`], near places but for one proposal of sixteen: what is far may be what brings counts back.
+fn propose_near(
+    state: &mut State<'_>,
+    near: &Near<'_>,
+    (movable, takers): (&[u32], &[u32]),
+    heat: f64,
+    dice: &mut Dice,
+) {
+    let free = if near.free.is_empty() { movable } else { &near.free };
+    for _ in 0..BATCH {
+        let slot = free[dice.below(free.len())] as usize;
+        match dice.below(32) {
+            0..10 => relocate_near(state, near, slot, heat, dice),
+            10..25 => exchange_near(state, near, slot, heat, dice),
+            // Leadership may also go between copies that stay.
+            25..30 => transfer(state, movable[dice.below(movable.len())] as usize, heat, dice),
+            30 => relocate(state, movable[dice.below(movable.len())] as usize, takers, heat, dice),
+            _ => exchange(state, movable[dice.below(movable.len())] as usize, takers, heat, dice),
+        }
     }
 }
 
@@ -135,6 +178,50 @@ fn relocate(state: &mut State<'_>, slot: usize, takers: &[u32], heat: f64, dice:
     }
     if accepts(state.relocation(slot, to), heat, dice) && state.affords(&[(slot, to)]) {
         state.relocate(slot, to);
+    }
+}
+
+#[inline]
+fn relocate_near(state: &mut State<'_>, near: &Near<'_>, slot: usize, heat: f64, dice: &mut Dice) {
+    let shard = state.shard_of[slot] as usize;
+    let Some(to) = drawn(near, shard, dice) else { return };
+    if to == state.nodes[slot] || !state.fits(shard, slot, to) {
+        return;
+    }
+    if accepts(state.relocation(slot, to), heat, dice) && state.affords(&[(slot, to)]) {
+        state.relocate(slot, to);
+    }
+}
+
+/// One of a shard's near nodes.
+#[inline]
+fn drawn(near: &Near<'_>, shard: usize, dice: &mut Dice) -> Option<u32> {
+    let places = near.of(shard);
+    if places.is_empty() { None } else { Some(places[dice.below(places.len())].1) }
+}
+
+#[inline]
+fn exchange_near(state: &mut State<'_>, near: &Near<'_>, slot: usize, heat: f64, dice: &mut Dice) {
+    let (s, from) = (state.shard_of[slot] as usize, state.nodes[slot]);
+    let Some(to) = drawn(near, s, dice) else { return };
+    let there = state.on[to as usize].len();
+    if to == from || there == 0 || !state.fits(s, slot, to) {
+        return;
+    }
+    for _ in 0..DRAWS {
+        let other = state.on[to as usize][dice.below(there)] as usize;
+        let t = state.shard_of[other] as usize;
+        if s == t || !near.has(t, from) || state.problem.frozen[t] || state.is_stuck(other) {
+            continue;
+        }
+        if accepts(state.exchange(slot, other), heat, dice)
+            && state.fits(t, other, from)
+            && state.affords(&[(slot, to), (other, from)])
+        {
+            state.relocate(slot, to);
+            state.relocate(other, from);
+        }
+        return;
     }
 }
 

@@ -1,6 +1,9 @@
-//! Local search on flat arrays: see `anneal` for the moves, `state` for the energy.
+//! Local search on flat arrays: see `anneal` for the moves, `near` for which of them are worth trying, `state` for the
+//! energy, `polish` for the end.
 
 pub mod anneal;
+mod near;
+mod polish;
 mod ranges;
 pub mod state;
 
@@ -13,6 +16,9 @@ use crate::placement::policy::Tolerance;
 use crate::placement::problem::{NONE, Problem};
 use crate::placement::solution::Solution;
 pub use anneal::{Dice, Schedule, anneal, level_leaders};
+use near::Near;
+pub use near::Places;
+use polish::polish;
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 pub use ranges::zone_floor;
@@ -39,7 +45,7 @@ impl Engine for LocalSearch {
             return Outcome { solution: start, bound: 0.0, work: 1 };
         }
         progress(&Progress { phase: "annealing", bound: 0.0, score: None, best: Some(&start) });
-        search(problem, start, &Prices::zero(problem.nodes.len()), (Course::HOT, &[]), seed, budget)
+        search(problem, start, &Prices::zero(problem.nodes.len()), How::course(Course::HOT), seed, budget)
     }
 }
 
@@ -66,17 +72,35 @@ impl Course {
     /// From anything; what works without prices too.
     pub const HOT: Self = Self { heat: (0.05, 0.001), size: (0.01, 10.0), count: (1.0, 10.0) };
     /// Small worlds: big replicas need much heat, and levels end the finer the fewer replicas there are.
-    pub const SMALL: Self = Self { heat: (0.1, 0.005), size: (0.01, 30.0), count: (1.0, 10.0) };
+    pub const SMALL: Self = Self { heat: (0.1, 0.001), size: (0.01, 30.0), count: (1.0, 10.0) };
     /// After one big replica was put elsewhere: only what makes up for it moves.
-    pub const AGAIN: Self = Self { heat: (0.02, 0.005), size: (0.03, 30.0), count: (1.0, 10.0) };
+    pub const AGAIN: Self = Self { heat: (0.01, 0.001), size: (0.03, 30.0), count: (1.0, 10.0) };
 }
 
-/// Anneals from `start` under `prices` until the budget ends, then quenches. The `stuck` slots stay until then.
+/// How to search.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// Temperatures and charges.
+    pub course: Course,
+    /// Slots that stay until the end.
+    pub stuck: &'a [usize],
+    /// Where shards are worth trying; everywhere if that is not known.
+    pub places: Option<&'a Places>,
+}
+
+impl How<'_> {
+    /// Everywhere, with nothing held.
+    pub fn course(course: Course) -> Self {
+        Self { course, stuck: &[], places: None }
+    }
+}
+
+/// Anneals from `start` under `prices` until the budget ends, then quenches.
 pub fn search(
     problem: &Problem,
     start: Solution,
     prices: &Prices,
-    how: (Course, &[usize]),
+    how: How<'_>,
     seed: u64,
     budget: &mut dyn Budget,
 ) -> Outcome {
@@ -97,28 +121,25 @@ pub fn search_within(
     let prices = Prices::zero(problem.nodes.len());
     let mut state = State::new(problem, start, &prices, &Ranges::new(problem, reachable));
     state.limit(caps);
-    run(state, (course, &[]), seed, budget)
+    run(state, How::course(course), seed, budget)
 }
 
-fn run(
-    mut state: State<'_>,
-    (course, stuck): (Course, &[usize]),
-    seed: u64,
-    budget: &mut dyn Budget,
-) -> Outcome {
+fn run(mut state: State<'_>, how: How<'_>, seed: u64, budget: &mut dyn Budget) -> Outcome {
     let problem = state.problem;
     let mut dice = Dice(Xoshiro256PlusPlus::seed_from_u64(seed));
     let all = movable(problem);
-    if !stuck.is_empty() {
+    if !how.stuck.is_empty() {
         state.stuck = vec![false; problem.replicas()];
-        stuck.iter().for_each(|&slot| state.stuck[slot] = true);
+        how.stuck.iter().for_each(|&slot| state.stuck[slot] = true);
     }
     let free: Vec<u32> = all.iter().copied().filter(|&slot| !state.is_stuck(slot as usize)).collect();
-    let Course { heat, size, count } = course;
+    let mut near = how.places.map(Near::new);
+    let Course { heat, size, count } = how.course;
     // A limit of time holds for the end too; one of work may be overrun by what the end is bounded by.
     let timed = budget.seconds_left().is_some();
     let mut part = Part::new(budget, if timed { 1.0 - END } else { 1.0 });
-    let mut work = anneal(&mut state, &free, Schedule { heat, size, count }, &mut dice, &mut part);
+    let mut work =
+        anneal(&mut state, &free, near.as_mut(), Schedule { heat, size, count }, &mut dice, &mut part);
     state.stuck.clear();
     let last = (heat.1, heat.1 / 2.0);
     let cold = Schedule { heat: last, size: (size.1, size.1 * 2.0), count: (count.1, count.1) };
@@ -126,9 +147,12 @@ fn run(
     let few = (problem.replicas() as u64 * 8).min(1 << 22).min(work);
     let own = WorkBudget::new(few);
     if few > 0 && timed {
-        work += anneal(&mut state, &all, cold, &mut dice, &mut Both { part: budget, own });
+        work += anneal(&mut state, &all, near.as_mut(), cold, &mut dice, &mut Both { part: budget, own });
     } else if few > 0 {
-        work += anneal(&mut state, &all, cold, &mut dice, &mut { own });
+        work += anneal(&mut state, &all, near.as_mut(), cold, &mut dice, &mut { own });
+    }
+    if near.is_some() && state.weighs_no_more() {
+        work += polish(&mut state, work);
     }
     Outcome { solution: state.solution(), bound: 0.0, work }
 }

@@ -369,6 +369,21 @@ impl<'a> State<'a> {
         change
     }
 
+    /// The part of [`State::exchange`] that copies and leader changes cost.
+    pub fn exchange_copies(&self, slot: usize, other: usize) -> f64 {
+        let moved = |slot: usize, to: u32| {
+            let (shard, from) = (self.shard_of[slot] as usize, self.nodes[slot]);
+            let led = if self.leads(slot) { self.led(shard, to) - self.led(shard, from) } else { 0.0 };
+            self.copy(shard, to) - self.copy(shard, from) + led
+        };
+        moved(slot, self.nodes[other]) + moved(other, self.nodes[slot])
+    }
+
+    /// Whether nothing but counts, bytes, copies and leader changes is weighed, without a cap on copies.
+    pub fn weighs_no_more(&self) -> bool {
+        self.extra.is_none() && self.caps.is_none()
+    }
+
     /// Change in energy if a shard's leadership goes from its leader to the replica in `slot`.
     pub fn transfer(&self, slot: usize) -> f64 {
         let shard = self.shard_of[slot] as usize;
