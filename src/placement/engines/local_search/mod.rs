@@ -222,7 +222,7 @@ mod tests {
         assert!(tried > 100);
     }
 
-    fn full_world(capacities: &[u64], shards: &[(u64, u32)], weights: Weights) -> Problem {
+    pub(super) fn full_world(capacities: &[u64], shards: &[(u64, u32)], weights: Weights) -> Problem {
         let node = |(n, &capacity_bytes): (usize, &u64)| {
             let zone = n as u32;
             NodeSpec { zone, rack: zone, capacity_bytes, weight: 1.0, takes: true, holds: true }

@@ -1,7 +1,8 @@
 //! Which nodes are worth trying for each shard: those that cost little more than its cheapest ones under good prices.
 //!
-//! A change whose *regret* (what a place costs above the cheapest one in its zone, or above the zones that the shard
-//! would choose) is many times the temperature is never accepted. With good prices that is nearly every change that
+//! A change whose *regret* (what a place costs above the dearest one that the shard's cheapest placement takes in that
+//! zone, or at all where it takes none) is many times the temperature is hardly ever accepted. With good prices that is
+//! nearly every change that
 //! could be drawn, so drawing from the others alone is most of a search's speed: at 30 x 1000 some five places a shard
 //! are left of thirty. Leaders' prices are left out: leaders change places by transfers. It moves nothing.
 
@@ -152,12 +153,16 @@ mod tests {
         Problem::new([0, 0, 1, 1, 2].into_iter().map(node).collect(), shards, &policy)
     }
 
-    #[test]
-    fn what_a_place_costs_above_the_cheapest_of_its_zone_or_of_the_zones_chosen_is_its_regret() {
-        let problem = world();
-        let mut prices = Prices::zero(5);
+    fn priced() -> (Problem, Places) {
+        let (problem, mut prices) = (world(), Prices::zero(5));
         prices.size = vec![0.0, 0.0, 0.4, 0.1, 0.0];
         let places = Places::new(&problem, &prices).unwrap();
+        (problem, places)
+    }
+
+    #[test]
+    fn what_a_place_costs_above_the_cheapest_of_its_zone_or_of_the_zones_chosen_is_its_regret() {
+        let (problem, places) = priced();
         // Shard 0's replicas are half a mean one: a copy costs 0.5. Zones 0 (nothing) and 1 (0.2, at home) are the
         // cheapest.
         let close = |found: &[(f64, u32)], wanted: &[(f64, u32)]| {
@@ -173,10 +178,7 @@ mod tests {
 
     #[test]
     fn what_has_one_place_to_be_is_drawn_only_where_it_is_not_there() {
-        let problem = world();
-        let mut prices = Prices::zero(5);
-        prices.size = vec![0.0, 0.0, 0.4, 0.1, 0.0];
-        let places = Places::new(&problem, &prices).unwrap();
+        let (problem, places) = priced();
         let mut near = Near::new(&places);
         let mut free = |heat: f64, placed: [u32; 4]| {
             let at = |slot: u32| (slot as usize / 2, placed[slot as usize]);

@@ -138,26 +138,13 @@ mod tests {
     use crate::placement::bound::Prices;
     use crate::placement::constraint::broken;
     use crate::placement::engines::local_search::Ranges;
+    use crate::placement::engines::local_search::tests::full_world;
     use crate::placement::objective::score;
     use crate::placement::policy::{Policy, Tolerance, Weights};
     use crate::placement::problem::{NodeSpec, Problem, ShardSpec};
     use crate::placement::snapshot::Load;
     use crate::placement::solution::Solution;
     use proptest::prelude::*;
-
-    fn world(sizes: &[(u64, u32)], room: u64, policy: &Policy) -> Problem {
-        let node = |zone: u32| {
-            let capacity_bytes = room;
-            NodeSpec { zone, rack: zone, capacity_bytes, weight: 1.0, takes: true, holds: true }
-        };
-        let shard = |&(bytes, on): &(u64, u32)| ShardSpec {
-            load: Load { bytes, ..Load::default() },
-            replicas: 1,
-            present: vec![on],
-            ..ShardSpec::default()
-        };
-        Problem::new((0..4).map(node).collect(), sizes.iter().map(shard), policy)
-    }
 
     fn policy() -> Policy {
         Policy { weights: Weights::YARDSTICK, hysteresis: 0.0, ..Policy::default() }
@@ -175,7 +162,7 @@ mod tests {
     fn the_worst_node_exchanges_what_levels_it_for_the_fewest_bytes() {
         // Node 0 holds 40 too much: 50 for 10 does it, and so does 490 for 450 at ten times the bytes.
         let sizes = [(490, 0), (50, 0), (500, 0), (450, 1), (500, 1), (10, 1), (1000, 2), (1000, 3)];
-        let problem = world(&sizes, 10_000, &policy());
+        let problem = full_world(&[10_000; 4], &sizes, Weights::YARDSTICK);
         assert_eq!(polished(&problem).nodes, [0, 1, 0, 1, 1, 0, 2, 3]);
     }
 
@@ -185,7 +172,7 @@ mod tests {
             sizes in prop::collection::vec((1u64..100, 0u32..4), 8..30),
             room in 200u64..2000,
         ) {
-            let problem = world(&sizes, room, &policy());
+            let problem = full_world(&[room; 4], &sizes, Weights::YARDSTICK);
             let (start, found) = (Solution::present(&problem), polished(&problem));
             prop_assert!(score(&problem, &found).total <= score(&problem, &start).total + 1e-12);
             prop_assert!(broken(&problem, &found).len() <= broken(&problem, &start).len());
