@@ -2,9 +2,8 @@
 //!
 //! A change whose *regret* (what a place costs above the dearest one that the shard's cheapest placement takes in that
 //! zone, or at all where it takes none) is many times the temperature is hardly ever accepted. With good prices that is
-//! nearly every change that
-//! could be drawn, so drawing from the others alone is most of a search's speed: at 30 x 1000 some five places a shard
-//! are left of thirty. Leaders' prices are left out: leaders change places by transfers. It moves nothing.
+//! nearly every change that could be drawn, so drawing from the others alone is most of a search's speed: at 30 x 1000
+//! some five places a shard are left of thirty. Leaders' prices are left out: leaders change places by transfers. It moves nothing.
 
 use crate::placement::bound::Prices;
 use crate::placement::problem::Problem;
@@ -162,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_a_place_costs_above_the_cheapest_of_its_zone_or_of_the_zones_chosen_is_its_regret() {
-        let (problem, places) = priced();
+        let (_, places) = priced();
         // Shard 0's replicas are half a mean one: a copy costs 0.5. Zones 0 (nothing) and 1 (0.2, at home) are the
         // cheapest.
         let close = |found: &[(f64, u32)], wanted: &[(f64, u32)]| {
