@@ -1,9 +1,10 @@
 //! Which nodes are worth trying for each shard: those that cost little more than its cheapest ones under good prices.
 //!
-//! A change whose *regret* (what a place costs above the dearest one that the shard's cheapest placement takes in that
-//! zone, or at all where it takes none) is many times the temperature is hardly ever accepted. With good prices that is
-//! nearly every change that could be drawn, so drawing from the others alone is most of a search's speed: at 30 x 1000
-//! some five places a shard are left of thirty. Leaders' prices are left out: leaders change places by transfers. It moves nothing.
+//! A change whose *regret* (what a place costs above the dearest one that the shard's cheapest placement takes in
+//! that zone, or at all where it takes none) is many times the temperature is hardly ever accepted. With good
+//! prices that is nearly every change that could be drawn, so drawing from the others alone is most of a search's
+//! speed: at 30 x 1000 some five places a shard are left of thirty. Leaders' prices are left out: leaders change
+//! places by transfers. It moves nothing.
 
 use crate::placement::bound::Prices;
 use crate::placement::problem::Problem;
