@@ -1,7 +1,8 @@
 //! How fast one node takes rows from Kafka, beside the same rows piped straight into `clickhouse-client` on the same
-//! server, in one run: `make bench-ingest`. The client puts them into a table like the shard's own, hidden columns and
-//! all, where it leaves those at their defaults; then into one of the user's columns alone. Real Kafka, real
-//! ClickHouse, one daemon; ratios, not assertions. Each run does assert that every row is there once.
+//! server, in one run: `make bench-ingest`. The client puts them into a table like the shard's own, with the same
+//! hidden columns and keys, filled from the row itself; then into one of the user's columns alone. Then queries through
+//! the `Distributed` table, beside the same ones to such a plain table of the same rows. Real Kafka, real ClickHouse,
+//! one daemon; ratios, not assertions. Each run does assert that every row is there once.
 //!
 //! `cargo bench --bench ingest -- small 10` runs ten short rounds of 200-byte rows.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
@@ -20,6 +21,10 @@ use support::cluster::{Cluster, Node};
 /// What clickhouse_sinker publishes for one Kafka partition, 754-byte rows, on 48 cores.
 const SINKER_ROWS_PER_S: f64 = 142_000.0;
 const PARTITIONS: u64 = 8;
+const COLUMNS: &str = "id UInt64, user UInt64, at DateTime, note String";
+const ENGINE: &str = "ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
+/// How often each query is asked of each table.
+const ASKED: usize = 15;
 /// Of the client's rate, with rows of either size.
 const AIM: f64 = 0.7;
 
@@ -46,8 +51,7 @@ fn main() {
 
 async fn measure(size: usize, rows: u64) {
     let mut cluster = Cluster::start(1, 1).await;
-    let ddl = "CREATE TABLE bench.t (id UInt64, user UInt64, at DateTime, note String) \
-               ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
+    let ddl = &format!("CREATE TABLE bench.t ({COLUMNS}) {ENGINE}");
     let partitions = PARTITIONS.to_string();
     let made = cluster.cli(&["table", "create", ddl, "--partitions", &partitions, "--partition-by", "id"]);
     made.unwrap_or_else(|error| panic!("{error}"));
@@ -78,6 +82,7 @@ async fn measure(size: usize, rows: u64) {
             took.from_first_row / rate
         );
     }
+    queries(&cluster.nodes[0]).await;
     println!(
         "{:>6}  first row after {:.1} s   daemon: {} MB at its peak, {:.1} s of processor time",
         "",
@@ -108,11 +113,15 @@ async fn direct(cluster: &Cluster, rows: u64, text: impl Fn(u64) -> String) -> [
         writeln!(out, "{}", text(id)).unwrap();
     }
     out.into_inner().unwrap();
-    let same = format!("CREATE TABLE default.direct AS {}", own_table(cluster));
-    let plain = "CREATE TABLE default.direct (id UInt64, user UInt64, at DateTime, note String) \
-                 ENGINE = MergeTree PARTITION BY toYYYYMM(at) ORDER BY (user, at)";
+    // As the shard's own but for its guard, which lets in what comes from Kafka alone: the same content in the end.
+    let same = format!(
+        "CREATE TABLE default.direct (_cvh_partition UInt32 DEFAULT toUInt32(id % {PARTITIONS}), \
+         _cvh_offset UInt64 DEFAULT intDiv(id, {PARTITIONS}), _cvh_row UInt32 DEFAULT 0, {COLUMNS}) \
+         ENGINE = MergeTree PARTITION BY (_cvh_partition, toYYYYMM(at)) ORDER BY (user, at)"
+    );
+    let plain = format!("CREATE TABLE default.direct ({COLUMNS}) {ENGINE}");
     let mut rates = [0.0; 2];
-    for (rate, ddl) in rates.iter_mut().zip([same.as_str(), plain]) {
+    for (rate, ddl) in rates.iter_mut().zip([same.as_str(), plain.as_str()]) {
         *rate = piped(&cluster.nodes[0], ddl, &file, rows).await;
     }
     std::fs::remove_file(&file).unwrap();
@@ -134,6 +143,45 @@ async fn piped(node: &Node, ddl: &str, file: &std::path::Path, rows: u64) -> f64
     assert_eq!(node.query("SELECT count() FROM default.direct").await.unwrap(), rows.to_string());
     node.query("DROP TABLE default.direct").await.unwrap();
     rate
+}
+
+/// What a query costs through the `Distributed` table, whose rows lie in a partition of their own for each of the
+/// topic's, beside the same query to a plain table: medians, asked by turns.
+async fn queries(node: &Node) {
+    node.query(&format!("CREATE TABLE default.plain ({COLUMNS}) {ENGINE}")).await.unwrap();
+    node.query("INSERT INTO default.plain SELECT id, user, at, note FROM bench.t").await.unwrap();
+    let asked: [(&str, &str); 3] = [
+        ("count and sum", "SELECT count(), sum(user) FROM"),
+        ("group by", "SELECT user % 1000 AS k, count(), max(id) FROM"),
+        ("one user", "SELECT count(), sum(id) FROM"),
+    ];
+    for (what, head) in asked {
+        let tail = match what {
+            "group by" => "GROUP BY k ORDER BY k LIMIT 10",
+            "one user" => "WHERE user = 12345",
+            _ => "",
+        };
+        let mut times = [Vec::new(), Vec::new()];
+        let mut answers = [String::new(), String::new()];
+        for _ in 0..ASKED {
+            for (at, table) in ["bench.t", "default.plain"].into_iter().enumerate() {
+                let began = Instant::now();
+                answers[at] = node.query(&format!("{head} {table} {tail}")).await.unwrap();
+                times[at].push(began.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        assert_eq!(answers[0], answers[1], "{what}");
+        let [through, plain] = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times[ASKED / 2]
+        });
+        println!(
+            "{:>6}  query {what:<14} {through:>7.1} ms, plain {plain:>7.1} ms   ratio {:.2}",
+            "",
+            through / plain
+        );
+    }
+    node.query("DROP TABLE default.plain").await.unwrap();
 }
 
 /// The table of the one replica there is.

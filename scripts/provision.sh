@@ -156,7 +156,8 @@ part_server() {
 part_clickhouse() {
   local found
   if [ -n "${CLICKHOUSE_BINARY:-}" ]; then
-    command -v "$CLICKHOUSE_BINARY" >/dev/null ||
+    # As a program, or as it is typed in a shell: `clickhouse server`.
+    command -v "$CLICKHOUSE_BINARY" >/dev/null || command -v "${CLICKHOUSE_BINARY% server}" >/dev/null ||
       die "CLICKHOUSE_BINARY names $CLICKHOUSE_BINARY, which is no program" "correct the variable or unset it"
     say clickhouse "ready ($CLICKHOUSE_BINARY, by CLICKHOUSE_BINARY)"
     return

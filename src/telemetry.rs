@@ -79,6 +79,7 @@ pub struct Metrics {
     heartbeat_age_seconds: GaugeVec,
     metadata_errors_total: IntCounterVec,
     terms_ended_total: IntCounterVec,
+    actor_deaths_total: IntCounterVec,
     clickhouse_up: IntGaugeVec,
     epoch_lag: IntGaugeVec,
     replication_spread_messages: IntGaugeVec,
@@ -117,6 +118,10 @@ fn seconds(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
 fn gauge(name: &str, help: &str) -> IntGauge {
     IntGauge::new(name, help).expect("the name is legal")
 }
+
+const CLICKHOUSE_UP: &str = "1 if the last probe was answered";
+const ACTOR_DEATHS: &str =
+    "Actors that failed and were made anew from the store, and placements that failed; a bug";
 
 fn insert_seconds() -> Histogram {
     let options = HistogramOpts::new("converthouse_insert_seconds", "Duration of inserts into ClickHouse");
@@ -167,11 +172,8 @@ impl Metrics {
                 "Times that this daemon stopped leading",
                 "reason",
             ),
-            clickhouse_up: gauges(
-                "converthouse_clickhouse_up",
-                "1 if the last probe was answered",
-                &["node"],
-            ),
+            actor_deaths_total: counters("converthouse_actor_deaths_total", ACTOR_DEATHS, "kind"),
+            clickhouse_up: gauges("converthouse_clickhouse_up", CLICKHOUSE_UP, &["node"]),
             epoch_lag: gauges(
                 "converthouse_epoch_lag",
                 "Published epochs not loaded by the node's ClickHouse yet, the worst table",
@@ -213,6 +215,7 @@ impl Metrics {
             Box::new(self.heartbeat_age_seconds.clone()),
             Box::new(self.metadata_errors_total.clone()),
             Box::new(self.terms_ended_total.clone()),
+            Box::new(self.actor_deaths_total.clone()),
             Box::new(self.clickhouse_up.clone()),
             Box::new(self.insert_seconds.clone()),
             Box::new(self.leader.clone()),
@@ -323,6 +326,11 @@ impl Metrics {
         self.terms_ended_total.with_label_values(&[reason])
     }
 
+    /// Actors of a kind that failed and were made anew, or answered with an error. Any is a bug.
+    pub fn actor_deaths(&self, kind: &str) -> IntCounter {
+        self.actor_deaths_total.with_label_values(&[kind])
+    }
+
     /// 1 if a node's ClickHouse answered the last probe.
     pub fn clickhouse_up(&self, node: &str) -> IntGauge {
         self.clickhouse_up.with_label_values(&[node])
@@ -426,12 +434,13 @@ mod tests {
         metrics.heartbeat_age("n1", 250);
         metrics.metadata_errors(crate::error::Code(301));
         metrics.terms_ended("lease_late");
+        metrics.actor_deaths("replica");
         metrics.clickhouse_up("n1");
         metrics.elastic.forget();
         let lead = Kind::Lead { shard: ShardId(1), to: "n1".parse().unwrap() };
         metrics.elastic.operation_ended(&lead, State::Done, 1_500);
         let families = metrics.registry().gather();
-        assert_eq!(families.len(), 32, "call each metric with labels above, so that it shows");
+        assert_eq!(families.len(), 33, "call each metric with labels above, so that it shows");
         let document = include_str!("../docs/metrics.md");
         for family in families {
             assert!(document.contains(&format!("| `{}", family.name())), "{} is not listed", family.name());

@@ -1,7 +1,11 @@
 //! Properties of placement, on random worlds: hard rules, idempotence, independence of order, bound.
 
+#[path = "placement/changes.rs"]
+mod changes;
 #[path = "placement/exceptions.rs"]
 mod exceptions;
+#[path = "placement/feasibility.rs"]
+mod feasibility;
 #[path = "placement/found.rs"]
 mod found;
 
@@ -14,7 +18,6 @@ use converthouse::placement::engines::{NAMES, Outcome, by_name};
 use converthouse::placement::ids::Ids;
 use converthouse::placement::objective::score;
 use converthouse::placement::policy::Weights;
-use converthouse::placement::problem::{NodeSpec, Problem, ShardSpec};
 use converthouse::placement::solution::Solution;
 use converthouse::placement::{
     ClusterAction, ClusterStep, Limits, Load, NodeView, Policy, ReplicaView, ShardView, Snapshot, Verdict,
@@ -378,49 +381,6 @@ fn a_world_with_one_replica_that_may_move_is_solved() {
     }
 }
 
-/// Odd worlds: each gives the best possible placement and says what could not be kept.
-#[test]
-fn odd_worlds_get_an_answer_with_reasons() {
-    let up = |n: usize, zone: usize| node(n, zone, 1000, NodeState::Active, true);
-    let full = |nodes: &[NodeView]| -> Vec<NodeId> { nodes.iter().map(|n| n.id.clone()).collect() };
-    let check = |what: &str, nodes: Vec<NodeView>, shards: Vec<ShardView>, wanted: &str| {
-        let verdict = propose(&Snapshot { nodes, shards: shards.clone() }, &Policy::default());
-        for shard in &shards {
-            assert!(!verdict.placement[&(shard.table, shard.shard)].is_empty(), "{what}: no answer");
-        }
-        let said = verdict.compromises.join("\n");
-        assert!(said.contains(wanted), "{what}: {wanted:?} expected in {said:?}");
-    };
-    let pair = vec![up(0, 0), up(1, 1)];
-    let ids = full(&pair);
-    check(
-        "over-full",
-        pair.clone(),
-        vec![shard(0, 990, 1, &ids[..1]), shard(1, 990, 1, &ids[..1])],
-        "watermark",
-    );
-    check("too few zones", vec![up(0, 0), up(1, 0)], vec![shard(0, 1, 2, &ids[..1])], "share a zone");
-    check("too few nodes", pair.clone(), vec![shard(0, 1, 5, &ids[..1])], "fewer nodes");
-    let mut drained = pair.clone();
-    drained.iter_mut().for_each(|n| n.state = NodeState::Draining);
-    check("drained, nowhere to go", drained, vec![shard(0, 1, 1, &ids[..1])], "no node may hold it");
-    let mut down = pair.clone();
-    down.iter_mut().for_each(|n| n.up = false);
-    check("all down", down, vec![shard(0, 1, 2, &ids)], "no node may hold it");
-    check(
-        "one giant",
-        pair.clone(),
-        vec![shard(0, 5000, 1, &ids[..1]), shard(1, 1, 1, &ids[..1])],
-        "watermark",
-    );
-    let zeros = (0..40).map(|s| shard(s, 0, 1, &ids[..1])).collect();
-    check("zero bytes", pair, zeros, "");
-    let many: Vec<ShardView> = (0..50_000).map(|s| shard(s, 1, 1, &ids[..1])).collect();
-    let wide =
-        vec![node(0, 0, 1 << 20, NodeState::Active, true), node(1, 1, 1 << 20, NodeState::Active, true)];
-    check("tiny shards", wide, many, "");
-}
-
 /// Every engine, on one thread after the other and on four at once: the same answer.
 #[test]
 fn threads_change_nothing() {
@@ -440,33 +400,6 @@ fn threads_change_nothing() {
                 assert_eq!(run.join().expect("it ends"), alone, "{name}");
             }
         });
-    }
-}
-
-#[test]
-fn a_million_tiny_shards_get_an_answer() {
-    let spec = |n: u32| NodeSpec {
-        zone: n,
-        rack: n,
-        capacity_bytes: 4_000_000,
-        weight: 1.0,
-        takes: true,
-        holds: true,
-    };
-    let tiny = |s: u32| ShardSpec {
-        load: Load { bytes: 1, ..Load::default() },
-        replicas: 1,
-        present: vec![s % 2],
-        ..ShardSpec::default()
-    };
-    let problem = Problem::new((0..3).map(spec).collect(), (0..1_000_000).map(tiny), &Policy::default());
-    for name in ["hybrid", "greedy"] {
-        let engine = by_name(name).expect("an engine");
-        let before = score(&problem, &Solution::present(&problem)).total;
-        let found = engine.solve(&problem, 1, &mut WorkBudget::new(WORK), &mut |_| {});
-        assert!(broken(&problem, &found.solution).is_empty(), "{name}");
-        let after = score(&problem, &found.solution).total;
-        assert!(found.bound <= after && after < before, "{name}: {} {after} {before}", found.bound);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::model::ids::{NodeId, ShardId, TableId};
 use crate::model::observed::answers;
 use crate::model::table::Shard;
 use crate::placement::{Load, NewShard, NewTable, NodeView, Policy, ShardView, Snapshot, place_new};
+use crate::telemetry::Metrics;
 use actix::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +29,7 @@ pub struct PlacementActor {
     down_after_ms: u64,
     /// How many copies may be under way.
     rules: BalanceRules,
+    metrics: Metrics,
     /// Nodes that were found for shards, and when: until the records show it they count as if they had them.
     promised: BTreeMap<(TableId, ShardId), (NodeId, u64)>,
 }
@@ -43,8 +45,6 @@ pub struct PlaceShards {
     pub shards: Vec<ShardId>,
     /// Replicas each.
     pub replicas: u32,
-    /// Where the first one's first replica goes, if it may.
-    pub first_node: Option<NodeId>,
 }
 
 /// Find one more node for each of these shards, the most urgent first, as far as copies may be begun.
@@ -65,8 +65,9 @@ impl PlacementActor {
         clock: Arc<dyn Clock>,
         down_after_ms: u64,
         rules: BalanceRules,
+        metrics: Metrics,
     ) -> Self {
-        Self { view, observed, clock, down_after_ms, rules, promised: BTreeMap::new() }
+        Self { view, observed, clock, down_after_ms, rules, metrics, promised: BTreeMap::new() }
     }
 
     /// New replicas go to nodes that are up; how long others have been down makes no difference here.
@@ -84,9 +85,10 @@ impl PlacementActor {
     }
 }
 
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+fn guarded<T>(metrics: &Metrics, work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
         tracing::error!("the placement engine panicked: nothing is placed");
+        metrics.actor_deaths("placement").inc();
         "the placement engine failed; see the daemon's log".to_owned()
     })
 }
@@ -100,12 +102,8 @@ impl Handler<PlaceShards> for PlacementActor {
     fn handle(&mut self, message: PlaceShards, _: &mut Context<Self>) -> Self::Result {
         let snapshot = self.snapshot();
         let shards = message.shards.iter().map(|shard| NewShard { shard: *shard, load: Load::default() });
-        let table = NewTable {
-            replicas: message.replicas,
-            shards: shards.collect(),
-            first_node: message.first_node.clone(),
-        };
-        let placed = guarded(|| place_new(&snapshot, &Policy::default(), &table))?;
+        let table = NewTable { replicas: message.replicas, shards: shards.collect() };
+        let placed = guarded(&self.metrics, || place_new(&snapshot, &Policy::default(), &table))?;
         for compromise in &placed.compromises {
             tracing::warn!(compromise, "placement could not keep every rule");
         }
@@ -147,7 +145,7 @@ impl Handler<FindNodes> for PlacementActor {
                 rooms.entry(node.clone()).and_modify(|room| *room = room.saturating_sub(to_come));
             }
             let promised = promised.into_values().collect();
-            guarded(|| find(&snapshot, &lost, rooms, pace, &asked, promised))?
+            guarded(&self.metrics, || find(&snapshot, &lost, rooms, pace, &asked, promised))?
         };
         self.promised.extend(found.iter().map(|(key, node)| (*key, (node.clone(), now_ms))));
         Ok(found.into_iter().map(|((_, shard), node)| (shard, node)).collect())
@@ -163,8 +161,8 @@ struct Pace<'a> {
 }
 
 /// One more node for each of these shards, in this order, while copies may be begun: one that has none of it, with room
-/// for its bytes and in another zone if possible, and with the fewest replicas for its weight, of those that it has,
-/// that are promised to it, and that are found for it here. Pure.
+/// for its bytes, in another zone or at least another rack if possible, and with the fewest replicas for its weight, of
+/// those that it has, that are promised to it, and that are found for it here. Pure.
 fn find(
     snapshot: &Snapshot,
     lost: &BTreeSet<NodeId>,
@@ -185,7 +183,11 @@ fn find(
         // Nodes that hold it are out; zones that hold it come last. What a lost node holds may be what is to be
         // replaced.
         let holders = snapshot.nodes.iter().filter(|node| holds(node) && !lost.contains(&node.id));
-        let zones: Vec<&str> = holders.map(NodeView::zone).collect();
+        let (zones, racks): (Vec<&str>, Vec<_>) = holders.map(|node| (node.zone(), node.rack())).unzip();
+        let beside = |node: &NodeView| {
+            let zone = zones.iter().filter(|zone| **zone == node.zone()).count();
+            (zone, racks.iter().filter(|rack| **rack == node.rack()).count())
+        };
         let full = |node: &NodeView| rooms.get(&node.id).is_some_and(|room| *room < held.load.bytes);
         let counted = (pace.counts)(*key);
         let in_turn = |node: &NodeView| counted.is_none_or(|shard| pace.copies.has_room(shard, &node.id));
@@ -193,10 +195,7 @@ fn find(
         let load = |node: &NodeView| {
             loads.get(&node.id).map_or(0, |held| held * 1000 / node.weight_milli.max(1) as usize)
         };
-        let best = free.min_by_key(|node| {
-            let near = zones.contains(&node.zone());
-            (full(node), near, load(node), node.id.clone())
-        });
+        let best = free.min_by_key(|node| (full(node), beside(node), load(node), node.id.clone()));
         if let Some(node) = best {
             *loads.entry(&node.id).or_default() += 1;
             counted.into_iter().for_each(|shard| pace.copies.count(shard, &node.id));
@@ -312,5 +311,25 @@ mod tests {
         assert_eq!(found(&["n2"], &[("n3", 100), ("n4", 100)]), Some(id("n4")));
         assert_eq!(found(&["n2"], &[("n3", 100), ("n4", 99)]), Some(id("n3")), "n4's disk is full");
         assert_eq!(found(&[], &[]), Some(id("n3")), "n2 is down for a moment: its zone has a copy");
+    }
+
+    #[test]
+    fn where_zones_must_be_shared_racks_are_not() {
+        let racked = |(name, zone, rack): (&str, &str, &str)| NodeView {
+            labels: [("zone", zone), ("rack", rack)].map(|(key, value)| (key.into(), value.into())).into(),
+            ..node(name)
+        };
+        let found = |nodes: &[(&str, &str, &str)], on: &[&str]| {
+            let nodes = nodes.iter().copied().map(racked).collect();
+            let snapshot = Snapshot { nodes, shards: vec![shard(0, on)] };
+            let asked = [(table(), ShardId(0))];
+            find(&snapshot, &BTreeSet::new(), BTreeMap::new(), at_once(), &asked, Vec::new())
+                .remove(&asked[0])
+        };
+        let nodes = [("n1", "a", "r1"), ("n2", "a", "r1"), ("n3", "a", "r2"), ("n4", "b", "r1")];
+        assert_eq!(found(&nodes[..3], &["n1"]), Some(id("n3")), "one zone: the other rack");
+        assert_eq!(found(&nodes, &["n1"]), Some(id("n4")), "racks of other zones are others");
+        assert_eq!(found(&nodes, &["n1", "n4"]), Some(id("n3")), "every zone has one");
+        assert_eq!(found(&nodes, &["n1", "n3", "n4"]), Some(id("n2")));
     }
 }

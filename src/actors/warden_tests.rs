@@ -256,7 +256,7 @@ async fn kill(running: &Running, kind: Kind) {
 #[tokio::test(start_paused = true)]
 async fn an_actor_that_dies_is_made_again_by_its_parent_and_the_work_goes_on() {
     let mut outside = Outside::new();
-    let set = LocalSet::new();
+    let (metrics, set) = (outside.metrics.clone(), LocalSet::new());
     let work = async {
         let running = outside.start();
         for kind in CHILDREN {
@@ -269,6 +269,11 @@ async fn an_actor_that_dies_is_made_again_by_its_parent_and_the_work_goes_on() {
             .await;
             outside.works(&running, kind).await;
             assert!(running.healthy(), "{kind:?} died");
+            let counted = match kind {
+                Kind::Coordinator => metrics.terms_ended("coordinator_died").get(),
+                _ => metrics.actor_deaths(&format!("{kind:?}").to_lowercase()).get(),
+            };
+            assert!(counted > 0, "nobody counts that {kind:?} died");
         }
     };
     set.run_until(work).await;

@@ -60,7 +60,7 @@ pub(super) struct Create {
     /// Copies of a new topic on brokers; -1 is the brokers' default
     #[arg(long, default_value_t = -1, allow_negative_numbers = true, value_name = "N")]
     topic_replication: i32,
-    /// Insert at so many rows …
+    /// Insert at so many messages, which may have several rows each …
     #[arg(long, default_value_t = BatchLimits::default().rows_max, value_name = "ROWS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_rows: u32,
@@ -68,7 +68,9 @@ pub(super) struct Create {
     #[arg(long, default_value_t = BatchLimits::default().age_max_ms, value_name = "MS")]
     #[arg(value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     batch_age_ms: u64,
-    /// A ClickHouse setting for parsing messages, such as input_format_skip_unknown_fields=1
+    /// A ClickHouse setting for parsing messages (`input_format_…`, `format_…`)
+    ///
+    /// Such as input_format_skip_unknown_fields=1; none that has the server leave rows out.
     #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
     /// Node that the first shards' first replicas go to

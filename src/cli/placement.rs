@@ -2,14 +2,13 @@
 //!
 //! Progress goes to standard error; Ctrl-C ends a solve with the best placement found so far.
 
+mod explain;
 mod run;
 mod solve;
 
 use super::{Align, Context, Exit, Failure, Table, human_bytes, read_file};
-use crate::placement::candidates::candidates;
-use crate::placement::constraint::{Broken, broken};
+use crate::placement::constraint::Broken;
 use crate::placement::engines::{NAMES, by_name};
-use crate::placement::explain::{Untaken, Why, reasons, unmended};
 use crate::placement::instance::{Instance, judged};
 use crate::placement::objective::{Score, score};
 use crate::placement::policy::Policy;
@@ -18,6 +17,7 @@ use crate::placement::problem::Problem;
 use crate::placement::solution::{Solution, held};
 use crate::placement::verdict::Decision;
 use clap::{Args, Subcommand};
+use explain::Explain;
 use run::{Limits, solved};
 use serde_json::{Value, json};
 use solve::Solve;
@@ -82,22 +82,6 @@ impl Wanted {
         let problem = instance.problem_with(&file.policy(self.base(instance.watermark)), &file);
         Ok((instance, problem))
     }
-}
-
-/// `placement explain`.
-#[derive(Debug, Args)]
-pub(super) struct Explain {
-    /// The instance
-    instance: PathBuf,
-    /// The shard, by its place in the instance, from 0
-    shard: usize,
-    /// A solution to explain; without it one is found first
-    #[arg(long, value_name = "FILE")]
-    solution: Option<PathBuf>,
-    #[command(flatten)]
-    wanted: Wanted,
-    #[command(flatten)]
-    limits: Limits,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -193,91 +177,6 @@ fn evaluate(context: &Context, path: &Path, solution: &Path, wanted: &Wanted) ->
     context.print(&result, || {
         format!("{}\n{}", line(&score, rules.len()), broken_text(&problem, &solution, &rules))
     })
-}
-
-impl Explain {
-    fn run(self, context: &Context) -> Result<(), Failure> {
-        let (instance, problem) = self.wanted.problem(&self.instance)?;
-        let problem = Arc::new(problem);
-        if self.shard >= problem.shards() {
-            let shards = match problem.shards() {
-                0 => "it has none".to_owned(),
-                shards => format!("shards are 0 to {}", shards - 1),
-            };
-            let message = format!("there is no shard {}: {shards}", self.shard);
-            return Err(Failure::usage(message, "count shards from 0"));
-        }
-        let (solution, why) = match &self.solution {
-            Some(path) => {
-                let (solution, _) = read_solution(&problem, &instance, path)?;
-                let why = reasons(&problem, &solution, &Untaken::default());
-                (solution, why[self.shard])
-            }
-            None => {
-                let (decision, _) = solved(context, &problem, NAMES[0], &self.limits)?;
-                (decision.solution, decision.reasons[self.shard])
-            }
-        };
-        let placed = solution.of(&problem, self.shard).to_vec();
-        let found = candidates(&problem, &solution, self.shard);
-        let unmended: Vec<Why> = unmended(&problem, &solution)
-            .into_iter()
-            .filter(|(shard, _)| *shard as usize == self.shard)
-            .map(|(_, why)| why)
-            .collect();
-        let rules = concerning(&problem, &solution, self.shard);
-        let result = json!({
-            "shard": self.shard,
-            "present": problem.present(self.shard),
-            "placed": placed,
-            "reason": why.code(),
-            "sentence": why.sentence(),
-            "unmended": unmended.iter().map(|why| why.code()).collect::<Vec<_>>(),
-            "broken_rules": rules,
-            "candidates": found,
-        });
-        context.print(&result, || {
-            let mut table = Table::new(&[
-                ("NODE", Align::Right),
-                ("IN PLACE OF", Align::Right),
-                ("SCORE CHANGE", Align::Right),
-                ("FORBIDDEN", Align::Left),
-            ]);
-            for candidate in &found {
-                let change = format!("{:+.6}", candidate.change);
-                let instead = placed.get(candidate.slot).map_or(String::new(), ToString::to_string);
-                let rule = candidate.forbidden.unwrap_or("").to_owned();
-                table.row(vec![candidate.node.to_string(), instead, change, rule]);
-            }
-            format!(
-                "shard {}: {:?} -> {placed:?} (the leader first)\n{}: {}\n{}{}\nother nodes, the best first:\n{}",
-                self.shard,
-                problem.present(self.shard),
-                why.code(),
-                why.sentence(),
-                unmended
-                    .iter()
-                    .map(|why| format!("cannot be mended: {}\n", why.sentence()))
-                    .collect::<String>(),
-                broken_text(&problem, &solution, &rules),
-                table.text(0, context.colour())
-            )
-        })
-    }
-}
-
-/// The rules that a placement breaks for a shard, or on a node that holds it.
-fn concerning(problem: &Problem, solution: &Solution, shard: usize) -> Vec<Broken> {
-    let on = [problem.present(shard), solution.of(problem, shard)].concat();
-    let here = |rule: &Broken| match *rule {
-        Broken::Overfull { node } => on.contains(&node),
-        Broken::Missing { shard: s }
-        | Broken::SameNode { shard: s, .. }
-        | Broken::Forbidden { shard: s, .. }
-        | Broken::Crowded { shard: s }
-        | Broken::Unpinned { shard: s, .. } => s as usize == shard,
-    };
-    broken(problem, solution).into_iter().filter(here).collect()
 }
 
 fn bench(context: &Context, path: &Path, wanted: &Wanted, limits: &Limits) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use super::Options;
 use super::topics::Topics;
+use crate::adapters::clickhouse;
 use crate::adapters::compute::clickhouse_server::{self, ClickHouseServer};
 use crate::adapters::compute::process::{Launch, Process, free_port};
 use crate::adapters::kafka::embedded::EmbeddedKafka;
@@ -193,8 +194,7 @@ impl Scene {
 
     /// Asks a server as any client would; the answer is tab-separated.
     pub async fn ask(&self, number: usize, query: &str) -> Result<String, Error> {
-        let client =
-            ::clickhouse::Client::default().with_url(self.servers[number].url()).with_validation(false);
+        let client = clickhouse::http::client(&self.servers[number].url());
         let asked = async {
             let mut cursor = client.query(query).fetch_bytes("TabSeparated")?;
             cursor.collect().await

@@ -1,6 +1,7 @@
 //! What goes on all the time while the cluster changes: rows come in, and queries are asked of every server and judged.
 
 use super::steps::message;
+use crate::adapters::clickhouse;
 use crate::adapters::kafka::Kafka;
 use crate::error::Coded as _;
 use std::cell::{Cell, RefCell};
@@ -125,7 +126,7 @@ async fn ask(base: u64, seen: Rc<Seen>, stop: Rc<Cell<bool>>) {
         turn += 1;
         let kills = seen.kills.get();
         if let Some(url) = server {
-            let client = ::clickhouse::Client::default().with_url(&url).with_validation(false);
+            let client = clickhouse::http::client(&url);
             let answer = async { client.query(&query).fetch_bytes("TabSeparated")?.collect().await };
             match answer.await {
                 Ok(bytes) => {

@@ -293,14 +293,12 @@ mod tests {
     #[test]
     fn an_end_is_an_end_and_only_what_is_being_cancelled_is_cancelled() {
         let all = [State::Running, State::Cancelling, State::Done, State::Cancelled, State::Failed];
-        for from in all {
-            for to in all {
-                let legal = from.may_become(to);
-                assert!(!legal || from.is_open(), "{from:?} -> {to:?}");
-                assert!(!legal || to != State::Running, "{from:?} -> {to:?}");
-            }
+        let open = [[0, 1, 1, 0, 1], [0, 0, 1, 1, 1]];
+        for (at, from) in all.into_iter().enumerate() {
+            let legal = all.map(|to| u8::from(from.may_become(to)));
+            assert_eq!(legal, open.get(at).copied().unwrap_or([0; 5]), "{from:?}");
+            assert_eq!(from.is_open(), at < open.len(), "{from:?}");
         }
-        assert!(!State::Running.may_become(State::Cancelled));
     }
 
     #[test]

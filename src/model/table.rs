@@ -128,7 +128,8 @@ pub struct Source {
 /// When a batch is inserted: at the first limit reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchLimits {
-    /// Rows; kept below the server's `max_insert_block_size`, so that one insert is one block.
+    /// Messages. A message may have several rows: what bounds an insert then is `bytes_max`. An insert is one block
+    /// in any case, since `max_insert_block_size` is set far above both.
     pub rows_max: u32,
     /// Bytes of message payload.
     pub bytes_max: u32,
@@ -161,6 +162,17 @@ pub enum TableState {
     Active,
     /// Being removed from every node; ends with the records gone.
     Dropping,
+}
+
+impl TableState {
+    /// The legal transitions, all of them.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Creating => next != Self::Creating,
+            Self::Active => next == Self::Dropping,
+            Self::Dropping => false,
+        }
+    }
 }
 
 /// A logical table.
@@ -248,6 +260,17 @@ pub enum ReplicaState {
 }
 
 impl ReplicaState {
+    /// The legal transitions of one life, all of them. What was ready when its node was lost is behind at once;
+    /// what was to leave may stay after all, and catches up first.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Creating => matches!(next, Self::Ready | Self::Behind),
+            Self::Ready => matches!(next, Self::Behind | Self::Leaving),
+            Self::Behind => matches!(next, Self::Ready | Self::Leaving),
+            Self::Leaving => next == Self::Behind,
+        }
+    }
+
     /// Whether all rows up to some offset are there: ready, or ready once and late since.
     pub fn is_complete(self) -> bool {
         matches!(self, Self::Ready | Self::Behind)
@@ -288,6 +311,13 @@ pub enum ShardState {
     Retired,
 }
 
+impl ShardState {
+    /// The legal transitions, all of them.
+    pub fn may_become(self, next: Self) -> bool {
+        matches!((self, next), (Self::Preparing, Self::Serving) | (Self::Serving, Self::Retired))
+    }
+}
+
 /// A contiguous range of a table's partitions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
@@ -301,7 +331,8 @@ pub struct Shard {
     pub range: PartitionRange,
     /// Copies, in placement's order: the first is the preferred leader (H4).
     pub replicas: Vec<Replica>,
-    /// Who coordinates and is read first; `None` while no replica is ready.
+    /// First in the routes, and the copy that new ones are made from where nothing speaks against it; `None` while no
+    /// replica is ready.
     pub leader: Option<NodeId>,
     /// Life.
     pub state: ShardState,
@@ -348,6 +379,19 @@ impl Shard {
         all.into_iter().skip(too_old).collect()
     }
 
+    /// What this shard's record must not become: a state that its own, or a replica's, does not lead to.
+    pub fn illegal(&self, next: &Self) -> Option<String> {
+        if self.state != next.state && !self.state.may_become(next.state) {
+            return Some(format!("{} is {:?} and cannot become {:?}", self.id, self.state, next.state));
+        }
+        let of = |replica: &Replica| self.replica_on(&replica.node).filter(|was| was.since == replica.since);
+        next.replicas.iter().find_map(|replica| {
+            let (was, now) = (of(replica)?.state, replica.state);
+            let wrong = was != now && !was.may_become(now);
+            wrong.then(|| format!("{} on {} is {was:?} and cannot become {now:?}", self.id, replica.node))
+        })
+    }
+
     /// The replica on a node, if one is wanted there.
     pub fn replica_on(&self, node: &NodeId) -> Option<&Replica> {
         self.replicas.iter().find(|replica| &replica.node == node)
@@ -376,5 +420,43 @@ impl Shard {
     /// Replicas that are to stay.
     pub fn staying(&self) -> impl Iterator<Item = &Replica> {
         self.replicas.iter().filter(|r| r.state != ReplicaState::Leaving)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By row and column in the order of `all`.
+    fn matrix<S: Copy, const N: usize>(all: [S; N], may: fn(S, S) -> bool) -> [[u8; N]; N] {
+        all.map(|from| all.map(|to| u8::from(may(from, to))))
+    }
+
+    #[test]
+    fn lives_go_the_legal_ways_alone() {
+        let tables = [TableState::Creating, TableState::Active, TableState::Dropping];
+        assert_eq!(matrix(tables, TableState::may_become), [[0, 1, 1], [0, 0, 1], [0, 0, 0]]);
+        let shards = [ShardState::Preparing, ShardState::Serving, ShardState::Retired];
+        assert_eq!(matrix(shards, ShardState::may_become), [[0, 1, 0], [0, 0, 1], [0, 0, 0]]);
+        use ReplicaState::{Behind, Creating, Leaving, Ready};
+        let replicas = matrix([Creating, Ready, Behind, Leaving], ReplicaState::may_become);
+        assert_eq!(replicas, [[0, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 0]]);
+    }
+
+    #[test]
+    fn a_record_that_goes_back_is_told_and_a_new_life_is_none_of_the_old_one() {
+        let node: NodeId = "n1".parse().unwrap();
+        let range = PartitionRange::new(0, 4).unwrap();
+        let new = Shard::new(TableId(uuid::Uuid::nil()), ShardId(3), range, [node]);
+        let mut ready = new.clone();
+        ready.replicas[0].state = ReplicaState::Ready;
+        assert_eq!((new.illegal(&new), new.illegal(&ready)), (None, None));
+        assert_eq!(ready.illegal(&new).unwrap(), "s3 on n1 is Ready and cannot become Creating");
+        let mut again = new.clone();
+        again.replicas[0].since = Epoch(7);
+        assert_eq!(ready.illegal(&again), None);
+        let retired = Shard { state: ShardState::Retired, ..ready.clone() };
+        assert_eq!(ready.illegal(&retired), None);
+        assert_eq!(retired.illegal(&ready).unwrap(), "s3 is Retired and cannot become Serving");
     }
 }

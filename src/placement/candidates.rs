@@ -1,7 +1,7 @@
 //! What every other node would mean for one shard: the rule that forbids it, or what it would change of the score.
 //!
-//! One replica moves at a time, the rest stays: it says why a shard is not elsewhere, not what an exchange of several
-//! would bring.
+//! One replica moves at a time, or one follower leads; the rest stays: it says why a shard is not elsewhere, not what
+//! an exchange of several would bring.
 
 use super::constraint::fits;
 use super::objective::{deviation, table_ceilings};
@@ -20,6 +20,65 @@ pub struct Candidate {
     pub slot: usize,
     /// Change of the score if the shard's replica in that slot went there; below 0 is better.
     pub change: f64,
+    /// The same by term: `change` is their sum.
+    pub terms: Terms,
+}
+
+/// What a change adds to each term of the score, weighed: below 0 is better.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Terms {
+    /// Worst deviation of replica counts.
+    pub replicas: f64,
+    /// Worst deviation of leader counts.
+    pub leaders: f64,
+    /// Worst deviation of bytes.
+    pub bytes: f64,
+    /// Worst deviation of write rates.
+    pub writes: f64,
+    /// Worst deviation of read rates.
+    pub reads: f64,
+    /// Replicas above their table's share.
+    pub per_table: f64,
+    /// The copy: its share of bytes, and of copies.
+    pub copied: f64,
+    /// The change of the leader.
+    pub leader_changes: f64,
+}
+
+impl Terms {
+    /// What a change adds to the score.
+    pub fn sum(&self) -> f64 {
+        let balance = self.replicas + self.leaders + self.bytes + self.writes + self.reads + self.per_table;
+        balance + self.copied + self.leader_changes
+    }
+}
+
+/// A follower as its shard's leader.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Transfer {
+    /// The follower's node.
+    pub node: u32,
+    /// Change of the score if it led; below 0 is better.
+    pub change: f64,
+    /// The same by term.
+    pub terms: Terms,
+}
+
+/// Every follower of a shard as its leader, the best first; none of a frozen shard.
+pub fn transfers(problem: &Problem, solution: &Solution, shard: usize) -> Vec<Transfer> {
+    let placed = solution.of(problem, shard);
+    let [leader, followers @ ..] = placed else { return Vec::new() };
+    if problem.frozen[shard] || *leader == NONE {
+        return Vec::new();
+    }
+    let loads = Loads::new(problem, solution, shard);
+    let transfer = |&node: &u32| {
+        let terms = loads.led(shard, *leader, node);
+        Transfer { node, change: terms.sum(), terms }
+    };
+    let mut found: Vec<Transfer> = followers.iter().filter(|node| **node != NONE).map(transfer).collect();
+    found.sort_by(|a, b| a.change.total_cmp(&b.change).then(a.node.cmp(&b.node)));
+    found
 }
 
 /// Every node as a place for one of a shard's replicas, the best first, forbidden ones last.
@@ -34,13 +93,14 @@ pub fn candidates(problem: &Problem, solution: &Solution, shard: usize) -> Vec<C
         let frozen = problem.frozen[shard];
         let may = |slot: &usize| !frozen && !problem.is_pinned(shard, placed[*slot]);
         let slots = (0..placed.len()).filter(may).filter(|&slot| fits(problem, shard, placed, slot, node));
-        let change = |slot: usize| loads.change(shard, placed, slot, node);
-        let best = slots.map(|slot| (change(slot), slot)).min_by(|a, b| a.0.total_cmp(&b.0));
+        let terms = |slot: usize| loads.gone(shard, placed, slot, node);
+        let best = slots.map(|slot| (terms(slot), slot)).min_by(|a, b| a.0.sum().total_cmp(&b.0.sum()));
         found.push(match best {
-            Some((change, slot)) => {
+            Some((terms, slot)) => {
                 let bytes = (loads.held[node as usize].bytes + problem.bytes[shard]) as f64;
                 let full = bytes > problem.room_bytes(node);
-                Candidate { node, forbidden: full.then_some("above the watermark"), slot, change }
+                let forbidden = full.then_some("above the watermark");
+                Candidate { node, forbidden, slot, change: terms.sum(), terms }
             }
             None => {
                 let rule = match () {
@@ -53,7 +113,7 @@ pub fn candidates(problem: &Problem, solution: &Solution, shard: usize) -> Vec<C
                     }
                     () => "its zone or rack holds a replica already",
                 };
-                Candidate { node, forbidden: Some(rule), slot: 0, change: 0.0 }
+                Candidate { node, forbidden: Some(rule), slot: 0, change: 0.0, terms: Terms::default() }
             }
         });
     }
@@ -65,14 +125,19 @@ pub fn candidates(problem: &Problem, solution: &Solution, shard: usize) -> Vec<C
 }
 
 /// What a placement puts on the nodes, as far as one shard's moves change it.
-struct Loads<'a> {
+pub(super) struct Loads<'a> {
     problem: &'a Problem,
-    held: Vec<Held>,
+    pub(super) held: Vec<Held>,
     /// Replicas of the shard's table, and how many are not too many, by node; none where tables are not weighed.
     of_table: Option<(Vec<f64>, Vec<f64>)>,
 }
 
 impl<'a> Loads<'a> {
+    /// Of all but tables, whose term is left out.
+    pub(super) fn but_tables(problem: &'a Problem, held: Vec<Held>) -> Self {
+        Self { problem, held, of_table: None }
+    }
+
     fn new(problem: &'a Problem, solution: &Solution, shard: usize) -> Self {
         let weighed = problem.policy.weights.per_table != 0.0;
         let of_table = weighed.then(|| {
@@ -88,29 +153,59 @@ impl<'a> Loads<'a> {
     }
 
     /// Change of the score if one replica moved.
-    fn change(&self, shard: usize, placed: &[u32], slot: usize, to: u32) -> f64 {
+    pub(super) fn gone(&self, shard: usize, placed: &[u32], slot: usize, to: u32) -> Terms {
         let (problem, from) = (self.problem, placed[slot]);
+        let weights = &problem.policy.weights;
+        let copied = |node: u32| if problem.holds(shard, node) { 0.0 } else { 1.0 };
+        Terms {
+            per_table: weights.per_table * self.table_excess(from, to) / (problem.replicas() as f64).max(1.0),
+            copied: (copied(to) - copied(from)) * problem.copy_cost(shard),
+            leader_changes: if slot == 0 { self.other_leader(shard, from, to) } else { 0.0 },
+            ..self.balance(&|node| self.moved(shard, (slot, from, to), node))
+        }
+    }
+
+    /// Change of the score if another replica led.
+    pub(super) fn led(&self, shard: usize, from: u32, to: u32) -> Terms {
+        let led = |node: u32| {
+            let (mut held, reads) = (self.held[node as usize], self.problem.reads[shard]);
+            if node == to {
+                (held.leaders, held.reads) = (held.leaders + 1, held.reads + reads);
+            } else if node == from {
+                (held.leaders, held.reads) = (held.leaders - 1, held.reads - reads);
+            }
+            held
+        };
+        Terms { leader_changes: self.other_leader(shard, from, to), ..self.balance(&led) }
+    }
+
+    /// What a change of a shard's leader adds, or takes back.
+    fn other_leader(&self, shard: usize, from: u32, to: u32) -> f64 {
+        let changed = |node: u32| f64::from(u8::from(![node, NONE].contains(&self.problem.leader(shard))));
+        self.problem.policy.weights.leader_changes * (changed(to) - changed(from))
+            / self.problem.shards() as f64
+    }
+
+    /// What other loads than those there are add to the deviations.
+    fn balance(&self, after: &dyn Fn(u32) -> Held) -> Terms {
+        let problem = self.problem;
         let (w, off) = (&problem.policy.weights, &problem.policy.tolerance);
-        let moved = |node: u32| self.moved(shard, (slot, from, to), node);
         let row = |weight: f64, off: f64, of: fn(&Held) -> f64, fair: fn(&Fair) -> f64| {
             let worst = |load: &dyn Fn(u32) -> Held| {
                 let off = |&node: &u32| deviation(of(&load(node)), fair(&problem.fair[node as usize]));
                 problem.balanced.iter().map(off).fold(0.0, f64::max)
             };
             let cost = |load: &dyn Fn(u32) -> Held| (worst(load) - off).max(0.0);
-            if weight == 0.0 { 0.0 } else { weight * (cost(&moved) - cost(&|node| self.held[node as usize])) }
+            if weight == 0.0 { 0.0 } else { weight * (cost(after) - cost(&|node| self.held[node as usize])) }
         };
-        let copied = |node: u32| if problem.holds(shard, node) { 0.0 } else { 1.0 };
-        let led = |node: u32| f64::from(u8::from(![node, NONE].contains(&problem.leader(shard))));
-        let leader = if slot == 0 { (led(to) - led(from)) / problem.shards() as f64 } else { 0.0 };
-        row(w.replicas, off.replicas, |h| f64::from(h.replicas), |f| f.replicas)
-            + row(w.leaders, off.leaders, |h| f64::from(h.leaders), |f| f.leaders)
-            + row(w.bytes, off.bytes, |h| h.bytes as f64, |f| f.bytes)
-            + row(w.writes, 0.0, |h| h.writes, |f| f.writes)
-            + row(w.reads, 0.0, |h| h.reads, |f| f.reads)
-            + w.per_table * self.table_excess(from, to) / (problem.replicas() as f64).max(1.0)
-            + (copied(to) - copied(from)) * problem.copy_cost(shard)
-            + w.leader_changes * leader
+        Terms {
+            replicas: row(w.replicas, off.replicas, |h| f64::from(h.replicas), |f| f.replicas),
+            leaders: row(w.leaders, off.leaders, |h| f64::from(h.leaders), |f| f.leaders),
+            bytes: row(w.bytes, off.bytes, |h| h.bytes as f64, |f| f.bytes),
+            writes: row(w.writes, 0.0, |h| h.writes, |f| f.writes),
+            reads: row(w.reads, 0.0, |h| h.reads, |f| f.reads),
+            ..Terms::default()
+        }
     }
 
     /// What a node would hold.
@@ -206,6 +301,15 @@ mod tests {
                 for found in candidates(&problem, &start, shard).iter().filter(|c| c.forbidden.is_none()) {
                     let mut after = start.clone();
                     after.nodes[problem.slots(shard).start + found.slot] = found.node;
+                    let change = score(&problem, &after).total - before;
+                    prop_assert!((change - found.change).abs() < 1e-9, "{change} {found:?}");
+                    prop_assert!((found.terms.sum() - found.change).abs() < 1e-9);
+                }
+                for found in transfers(&problem, &start, shard) {
+                    let mut after = start.clone();
+                    let slots = problem.slots(shard);
+                    let slot = slots.clone().find(|&slot| after.nodes[slot] == found.node).expect("a follower");
+                    after.nodes.swap(slots.start, slot);
                     let change = score(&problem, &after).total - before;
                     prop_assert!((change - found.change).abs() < 1e-9, "{change} {found:?}");
                 }

@@ -34,6 +34,7 @@ pub mod sequence;
 mod shares;
 pub mod snapshot;
 pub mod solution;
+mod vain;
 pub mod verdict;
 
 pub use place_new::{NewPlacement, NewShard, NewTable, place_new};

@@ -25,8 +25,6 @@ pub struct NewTable {
     pub replicas: u32,
     /// Its shards, in the order in which they are placed.
     pub shards: Vec<NewShard>,
-    /// The node that the first shard's first replica goes to, if it may.
-    pub first_node: Option<NodeId>,
 }
 
 /// Where the shards go.
@@ -55,7 +53,7 @@ pub struct NewPlacement {
 /// let nodes = vec![node("a", "z1"), node("b", "z2"), node("c", "z2")];
 /// let snapshot = Snapshot { nodes, shards: vec![] };
 /// let shards = (0..4).map(|s| NewShard { shard: ShardId(s), load: Load::default() }).collect();
-/// let table = NewTable { replicas: 2, shards, first_node: None };
+/// let table = NewTable { replicas: 2, shards };
 /// let placed = place_new(&snapshot, &Policy::default(), &table);
 /// assert!(placed.shards.values().all(|nodes| nodes.iter().any(|n| n.as_str() == "a")));
 /// assert!(placed.compromises.is_empty());
@@ -64,9 +62,8 @@ pub fn place_new(snapshot: &Snapshot, policy: &Policy, table: &NewTable) -> NewP
     let mut tallies = tallies(snapshot);
     let mut placed = NewPlacement::default();
     let mut notes = BTreeSet::new();
-    let mut first = table.first_node.as_ref();
     for shard in &table.shards {
-        let chosen = choose(&tallies, policy, shard, table.replicas, first.take());
+        let chosen = choose(&tallies, policy, shard, table.replicas);
         notes.extend(compromises(&tallies, policy, &chosen, table.replicas, shard.load.bytes));
         for (index, &at) in chosen.iter().enumerate() {
             let tally = &mut tallies[at];
@@ -130,16 +127,8 @@ fn tallies(snapshot: &Snapshot) -> Vec<Tally<'_>> {
 }
 
 /// Nodes for one shard, the leader first.
-fn choose(
-    tallies: &[Tally<'_>],
-    policy: &Policy,
-    shard: &NewShard,
-    replicas: u32,
-    first: Option<&NodeId>,
-) -> Vec<usize> {
+fn choose(tallies: &[Tally<'_>], policy: &Policy, shard: &NewShard, replicas: u32) -> Vec<usize> {
     let mut chosen: Vec<usize> = Vec::new();
-    let wished = first.and_then(|id| tallies.iter().position(|tally| &tally.node.id == id));
-    chosen.extend(wished);
     while chosen.len() < replicas as usize {
         let free = (0..tallies.len()).filter(|at| !chosen.contains(at));
         let best = free.min_by(|&a, &b| {
@@ -154,17 +143,15 @@ fn choose(
             None => break,
         }
     }
-    if wished.is_none() {
-        let leader = (0..chosen.len()).min_by(|&a, &b| {
-            let (x, y) = (&tallies[chosen[a]], &tallies[chosen[b]]);
-            let per = |n: u64, t: &Tally<'_>| n as f64 / t.weight;
-            per(x.table_leaders, x)
-                .total_cmp(&per(y.table_leaders, y))
-                .then(per(x.leaders, x).total_cmp(&per(y.leaders, y)))
-        });
-        if let Some(leader) = leader {
-            chosen.swap(0, leader);
-        }
+    let leader = (0..chosen.len()).min_by(|&a, &b| {
+        let (x, y) = (&tallies[chosen[a]], &tallies[chosen[b]]);
+        let per = |n: u64, t: &Tally<'_>| n as f64 / t.weight;
+        per(x.table_leaders, x)
+            .total_cmp(&per(y.table_leaders, y))
+            .then(per(x.leaders, x).total_cmp(&per(y.leaders, y)))
+    });
+    if let Some(leader) = leader {
+        chosen.swap(0, leader);
     }
     chosen
 }
@@ -233,7 +220,7 @@ mod tests {
 
     fn table(shards: u32, replicas: u32) -> NewTable {
         let shard = |s| NewShard { shard: ShardId(s), load: Load::default() };
-        NewTable { replicas, shards: (0..shards).map(shard).collect(), first_node: None }
+        NewTable { replicas, shards: (0..shards).map(shard).collect() }
     }
 
     fn counts(placed: &NewPlacement, leaders_only: bool) -> BTreeMap<NodeId, usize> {
@@ -311,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_already_counts_and_a_wished_first_node_leads() {
+    fn what_is_there_already_counts() {
         let nodes: Vec<NodeView> = (0..3).map(|n| node(n, n)).collect();
         let there = ShardView {
             table: TableId(uuid::Uuid::from_u128(1)),
@@ -328,8 +315,5 @@ mod tests {
         let one = table(1, 1);
         let placed = place_new(&snapshot, &Policy::default(), &one);
         assert_eq!(placed.shards[&ShardId(0)][0].as_str(), "n1");
-        let wished = NewTable { first_node: Some("n2".parse().unwrap()), ..one };
-        let placed = place_new(&snapshot, &Policy::default(), &wished);
-        assert_eq!(placed.shards[&ShardId(0)][0].as_str(), "n2");
     }
 }

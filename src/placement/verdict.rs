@@ -20,6 +20,7 @@ use super::problem::{Compromise, NONE, Problem};
 use super::relief::{Relief, relief};
 use super::scale::scaled;
 use super::solution::Solution;
+use super::vain::take_back;
 use crate::model::{NodeId, ShardId, TableId};
 use std::collections::BTreeMap;
 
@@ -117,7 +118,9 @@ fn decided(
             } else {
                 engine.solve(problem, seed, &mut rest, progress)
             };
-            Outcome { bound: found.bound.max(bound).max(least), ..found }
+            let mut solution = found.solution;
+            take_back(problem, &mut solution);
+            Outcome { solution, bound: found.bound.max(bound).max(least), ..found }
         }
         Goal::Leaders => Outcome {
             solution: leaders(problem, &present, seed, budget),

@@ -53,7 +53,18 @@ fn a_solve_can_be_written_judged_and_explained() {
     assert!(text.contains("shards by reason: ") && text.contains("in_place "), "{text}");
     let why = placement(&["explain", path, "3", "--solution", out]);
     assert_eq!(why.code, 0, "{}", why.err);
-    assert_eq!(why.out.lines().filter(|line| line.trim_start().starts_with(char::is_numeric)).count(), 3);
+    let rows = |text: &str| text.lines().filter(|l| l.trim_start().starts_with(char::is_numeric)).count();
+    let (nodes, leaders) = why.out.split_once("other leaders, the best first:").expect(&why.out);
+    assert_eq!((rows(nodes), rows(leaders)), (3, 1), "{}", why.out);
+    assert!(nodes.contains("SCORE CHANGE") && nodes.contains("BYTES") && nodes.contains("COPY"), "{nodes}");
+    let why = placement(&["explain", path, "3", "--solution", out, "--goal", "leaders", "--json"]);
+    let why: serde_json::Value = serde_json::from_str(&why.out).expect(&why.err);
+    for change in why["candidates"].as_array().unwrap().iter().chain(why["transfers"].as_array().unwrap()) {
+        let terms = change["terms"].as_object().unwrap().values().map(|term| term.as_f64().unwrap());
+        assert!((terms.sum::<f64>() - change["change"].as_f64().unwrap()).abs() < 1e-9, "{change}");
+    }
+    let ran = placement(&["explain", path, "3", "--engine", "greedy"]);
+    assert!(ran.code == 0 && !ran.err.contains("annealing"), "{}", ran.err);
 }
 
 #[test]
@@ -174,6 +185,8 @@ fn an_interrupt_gives_the_best_so_far() {
     let folder = tempfile::tempdir().unwrap();
     let path = instance(folder.path(), 30, 3000);
     interrupted(&path, &["--time-limit", "900"], "annealing");
+    // In the middle of it, seconds later.
+    interrupted(&path, &["--time-limit", "900"], "annealing, 0 % of the limit");
 }
 
 /// Solves until it says that it is at that phase, and interrupts: what it says then.

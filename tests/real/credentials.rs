@@ -1,7 +1,7 @@
 //! Wrong passwords, through a real daemon: told with code and remedy wherever somebody looks, and mended by the
-//! right one. And what routes say of a node, when it changes.
+//! right one; no password is in a log. And what routes say of a node, when it changes.
 
-use super::support::cluster::{Cluster, DDL};
+use super::support::cluster::{Cluster, DDL, Node};
 use super::support::etcd::EtcdCluster;
 use super::support::kafka::TestKafka;
 use converthouse::adapters::kafka::Kafka as _;
@@ -18,6 +18,24 @@ fn restart(cluster: &mut Cluster, from: &str, to: &str) {
     cluster.nodes[0].kill_daemon();
     cluster.nodes[0].reconfigure(from, to);
     cluster.nodes[0].start_daemon();
+}
+
+fn log_file(node: &Node) -> std::path::PathBuf {
+    node.server.folder().join(format!("daemon-{}.log", node.id))
+}
+
+/// What a daemon has logged, each line of it a JSON object that tells when, how grave, from where and what.
+fn json_log(node: &Node) -> String {
+    let log = std::fs::read_to_string(log_file(node)).unwrap();
+    for line in log.lines() {
+        let event: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let field = |name: &str| event[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}"));
+        humantime::parse_rfc3339(field("timestamp")).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&field("level")), "{line}");
+        assert!(!field("target").is_empty() && !field("message").is_empty(), "{line}");
+    }
+    log
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,6 +62,10 @@ async fn a_wrong_password_for_kafka_is_told_with_its_code_and_its_remedy() {
     assert!(!text.contains("hush"), "{text}");
     restart(&mut cluster, "\"hush\"", "\"wonder land\"");
     cluster.prove_events(1_001, 0).await;
+    assert!(cluster.nodes[0].said("CVH-0503") > 0, "{}", cluster.nodes[0].log_tail());
+    for secret in ["hush", "wonder land", "pass'word"] {
+        assert_eq!(cluster.nodes[0].said(secret), 0, "{secret} is in the log");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,7 +115,8 @@ async fn a_node_whose_address_changes_is_reached_by_the_new_one() {
     cluster.prove_events(1_000, 0).await;
 }
 
-/// A user that may read and no more, on every server: what one server asks of another is asked as it, copies too.
+/// A user that may read and no more, on every server: what one server asks of another is asked as it, copies too. Its
+/// password goes into statements and files for that, and into no log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_ask_each_other_as_the_query_user() {
     let mut cluster = Cluster::start(2, 1).await;
@@ -111,7 +134,9 @@ async fn servers_ask_each_other_as_the_query_user() {
             "clickhouse_host",
             "query_user = \"reader\"\nquery_password = \"r<ader\"\nclickhouse_host",
         );
-        node.reconfigure("[log]", "[transfer]\nby_parts = false\n[log]");
+        node.reconfigure("[log]", "[transfer]\nby_parts = false\n[log]\nformat = \"json\"");
+        // What it has logged so far was for people.
+        std::fs::remove_file(log_file(node)).unwrap();
         node.start_daemon();
     }
     cluster.until("a leader", leads);
@@ -135,4 +160,13 @@ async fn servers_ask_each_other_as_the_query_user() {
         cluster.cli(&["shard", "add", "shop.events", &shard.id.to_string(), &other.unwrap().id, "--force"]);
     added.unwrap_or_else(|error| panic!("{error}"));
     cluster.prove_events(1_000, 0).await;
+    for node in &mut cluster.nodes {
+        assert!(node.stop_daemon().success());
+        let log = json_log(node);
+        assert!(log.contains("routes loaded"), "{log}");
+        // As they stand or within a statement, in a URL, in the routes file.
+        for secret in ["'word", "%27word", "apos;word", "r<ader", "r%3Cader", "r&lt;ader"] {
+            assert!(!log.contains(secret), "{secret} is in the log of {}", node.id);
+        }
+    }
 }

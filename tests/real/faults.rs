@@ -2,9 +2,14 @@
 //! and replicas are equal.
 
 use super::stalls::inserts;
-use super::support::cluster::Cluster;
+use super::support::cluster::{Cluster, DDL, PARTITIONS};
 use super::support::producer::Producer;
-use std::time::Duration;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataTopic;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_killed_during_ingest_loses_and_doubles_nothing() {
@@ -30,7 +35,7 @@ async fn the_leader_killed_during_create_leaves_the_table_to_the_next() {
     let made = cluster.nodes[leader].cli(&[
         "table",
         "create",
-        super::support::cluster::DDL,
+        DDL,
         "--partitions",
         "8",
         "--shards",
@@ -60,7 +65,7 @@ async fn a_table_is_made_though_the_leaders_clickhouse_is_down() {
     cluster.nodes[leader].server.kill().unwrap();
     let numbers =
         ["--partitions", "8", "--shards", "4", "--replicas", "2", "--partition-by", "user", "--no-wait"];
-    let arguments = [&["table", "create", super::support::cluster::DDL][..], &numbers[..]].concat();
+    let arguments = [&["table", "create", DDL][..], &numbers[..]].concat();
     let made = cluster.nodes[leader].cli(&arguments);
     made.unwrap_or_else(|error| panic!("{error}"));
     cluster.nodes[leader].server.start().await.unwrap();
@@ -119,16 +124,69 @@ async fn an_etcd_member_killed_stops_neither_ingest_nor_control() {
     cluster.prove_events(rows, 0).await;
 }
 
+/// Of the usual table: one for each partition, and the one for dead letters.
+const TOPICS: u64 = PARTITIONS + 1;
+
+/// On which brokers a topic's one partition is, and on which of them it is in sync.
+#[derive(Debug)]
+struct Copies {
+    on: Vec<i32>,
+    in_sync: Vec<i32>,
+}
+
+/// Those of the usual table's topics, as the brokers tell.
+fn copies(cluster: &Cluster) -> Result<BTreeMap<String, Copies>, KafkaError> {
+    let mut config = ClientConfig::new();
+    let looker: BaseConsumer =
+        config.set("bootstrap.servers", cluster.kafka.brokers.bootstrap()).create().unwrap();
+    let told = looker.fetch_metadata(None, Duration::from_secs(10))?;
+    let copies = |topic: &MetadataTopic| {
+        let partition = topic.partitions().first()?;
+        let copies = Copies { on: partition.replicas().to_vec(), in_sync: partition.isr().to_vec() };
+        Some((topic.name().to_owned(), copies))
+    };
+    let own = told.topics().iter().filter(|topic| topic.name().starts_with("shop.events."));
+    Ok(own.filter_map(copies).collect())
+}
+
+/// Waits until all of the table's topics are as wanted. While a broker goes or comes the others may not tell.
+async fn until_copies(cluster: &Cluster, what: &str, wanted: impl Fn(&Copies) -> bool) {
+    let began = Instant::now();
+    loop {
+        let told = copies(cluster);
+        let all =
+            |topics: &BTreeMap<String, Copies>| topics.len() as u64 == TOPICS && topics.values().all(&wanted);
+        if told.as_ref().is_ok_and(all) {
+            return;
+        }
+        assert!(began.elapsed().as_secs() < 90, "waited for {what}: {told:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kafka_broker_killed_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start(3, 3).await;
-    cluster.create_events(4);
+    // By themselves these brokers make three.
+    let copies_wanted = ["--topic-replication", "2"];
+    let numbers = ["--partitions", "8", "--shards", "4", "--replicas", "2", "--partition-by", "user"];
+    let made = cluster.cli(&[&["table", "create", DDL], &numbers[..], &copies_wanted[..]].concat());
+    made.unwrap_or_else(|error| panic!("{error}"));
+    let topics = copies(&cluster).unwrap();
+    let own = (0..PARTITIONS).map(|partition| format!("shop.events.{partition}"));
+    let own: BTreeSet<String> = own.chain(["shop.events.dead-letter".to_owned()]).collect();
+    assert_eq!(topics.keys().cloned().collect::<BTreeSet<_>>(), own);
+    assert!(topics.values().all(|copies| copies.on.len() == 2), "{topics:?}");
     let stream = Producer::start(&cluster, 20_000);
     for broker in 0..2 {
         stream.flow(3_000).await;
         cluster.kafka.brokers.kill(broker).unwrap();
+        let id = i32::try_from(broker + 1).unwrap();
+        until_copies(&cluster, "the others to go on alone", |copies| !copies.in_sync.contains(&id)).await;
         stream.flow(3_000).await;
         cluster.kafka.brokers.restart(broker).await.unwrap();
+        // Else a topic's only copy in sync might be on the next one.
+        until_copies(&cluster, "both copies to be in sync", |copies| copies.in_sync.len() == 2).await;
     }
     let rows = stream.end().await;
     cluster.prove_events(rows, 0).await;

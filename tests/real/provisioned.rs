@@ -21,8 +21,10 @@ fn output(program: &str, arguments: &[&str]) -> String {
 fn the_servers_from_debian_are_installed() {
     assert!(output("etcd", &["--version"]).contains("etcd Version: 3."));
     assert!(output("promtool", &["--version"]).contains("promtool, version 2."));
-    let server = std::env::var("CLICKHOUSE_BINARY").unwrap_or_else(|_| "clickhouse-server".into());
-    assert!(output("sh", &["-c", "command -v \"$0\"", &server]).contains("clickhouse"), "{server}");
+    let server = std::env::var("CLICKHOUSE_BINARY").ok().filter(|named| !named.is_empty());
+    let server = server.unwrap_or_else(|| "clickhouse-server".into());
+    let found = output("sh", &["-c", "command -v \"$0\" || command -v \"${0% server}\"", &server]);
+    assert!(found.contains("clickhouse"), "{server}");
 }
 
 #[test]
@@ -46,9 +48,11 @@ fn the_current_clickhouse_engine_answers() {
 fn any_clickhouse_on_the_path_will_do_for_the_demo() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("clickhouse-server");
-    std::fs::write(&program, "#!/bin/sh\n").unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let [program, many] = ["clickhouse-server", "clickhouse"].map(|name| folder.path().join(name));
+    for program in [&program, &many] {
+        std::fs::write(program, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/provision.sh");
     let provision = |binary: &str| {
@@ -59,6 +63,13 @@ fn any_clickhouse_on_the_path_will_do_for_the_demo() {
     };
     let shown = provision("");
     assert!(shown.contains(&format!("ready ({}, on the PATH)", program.display())), "{shown}");
-    let shown = provision("/nonexistent/clickhouse");
-    assert!(shown.contains("names /nonexistent/clickhouse, which is no program"), "{shown}");
+    let many = many.display().to_string();
+    for named in [program.display().to_string(), format!("{many} server"), many, "clickhouse server".into()] {
+        let shown = provision(&named);
+        assert!(shown.contains(&format!("ready ({named}, by CLICKHOUSE_BINARY)")), "{shown}");
+    }
+    for named in ["/nonexistent/clickhouse", "/nonexistent/clickhouse server", "no-clickhouse-here server"] {
+        let shown = provision(named);
+        assert!(shown.contains(&format!("names {named}, which is no program")), "{shown}");
+    }
 }

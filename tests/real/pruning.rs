@@ -1,9 +1,11 @@
-//! S5, H10: what ClickHouse itself leaves out of a point query stays right across a split. 18.16.1 has no
-//! `optimize_skip_unused_shards`, so the current engine says which shards it would ask by the very files that the
-//! daemons wrote; and the real servers say that all of a key's rows are there.
+//! S5, H10: what ClickHouse itself leaves out of a point query, or of a query by key, stays right across a split and a
+//! move. 18.16.1 has neither `optimize_skip_unused_shards` nor `optimize_distributed_group_by_sharding_key`, so the
+//! current engine says by the very files that the daemons wrote which shards it would ask, and that it would put
+//! nothing together; and the real servers say that all of a key's rows are in that one shard.
 
 use super::support::clickhouse::Current;
 use super::support::cluster::{Cluster, Node, PARTITIONS, event};
+use converthouse::adapters::kafka::{Kafka, Outgoing};
 use converthouse::model::control::TableStatus;
 use converthouse::model::names;
 use converthouse::model::table::{ShardState, TableName};
@@ -11,19 +13,30 @@ use converthouse::model::{PartitionId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ROWS: u64 = 3_000;
+/// So few that each has many rows.
+const USERS: u64 = 97;
 const PRUNED: &str = "SETTINGS optimize_skip_unused_shards = 1, force_optimize_skip_unused_shards = 2, \
                       connect_timeout_with_failover_ms = 1000, connections_with_failover_max_tries = 1";
 
-/// A user of each partition, and how many rows it has.
+fn rows() -> Vec<Outgoing> {
+    (0..ROWS).map(|number| event(number % USERS)).collect()
+}
+
+/// Every user, and how many rows it has.
+fn users() -> BTreeMap<u64, u64> {
+    let mut counted: BTreeMap<u64, u64> = BTreeMap::new();
+    for row in rows() {
+        let row: serde_json::Value = serde_json::from_slice(&row.payload.unwrap()).unwrap();
+        *counted.entry(row["user"].as_u64().unwrap()).or_default() += 1;
+    }
+    counted
+}
+
+/// One user of each partition.
 fn keys() -> BTreeMap<u64, u64> {
-    let user = |id: u64| {
-        let text = String::from_utf8(event(id).payload.unwrap().to_vec()).unwrap();
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()["user"].as_u64().unwrap()
-    };
-    let users: Vec<u64> = (0..ROWS).map(user).collect();
-    let of = |partition| *users.iter().find(|user| *user % PARTITIONS == partition).unwrap();
-    let counted = |user: u64| (user, users.iter().filter(|other| **other == user).count() as u64);
-    (0..PARTITIONS).map(|partition| counted(of(partition))).collect()
+    let users = users();
+    let of = |partition| users.iter().find(|(user, _)| *user % PARTITIONS == partition).unwrap();
+    (0..PARTITIONS).map(of).map(|(user, rows)| (*user, *rows)).collect()
 }
 
 /// The file as it is, but for ports: the table's shard number `n` of the file is at port `n + 1`, where nobody is.
@@ -47,6 +60,30 @@ fn tried(error: &str) -> BTreeSet<u32> {
     ports.map(|rest| rest.split(')').next().unwrap().parse().unwrap()).collect()
 }
 
+/// By the routes of that node nothing has to be put together of what shards tell by user: each is in one alone.
+async fn judge_groups(by: &Node, engine: &Current) {
+    let grouped = "SELECT user, count() FROM shop.events GROUP BY user";
+    for (by_key, put_together) in [(0, true), (1, false)] {
+        let settings = format!(
+            "SETTINGS optimize_skip_unused_shards = 1, optimize_distributed_group_by_sharding_key = {by_key}"
+        );
+        let plan = engine.query(&format!("EXPLAIN PIPELINE {grouped} {settings}")).await.unwrap();
+        assert!(
+            plan.contains("ReadFromRemote") && plan.contains("Merging") == put_together,
+            "{by_key}: {plan}"
+        );
+    }
+    // The oldest server does so when it is told to, whatever the key is: a user of two shards would be there twice.
+    let shown = by.query(&format!("{grouped} SETTINGS distributed_group_by_no_merge = 1")).await.unwrap();
+    let group = |line: &str| {
+        let (user, rows) = line.split_once('\t').unwrap();
+        (user.parse().unwrap(), rows.parse().unwrap())
+    };
+    let mut groups: Vec<(u64, u64)> = shown.lines().map(group).collect();
+    groups.sort_unstable();
+    assert_eq!(groups, users().into_iter().collect::<Vec<_>>(), "by {}", by.id);
+}
+
 /// By the routes of that node, a point query reads the one shard that holds its partition, and that one has all.
 async fn judge(cluster: &Cluster, by: &Node, table: &TableStatus, shards: &[ShardId], engine: &Current) {
     let name = TableName { database: table.database.clone(), table: table.table.clone() };
@@ -68,6 +105,7 @@ async fn judge(cluster: &Cluster, by: &Node, table: &TableStatus, shards: &[Shar
         let shown = by.query(&point).await.unwrap();
         assert_eq!((held.unwrap(), shown), (rows.to_string(), rows.to_string()), "user {user}, {}", by.id);
     }
+    judge_groups(by, engine).await;
 }
 
 /// The current engine with that node's routes and the table that users see there.
@@ -84,14 +122,14 @@ async fn engine(node: &Node, cluster: &str) -> Option<Current> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_point_query_reads_the_one_shard_that_has_its_key_before_during_and_after_a_split() {
+async fn a_point_query_reads_the_one_shard_that_has_its_key_around_a_split_and_after_a_move() {
     let mut cluster = Cluster::start(3, 1).await;
     let partitions = PARTITIONS.to_string();
     let numbers = ["--partitions", &partitions, "--shards", "2", "--replicas", "1", "--partition-by", "user"];
     let made = cluster.cli(&[&["table", "create", super::support::cluster::DDL], &numbers[..]].concat());
     made.unwrap_or_else(|error| panic!("{error}"));
     cluster.cli(&["balance", "off"]).unwrap();
-    cluster.produce(0..ROWS).await;
+    cluster.client.produce(rows()).await.unwrap();
     cluster.prove("shop.events", ROWS, 0).await;
     let before = cluster.table("shop.events").unwrap();
     let holds = |node: &Node| {
@@ -130,6 +168,27 @@ async fn a_point_query_reads_the_one_shard_that_has_its_key_before_during_and_af
     let Some(by_old) = engine(&cluster.nodes[old], &after.cluster).await else { return };
     judge(&cluster, &cluster.nodes[old], &after, &halves, &by_old).await;
     judge(&cluster, &cluster.nodes[new], &after, &halves, &by_new).await;
+
+    // To the node that only asked so far.
+    let from = after.shards.iter().find(|shard| shard.id == halves[0]).unwrap().replicas[0].node.to_string();
+    let (shard, to) = (halves[0].to_string(), cluster.nodes[old].id.clone());
+    let moved = cluster.cli(&["shard", "move", "shop.events", &shard, &from, &to]);
+    moved.unwrap_or_else(|error| panic!("{error}"));
+    cluster.until("the copy to have moved, and every node to know", |status| {
+        let table = &status.tables[0];
+        let shard = table.shards.iter().find(|shard| shard.id == halves[0]).unwrap();
+        let held: Vec<&str> = shard.replicas.iter().map(|replica| replica.node.as_str()).collect();
+        let knows = |node: &Node| {
+            table.acknowledged.iter().any(|(id, epoch)| id.as_str() == node.id && *epoch == table.epoch)
+        };
+        table.complete && held == [to.as_str()] && cluster.nodes.iter().all(knows)
+    });
+    let moved = cluster.table("shop.events").unwrap();
+    assert!(moved.epoch > after.epoch, "{moved:#?}");
+    for node in &cluster.nodes {
+        let Some(engine) = engine(node, &moved.cluster).await else { return };
+        judge(&cluster, node, &moved, &halves, &engine).await;
+    }
 }
 
 fn in_range_order(table: &TableStatus, shards: &[ShardId]) -> Vec<ShardId> {

@@ -46,6 +46,14 @@ async fn what_cannot_be_a_table_is_refused_with_a_reason_and_leaves_nothing_behi
     refused(&cluster, GOOD, &["--replicas", "2"], &["replicas", "nodes"]);
     refused(&cluster, GOOD, &["--first-node", "n9"], &["n9"]);
     refused(&cluster, GOOD, &["--topic-prefix", "no spaces"], &["topic"]);
+    for (setting, why) in [
+        ("input_format_csv_skip_first_lines=1", "drop rows in silence"),
+        ("max_insert_block_size=7", "none for parsing messages"),
+    ] {
+        refused(&cluster, GOOD, &["--setting", setting], &[why]);
+    }
+    cluster.cli(&["node", "cordon", "n1"]).unwrap();
+    refused(&cluster, GOOD, &["--first-node", "n1"], &["n1 is cordoned"]);
     let databases = cluster.nodes[0].query("SHOW DATABASES").await.unwrap();
     assert!(!databases.contains("cvh"), "something was left behind: {databases}");
     assert_eq!(cluster.status().unwrap().tables, []);
@@ -66,6 +74,8 @@ async fn a_table_that_exists_is_told_from_one_that_is_the_same() {
         ("--partition-by", "a + 1", "partition expression a, not a + 1"),
         ("--topic-layout", "one-topic", "topic layout"),
         ("--setting", "input_format_skip_unknown_fields=1", "format settings none, not input_format"),
+        ("--batch-rows", "7", "batch rows 262144, not 7"),
+        ("--batch-age-ms", "70", "batch age 1000 ms, not 70 ms"),
         ("--topic-prefix", "elsewhere", "topic prefix d.good, not elsewhere"),
     ] {
         let more = ["--if-not-exists", option, value];

@@ -150,7 +150,8 @@ async fn a_daemon_cut_off_from_kafka_loses_and_doubles_nothing() {
     through_bad_weather(|links| &links.kafka, noticed).await;
 }
 
-/// Nothing is sent meanwhile: neither its going nor its return shows in messages.
+/// Nothing is sent meanwhile: neither its going nor its return shows in messages. Nor can a table be made: whoever asks
+/// for one is told why, and nothing of it is kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_down_is_told_and_that_it_is_back_too() {
     let mut cluster = Cluster::start(1, 1).await;
@@ -165,8 +166,17 @@ async fn a_broker_that_is_down_is_told_and_that_it_is_back_too() {
         let away = |stall: &Stall| matches!(stall, Stall::KafkaUnreachable { .. });
         !status.healthy && replica.stalls.values().filter(|stall| away(stall)).count() == 8
     });
+    let other = "CREATE TABLE shop.other (id UInt64) ENGINE = MergeTree ORDER BY id";
+    let create = ["table", "create", other, "--partitions", "2", "--partition-by", "id"];
+    let refused = cluster.cli(&create).expect_err("no broker takes its topics");
+    for word in ["CVH-0806", "CVH-0501", "check [kafka] brokers", "bring the named part back and try again"] {
+        assert!(refused.contains(word), "no {word:?} in {refused}");
+    }
+    let listed = cluster.cli(&["table", "list"]).unwrap();
+    assert!(listed.contains("shop.events") && !listed.contains("shop.other"), "{listed}");
     cluster.kafka.brokers.restart(0).await.unwrap();
     cluster.until("all to be well again", |status| status.healthy);
+    cluster.cli(&create).unwrap_or_else(|error| panic!("{error}"));
     cluster.produce(1_000..1_500).await;
     cluster.prove("shop.events", 1_500, 0).await;
 }

@@ -1,12 +1,12 @@
 //! Standalone mode, from end to end: one process, an embedded store, several ClickHouse servers. And what of the
 //! formats, the layouts of topics and gRPC's own verbs is the same in every mode, through a real daemon.
 
-use super::support::cluster::Cluster;
+use super::support::cluster::{Cluster, DDL};
 use converthouse::adapters::kafka::{Kafka, Outgoing};
 use converthouse::model::names::TopicPartition;
 use converthouse::wire;
 use converthouse::wire::routing_client::RoutingClient;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PARTITIONS: u64 = 4;
 /// Rows of one message.
@@ -99,6 +99,11 @@ async fn a_clickhouse_that_calls_gets_its_shard_here_and_a_watch_of_routes_shows
         ..Default::default()
     };
     let request = wire::CreateShardRequest { node: "n2".into(), table: Some(table) };
+    let nowhere = wire::CreateShardRequest { node: "n9".into(), ..request.clone() };
+    let refused = routing.create_shard(nowhere).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound, "{refused}");
+    assert!(refused.message().contains("node n9 does not exist"), "{refused}");
+    // Had it left anything of the table, this one would be refused.
     let made = routing.create_shard(request.clone()).await.unwrap().into_inner().table.unwrap();
     assert_eq!(made.shards.len(), 1, "{made:?}");
     assert_eq!(made.shards[0].replicas[0].node, "n2", "the caller's own copy is the first, at once");
@@ -133,4 +138,37 @@ async fn a_clickhouse_that_calls_gets_its_shard_here_and_a_watch_of_routes_shows
     assert!(cluster.nodes[0].stop_daemon().success());
     let end = tokio::time::timeout(Duration::from_secs(5), watch.message()).await.expect("it ends");
     assert!(matches!(end, Ok(None) | Err(_)), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_replica_of_the_first_shard_takes_rows_and_answers_before_there_is_a_second() {
+    let mut cluster = Cluster::start_standalone(2).await;
+    cluster.nodes[1].server.kill().unwrap();
+    cluster.until("the second server to be known to be down", |status| {
+        status.nodes.iter().any(|node| node.id.as_str() == "n2" && node.clickhouse_up == Some(false))
+    });
+    let numbers = ["--partitions", "8", "--replicas", "2", "--partition-by", "user", "--first-node", "n1"];
+    let made = cluster.cli(&[&["table", "create", DDL], &numbers[..]].concat());
+    let made = made.unwrap_or_else(|error| panic!("{error}"));
+    assert!(made.contains("usable; further replicas follow by themselves"), "{made}");
+    cluster.produce(0..1_000).await;
+    let began = Instant::now();
+    loop {
+        // The table is usable: whoever asks it is answered, from the first time on.
+        let shown = cluster.nodes[0].query("SELECT count(), uniqExact(id) FROM shop.events").await.unwrap();
+        if shown == "1000\t1000" {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 30, "{shown}:\n{}", cluster.nodes[0].log_tail());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let table = cluster.table("shop.events").unwrap();
+    let on: Vec<_> = table.shards[0].replicas.iter().map(|replica| replica.node.as_str()).collect();
+    assert_eq!((table.shards.len(), on), (1, vec!["n1"]), "{table:?}");
+    assert!(table.usable && !table.complete, "{table:?}");
+    assert!(table.waiting_for.iter().any(|what| what == "1 more node(s) for shard s0"), "{table:?}");
+    cluster.nodes[1].server.start().await.unwrap();
+    cluster.prove_events(1_000, 0).await;
+    let replicas = cluster.table("shop.events").unwrap().shards[0].replicas.len();
+    assert_eq!(replicas, 2, "the second has followed by itself");
 }

@@ -43,6 +43,7 @@ impl Agent {
         if let Some(running) = self.running.remove(&place) {
             if !running.address.connected() {
                 tracing::error!(table = %place.0, shard = %place.1, "a replica actor died: making it anew");
+                self.ports.metrics.actor_deaths("replica").inc();
             }
             running.address.do_send(StopReplica);
         }

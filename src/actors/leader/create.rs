@@ -3,7 +3,7 @@
 //! The table actor does the rest from that record, whoever leads by then. Until the record is written nothing but
 //! topics was made, so a request may be repeated after any failure.
 
-use super::{Lead, parse, status};
+use super::{Lead, parse, status, target};
 use crate::actors::replica::encode;
 use crate::adapters::kafka::{self, NewTopic};
 use crate::adapters::metadata::{Compare, TxnOutcome, Write, records::Record as _};
@@ -18,10 +18,18 @@ use crate::model::table::{ReplicationMode, Schema, Shard, Source};
 use crate::model::table::{Table, TableName, TableState, TopicLayout};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Most partitions of a table.
 const PARTITIONS_MAX: u32 = 65_536;
+/// How names of settings begin that say how rows are read.
+const PARSING: [&str; 3] = ["input_format_", "format_", "date_time_input_format"];
+/// What settings say in their names that have a server leave rows out: how many lines it skips, how many errors it
+/// overlooks.
+const LOSSY: [&str; 2] = ["_skip_first_lines", "_allow_errors_"];
+/// How long rows may wait for others of their insert.
+const BATCH_AGE_MS: RangeInclusive<u64> = 10..=3_600_000;
 /// Topics looked at at once.
 const LOOKS_AT_ONCE: usize = 16;
 /// How long new topics may take to get their leaders.
@@ -85,24 +93,39 @@ fn check_numbers(lead: &Lead, request: &CreateTable) -> Result<(), Error> {
             request.replicas
         )));
     }
-    if let Some(node) = &request.first_node
-        && !lead.view.read().nodes.contains_key(node)
-    {
-        return Err(Error::NotFound(format!("node {node}")));
+    if let Some(node) = &request.first_node {
+        target::able(&lead.view.read(), &lead.observed.read().heartbeats, node)?;
     }
     if request.partition_by.trim().is_empty() {
         return invalid("partition_by must be an integer expression over the table's columns".into());
     }
+    check_source(request).or_else(invalid)
+}
+
+/// How rows are read from messages, and how many go into an insert.
+fn check_source(request: &CreateTable) -> Result<(), String> {
     for (key, value) in encode::required_settings(request.format) {
         if request.format_settings.get(*key).is_some_and(|given| given != value) {
             let format = request.format;
-            return invalid(format!(
-                "setting {key} must stay {value:?} for {format}: rows are cut apart by it"
-            ));
+            return Err(format!("setting {key} must stay {value:?} for {format}: rows are cut apart by it"));
         }
     }
-    if request.batch.rows_max == 0 || request.batch.rows_max > 1_000_000 {
-        return invalid(format!("batch rows must be 1 to 1000000, not {}", request.batch.rows_max));
+    for name in request.format_settings.keys() {
+        if !PARSING.iter().any(|prefix| name.starts_with(prefix)) {
+            let known = PARSING.join("…, ");
+            return Err(format!("setting {name} is none for parsing messages: those are {known}…"));
+        }
+        if LOSSY.iter().any(|part| name.contains(part)) {
+            return Err(format!("setting {name} would have the server drop rows in silence: leave it out"));
+        }
+    }
+    let (batch, ages) = (&request.batch, BATCH_AGE_MS);
+    if batch.rows_max == 0 || batch.rows_max > 1_000_000 {
+        return Err(format!("batch rows must be 1 to 1000000, not {}", batch.rows_max));
+    }
+    if !ages.contains(&batch.age_max_ms) {
+        let (least, most) = (ages.start(), ages.end());
+        return Err(format!("batch age must be {least} to {most} ms, not {}", batch.age_max_ms));
     }
     Ok(())
 }
@@ -148,6 +171,10 @@ fn differences(table: &Table, shards: &[&Shard], schema: &Schema, request: &Crea
         if each.is_empty() { "none".to_owned() } else { each.join(" ") }
     };
     compare("format settings", settings(&source.format_settings), settings(&request.format_settings));
+    let batch = (source.batch, request.batch);
+    compare("batch rows", batch.0.rows_max.to_string(), batch.1.rows_max.to_string());
+    compare("batch bytes", batch.0.bytes_max.to_string(), batch.1.bytes_max.to_string());
+    compare("batch age", format!("{} ms", batch.0.age_max_ms), format!("{} ms", batch.1.age_max_ms));
     compare("topic layout", format!("{:?}", source.layout), format!("{:?}", request.layout));
     if let Some(prefix) = &request.topic_prefix {
         compare("topic prefix", source.topic_prefix.clone(), prefix.clone());
@@ -356,6 +383,56 @@ pub fn of_metadata(error: &metadata::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::table::{BatchLimits, MessageFormat};
+
+    #[test]
+    fn settings_that_parse_nothing_or_lose_rows_and_odd_batches_are_refused() {
+        let told = |settings: &[(&str, &str)], batch: BatchLimits| {
+            let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            check_source(&CreateTable {
+                ddl: String::new(),
+                partitions: 1,
+                shards: 1,
+                replicas: 1,
+                partition_by: "a".into(),
+                topic_prefix: None,
+                layout: TopicLayout::OneTopic,
+                topic_replication: -1,
+                format: MessageFormat::CSV,
+                format_settings: settings.collect(),
+                batch,
+                first_node: None,
+                dry_run: false,
+                if_not_exists: false,
+            })
+        };
+        let default = BatchLimits::default();
+        let good = [
+            ("input_format_skip_unknown_fields", "1"),
+            ("format_csv_delimiter", ","),
+            ("date_time_input_format", "best_effort"),
+        ];
+        assert_eq!(told(&good, default), Ok(()));
+        for (name, why) in [
+            ("input_format_csv_skip_first_lines", "drop rows in silence"),
+            ("input_format_tsv_skip_first_lines", "drop rows in silence"),
+            ("input_format_allow_errors_num", "drop rows in silence"),
+            ("input_format_allow_errors_ratio", "drop rows in silence"),
+            ("query", "none for parsing"),
+            ("password", "none for parsing"),
+            ("max_insert_block_size", "none for parsing"),
+            ("", "none for parsing"),
+        ] {
+            let refused = told(&[(name, "1")], default).unwrap_err();
+            assert!(refused.contains(why), "{name}: {refused}");
+        }
+        assert!(told(&[("format_csv_delimiter", ";")], default).unwrap_err().contains("must stay \",\""));
+        for age_max_ms in [0, 9, 3_600_001, u64::MAX] {
+            let refused = told(&[], BatchLimits { age_max_ms, ..default }).unwrap_err();
+            assert!(refused.contains("batch age must be 10 to 3600000 ms"), "{refused}");
+        }
+        assert!(told(&[], BatchLimits { rows_max: 0, ..default }).is_err());
+    }
 
     #[test]
     fn only_plain_integers_are_partition_expressions() {

@@ -126,6 +126,7 @@ fn placement(lead: &Lead) -> PlacementActor {
         lead.clock.clone(),
         lead.rules.down_after_ms,
         lead.balance,
+        lead.metrics.clone(),
     )
 }
 
@@ -143,16 +144,25 @@ impl Coordinator {
     fn reconcile(&mut self) {
         if !self.placement.connected() {
             tracing::error!("the placement actor died: making it anew");
+            self.lead.metrics.actor_deaths("placement").inc();
             self.placement = placement(&self.lead).start();
             self.tables.clear();
         }
         if !self.balancer.connected() {
             tracing::error!("the balancer died: making it anew");
+            self.lead.metrics.actor_deaths("balancer").inc();
             self.balancer = Balancer::new(self.lead.clone()).start();
         }
         let view = self.lead.view.read();
-        self.tables.retain(|id, table| view.tables.contains_key(id) && table.connected());
-        self.nodes.retain(|id, node| view.nodes.contains_key(id) && node.connected());
+        let lives = |kind: &str, connected: bool| {
+            if !connected {
+                tracing::error!(kind, "an actor died: making it anew");
+                self.lead.metrics.actor_deaths(kind).inc();
+            }
+            connected
+        };
+        self.tables.retain(|id, table| view.tables.contains_key(id) && lives("table", table.connected()));
+        self.nodes.retain(|id, node| view.nodes.contains_key(id) && lives("node", node.connected()));
         let new: Vec<TableId> =
             view.tables.keys().copied().filter(|id| !self.tables.contains_key(id)).collect();
         for id in new {

@@ -9,11 +9,14 @@ use crate::actors::table::decide::bare;
 use crate::adapters::peers::Error;
 use crate::model::ids::NodeId;
 use crate::model::node::NodeState;
-use crate::model::observed::answers;
+use crate::model::observed::{Heartbeat, answers};
+use crate::model::shared::Shared;
 use crate::model::table::{Replica, Shard};
+use crate::model::view::ClusterView;
 use crate::placement::constraint::spreads;
 use crate::placement::ids::Ids;
 use crate::placement::{Load, Policy, ReplicaView, ShardView, Snapshot};
+use std::collections::BTreeMap;
 
 /// Refuses a new replica of `shard` on `to`, in place of the one on `from` if there is one, where it must not be.
 pub fn check(
@@ -25,7 +28,9 @@ pub fn check(
 ) -> Result<(), Error> {
     let view = sight.view;
     let refused = |why: String| Err(Error::Refused(why));
-    let Some(node) = view.nodes.get(to) else { return Err(Error::NotFound(format!("node {to}"))) };
+    if !view.nodes.contains_key(to) {
+        return Err(Error::NotFound(format!("node {to}")));
+    }
     if shard.replica_on(to).is_some() {
         return refused(format!("{to} has a replica of {} already", shard.id));
     }
@@ -36,22 +41,34 @@ pub fn check(
     if let Some(operation) = view.open_operations().find(brings) {
         return refused(format!("{} ({}) brings {} to {to} already", operation.id, operation.kind, shard.id));
     }
-    match node.record.state {
-        NodeState::Active => {}
-        NodeState::Draining => return refused(format!("{to} is being drained: it is given no replicas")),
-        NodeState::Cordoned => return refused(format!("{to} is cordoned: it is given no replicas")),
-    }
-    if !view.is_live(to) {
-        return refused(format!("{to} is down: no daemon holds its lease"));
-    }
-    if !answers(sight.heartbeats, to) {
-        return refused(format!("{to} is down: its ClickHouse does not answer"));
-    }
+    able(view, sight.heartbeats, to)?;
     let anyway = "`--force` has it done all the same";
     match crowded(sight, shard, from, to).or_else(|| overfull(sight, shard, to)).filter(|_| !force) {
         Some(why) => refused(format!("{why}; {anyway}")),
         None => Ok(()),
     }
+}
+
+/// Refuses a node that may be given no replica at all: unknown, drained, cordoned, or down.
+pub fn able(
+    view: &ClusterView,
+    heartbeats: &BTreeMap<NodeId, Shared<Heartbeat>>,
+    to: &NodeId,
+) -> Result<(), Error> {
+    let refused = |why: String| Err(Error::Refused(why));
+    let Some(node) = view.nodes.get(to) else { return Err(Error::NotFound(format!("node {to}"))) };
+    match node.record.state {
+        NodeState::Draining => return refused(format!("{to} is being drained: it is given no replicas")),
+        NodeState::Cordoned => return refused(format!("{to} is cordoned: it is given no replicas")),
+        NodeState::Active => {}
+    }
+    if !view.is_live(to) {
+        return refused(format!("{to} is down: no daemon holds its lease"));
+    }
+    if !answers(heartbeats, to) {
+        return refused(format!("{to} is down: its ClickHouse does not answer"));
+    }
+    Ok(())
 }
 
 /// Whether a copy on a node that is down is the only one whose table may still be there: the others have told that

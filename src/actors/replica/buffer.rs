@@ -73,7 +73,7 @@ impl Buffer {
         } else if self.is_full(limits) {
             Some(0)
         } else {
-            Some(self.first_at_ms + limits.age_max_ms)
+            Some(self.first_at_ms.saturating_add(limits.age_max_ms))
         }
     }
 

@@ -50,7 +50,7 @@ async fn place(
 ) -> Result<Revision, String> {
     let table = &basis.table.record;
     let shards = missing.iter().map(|(id, _)| *id).collect();
-    let ask = PlaceShards { shards, replicas: table.replicas, first_node: None };
+    let ask = PlaceShards { shards, replicas: table.replicas };
     let placed = placement.send(ask).await.map_err(|error| error.to_string())??;
     let mut records = Vec::new();
     for (id, range) in missing {
@@ -158,6 +158,9 @@ async fn write(lead: &Lead, basis: &Basis, change: &Change) -> Result<Revision, 
     let mut compares = vec![Compare::ModifiedAt(table_key.clone(), table.revision)];
     let mut writes = Vec::new();
     for shard in &change.shards {
+        if let Some(wrong) = basis.shards.get(&shard.id).and_then(|before| before.record.illegal(shard)) {
+            return Err(wrong);
+        }
         let key = lead.keys.shard(shard.table, shard.id);
         compares.push(match basis.shards.get(&shard.id) {
             Some(before) => Compare::ModifiedAt(key.clone(), before.revision),
@@ -176,6 +179,9 @@ async fn write(lead: &Lead, basis: &Basis, change: &Change) -> Result<Revision, 
     }
     if change.publish {
         let mut record = table.record.clone();
+        if record.state != TableState::Active && !record.state.may_become(TableState::Active) {
+            return Err(format!("{} is {:?} and is published no more", record.name, record.state));
+        }
         record.publish(lead.publisher);
         record.state = TableState::Active;
         tracing::info!(table = %record.name, epoch = %record.epoch, "topology published");

@@ -15,6 +15,8 @@ use super::{sql, tsv};
 use crate::model::node::Secret;
 use bytes::Bytes;
 use clickhouse::{Client, Compression, error::Error as ClientError};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use std::future::Future;
 use std::time::Duration;
 use uuid::Uuid;
@@ -55,21 +57,53 @@ pub type Settings = Vec<(String, String)>;
 pub struct Transport {
     url: String,
     client: Client,
+    /// It is to be spoken to by TLS, and there is no authority to trust.
+    trusts_nobody: bool,
+}
+
+/// What is said then.
+const TRUSTS_NOBODY: &str = "https needs authorities to trust, and this machine has none: install them (Debian: \
+                             ca-certificates), or name a file of them in SSL_CERT_FILE, and start anew";
+/// As the `clickhouse` crate has it: a server closes connections that are idle for 3 s.
+const POOL_IDLE: Duration = Duration::from_secs(2);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// A client of a server. The crate's own default panics on a machine without CA certificates, for plain HTTP too.
+pub fn client(url: &str) -> Client {
+    let client = if is_secure(url) && !trusts_nobody() {
+        Client::default()
+    } else {
+        let mut connector = HttpConnector::new();
+        connector.set_keepalive(Some(TCP_KEEPALIVE));
+        let plain = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .build(connector);
+        Client::with_http_client(plain)
+    };
+    client.with_url(url).with_validation(false)
+}
+
+fn is_secure(url: &str) -> bool {
+    url.starts_with("https:")
+}
+
+fn trusts_nobody() -> bool {
+    rustls_native_certs::load_native_certs().certs.is_empty()
 }
 
 impl Transport {
     /// `url` is `http(s)://host:port`. Connects with the first request.
     pub fn new(url: &str, user: &str, password: &Secret) -> Self {
         let url = url.trim_end_matches('/').to_owned();
-        let mut client =
-            Client::default().with_url(&url).with_validation(false).with_compression(Compression::None);
+        let mut client = client(&url).with_compression(Compression::None);
         if !user.is_empty() {
             client = client.with_user(user);
         }
         if !password.expose().is_empty() {
             client = client.with_password(password.expose());
         }
-        Self { url, client }
+        let trusts_nobody = is_secure(&url) && trusts_nobody();
+        Self { url, client, trusts_nobody }
     }
 
     /// The address, for messages.
@@ -143,6 +177,9 @@ impl Transport {
         call: &Call<'_>,
         running: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, Error> {
+        if self.trusts_nobody {
+            return Err(Error::Unreachable { url: self.url.clone(), reason: TRUSTS_NOBODY.to_owned() });
+        }
         let began = std::time::Instant::now();
         let ended = tokio::time::timeout(call.deadline, running).await;
         tracing::trace!(what = call.what, doing = ?call.doing, took_us = began.elapsed().as_micros(), "statement");
@@ -221,6 +258,27 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_trusts_nobody_says_so_and_needs_nobody_for_plain_http() {
+        let secure = Transport::new("https://127.0.0.1:1", "", &Secret::new(""));
+        let transport = Transport { trusts_nobody: true, ..secure };
+        let call = || Call {
+            statement: &Statement::Server,
+            doing: Doing::Read,
+            what: "a look",
+            settings: Settings::new(),
+            deadline: Duration::from_secs(5),
+        };
+        let told = transport.bytes(call(), &Capabilities::of(""), "TabSeparated").await.unwrap_err();
+        assert!(
+            matches!(&told, Error::Unreachable { reason, .. } if reason.contains("SSL_CERT_FILE")),
+            "{told}"
+        );
+        let plain = Transport::new("http://127.0.0.1:1", "", &Secret::new(""));
+        let told = plain.bytes(call(), &Capabilities::of(""), "TabSeparated").await.unwrap_err();
+        assert!(matches!(&told, Error::Unreachable { reason, .. } if reason.contains("refused")), "{told}");
+    }
 
     #[test]
     fn no_server_is_sent_a_setting_that_it_does_not_know() {

@@ -22,7 +22,7 @@ mod faulty;
 mod frame;
 mod gates;
 mod guard;
-mod http;
+pub mod http;
 mod parts;
 mod real;
 mod renames;

@@ -63,6 +63,48 @@ fn table(database: &str, table: &str) -> TableName {
     TableName { database: database.into(), table: table.into() }
 }
 
+/// What helps where a failed `CREATE` or `RENAME` of 18.16.1 has left a file in the way.
+#[test]
+fn databases_that_are_loaded_anew() {
+    let (probe, local) = (table("d`b", "probe"), table("d`b", "local"));
+    check(
+        &[
+            Statement::DetachDatabase("d`b"),
+            Statement::AttachDatabase("d`b"),
+            Statement::CreateProbe(&probe),
+            Statement::AttachTable { name: &local, definition: "(a UInt8) ENGINE = Memory" },
+        ],
+        expect![[r#"
+            DETACH DATABASE IF EXISTS `d\`b`
+            18.16: ATTACH DATABASE IF NOT EXISTS `d\`b` ENGINE = Ordinary
+            26.9:  ATTACH DATABASE IF NOT EXISTS `d\`b`
+            CREATE VIEW `d\`b`.`probe` AS SELECT 1
+            ATTACH TABLE `d\`b`.`local` (a UInt8) ENGINE = Memory"#]],
+    );
+}
+
+#[test]
+fn questions_about_system_tables() {
+    use crate::adapters::clickhouse::survey::Question;
+    let all =
+        [Question::Host, Question::Clusters, Question::Sizes, Question::HasPartLog, Question::Written(24)];
+    check(
+        &all.map(Statement::Survey),
+        expect![[r#"
+            SELECT hostName(), toUInt32(now())
+            SELECT cluster, shard_num, replica_num, host_name, port, is_local FROM system.clusters
+                  ORDER BY cluster, shard_num, replica_num
+            SELECT database, table, sum(bytes_on_disk) FROM system.parts WHERE active AND
+                  lower(database) NOT IN ('system', 'information_schema') GROUP BY database, table
+                  ORDER BY database, table
+            SELECT count() FROM system.tables WHERE database = 'system' AND name = 'part_log'
+            SELECT database, table, toUInt32(toStartOfHour(event_time)) AS hour, sum(size_in_bytes)
+                  FROM system.part_log WHERE toString(event_type) IN ('NewPart', 'NEW_PART')   AND
+                  event_time >= now() - 86400 GROUP BY database, table, hour ORDER BY hour, database,
+                  table"#]],
+    );
+}
+
 #[test]
 fn replicas() {
     let schema = schema();

@@ -1,5 +1,6 @@
-//! Every statement that we send to a server, as data. [`sql::render`](super::sql::render) is the one place that
-//! makes text of them; nothing else in the crate writes SQL.
+//! Every statement that we send to a server, as data. [`sql::render`](super::sql::render) is the one place where
+//! they become text, with fixed questions about system tables of [`survey`](super::survey). Only the demo, which shows
+//! what a user would type, has SQL of its own.
 
 use super::RemoteReplica;
 use crate::model::table::{Column, MessageFormat, Schema};

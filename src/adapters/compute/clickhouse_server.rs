@@ -6,6 +6,7 @@
 
 use super::process::{Error, Launch, Process, free_port};
 use crate::model::node::Secret;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,8 +18,10 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// One look at whether it answers.
 const PING_DEADLINE: Duration = Duration::from_secs(2);
-/// The environment variable that names the program.
+/// The environment variable that names the program: a path, a name on the `PATH`, or either with the word `server`.
 pub const BINARY_VARIABLE: &str = "CLICKHOUSE_BINARY";
+/// What makes a server of `clickhouse`, which alone is many tools.
+const SERVER: &[&str] = &["server"];
 
 /// Where a server runs.
 #[derive(Debug, Clone)]
@@ -54,10 +57,22 @@ pub struct Options {
     pub place: Place,
 }
 
+/// Files (PEM) of a server that speaks TLS on all its ports, and to other servers.
+#[derive(Debug, Clone)]
+pub struct Secure {
+    /// What it shows to whoever connects.
+    pub certificate: PathBuf,
+    /// The key of that.
+    pub key: PathBuf,
+    /// By whom the certificates of servers that it connects to have to be signed.
+    pub ca: PathBuf,
+}
+
 /// A server: its folder and ports, and its process while it runs. Killed when dropped; the folder stays.
 #[derive(Debug)]
 pub struct ClickHouseServer {
     options: Options,
+    secure: bool,
     launch: Launch,
     http_port: u16,
     tcp_port: u16,
@@ -68,12 +83,25 @@ impl ClickHouseServer {
     /// Writes the configuration and chooses ports; starts nothing.
     ///
     /// # Errors
-    /// [`Error::System`], [`Error::NoPort`].
+    /// [`Error::System`], [`Error::NoPort`], [`Error::Misconfigured`].
     pub fn prepare(options: Options) -> Result<Self, Error> {
+        Self::prepare_with(options, None)
+    }
+
+    /// The same, with no port that speaks anything but TLS.
+    ///
+    /// # Errors
+    /// As of [`ClickHouseServer::prepare`].
+    pub fn prepare_secure(options: Options, secure: &Secure) -> Result<Self, Error> {
+        Self::prepare_with(options, Some(secure))
+    }
+
+    fn prepare_with(options: Options, secure: Option<&Secure>) -> Result<Self, Error> {
+        let (program, command) = program(&options)?;
         let (http_port, tcp_port, interserver_port) = (free_port()?, free_port()?, free_port()?);
         let folder = absolute(&options)?;
         let options = Options { folder, ..options };
-        let config = config(&options, [http_port, tcp_port, interserver_port]);
+        let config = config(&options, &ports([http_port, tcp_port, interserver_port], secure));
         let write = || {
             fs::create_dir_all(options.folder.join("config.d"))?;
             fs::create_dir_all(data_folder(&options))?;
@@ -82,12 +110,11 @@ impl ClickHouseServer {
         };
         write().map_err(|source| system(&options, "write its configuration", source))?;
         let config_file = options.folder.join("config.xml");
-        let (program, command) = program();
         let launch = Launch::new(&options.name, program, &options.folder)
             .args(command)
             .arg(format!("--config-file={}", config_file.display()))
             .within(&options.place.command);
-        Ok(Self { options, launch, http_port, tcp_port, process: None })
+        Ok(Self { options, secure: secure.is_some(), launch, http_port, tcp_port, process: None })
     }
 
     /// Starts it, again after an end of any kind, and waits until it answers.
@@ -97,7 +124,9 @@ impl ClickHouseServer {
     pub async fn start(&mut self) -> Result<(), Error> {
         let process = self.launch.start()?;
         let at = (self.options.place.address.as_str(), self.http_port);
-        process.ready(START_DEADLINE, async || ping(at).await).await?;
+        // Ports open when everything is loaded: with TLS, which would want a client of its own, that is enough.
+        let answers = async || if self.secure { connect(at).await } else { ping(at).await };
+        process.ready(START_DEADLINE, answers).await?;
         self.process = Some(process);
         Ok(())
     }
@@ -140,15 +169,16 @@ impl ClickHouseServer {
 
     /// Of the HTTP interface, `http://127.0.0.1:port` by default.
     pub fn url(&self) -> String {
-        format!("http://{}:{}", self.options.place.address, self.http_port)
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.options.place.address, self.http_port)
     }
 
-    /// Port of the HTTP interface.
+    /// Port of the HTTP interface, over TLS if it is secure.
     pub fn http_port(&self) -> u16 {
         self.http_port
     }
 
-    /// Port of the native protocol.
+    /// Port of the native protocol, over TLS if it is secure.
     pub fn tcp_port(&self) -> u16 {
         self.tcp_port
     }
@@ -182,17 +212,59 @@ fn data_folder(options: &Options) -> PathBuf {
     options.data.clone().unwrap_or_else(|| options.folder.join("data"))
 }
 
-/// The program, and the words that make a server of it: `clickhouse` alone is many tools.
-fn program() -> (PathBuf, &'static [&'static str]) {
-    let named = std::env::var_os(BINARY_VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from);
-    let program = named.unwrap_or_else(|| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let on_path = |name: &&str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-        let found = ["clickhouse-server", "clickhouse"].into_iter().find(on_path);
-        PathBuf::from(found.unwrap_or("clickhouse-server"))
-    });
-    let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    (program, if name.ends_with("server") { &[] } else { &["server"] })
+/// The program, and the words that make a server of it.
+fn program(options: &Options) -> Result<(PathBuf, &'static [&'static str]), Error> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_name = |program: &Path| program.parent().is_some_and(|folder| folder.as_os_str().is_empty());
+    let is_there = |program: &Path| {
+        if is_name(program) {
+            std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+        } else {
+            program.is_file()
+        }
+    };
+    let chosen = choose(std::env::var_os(BINARY_VARIABLE).as_deref(), is_there);
+    let misnamed = |reason| Error::Misconfigured { name: options.name.clone(), reason };
+    let (program, command) = chosen.map_err(misnamed)?;
+    if is_name(&program) {
+        return Ok((program, command));
+    }
+    // It is started in a folder of its own, where a path from here would lead elsewhere.
+    let absolute = std::path::absolute(program);
+    Ok((absolute.map_err(|source| system(options, "find its program", source))?, command))
+}
+
+/// The same by the variable's value, and by which paths, or names on the `PATH`, are programs.
+fn choose(
+    named: Option<&OsStr>,
+    is_there: impl Fn(&Path) -> bool,
+) -> Result<(PathBuf, &'static [&'static str]), String> {
+    let of = |program: &Path| -> (PathBuf, &'static [&'static str]) {
+        let is_server = program.file_name().is_some_and(|name| name.to_string_lossy().ends_with("server"));
+        (program.to_owned(), if is_server { &[] } else { SERVER })
+    };
+    let Some(named) = named.filter(|named| !named.is_empty()) else {
+        let known = ["clickhouse-server", "clickhouse"].map(Path::new);
+        // If neither is there, starting it says so.
+        return Ok(of(known.into_iter().find(|name| is_there(name)).unwrap_or(known[0])));
+    };
+    if is_there(Path::new(named)) {
+        return Ok(of(Path::new(named)));
+    }
+    // As it is typed in a shell: `clickhouse server`.
+    let program = named.to_str().and_then(|text| text.strip_suffix(" server")).map(Path::new);
+    match program.filter(|program| is_there(program)) {
+        Some(program) => Ok((program.to_owned(), SERVER)),
+        None => Err(format!("{BINARY_VARIABLE} names {}, which is no program", named.to_string_lossy())),
+    }
+}
+
+/// Connects, no more.
+async fn connect(at: (&str, u16)) -> Result<(), String> {
+    match tokio::time::timeout(PING_DEADLINE, tokio::net::TcpStream::connect(at)).await {
+        Ok(connected) => connected.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err("does not answer".to_owned()),
+    }
 }
 
 /// Asks `/ping`.
@@ -216,7 +288,42 @@ fn escape(text: &str) -> String {
     quick_xml::escape::escape(text).into_owned()
 }
 
-fn config(options: &Options, [http, tcp, interserver]: [u16; 3]) -> String {
+/// Where it listens, and how; every line with its end.
+fn ports([http, tcp, interserver]: [u16; 3], secure: Option<&Secure>) -> String {
+    let Some(secure) = secure else {
+        return format!(
+            "    <http_port>{http}</http_port>
+    <tcp_port>{tcp}</tcp_port>
+    <interserver_http_port>{interserver}</interserver_http_port>
+"
+        );
+    };
+    let [certificate, key, ca] =
+        [&secure.certificate, &secure.key, &secure.ca].map(|file| escape(&file.display().to_string()));
+    // Without a handler of its own the server would ask its terminal what it thinks of a stranger's certificate.
+    format!(
+        "    <https_port>{http}</https_port>
+    <tcp_port_secure>{tcp}</tcp_port_secure>
+    <interserver_https_port>{interserver}</interserver_https_port>
+    <openSSL>
+        <server>
+            <certificateFile>{certificate}</certificateFile>
+            <privateKeyFile>{key}</privateKeyFile>
+            <verificationMode>none</verificationMode>
+            <loadDefaultCAFile>false</loadDefaultCAFile>
+        </server>
+        <client>
+            <caConfig>{ca}</caConfig>
+            <verificationMode>strict</verificationMode>
+            <loadDefaultCAFile>false</loadDefaultCAFile>
+            <invalidCertificateHandler><name>RejectCertificateHandler</name></invalidCertificateHandler>
+        </client>
+    </openSSL>
+"
+    )
+}
+
+fn config(options: &Options, ports: &str) -> String {
     let folder = escape(&options.folder.display().to_string());
     let data = escape(&data_folder(options).display().to_string());
     let address = escape(&options.place.address);
@@ -231,10 +338,7 @@ fn config(options: &Options, [http, tcp, interserver]: [u16; 3]) -> String {
         <count>2</count>
     </logger>
     <listen_host>{address}</listen_host>
-    <http_port>{http}</http_port>
-    <tcp_port>{tcp}</tcp_port>
-    <interserver_http_port>{interserver}</interserver_http_port>
-    <interserver_http_host>{address}</interserver_http_host>
+{ports}    <interserver_http_host>{address}</interserver_http_host>
     <path>{data}/</path>
     <tmp_path>{data}/tmp/</tmp_path>
     <user_files_path>{data}/user_files/</user_files_path>
@@ -291,4 +395,39 @@ fn users(options: &Options) -> String {
 </yandex>
 "
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_what_the_variable_says_or_what_is_on_the_path() {
+        let paths = ["/x/clickhouse", "/x/clickhouse-server", "/a server/clickhouse"];
+        for (named, on_path, expected) in [
+            ("/x/clickhouse", &[][..], Ok(("/x/clickhouse", SERVER))),
+            ("/x/clickhouse-server", &[], Ok(("/x/clickhouse-server", &[][..]))),
+            ("/x/clickhouse server", &[], Ok(("/x/clickhouse", SERVER))),
+            ("/a server/clickhouse", &[], Ok(("/a server/clickhouse", SERVER))),
+            ("clickhouse server", &["clickhouse"], Ok(("clickhouse", SERVER))),
+            ("/x/clickhouse", &["clickhouse-server"], Ok(("/x/clickhouse", SERVER))),
+            ("", &["clickhouse-server", "clickhouse"], Ok(("clickhouse-server", &[]))),
+            ("", &["clickhouse-server"], Ok(("clickhouse-server", &[]))),
+            ("", &["clickhouse"], Ok(("clickhouse", SERVER))),
+            ("", &[], Ok(("clickhouse-server", &[]))),
+            ("/y/clickhouse", &["clickhouse"], Err("/y/clickhouse")),
+            ("/y/clickhouse server", &["clickhouse"], Err("/y/clickhouse server")),
+            ("/x/clickhouse client", &["clickhouse"], Err("/x/clickhouse client")),
+            ("clickhouse", &[], Err("clickhouse")),
+        ] {
+            let is_there = |program: &Path| on_path.iter().chain(&paths).any(|at| Path::new(at) == program);
+            let expected = expected
+                .map(|(program, command)| (PathBuf::from(program), command))
+                .map_err(|named| format!("CLICKHOUSE_BINARY names {named}, which is no program"));
+            assert_eq!(choose(Some(OsStr::new(named)), is_there), expected, "{named:?}, {on_path:?}");
+            if named.is_empty() {
+                assert_eq!(choose(None, is_there), expected, "not set, {on_path:?}");
+            }
+        }
+    }
 }

@@ -5,16 +5,59 @@ use crate::adapters::clock::{Clock, SystemClock};
 use crate::cli::{Context, Failure};
 use crate::placement::budget::Budget;
 use crate::placement::engines::{Engine, NAMES, Progress, by_name, is_program};
+use crate::placement::policy::{Goal, Policy};
 use crate::placement::problem::Problem;
 use crate::placement::solution::Solution;
 use crate::placement::verdict::{Decision, decide, judged, settled};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::future::{self, Either};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+
+/// What a solve is for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GoalName {
+    /// Everything the objective asks
+    Balance,
+    /// Leaders alone, no copies
+    Leaders,
+    /// Bring nodes below the watermark with few bytes, and leave all else as it is
+    Relieve,
+    /// Only what hard rules ask
+    Repair,
+}
+
+impl From<GoalName> for Goal {
+    fn from(name: GoalName) -> Self {
+        match name {
+            GoalName::Balance => Self::Balance,
+            GoalName::Leaders => Self::Leaders,
+            GoalName::Relieve => Self::Relieve,
+            GoalName::Repair => Self::Repair,
+        }
+    }
+}
+
+/// How to solve, and what for.
+#[derive(Debug, Clone, Args)]
+pub(super) struct By {
+    /// How to solve it
+    #[arg(long, default_value = NAMES[0], value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
+    pub(super) engine: String,
+    /// What it is for [default: balance, or what the policy says]
+    #[arg(long, value_enum)]
+    goal: Option<GoalName>,
+}
+
+impl By {
+    /// What it is for, under a policy that was read.
+    pub(super) fn goal(&self, written: &Policy) -> Goal {
+        self.goal.map_or(written.goal, Goal::from)
+    }
+}
 
 /// What a solve may take.
 #[derive(Debug, Clone, Args)]
@@ -41,9 +84,17 @@ impl Limits {
 /// Seconds that a solve may take if nothing is said.
 const SECONDS: f64 = 10.0;
 
+/// Where a solve is: what it is at, and how much of its limit is used up.
+#[derive(Default)]
+struct Shown {
+    phase: Mutex<&'static str>,
+    permille: AtomicU32,
+}
+
 /// A limit on time, on work, or on both, and a way to stop earlier.
 struct Meter {
     clock: Arc<SystemClock>,
+    shown: Arc<Shown>,
     time_ms: Option<f64>,
     work: Option<u64>,
     spent: u64,
@@ -51,9 +102,10 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(limits: &Limits, clock: &Arc<SystemClock>, stop: &Arc<AtomicBool>) -> Self {
-        let time_ms = limits.seconds().map(|seconds| seconds * 1e3);
-        Self { clock: clock.clone(), time_ms, work: limits.work_limit, spent: 0, stop: stop.clone() }
+    fn new(limits: &Limits, link: &Link) -> Self {
+        let (time_ms, work) = (limits.seconds().map(|seconds| seconds * 1e3), limits.work_limit);
+        let Link { clock, shown, stop, .. } = link.clone();
+        Self { clock, shown, time_ms, work, spent: 0, stop }
     }
 
     fn left_ms(&self) -> Option<f64> {
@@ -68,7 +120,9 @@ impl Budget for Meter {
             return 1.0;
         }
         let time = self.time_ms.map_or(0.0, |limit| self.clock.now_ms() as f64 / limit);
-        time.max(self.work.map_or(0.0, |limit| self.spent as f64 / limit.max(1) as f64))
+        let used = time.max(self.work.map_or(0.0, |limit| self.spent as f64 / limit.max(1) as f64));
+        self.shown.permille.store((used.min(1.0) * 1e3) as u32, Ordering::Relaxed);
+        used
     }
 
     fn seconds_left(&mut self) -> Option<f64> {
@@ -83,7 +137,8 @@ impl Budget for Meter {
         let time_ms = self.left_ms().map(|left| left * share);
         let work = self.work.map(|_| (self.work_left() * share / threads.max(1) as f64) as u64);
         let clock = Arc::new(SystemClock::new());
-        Box::new(Self { clock, time_ms, work, spent: 0, stop: self.stop.clone() })
+        // What is shown is the whole's, not that of a thread's part.
+        Box::new(Self { clock, shown: Arc::default(), time_ms, work, spent: 0, stop: self.stop.clone() })
     }
 }
 
@@ -120,6 +175,35 @@ struct Best {
 
 type SoFar = Arc<Mutex<Option<Best>>>;
 
+/// What a solve and whoever waits for it tell each other.
+#[derive(Clone)]
+struct Link {
+    clock: Arc<SystemClock>,
+    shown: Arc<Shown>,
+    stop: Arc<AtomicBool>,
+    so_far: SoFar,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        let clock = Arc::new(SystemClock::new());
+        Self { clock, shown: Arc::default(), stop: Arc::default(), so_far: SoFar::default() }
+    }
+}
+
+/// How often it is said how far a solve is while it tells nothing itself.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+
+/// Says so until the solve ends.
+async fn said(Link { clock, shown, .. }: Link) {
+    loop {
+        tokio::time::sleep(TOLD_EVERY).await;
+        let phase = shown.phase.lock().map_or("", |phase| *phase);
+        let percent = shown.permille.load(Ordering::Relaxed) / 10;
+        eprintln!("{:>7.1} s  {phase}, {percent} % of the limit", clock.now_ms() as f64 / 1e3);
+    }
+}
+
 /// Ends once a limit of time is overrun in the middle of an integer program, with the best so far. Whatever else runs
 /// over ends soon by itself, with something better.
 async fn overrun(seconds: Option<f64>, so_far: SoFar) -> Best {
@@ -147,14 +231,12 @@ pub(super) fn solved(
         let others = NAMES.iter().filter(|name| **name != engine.name()).copied().collect::<Vec<_>>();
         return Err(Failure::usage(reason, &format!("use another engine: {}", others.join(", "))));
     }
-    let (stop, so_far, clock) =
-        (Arc::new(AtomicBool::new(false)), SoFar::default(), Arc::new(SystemClock::new()));
+    let link = Link::default();
     let (answer, answered) = oneshot::channel();
     let solve = {
-        let (problem, limits, stop) = (problem.clone(), limits.clone(), stop.clone());
-        let (so_far, clock) = (so_far.clone(), clock.clone());
+        let (problem, limits, link) = (problem.clone(), limits.clone(), link.clone());
         move || {
-            let _ = answer.send(stands(&problem, engine.as_ref(), &limits, (&clock, &stop), &so_far));
+            let _ = answer.send(stands(&problem, engine.as_ref(), &limits, &link));
         }
     };
     let decision = context.block_on(async {
@@ -163,17 +245,18 @@ pub(super) fn solved(
         let interrupts = interrupts.map_err(|e| Failure::failed(format!("no signals: {e}"), "try again"))?;
         let thread = std::thread::Builder::new().name("solve".to_owned()).spawn(solve);
         thread.map_err(|e| Failure::failed(format!("cannot start: {e}"), "free some resources"))?;
-        let stopped = Box::pin(stop_on_interrupt(interrupts, stop.clone()));
-        let overrun = Box::pin(overrun(limits.seconds(), so_far.clone()));
-        match future::select(answered, future::select(stopped, overrun)).await {
+        let stopped = Box::pin(stop_on_interrupt(interrupts, link.stop.clone()));
+        let overrun = Box::pin(overrun(limits.seconds(), link.so_far.clone()));
+        let ticker = tokio::spawn(said(link.clone()));
+        let ended = match future::select(answered, future::select(stopped, overrun)).await {
             Either::Left((decision, _)) => decision.map_err(|_| crashed()),
             Either::Right((Either::Right((best, _)), _)) => {
-                stop.store(true, Ordering::Relaxed);
+                link.stop.store(true, Ordering::Relaxed);
                 Ok(judged(problem, best.solution, best.bound))
             }
             Either::Right((Either::Left((more, _)), answered)) => {
                 tokio::spawn(end_on_interrupt(more));
-                let best = || so_far.lock().ok().and_then(|mut so_far| so_far.take());
+                let best = || link.so_far.lock().ok().and_then(|mut so_far| so_far.take());
                 match tokio::time::timeout(PATIENCE, answered).await {
                     Ok(decision) => decision.map_err(|_| crashed()),
                     Err(_) => {
@@ -182,9 +265,11 @@ pub(super) fn solved(
                     }
                 }
             }
-        }
+        };
+        ticker.abort();
+        ended
     })?;
-    Ok((decision, clock.now_ms() as f64 / 1e3))
+    Ok((decision, link.clock.now_ms() as f64 / 1e3))
 }
 
 fn crashed() -> Failure {
@@ -193,34 +278,31 @@ fn crashed() -> Failure {
 
 /// Decides, and decides again on what was decided until that stands: each time with the work that is allowed, or in
 /// what is left of the time.
-fn stands(
-    problem: &Problem,
-    engine: &dyn Engine,
-    limits: &Limits,
-    (clock, stop): (&Arc<SystemClock>, &Arc<AtomicBool>),
-    so_far: &SoFar,
-) -> Decision {
-    let mut report = |progress: &Progress<'_>| told(progress, so_far, clock.now_ms());
-    let first = decide(problem, engine, limits.seed, &mut Meter::new(limits, clock, stop), &mut report);
+fn stands(problem: &Problem, engine: &dyn Engine, limits: &Limits, link: &Link) -> Decision {
+    let mut report = |progress: &Progress<'_>| told(progress, link);
+    let first = decide(problem, engine, limits.seed, &mut Meter::new(limits, link), &mut report);
     // From here on progress is measured from elsewhere: what is there is the best so far.
-    if let Ok(mut so_far) = so_far.lock() {
+    if let Ok(mut so_far) = link.so_far.lock() {
         *so_far = Some(Best { solution: first.solution.clone(), bound: first.bound, in_program: true });
     }
     settled(problem, first, &mut |next| {
-        let mut meter = Meter::new(limits, clock, stop);
+        let mut meter = Meter::new(limits, link);
         let ended = meter.spend(0) >= 1.0;
         (!ended).then(|| decide(next, engine, limits.seed, &mut meter, &mut |_| {}))
     })
 }
 
 /// Shows progress, and keeps the best placement so far.
-fn told(progress: &Progress<'_>, so_far: &SoFar, now_ms: u64) {
-    let seconds = now_ms as f64 / 1e3;
+fn told(progress: &Progress<'_>, link: &Link) {
+    let seconds = link.clock.now_ms() as f64 / 1e3;
+    if let Ok(mut phase) = link.shown.phase.lock() {
+        *phase = progress.phase;
+    }
     let some = |name: &str, value: f64| format!(", {name} {value:.5}");
     let bound = if progress.bound > 0.0 { some("bound", progress.bound) } else { String::new() };
     let score = progress.score.map_or(String::new(), |score| some("score", score));
     eprintln!("{seconds:>7.1} s  {}{score}{bound}", progress.phase);
-    if let (Some(best), Ok(mut so_far)) = (progress.best, so_far.lock()) {
+    if let (Some(best), Ok(mut so_far)) = (progress.best, link.so_far.lock()) {
         let in_program = is_program(progress.phase);
         *so_far = Some(Best { solution: best.clone(), bound: progress.bound, in_program });
     }
@@ -251,12 +333,13 @@ mod tests {
         assert_eq!(limits(None, None).seconds(), Some(SECONDS));
         assert_eq!(limits(None, Some(7)).seconds(), None);
         assert_eq!(limits(Some(2.0), Some(7)).seconds(), Some(2.0));
-        let clock = Arc::new(SystemClock::new());
-        let mut meter = Meter::new(&limits(Some(1e6), Some(100)), &clock, &Arc::default());
+        let link = Link::default();
+        let mut meter = Meter::new(&limits(Some(1e6), Some(100)), &link);
         assert!(meter.seconds_left().is_some() && meter.spend(50) < 1.0 && meter.work_left() == 50.0);
+        assert_eq!(link.shown.permille.load(Ordering::Relaxed), 500);
         assert!(meter.spend(50) >= 1.0);
-        let mut meter = Meter::new(&limits(Some(1e-9), Some(100)), &clock, &Arc::default());
-        while clock.now_ms() == 0 {}
+        let mut meter = Meter::new(&limits(Some(1e-9), Some(100)), &link);
+        while link.clock.now_ms() == 0 {}
         assert!(meter.spend(0) >= 1.0);
     }
 }

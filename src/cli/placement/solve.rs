@@ -1,10 +1,9 @@
 //! `converthouse placement solve`: a placement for an instance file, with reasons.
 
-use super::run::{Limits, solved};
+use super::run::{By, Limits, solved};
 use super::{Wanted, broken_text, gap_text, line, positive, terms};
 use crate::cli::{Align, Context, Failure, Table, human_bytes};
 use crate::placement::constraint::Broken;
-use crate::placement::engines::NAMES;
 use crate::placement::explain::Why;
 use crate::placement::instance::{judged, rows, write_solution};
 use crate::placement::plan::{Action, Plan, Stuck};
@@ -12,52 +11,24 @@ use crate::placement::policy::{Goal, Policy};
 use crate::placement::problem::{Compromise, NONE, Problem};
 use crate::placement::sequence::{WaveLimits, sequence};
 use crate::placement::verdict::Decision;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a solve is for.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum GoalName {
-    /// Everything the objective asks
-    Balance,
-    /// Leaders alone, no copies
-    Leaders,
-    /// Bring nodes below the watermark with few bytes, and leave all else as it is
-    Relieve,
-    /// Only what hard rules ask
-    Repair,
-}
-
-impl From<GoalName> for Goal {
-    fn from(name: GoalName) -> Self {
-        match name {
-            GoalName::Balance => Self::Balance,
-            GoalName::Leaders => Self::Leaders,
-            GoalName::Relieve => Self::Relieve,
-            GoalName::Repair => Self::Repair,
-        }
-    }
-}
-
 /// `placement solve`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Solve {
     /// The instance
     instance: PathBuf,
-    /// How to solve it
-    #[arg(long, default_value = NAMES[0], value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
-    engine: String,
+    #[command(flatten)]
+    by: By,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
     wanted: Wanted,
-    /// What it is for [default: balance, or what the policy says]
-    #[arg(long, value_enum)]
-    goal: Option<GoalName>,
     /// Copy at most so many bytes (of the instance's unit)
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
@@ -119,13 +90,13 @@ impl Solve {
         let (instance, file) = self.wanted.read(&self.instance)?;
         let written = file.policy(self.wanted.base(instance.watermark));
         let policy = Policy {
-            goal: self.goal.map_or(written.goal, Goal::from),
+            goal: self.by.goal(&written),
             bytes_max: self.max_bytes.or(written.bytes_max),
             moves_max: self.max_moves.or(written.moves_max),
             ..written
         };
         let problem = Arc::new(instance.problem_with(&policy, &file));
-        let (decision, seconds) = solved(context, &problem, &self.engine, &self.limits)?;
+        let (decision, seconds) = solved(context, &problem, &self.by.engine, &self.limits)?;
         if let Some(out) = &self.out {
             let write = std::fs::write(out, write_solution(&problem, &decision.solution));
             write.map_err(|e| {
@@ -140,7 +111,7 @@ impl Solve {
         let plan = self.plan.then(|| sequence(&problem, &decision.solution, &waves));
         let gap = decision.gap().filter(|_| rules.is_empty());
         let mut head = json!({
-            "engine": self.engine,
+            "engine": self.by.engine,
             "seconds": seconds,
             "seed": self.limits.seed,
             "work": decision.work,
@@ -156,7 +127,7 @@ impl Solve {
             head["plan"] = json!(plan);
             head["plan"]["fullest"] = json!(fullest(&problem, plan));
         }
-        let engine = self.engine;
+        let engine = self.by.engine;
         let text = || {
             format!(
                 "{}\nbound={:.5}  gap={}  seconds={seconds:.1}  engine={engine}\n\

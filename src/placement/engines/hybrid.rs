@@ -76,8 +76,7 @@ impl Engine for Hybrid {
             let places = Places::new(problem, &priced.prices);
             let small =
                 Small { problem, priced: &priced, places: places.as_ref(), starts: [&start, &present] };
-            small.search(&mut best, seed, share, budget);
-            best.tell(priced.bound, progress);
+            small.search(&mut best, seed, share, budget, progress);
             if exact && best.rank.0 == 0 {
                 best.work += improve(problem, &mut best.solution, priced.bound, seed, budget, progress);
             }
@@ -109,7 +108,14 @@ struct Small<'a> {
 impl Small<'_> {
     /// Rounds of chains side by side, within `share` of the budget: in the first one each anneals from every start by
     /// itself, then all go on from the best there is.
-    fn search(self, best: &mut Best, seed: u64, share: f64, budget: &mut dyn Budget) {
+    fn search(
+        self,
+        best: &mut Best,
+        seed: u64,
+        share: f64,
+        budget: &mut dyn Budget,
+        progress: &mut dyn FnMut(&Progress<'_>),
+    ) {
         let mut spent = 0.0;
         for round in 0..ROUNDS {
             let part =
@@ -126,6 +132,7 @@ impl Small<'_> {
                 budget.spend(chain.work);
                 best.take_best(chain);
             }
+            best.tell(self.priced.bound, progress);
         }
     }
 
