@@ -134,13 +134,17 @@ async fn piped(node: &Node, ddl: &str, file: &std::path::Path, rows: u64) -> f64
     let began = Instant::now();
     let status = Command::new("clickhouse-client")
         .args(["--port", &node.server.tcp_port().to_string(), "--password", "pass'word"])
-        .args(["--query", "INSERT INTO default.direct FORMAT JSONEachRow"])
+        .args(["--query", "INSERT INTO default.direct (id, user, at, note) FORMAT JSONEachRow"])
         .stdin(Stdio::from(std::fs::File::open(file).unwrap()))
         .status()
         .unwrap();
     let rate = rows as f64 / began.elapsed().as_secs_f64();
     assert!(status.success());
     assert_eq!(node.query("SELECT count() FROM default.direct").await.unwrap(), rows.to_string());
+    if ddl.contains("_cvh_partition") {
+        let made = "SELECT uniqExact(_cvh_partition), max(_cvh_offset) + 1 FROM default.direct";
+        assert_eq!(node.query(made).await.unwrap(), format!("{PARTITIONS}\t{}", rows.div_ceil(PARTITIONS)));
+    }
     node.query("DROP TABLE default.direct").await.unwrap();
     rate
 }
@@ -150,6 +154,9 @@ async fn piped(node: &Node, ddl: &str, file: &std::path::Path, rows: u64) -> f64
 async fn queries(node: &Node) {
     node.query(&format!("CREATE TABLE default.plain ({COLUMNS}) {ENGINE}")).await.unwrap();
     node.query("INSERT INTO default.plain SELECT id, user, at, note FROM bench.t").await.unwrap();
+    while node.query("SELECT count() FROM system.merges").await.unwrap() != "0" {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let asked: [(&str, &str); 3] = [
         ("count and sum", "SELECT count(), sum(user) FROM"),
         ("group by", "SELECT user % 1000 AS k, count(), max(id) FROM"),

@@ -131,6 +131,7 @@ fn terms(score: &Score) -> Value {
         "z": score.total, "replicas": score.replicas, "leaders": score.leaders, "bytes": score.bytes,
         "moved": score.moved, "leader_changes": score.leader_changes,
         "bytes_moved": score.bytes_moved, "copies": score.copies, "copied": score.copied,
+        "per_table": score.per_table, "writes": score.writes, "reads": score.reads,
     })
 }
 

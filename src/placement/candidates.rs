@@ -280,6 +280,33 @@ mod tests {
         assert_eq!(said, [(1, Some("takes no new replicas")), (2, Some("draining or down"))]);
     }
 
+    #[test]
+    fn what_keeps_a_shard_from_a_node_is_said() {
+        // Nodes 0 and 1 are one zone, node 3 is full.
+        let nodes: Vec<NodeSpec> = (0..5).map(|n| NodeSpec { zone: n.max(1), ..node(n) }).collect();
+        let load = |bytes| Load { bytes, ..Load::default() };
+        let shard = |bytes, on: &[u32], replicas| ShardSpec {
+            load: load(bytes),
+            replicas,
+            present: on.to_vec(),
+            ..ShardSpec::default()
+        };
+        let shards = [ShardSpec { excluded: vec![4], ..shard(10, &[0, 2], 2) }, shard(80, &[3], 1)];
+        let problem = Problem::new(nodes, shards, &Policy { watermark: 0.85, ..Policy::default() });
+        let solution = Solution { nodes: vec![0, 2, 3] };
+        let said = |problem: &Problem| -> Vec<(u32, Option<&'static str>)> {
+            let mut found = candidates(problem, &solution, 0);
+            found.sort_by_key(|found| found.node);
+            found.iter().map(|found| (found.node, found.forbidden)).collect()
+        };
+        let full = Some("above the watermark");
+        assert_eq!(said(&problem), [(1, None), (3, full), (4, Some("excluded for this shard"))]);
+        let pinned = [ShardSpec { pinned: vec![0], ..shard(10, &[0, 2], 2) }, shard(80, &[3], 1)];
+        let problem = Problem::new(problem.nodes.clone(), pinned, &problem.policy);
+        let beside = Some("its zone or rack holds a replica already");
+        assert_eq!(said(&problem)[0], (1, beside), "the replica in its zone has to stay");
+    }
+
     proptest! {
         #[test]
         fn the_change_is_that_of_the_score(

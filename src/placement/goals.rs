@@ -178,14 +178,13 @@ mod tests {
 
     #[test]
     fn uneven_leaders_alone_are_levelled_with_no_copy() {
-        let policy = Policy { goal: Goal::Leaders, ..Policy::default() };
-        let problem = world(
-            &policy,
-            &[100, 100, 100],
-            &[(1, &[0, 1]), (1, &[0, 2]), (1, &[0, 1]), (1, &[0, 2]), (1, &[0, 1]), (1, &[0, 2])],
-        );
-        let decision = solve(&problem);
-        assert_eq!((decision.after.copies, decision.after.leaders), (0, 0.0), "{decision:?}");
+        let shards: [(u64, &[u32]); 6] =
+            [(1, &[0, 1]), (1, &[0, 2]), (1, &[1, 2]), (1, &[0, 1]), (1, &[0, 2]), (1, &[1, 2])];
+        // Replicas and bytes are even: whoever may copy has no reason to.
+        for goal in [Goal::Leaders, Goal::Balance] {
+            let decision = solve(&world(&Policy { goal, ..Policy::default() }, &[100, 100, 100], &shards));
+            assert_eq!((decision.after.copies, decision.after.leaders), (0, 0.0), "{decision:?}");
+        }
     }
 
     #[test]

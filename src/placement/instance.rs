@@ -17,6 +17,7 @@ use super::problem::{NONE, NodeSpec, Problem, ShardSpec};
 use super::snapshot::Load;
 use super::solution::Solution;
 use crate::error::{Code, Coded, Retry, ranges};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Why a file is not an instance, a solution or a policy.
@@ -95,7 +96,7 @@ pub enum Reason {
     /// A number of things that must be at least one.
     #[error("{what} must be at least 1, found 0")]
     Zero {
-        /// Nodes, replicas or zones.
+        /// Nodes, replicas, zones or a capacity.
         what: &'static str,
     },
 }
@@ -130,12 +131,7 @@ pub struct Instance {
 impl Instance {
     /// The problem under the policy that `evaluate.py` judges by.
     pub fn problem(&self) -> Problem {
-        self.problem_under(&Policy::yardstick(self.watermark))
-    }
-
-    /// The problem under another policy.
-    pub fn problem_under(&self, policy: &Policy) -> Problem {
-        self.problem_with(policy, &PolicyFile::default())
+        self.problem_with(&Policy::yardstick(self.watermark), &PolicyFile::default())
     }
 
     /// The problem under a policy, with what a file says of nodes and shards.
@@ -184,6 +180,7 @@ impl Instance {
             let line = lines.next_line(&format!("node {node} of {nodes}"))?;
             instance.nodes.push(lines.node(line, node as u32, zones)?);
         }
+        instance.rank_zones();
         let mut all = 0u64;
         for shard in 0..shards {
             let line = lines.next_line_or(|| format!("shard {shard} of {shards}"))?;
@@ -200,6 +197,13 @@ impl Instance {
         }
         lines.end()?;
         Ok(instance)
+    }
+
+    /// Numbers the zones that nodes are in one after the other: a file may skip millions, and engines count by zone.
+    fn rank_zones(&mut self) {
+        let zones: BTreeSet<u32> = self.nodes.iter().map(|node| node.zone).collect();
+        let ranks: BTreeMap<u32, u32> = zones.into_iter().zip(0..).collect();
+        self.nodes.iter_mut().for_each(|node| node.zone = ranks[&node.zone]);
     }
 
     /// Reads a solution of this instance.
@@ -354,7 +358,10 @@ impl<'a> Lines<'a> {
             Ok(zone) if (zone as usize) < zones => zone,
             _ => return Err(self.field("a zone", format!("a number below {zones}"), zone)),
         };
-        let capacity_bytes = self.size("a capacity", capacity)?;
+        let capacity_bytes = match self.size("a capacity", capacity)? {
+            0 => return Err(self.fail(Reason::Zero { what: "a capacity" })),
+            bytes => bytes,
+        };
         let takes = match drained {
             "0" => true,
             "1" => false,
@@ -415,6 +422,13 @@ mod tests {
     }
 
     #[test]
+    fn zones_that_nobody_is_in_cost_nothing() {
+        let far = GOOD.replace("3 2 2 3 ", "3 2 2 50000000 ").replace("2 100 1", "49999999 100 1");
+        let nodes = |text: &str| Instance::read("i.txt", text).unwrap().nodes;
+        assert_eq!(nodes(GOOD), nodes(&far));
+    }
+
+    #[test]
     fn a_bad_instance_names_file_line_and_reason() {
         check(
             "",
@@ -455,6 +469,7 @@ mod tests {
             &GOOD.replace("1 100 0", "9 100 0"),
             expect![[r#"i.txt:3: a zone must be a number below 3, found "9""#]],
         );
+        check(&GOOD.replace("1 100 0", "1 0 0"), expect!["i.txt:3: a capacity must be at least 1, found 0"]);
         check(
             &GOOD.replace("1 100 0", "1 inf 0"),
             expect![[r#"i.txt:3: a capacity must be a whole number from 0 up to 2^53, found "inf""#]],

@@ -19,6 +19,9 @@
 //! shard = 7
 //! pinned = [0]
 //! excluded = [2]
+//! table = 1                    # instance files have no tables, nor rates: table 0 and none if not given
+//! write_rate = 20.0
+//! read_rate = 5.0
 //! ```
 //! Every way in which a file can be wrong is answered with the file, the line and the reason. It opens no file.
 
@@ -68,7 +71,7 @@ struct Waves {
 struct NodeRule {
     node: Spanned<u64>,
     weight: Option<Spanned<f64>>,
-    rack: Option<u32>,
+    rack: Option<Spanned<u64>>,
     #[serde(default)]
     cordoned: bool,
 }
@@ -83,7 +86,13 @@ struct ShardRule {
     excluded: Vec<Spanned<u64>>,
     #[serde(default)]
     frozen: bool,
+    table: Option<Spanned<u64>>,
+    write_rate: Option<Spanned<f64>>,
+    read_rate: Option<Spanned<f64>>,
 }
+
+/// Racks of an instance are numbered by node, so those of a file come after them.
+const RACKS: u32 = 1 << 30;
 
 impl PolicyFile {
     /// Reads a policy for an instance of so many nodes and shards of so many replicas; `file` is its name in errors.
@@ -146,8 +155,7 @@ impl PolicyFile {
             if let Some(weight) = &rule.weight {
                 node.weight = *weight.get_ref();
             }
-            // Racks of the instance are numbered by node, so those of the file come after them.
-            node.rack = rule.rack.map_or(node.rack, |rack| (1 << 30) + (rack & 0x3fff_ffff));
+            node.rack = rule.rack.as_ref().map_or(node.rack, |rack| RACKS + *rack.get_ref() as u32);
             node.takes &= !rule.cordoned;
         }
     }
@@ -164,6 +172,9 @@ impl PolicyFile {
             spec.pinned = at(&rule.pinned);
             spec.excluded = at(&rule.excluded);
             spec.frozen = rule.frozen;
+            spec.table = rule.table.as_ref().map_or(0, |table| *table.get_ref() as u32);
+            let rate = |rate: &Option<Spanned<f64>>| rate.as_ref().map_or(0.0, |rate| *rate.get_ref());
+            (spec.load.write_rate, spec.load.read_rate) = (rate(&rule.write_rate), rate(&rule.read_rate));
         }
     }
 
@@ -259,6 +270,9 @@ impl Place<'_> {
             if let Some(weight) = &rule.weight {
                 self.number("a node's weight", weight, (1e-3, 1e6))?;
             }
+            if let Some(rack) = rule.rack.as_ref().filter(|rack| *rack.get_ref() >= u64::from(RACKS)) {
+                return Err(self.refuse(rack, format!("a rack must be a number below {RACKS}")));
+            }
         }
         self.shards(&written.shards, (nodes, shards, replicas))
     }
@@ -305,6 +319,14 @@ impl Place<'_> {
             if let Some(pin) = rule.pinned.get(replicas as usize) {
                 return Err(self.refuse(pin, format!("more pins than the {replicas} replicas of a shard")));
             }
+            if let Some(table) = rule.table.as_ref().filter(|table| *table.get_ref() >= shards as u64) {
+                let last = shards.saturating_sub(1);
+                let rule = format!("a table must be a number from 0 to {last}, one a shard at most");
+                return Err(self.refuse(table, rule));
+            }
+            for rate in rule.write_rate.iter().chain(&rule.read_rate) {
+                self.number("a rate", rate, (0.0, 1e15))?;
+            }
         }
         Ok(())
     }
@@ -318,7 +340,8 @@ mod tests {
     fn a_good_file_says_what_it_says() {
         let text = "share = \"weight\"\nhysteresis = 0.02\norder = [\"bytes\", \"moved\"]\n\
                     [weights]\nbytes = 2.0\n[tolerance]\nbytes = 0.1\n[waves]\ncopies_in_max = 5\n\
-                    [[nodes]]\nnode = 1\ncordoned = true\n[[shards]]\nshard = 2\npinned = [1, 1]\n";
+                    [[nodes]]\nnode = 1\ncordoned = true\nweight = 3.0\nrack = 7\n[[shards]]\nshard = 2\n\
+                    pinned = [1, 1]\nexcluded = [2]\ntable = 3\nwrite_rate = 20.0\nread_rate = 5\n";
         let file = PolicyFile::read("p.toml", text, (3, 4, 2)).unwrap();
         let policy = file.policy(Policy::yardstick(0.9));
         assert_eq!((policy.share, policy.watermark, policy.hysteresis), (Share::Weight, 0.9, 0.02));
@@ -327,7 +350,14 @@ mod tests {
         assert_eq!((policy.tolerance.bytes, file.waves.copies_in_max), (0.1, 5));
         let mut spec = ShardSpec::default();
         file.apply_to_shard(2, &mut spec);
-        assert_eq!(spec.pinned, [1]);
+        assert_eq!((spec.pinned, spec.excluded, spec.table), (vec![1], vec![2], 3));
+        assert_eq!((spec.load.write_rate, spec.load.read_rate), (20.0, 5.0));
+        let node =
+            |n| NodeSpec { zone: n, rack: n, capacity_bytes: 9, weight: 1.0, takes: true, holds: true };
+        let mut nodes = [0, 1, 2].map(node);
+        file.apply_to_nodes(&mut nodes);
+        assert_eq!(nodes.clone().map(|node| node.weight), [1.0, 3.0, 1.0]);
+        assert_eq!(nodes.map(|node| (node.rack, node.takes)), [(0, true), (RACKS + 7, false), (2, true)]);
     }
 
     #[test]
@@ -363,6 +393,10 @@ mod tests {
                 "[[shards]]\nshard = 1\npinned = [0, 1, 2]",
                 "p.toml:3: more pins than the 2 replicas of a shard",
             ),
+            ("[[shards]]\nshard = 1\ntable = 4", "p.toml:3: a table must be a number from 0 to 3"),
+            ("[[shards]]\nshard = 1\nwrite_rate = nan", "p.toml:3: a rate must be a number from 0"),
+            ("[[shards]]\nshard = 1\nread_rate = -1.0", "p.toml:3: a rate must be a number from 0"),
+            ("[[nodes]]\nnode = 1\nrack = 1073741824", "p.toml:3: a rack must be a number below"),
         ] {
             let error = PolicyFile::read("p.toml", text, (3, 4, 2)).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{text:?}: {error}");

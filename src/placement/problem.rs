@@ -388,6 +388,10 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::budget::WorkBudget;
+    use crate::placement::decide;
+    use crate::placement::engines::Hybrid;
+    use crate::placement::policy::{Share, Weights};
 
     fn node(zone: u32, capacity_bytes: u64) -> NodeSpec {
         NodeSpec { zone, rack: zone, capacity_bytes, weight: 1.0, takes: true, holds: true }
@@ -430,6 +434,24 @@ mod tests {
         assert_eq!(problem.fair[1].bytes, 30.0);
         assert_eq!(problem.fair[0].replicas, 2.0);
         assert_eq!(problem.fair[2], Fair::default());
+    }
+
+    #[test]
+    fn counts_are_shared_by_weight_or_equally() {
+        let mut nodes = vec![node(0, 100), node(1, 100)];
+        nodes[1].weight = 3.0;
+        let shards: Vec<ShardSpec> = (0..8).map(|_| shard(1, &[0])).collect();
+        let placed = |share: Share| {
+            let weights = Weights { bytes: 0.0, ..Weights::default() };
+            let policy = Policy { weights, share, hysteresis: 0.0, watermark: 1.0, ..Policy::default() };
+            let problem = Problem::new(nodes.clone(), shards.clone(), &policy);
+            let fair: Vec<f64> = problem.fair.iter().map(|fair| fair.replicas).collect();
+            let mut budget = WorkBudget::new(100_000);
+            let found = decide(&problem, &Hybrid::HEURISTIC, 1, &mut budget, &mut |_| {});
+            (fair, found.solution.nodes.iter().filter(|node| **node == 1).count())
+        };
+        assert_eq!(placed(Share::Weight), (vec![2.0, 6.0], 6));
+        assert_eq!(placed(Share::Equal), (vec![4.0, 4.0], 4));
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub enum Flaw {
         /// The node.
         node: usize,
     },
+    /// The plan says another duration than its waves' copies take.
+    #[error("the plan takes another time than it says")]
+    Time,
     /// The plan does not lead to the placement, and gives no reason that is true.
     #[error("shard {shard} does not end where it should")]
     End {
@@ -67,6 +70,7 @@ impl Plan {
         let mut replay = Replay { problem, world: World::new(problem), wave: Wave::first(problem) };
         let mut peak = replay.world.used.clone();
         let mut last: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut seconds = 0.0;
         for (at, step) in self.steps.iter().enumerate() {
             let before = at.checked_sub(1).map_or(0, |before| self.steps[before].wave);
             // A shard's steps wait for one another: no copy goes while the one that replaces it is being made.
@@ -76,6 +80,7 @@ impl Plan {
                 return Err(Flaw::Order { step: at });
             }
             if step.wave > before {
+                seconds += replay.wave.seconds(&limits);
                 replay.wave = Wave::default();
             }
             replay.step(at, step, &limits)?;
@@ -84,6 +89,10 @@ impl Plan {
         }
         if let Some(node) = (0..peak.len()).find(|&node| self.peak_bytes.get(node) != Some(&peak[node])) {
             return Err(Flaw::Told { node });
+        }
+        let last = if self.steps.is_empty() { 0.0 } else { replay.wave.seconds(&limits) };
+        if (seconds + last - self.seconds).abs() > 1e-6 * self.seconds.max(1.0) {
+            return Err(Flaw::Time);
         }
         let astray = |&shard: &usize| !self.is_settled(&replay, target, shard);
         (0..problem.shards()).find(astray).map_or(Ok(()), |shard| Err(Flaw::End { shard }))
@@ -119,6 +128,8 @@ struct Wave {
     out: BTreeMap<u32, u32>,
     tables: BTreeMap<u32, u32>,
     shards: BTreeSet<u32>,
+    /// Bytes that copies bring into a node or read from it.
+    moved: BTreeMap<u32, u64>,
     /// Something has ended: no more copies begin.
     ended: bool,
 }
@@ -129,9 +140,15 @@ impl Wave {
         let mut wave = Self::default();
         for &(shard, node) in problem.making() {
             *wave.into.entry(node).or_default() += 1;
+            *wave.moved.entry(node).or_default() += problem.bytes[shard as usize];
             *wave.tables.entry(problem.table[shard as usize]).or_default() += 1;
         }
         wave
+    }
+
+    /// How long its copies take: what the busiest node brings in and sends.
+    fn seconds(&self, limits: &WaveLimits) -> f64 {
+        self.moved.values().copied().max().unwrap_or(0) as f64 / limits.bytes_per_second
     }
 
     /// Counts a copy; answers whether the wave may have it.
@@ -141,6 +158,9 @@ impl Wave {
             *count += 1;
             *count <= most
         };
+        for end in [Some(node), step.source].into_iter().flatten() {
+            *self.moved.entry(end).or_default() += step.bytes;
+        }
         one(&mut self.into, node, limits.copies_in_max)
             && step.source.is_none_or(|source| one(&mut self.out, source, limits.copies_out_max))
             && one(&mut self.tables, table, limits.copies_per_table_max)

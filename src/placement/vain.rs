@@ -9,21 +9,24 @@ use super::objective::score;
 use super::problem::{NONE, Problem};
 use super::solution::{Solution, held};
 
-/// Looks at a change are worth it up to so many (changes times nodes); on bigger worlds they would take seconds.
-const LOOKS_MAX: usize = 20_000_000;
+/// What it may cost in all, in loads looked at: some tenths of a second, whatever the world. With a thousand nodes
+/// that is enough for the first few thousand changes.
+const COST_MAX: usize = 100_000_000;
+/// Loads that a look at a change reads on each node: five kinds, before and after.
+const LOOK: usize = 10;
 /// Rounds: what is taken back may make something else vain.
 const ROUNDS: usize = 3;
 
 /// Takes back every copy, and every change of a leader, without which the rules hold as well and the score is no worse.
 pub fn take_back(problem: &Problem, solution: &mut Solution) {
+    let mut allowed = COST_MAX;
     for _ in 0..ROUNDS {
         let copied: Vec<(usize, usize)> = copies(problem, solution).collect();
-        if copied.len().saturating_mul(problem.nodes.len()) > LOOKS_MAX {
-            return;
-        }
-        let mut back = Back::new(problem, solution);
+        let led: Vec<(usize, usize)> = leaders(problem, solution).collect();
+        let mut back = Back::new(problem, solution, allowed);
         copied.into_iter().for_each(|(shard, slot)| back.copy(shard, slot));
-        (0..problem.shards()).for_each(|shard| back.leader(shard));
+        led.into_iter().for_each(|(shard, slot)| back.leader(shard, slot));
+        allowed = back.allowed;
         if !back.any {
             return;
         }
@@ -39,6 +42,15 @@ fn copies<'a>(problem: &'a Problem, solution: &'a Solution) -> impl Iterator<Ite
     })
 }
 
+/// Shards that another replica leads now, and where the one that led stands.
+fn leaders<'a>(problem: &'a Problem, solution: &'a Solution) -> impl Iterator<Item = (usize, usize)> + 'a {
+    (0..problem.shards()).filter(|&shard| !problem.frozen[shard]).filter_map(|shard| {
+        let leader = Some(problem.leader(shard)).filter(|leader| *leader != NONE)?;
+        let at = solution.of(problem, shard).iter().position(|&node| node == leader)?;
+        (at > 0).then_some((shard, at))
+    })
+}
+
 struct Back<'a> {
     problem: &'a Problem,
     solution: &'a mut Solution,
@@ -46,22 +58,39 @@ struct Back<'a> {
     total: f64,
     /// What the term of tables can change by one replica, which the loads do not tell.
     tables: f64,
+    /// What may still be spent.
+    allowed: usize,
     any: bool,
 }
 
 impl<'a> Back<'a> {
-    fn new(problem: &'a Problem, solution: &'a mut Solution) -> Self {
+    fn new(problem: &'a Problem, solution: &'a mut Solution, allowed: usize) -> Self {
         let loads = Loads::but_tables(problem, held(problem, solution));
         let tables = problem.policy.weights.per_table / (problem.replicas() as f64).max(1.0);
         let total = score(problem, solution).total;
-        Self { problem, solution, loads, total, tables, any: false }
+        Self { problem, solution, loads, total, tables, allowed, any: false }
+    }
+
+    /// Whether that may still be spent, which it is then.
+    fn spends(&mut self, cost: usize) -> bool {
+        let left = self.allowed.checked_sub(cost);
+        self.allowed = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// What a whole score costs.
+    fn scoring(&self) -> usize {
+        let problem = self.problem;
+        let tables =
+            if self.tables > 0.0 { problem.tables * problem.nodes.len() + problem.shards() } else { 0 };
+        3 * problem.replicas() + tables
     }
 
     /// A copy: its replica stays on one of the nodes that it was to leave.
     fn copy(&mut self, shard: usize, slot: usize) {
         let problem = self.problem;
         let placed = self.solution.of(problem, shard).to_vec();
-        if problem.is_pinned(shard, placed[slot]) {
+        if problem.is_pinned(shard, placed[slot]) || !self.spends(LOOK * problem.nodes.len()) {
             return;
         }
         let left = problem.present(shard).iter().copied().filter(|node| !placed.contains(node));
@@ -77,21 +106,20 @@ impl<'a> Back<'a> {
         }
     }
 
-    /// The leader that it had leads on, if it still has a replica.
-    fn leader(&mut self, shard: usize) {
-        let problem = self.problem;
-        let (slots, leader) = (problem.slots(shard), problem.leader(shard));
-        let placed = self.solution.of(problem, shard);
-        let at = placed.iter().position(|&node| node == leader).filter(|&at| at > 0 && placed[0] != NONE);
-        if let Some(at) = at.filter(|_| !problem.frozen[shard]) {
-            let change = self.loads.led(shard, placed[0], leader).sum();
-            self.try_out(change, |solution| solution.nodes.swap(slots.start, slots.start + at));
+    /// The leader that it had leads on.
+    fn leader(&mut self, shard: usize, at: usize) {
+        let first = self.problem.slots(shard).start;
+        let placed = self.solution.of(self.problem, shard);
+        let (leads, led) = (placed[0], placed[at]);
+        if leads != NONE && self.spends(LOOK * self.problem.nodes.len()) {
+            let change = self.loads.led(shard, leads, led).sum();
+            self.try_out(change, |solution| solution.nodes.swap(first, first + at));
         }
     }
 
     /// Does what is no worse, `change` being what it changes of the score but for tables.
     fn try_out(&mut self, change: f64, doing: impl FnOnce(&mut Solution)) {
-        if change > self.tables + ROUNDING {
+        if change > self.tables + ROUNDING || !self.spends(self.scoring()) {
             return;
         }
         let mut next = self.solution.clone();
@@ -144,5 +172,7 @@ mod tests {
         assert_eq!(taken_back(&full, &[0, 2, 1]), [0, 2, 1], "there is no room for it any more");
         let led = problem(2, &[(10, &[0, 1]), (10, &[1, 2]), (10, &[2, 0])]);
         assert_eq!(taken_back(&led, &[1, 0, 1, 2, 2, 0]), [0, 1, 1, 2, 2, 0], "two leaders on node 1");
+        let new = problem(2, &[(10, &[])]);
+        assert_eq!(taken_back(&new, &[0, NONE]), [0, NONE], "a hole is no leader");
     }
 }

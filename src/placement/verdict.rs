@@ -302,6 +302,8 @@ pub struct Verdict {
     pub after: Score,
     /// No placement that keeps the hard rules scores less.
     pub bound: f64,
+    /// See [`Decision::gap`].
+    pub gap: Option<f64>,
     /// Why each shard moves or stays.
     pub reasons: BTreeMap<(TableId, ShardId), Why>,
     /// What could not be kept, one line each.
@@ -339,6 +341,7 @@ pub fn verdict(problem: &Problem, ids: &Ids, decision: &Decision) -> Verdict {
         before: decision.before,
         after: decision.after,
         bound: decision.bound,
+        gap: decision.gap(),
         reasons,
         compromises: compromises(problem, ids, decision),
         work: decision.work,

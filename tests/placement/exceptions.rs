@@ -81,8 +81,11 @@ prop_compose! {
 
 fn policies() -> impl Strategy<Value = Policy> {
     let tolerance = prop_oneof![Just(0.0), 0.0f64..0.5];
-    (prop_oneof![Just(0.0), Just(1.0)], tolerance, 0.5f64..1.0, prop_oneof![Just(0.0), Just(0.01)]).prop_map(
-        |(per_table, off, watermark, hysteresis)| Policy {
+    let goal = prop_oneof![3 => Just(Goal::Balance), 1 => Just(Goal::Repair), 1 => Just(Goal::Relieve)];
+    let hysteresis = prop_oneof![Just(0.0), Just(0.01)];
+    (prop_oneof![Just(0.0), Just(1.0)], tolerance, 0.5f64..1.0, hysteresis, goal).prop_map(
+        |(per_table, off, watermark, hysteresis, goal)| Policy {
+            goal,
             weights: Weights { per_table, writes: per_table, reads: per_table, ..Weights::default() },
             tolerance: Tolerance { replicas: off, leaders: off, bytes: off },
             watermark,

@@ -147,8 +147,10 @@ fn a_million_tiny_shards_are_levelled_each_with_its_reason() {
     let problem = problem((0..3).map(wide).collect(), tiny);
     for name in ["hybrid", "greedy"] {
         let engine = by_name(name).expect("an engine");
-        let found = decide(&problem, engine.as_ref(), 1, &mut WorkBudget::new(3_000_000), &mut |_| {});
+        let found = decide(&problem, engine.as_ref(), 1, &mut WorkBudget::new(8_000_000), &mut |_| {});
         assert_eq!((found.broken.len(), found.reasons.len()), (0, 1_000_000), "{name}");
+        // A third has to move, and to lead where it goes: 1/3 + 0.05/3 is the least.
+        assert!(name != "hybrid" || found.after.total < 0.351, "{name}: {}", found.after.total);
         let (before, after) = (found.before.total, found.after.total);
         assert!(found.bound <= after + 1e-9 && after < before, "{name}: {} {after} {before}", found.bound);
         for (shard, why) in found.reasons.iter().enumerate() {

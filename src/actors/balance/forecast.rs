@@ -172,7 +172,7 @@ impl Forecast {
             before: score(&verdict.before),
             after: score(&verdict.after),
             bound: verdict.bound,
-            gap: (verdict.bound > 0.0).then(|| (verdict.after.total / verdict.bound - 1.0).max(0.0)),
+            gap: verdict.gap,
             stays,
             compromises: verdict.compromises.clone(),
         }

@@ -24,7 +24,16 @@ use std::time::Duration;
 /// Most partitions of a table.
 const PARTITIONS_MAX: u32 = 65_536;
 /// How names of settings begin that say how rows are read.
-const PARSING: [&str; 3] = ["input_format_", "format_", "date_time_input_format"];
+const PARSING: [&str; 8] = [
+    "input_format_",
+    "format_",
+    "date_time_input_format",
+    "bool_",
+    "precise_float_parsing",
+    "type_json_",
+    "json_type_",
+    "session_timezone",
+];
 /// What settings say in their names that have a server leave rows out: how many lines it skips, how many errors it
 /// overlooks.
 const LOSSY: [&str; 2] = ["_skip_first_lines", "_allow_errors_"];
@@ -44,6 +53,11 @@ pub async fn create_table(lead: Lead, request: CreateTable) -> Result<TableStatu
     let ParsedDdl { name, schema, partition_by } = parse::anywhere(&lead, &asked).await?;
     if let Some(existing) = existing(&lead, &name, &schema, &request)? {
         return Ok(existing);
+    }
+    // Of a table that is there nothing of this matters any more.
+    check_settings(&request).map_err(Error::Invalid)?;
+    if let Some(node) = &request.first_node {
+        target::able(&lead.view.read(), &lead.observed.read().heartbeats, node)?;
     }
     check_expression(&request.partition_by, partition_by)?;
     let mut table = record(&lead, name, schema, &request);
@@ -93,17 +107,14 @@ fn check_numbers(lead: &Lead, request: &CreateTable) -> Result<(), Error> {
             request.replicas
         )));
     }
-    if let Some(node) = &request.first_node {
-        target::able(&lead.view.read(), &lead.observed.read().heartbeats, node)?;
-    }
     if request.partition_by.trim().is_empty() {
         return invalid("partition_by must be an integer expression over the table's columns".into());
     }
-    check_source(request).or_else(invalid)
+    check_batch(request).or_else(invalid)
 }
 
-/// How rows are read from messages, and how many go into an insert.
-fn check_source(request: &CreateTable) -> Result<(), String> {
+/// How rows are read from messages.
+fn check_settings(request: &CreateTable) -> Result<(), String> {
     for (key, value) in encode::required_settings(request.format) {
         if request.format_settings.get(*key).is_some_and(|given| given != value) {
             let format = request.format;
@@ -112,13 +123,18 @@ fn check_source(request: &CreateTable) -> Result<(), String> {
     }
     for name in request.format_settings.keys() {
         if !PARSING.iter().any(|prefix| name.starts_with(prefix)) {
-            let known = PARSING.join("…, ");
-            return Err(format!("setting {name} is none for parsing messages: those are {known}…"));
+            let known = PARSING.join(", ");
+            return Err(format!("setting {name} is none for parsing messages: those begin with {known}"));
         }
         if LOSSY.iter().any(|part| name.contains(part)) {
             return Err(format!("setting {name} would have the server drop rows in silence: leave it out"));
         }
     }
+    Ok(())
+}
+
+/// How many messages go into an insert, and how long they wait for it.
+fn check_batch(request: &CreateTable) -> Result<(), String> {
     let (batch, ages) = (&request.batch, BATCH_AGE_MS);
     if batch.rows_max == 0 || batch.rows_max > 1_000_000 {
         return Err(format!("batch rows must be 1 to 1000000, not {}", batch.rows_max));
@@ -389,7 +405,7 @@ mod tests {
     fn settings_that_parse_nothing_or_lose_rows_and_odd_batches_are_refused() {
         let told = |settings: &[(&str, &str)], batch: BatchLimits| {
             let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            check_source(&CreateTable {
+            let request = CreateTable {
                 ddl: String::new(),
                 partitions: 1,
                 shards: 1,
@@ -404,13 +420,16 @@ mod tests {
                 first_node: None,
                 dry_run: false,
                 if_not_exists: false,
-            })
+            };
+            check_settings(&request).and_then(|()| check_batch(&request))
         };
         let default = BatchLimits::default();
         let good = [
             ("input_format_skip_unknown_fields", "1"),
             ("format_csv_delimiter", ","),
             ("date_time_input_format", "best_effort"),
+            ("bool_true_representation", "yes"),
+            ("session_timezone", "UTC"),
         ];
         assert_eq!(told(&good, default), Ok(()));
         for (name, why) in [

@@ -4,6 +4,7 @@ use super::positive;
 use crate::adapters::clock::{Clock, SystemClock};
 use crate::cli::{Context, Failure};
 use crate::placement::budget::Budget;
+use crate::placement::engines::repair::standing;
 use crate::placement::engines::{Engine, NAMES, Progress, by_name, is_program};
 use crate::placement::policy::{Goal, Policy};
 use crate::placement::problem::Problem;
@@ -85,10 +86,15 @@ impl Limits {
 const SECONDS: f64 = 10.0;
 
 /// Where a solve is: what it is at, and how much of its limit is used up.
-#[derive(Default)]
 struct Shown {
     phase: Mutex<&'static str>,
     permille: AtomicU32,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self { phase: Mutex::new("starting"), permille: AtomicU32::default() }
+    }
 }
 
 /// A limit on time, on work, or on both, and a way to stop earlier.
@@ -195,12 +201,14 @@ impl Default for Link {
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// Says so until the solve ends.
-async fn said(Link { clock, shown, .. }: Link) {
+async fn said(Link { clock, shown, .. }: Link, limit_s: Option<f64>) {
     loop {
         tokio::time::sleep(TOLD_EVERY).await;
-        let phase = shown.phase.lock().map_or("", |phase| *phase);
-        let percent = shown.permille.load(Ordering::Relaxed) / 10;
-        eprintln!("{:>7.1} s  {phase}, {percent} % of the limit", clock.now_ms() as f64 / 1e3);
+        let (phase, now_s) = (shown.phase.lock().map_or("", |phase| *phase), clock.now_ms() as f64 / 1e3);
+        // Searches side by side have budgets of their own, which are counted when they end.
+        let spent = f64::from(shown.permille.load(Ordering::Relaxed)) / 1e3;
+        let used = spent.max(limit_s.map_or(0.0, |limit| now_s / limit)).min(1.0);
+        eprintln!("{now_s:>7.1} s  {phase}, {:.0} % of the limit", used * 100.0);
     }
 }
 
@@ -247,7 +255,7 @@ pub(super) fn solved(
         thread.map_err(|e| Failure::failed(format!("cannot start: {e}"), "free some resources"))?;
         let stopped = Box::pin(stop_on_interrupt(interrupts, link.stop.clone()));
         let overrun = Box::pin(overrun(limits.seconds(), link.so_far.clone()));
-        let ticker = tokio::spawn(said(link.clone()));
+        let ticker = tokio::spawn(said(link.clone(), limits.seconds()));
         let ended = match future::select(answered, future::select(stopped, overrun)).await {
             Either::Left((decision, _)) => decision.map_err(|_| crashed()),
             Either::Right((Either::Right((best, _)), _)) => {
@@ -279,6 +287,10 @@ fn crashed() -> Failure {
 /// Decides, and decides again on what was decided until that stands: each time with the work that is allowed, or in
 /// what is left of the time.
 fn stands(problem: &Problem, engine: &dyn Engine, limits: &Limits, link: &Link) -> Decision {
+    // Whoever interrupts an engine that tells of nothing gets what is there, repaired.
+    if let Ok(mut so_far) = link.so_far.lock() {
+        *so_far = Some(Best { solution: standing(problem), bound: 0.0, in_program: false });
+    }
     let mut report = |progress: &Progress<'_>| told(progress, link);
     let first = decide(problem, engine, limits.seed, &mut Meter::new(limits, link), &mut report);
     // From here on progress is measured from elsewhere: what is there is the best so far.

@@ -29,10 +29,10 @@ pub(in crate::cli) struct Solve {
     limits: Limits,
     #[command(flatten)]
     wanted: Wanted,
-    /// Copy at most so many bytes (of the instance's unit)
+    /// Copy at most so many bytes (of the instance's unit); what hard rules ask is copied all the same
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
-    /// Make at most so many copies
+    /// Make at most so many copies; those that hard rules ask for are made all the same
     #[arg(long, value_name = "COPIES")]
     max_moves: Option<u64>,
     /// Order the moves into waves: no disk above the watermark, no copy dropped too early
@@ -131,13 +131,15 @@ impl Solve {
         let text = || {
             format!(
                 "{}\nbound={:.5}  gap={}  seconds={seconds:.1}  engine={engine}\n\
-                 moved {} in {} copies; before: Z={:.5}\n{}{}{}",
+                 moved {} in {} copies; before: Z={:.5}\n{}{}{}{}{}",
                 line(&decision.after, rules.len()),
                 decision.bound,
                 gap_text(gap),
                 human_bytes(decision.after.bytes_moved),
                 decision.after.copies,
                 decision.before.total,
+                least_text(&decision),
+                over_budget(&policy, &decision),
                 reasons_text(&decision),
                 broken_text(&problem, &decision.solution, &rules),
                 plan.as_ref().map_or(String::new(), |plan| summary(&problem, plan, context)),
@@ -148,6 +150,22 @@ impl Solve {
         }
         context.emit(&text())
     }
+}
+
+/// What is forced anyhow, for goals that only rules matter to.
+fn least_text(decision: &Decision) -> String {
+    decision
+        .least_bytes
+        .map_or(String::new(), |least| format!("at least {} have to move\n", human_bytes(least)))
+}
+
+/// That a budget was not kept, since hard rules come first.
+fn over_budget(policy: &Policy, decision: &Decision) -> String {
+    let after = &decision.after;
+    let over = policy.bytes_max.is_some_and(|max| after.bytes_moved > max)
+        || policy.moves_max.is_some_and(|max| after.copies > max);
+    let note = "more is copied than the budget says: hard rules ask for it, and come first\n";
+    if over { note.to_owned() } else { String::new() }
 }
 
 fn result(problem: &Problem, decision: &Decision, head: Value, rules: &[Broken]) -> Solved {
