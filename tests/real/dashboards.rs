@@ -77,6 +77,7 @@ fn every_metric() -> Metrics {
     metrics.heartbeat_age("n1", 250);
     metrics.metadata_errors(Code(301)).inc();
     metrics.terms_ended("lease_late").inc();
+    metrics.actor_deaths("replica").inc();
     metrics.clickhouse_up("n1").set(1);
     metrics.insert_seconds.observe(0.02);
     metrics.leader.set(1);

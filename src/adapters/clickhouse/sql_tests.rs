@@ -99,7 +99,7 @@ fn questions_about_system_tables() {
                   ORDER BY database, table
             SELECT count() FROM system.tables WHERE database = 'system' AND name = 'part_log'
             SELECT database, table, toUInt32(toStartOfHour(event_time)) AS hour, sum(size_in_bytes)
-                  FROM system.part_log WHERE toString(event_type) IN ('NewPart', 'NEW_PART')   AND
+                  FROM system.part_log WHERE toString(event_type) IN ('NewPart', 'NEW_PART') AND
                   event_time >= now() - 86400 GROUP BY database, table, hour ORDER BY hour, database,
                   table"#]],
     );
