@@ -81,19 +81,19 @@ proof: ## real servers under ingest, queries and a nemesis: MINUTES=10 SEED=1
 .PHONY: bench-ingest
 bench-ingest: ## rows/s from Kafka beside the same rows through clickhouse-client
 	@scripts/provision.sh
-	@scripts/bench.sh ingest
+	@TMPDIR="$$(scripts/scratch.sh)" scripts/bench.sh ingest
 
 .PHONY: bench-failover
 bench-failover: ## time from kill -9 of a daemon to its duties moved, against the lease
 	@scripts/provision.sh
-	@scripts/bench.sh failover
+	@TMPDIR="$$(scripts/scratch.sh)" scripts/bench.sh failover
 
 # Millions of rows a shard for `make bench-elastic`; `small` is a short try.
 SIZES ?= 1 10 50
 .PHONY: bench-elastic
 bench-elastic: ## splits, copies by parts beside cp and select, queries during a move: SIZES="1 10 50"
 	@scripts/provision.sh
-	@scripts/bench.sh elastic $(SIZES)
+	@TMPDIR="$$(scripts/scratch.sh)" scripts/bench.sh elastic $(SIZES)
 
 .PHONY: bench-placement
 bench-placement: ## the placement engine beside other solvers: BENCH_ARGS='--only 30x1000 --seeds 1,2,3'

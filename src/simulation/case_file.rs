@@ -262,6 +262,15 @@ mod tests {
                 "c.toml:10: table t: leaders_on: there is no node \"n7\"",
             ),
             (format!("{head}{table}skew = [-1]\n"), "c.toml:10: "),
+            (
+                format!("{head}{table}history = 2000000\nskew = [1, 1000]\n"),
+                "c.toml:10: table t: history: at most 1000000000 messages",
+            ),
+            (
+                format!("{head}{table}messages_per_s = 1000000001\n"),
+                "c.toml:10: table t: messages_per_s: at most 1000000000 messages",
+            ),
+            (head.replace("10s", "18446744073709551615ms"), "c.toml:2: faults_end: at most ten years"),
             (event("at = \"1s\"\ndo = \"stop-zone\"\nzone = \"z1\""), "there is no node in zone \"z1\""),
             (
                 event("at = \"1s\"\ndo = \"rate\"\ntable = \"u\"\nmessages_per_s = 1"),

@@ -41,6 +41,10 @@ pub struct Wrong {
 const NODES_MAX: u32 = 10_000;
 /// Most times as many messages in one partition as in another.
 const SKEW_MAX: u64 = 1_000_000;
+/// Most messages of one partition, those before anything happens or those of a second, with all its skew.
+const MESSAGES_MAX: u64 = 1_000_000_000;
+/// Latest end of faults: ten years.
+const FAULTS_END_MAX_MS: u64 = 10 * 365 * 86_400_000;
 /// Most partitions of a case's table.
 const PARTITIONS_MAX: u32 = 65_536;
 
@@ -88,6 +92,9 @@ impl Case {
         if self.issue.as_ref().is_some_and(|issue| issue.fails_with.trim().is_empty()) {
             return wrong(Part::Case, "fails_with", "fails_with: write what the failure says");
         }
+        if self.faults_end.0 > FAULTS_END_MAX_MS {
+            return wrong(Part::Case, "faults_end", "faults_end: at most ten years");
+        }
         self.nodes_possible()?;
         self.tables_possible()?;
         self.events_possible()?;
@@ -134,7 +141,7 @@ impl Case {
         let nodes = self.world.nodes;
         let mut names = BTreeSet::new();
         for (at, table) in self.tables.iter().enumerate() {
-            let TableSpec { name, leaders_on, skew, .. } = table;
+            let TableSpec { name, leaders_on, skew, history, messages_per_s, .. } = table;
             let part = Part::Table(at);
             if !names.insert(name) {
                 return wrong(part, "name", format!("table {name} is there twice"));
@@ -147,6 +154,15 @@ impl Case {
             if skew.iter().any(|times| *times > SKEW_MAX) {
                 let why = format!("table {name}: skew: at most {SKEW_MAX} times as many messages");
                 return wrong(part, "skew", why);
+            }
+            let most = skew.iter().copied().max().unwrap_or(1).max(1);
+            for (field, messages) in [("history", history), ("messages_per_s", messages_per_s)] {
+                if messages.saturating_mul(most) > MESSAGES_MAX {
+                    let why = format!(
+                        "table {name}: {field}: at most {MESSAGES_MAX} messages in a partition, its skew included"
+                    );
+                    return wrong(part, field, why);
+                }
             }
         }
         Ok(())

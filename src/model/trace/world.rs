@@ -25,6 +25,16 @@ pub struct World {
     happened: bool,
 }
 
+/// Most bytes of a disk or a shard, and by how many of them one grows in a second: sums and shares of such can be
+/// counted.
+const BYTES_MAX: u64 = 1 << 60;
+/// Latest event: a hundred years after the start.
+const AT_MAX_MS: u64 = 100 * 366 * 86_400_000;
+
+fn countable(what: impl std::fmt::Display, bytes: u64) -> Result<(), String> {
+    if bytes <= BYTES_MAX { Ok(()) } else { Err(format!("{what} has {bytes} bytes: 2^60 at most")) }
+}
+
 fn missing(what: impl std::fmt::Display) -> String {
     format!("there is no {what} then")
 }
@@ -62,6 +72,9 @@ impl World {
         if at_ms < self.at_ms {
             return Err(format!("it is earlier ({at_ms} ms) than the one before ({} ms)", self.at_ms));
         }
+        if at_ms > AT_MAX_MS {
+            return Err(format!("it is {at_ms} ms after the start: a hundred years at most"));
+        }
         if !self.happened {
             self.whole()?;
         }
@@ -75,7 +88,7 @@ impl World {
         let passed_ms = u128::from(to_ms.saturating_sub(self.at_ms));
         for shard in self.shards.values_mut().filter(|shard| shard.bytes_per_s > 0) {
             let more = passed_ms * u128::from(shard.bytes_per_s) / 1_000;
-            shard.bytes = shard.bytes.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+            shard.bytes = shard.bytes.saturating_add(u64::try_from(more).unwrap_or(u64::MAX)).min(BYTES_MAX);
         }
         self.at_ms = self.at_ms.max(to_ms);
     }
@@ -117,11 +130,15 @@ impl World {
             Event::ShardPlaced { table, shard, nodes, leader } => self.place(table, shard, nodes, leader)?,
             Event::Sizes { table, bytes } => {
                 for (shard, bytes) in bytes {
+                    countable(format!("shard {shard}"), bytes)?;
                     self.shard_of(table, shard)?.bytes = bytes;
                 }
             }
             Event::Ingest { table, bytes_per_s } => self.ingest(table, bytes_per_s)?,
             Event::OperationBegun { id, table, operation, .. } => {
+                if !self.tables.contains_key(&table) {
+                    return Err(missing(format!("table {table}")));
+                }
                 if self.operations.insert(id, (table, operation)).is_some() {
                     return Err(format!("operation {id} is under way already"));
                 }
@@ -144,6 +161,7 @@ impl World {
 
     fn node(&mut self, node: TraceNode) -> Result<(), String> {
         let id = node.id.clone();
+        countable(format!("node {id}"), node.capacity_bytes)?;
         if !node.live {
             self.down_since_ms.insert(id.clone(), self.at_ms);
         }
@@ -171,6 +189,7 @@ impl World {
             let range = format!("[{}, {})", shard.lo, shard.hi);
             return Err(format!("shard {id} holds {range} of partitions 0 to {partitions}"));
         }
+        countable(format!("shard {id}"), shard.bytes.max(shard.bytes_per_s))?;
         self.copies(id, &shard.nodes, shard.leader.as_ref())?;
         match self.shards.insert((shard.table, id), shard) {
             Some(_) => Err(format!("shard {id} of the table is there twice")),
@@ -212,7 +231,7 @@ impl World {
         for shard in self.shards.values_mut().filter(|shard| shard.table == id) {
             let width = u128::from(shard.hi - shard.lo);
             let part = u128::from(bytes_per_s) * width / u128::from(partitions);
-            shard.bytes_per_s = u64::try_from(part).unwrap_or(u64::MAX);
+            shard.bytes_per_s = u64::try_from(part).unwrap_or(u64::MAX).min(BYTES_MAX);
         }
         Ok(())
     }
@@ -240,6 +259,7 @@ impl World {
 
     /// Bytes of all copies.
     pub fn stored_bytes(&self) -> u64 {
-        self.shards.values().map(|shard| shard.bytes.saturating_mul(shard.nodes.len() as u64)).sum()
+        let stored = self.shards.values().map(|shard| shard.bytes.saturating_mul(shard.nodes.len() as u64));
+        stored.fold(0, u64::saturating_add)
     }
 }

@@ -35,13 +35,32 @@ fn what_is_wrong_is_told_with_file_line_and_reason() {
     let (minus, far) = (SHARD.replace(":10,", ":-10,"), SHARD.replace("\"hi\":4", "\"hi\":5"));
     let (short, colour) = (SHARD.replace("\"hi\":4", "\"hi\":3"), NODE.replace("\"n1\"", "\"n1\",\"x\":1"));
     let led = SHARD.replace("\"leader\":\"n1\"", "\"leader\":\"n2\"");
-    let wrong: [(&[&str], &str); 13] = [
+    let (huge, twice) =
+        (SHARD.replace(":10,", ":18446744073709551615,"), SHARD.replace("[\"n1\"]", "[\"n1\",\"n1\"]"));
+    let disk = NODE.replace("\"n1\"", "\"n1\",\"capacity_bytes\":1152921504606846977");
+    let (none, late) = (
+        TABLE.replace("\"partitions\":4", "\"partitions\":0"),
+        event(5, "n1").replace(":5,", ":3162240000001,"),
+    );
+    let wrong: [(&[&str], &str); 22] = [
         (&[], "t.ndjson:1: it is empty"),
         (&[NODE], "t.ndjson:1: the first line is not a header"),
         (&[&newer], "t.ndjson:1: version 0"),
         (&[HEADER, "{\"node\":"], "t.ndjson:2: it is no JSON"),
         (&[HEADER, &colour], "t.ndjson:2: unknown field `x`"),
         (&[HEADER, NODE, NODE], "t.ndjson:3: node n1 is there twice"),
+        (&[HEADER, HEADER], "t.ndjson:2: a second header"),
+        (&[HEADER, &disk], "t.ndjson:2: node n1 has 1152921504606846977 bytes: 2^60 at most"),
+        (&[HEADER, NODE, &none], "t.ndjson:3: table d.t has no partitions"),
+        (
+            &[HEADER, NODE, TABLE, TABLE],
+            "t.ndjson:4: table 00000000-0000-0000-0000-000000000001 is there twice",
+        ),
+        (&[HEADER, NODE, TABLE, SHARD, SHARD], "t.ndjson:5: shard s0 of the table is there twice"),
+        (&[HEADER, NODE, TABLE, &huge], "t.ndjson:4: shard s0 has 18446744073709551615 bytes: 2^60 at most"),
+        (&[HEADER, NODE, TABLE, &twice], "t.ndjson:4: shard s0 has two copies on one node"),
+        (&[HEADER, NODE, TABLE, SHARD, &five, NODE], "t.ndjson:6: the snapshot goes on after an event"),
+        (&[HEADER, NODE, TABLE, SHARD, &late], "t.ndjson:5: it is 3162240000001 ms after the start"),
         (&[HEADER, NODE, TABLE, &minus], "t.ndjson:4: invalid value: integer `-10`"),
         (&[HEADER, NODE, TABLE, &far], "t.ndjson:4: shard s0 holds [0, 5)"),
         (&[HEADER, NODE, TABLE, &led], "t.ndjson:4: shard s0 is led by n2"),
