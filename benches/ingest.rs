@@ -95,8 +95,8 @@ async fn measure(size: usize, rows: u64) {
     );
 }
 
-/// Reads all of it once, as any consumer does. A broker that has just started translates what it runs while it runs it, on
-/// the cores that everything shares here: that was a sixth of all processor time, and is none in service.
+/// Reads all of it once, as any consumer does. A broker that has just started translates what it runs while it runs it,
+/// on the cores that everything shares here: that was a sixth of all processor time, and is none in service.
 fn read_once(cluster: &Cluster, rows: u64) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", cluster.kafka.brokers.bootstrap());

@@ -8,7 +8,7 @@ use crate::model::balance::{ApplyPlan, PlanRunStatus, RunState};
 use crate::model::plan::{ClusterPlan, PlanScore, StepAction};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -248,7 +248,19 @@ fn scores(plan: &ClusterPlan, colour: bool) -> String {
         bound if bound > 0.0 => format!("no placement scores below {bound:.4}; gap {gap}"),
         _ => "no bound was looked for".to_owned(),
     };
-    format!("\n{}{proof}\n", out.text(0, colour))
+    format!("\n{}{}{proof}\n", out.text(0, colour), short(plan))
+}
+
+/// That not all moves get where the score is for.
+fn short(plan: &ClusterPlan) -> String {
+    let held: BTreeSet<_> = plan.stays.iter().map(|stays| (stays.table, stays.shard)).collect();
+    let short = plan.moves.iter().filter(|of| held.contains(&(of.table, of.shard))).count() as u64;
+    let shards = counted(short, "shard does", "shards do");
+    if short > 0 {
+        format!("THEN is where all moves lead; {shards} not get there, as told below\n")
+    } else {
+        String::new()
+    }
 }
 
 fn limit(all: bool) -> usize {

@@ -52,10 +52,7 @@ fn what_is_wrong_is_told_with_file_line_and_reason() {
         (&[HEADER, HEADER], "t.ndjson:2: a second header"),
         (&[HEADER, &disk], "t.ndjson:2: node n1 has 1152921504606846977 bytes: 2^60 at most"),
         (&[HEADER, NODE, &none], "t.ndjson:3: table d.t has no partitions"),
-        (
-            &[HEADER, NODE, TABLE, TABLE],
-            "t.ndjson:4: table 00000000-0000-0000-0000-000000000001 is there twice",
-        ),
+        (&[HEADER, NODE, TABLE, TABLE], "t.ndjson:4: table 00000000000000000000000000000001 is there twice"),
         (&[HEADER, NODE, TABLE, SHARD, SHARD], "t.ndjson:5: shard s0 of the table is there twice"),
         (&[HEADER, NODE, TABLE, &huge], "t.ndjson:4: shard s0 has 18446744073709551615 bytes: 2^60 at most"),
         (&[HEADER, NODE, TABLE, &twice], "t.ndjson:4: shard s0 has two copies on one node"),

@@ -10,7 +10,7 @@ use crate::actors::balance::decide;
 use crate::actors::balance::forecast::Forecast;
 use crate::model::ids::{NodeId, ShardId};
 use crate::model::node::NodeState;
-use crate::model::plan::ClusterPlan;
+use crate::model::plan::{ClusterPlan, StepAction};
 use crate::model::trace::{Event, TraceNode, TraceShard, World};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -202,12 +202,32 @@ pub fn carried_out(world: &World, plan: &ClusterPlan) -> World {
         half(split.left, parent.lo, split.cut);
         half(split.right, split.cut, parent.hi);
     }
-    for moved in &plan.moves {
-        if let Some(shard) = then.shards.get_mut(&(moved.table, moved.shard)) {
-            place(shard, &moved.nodes);
+    // By its steps: not every move gets all the way, where disks are full.
+    for step in &plan.steps {
+        if let Some(shard) = then.shards.get_mut(&(step.table, step.shard)) {
+            does(shard, step.action, &step.node);
         }
     }
     then
+}
+
+fn does(shard: &mut TraceShard, action: StepAction, node: &NodeId) {
+    match action {
+        StepAction::Await => {}
+        StepAction::Add if shard.nodes.contains(node) => {}
+        StepAction::Add => shard.nodes.push(node.clone()),
+        StepAction::Lead => {
+            shard.nodes.retain(|other| other != node);
+            shard.nodes.insert(0, node.clone());
+            shard.leader = Some(node.clone());
+        }
+        StepAction::Remove => {
+            shard.nodes.retain(|other| other != node);
+            if shard.leader.as_ref() == Some(node) {
+                shard.leader = shard.nodes.first().cloned();
+            }
+        }
+    }
 }
 
 /// Puts a shard's copies on these nodes; the first leads.
