@@ -37,7 +37,11 @@ impl Agent {
             replicas.entry(*table).or_default().insert(*shard, seen);
         }
         let dropped = match &sight.databases {
-            Some(all) => reconcile::dropped(&self.view.read(), &sight.routes.undistributed, all),
+            Some(all) => {
+                let mut dropped = reconcile::dropped(&self.view.read(), &sight.routes.undistributed, all);
+                dropped.retain(|table| !sight.unsure.contains_key(table));
+                dropped
+            }
             None => reconcile::dropped(&self.view.read(), &std::collections::BTreeSet::new(), &[]),
         };
         let server = sight.server.as_ref();

@@ -287,6 +287,7 @@ impl Agent {
                 let restarted = was.is_some_and(|before| info.uptime_s < before) || !gone.is_empty();
                 self.sight.no_longer_serve(&gone);
                 self.sight.holds(sizes);
+                self.sight.looked();
                 if self.sight.databases.as_ref() != Some(&databases) {
                     self.sight.change().databases = Some(databases);
                     self.clean_at = None;

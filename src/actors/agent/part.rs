@@ -47,6 +47,7 @@ impl Agent {
             }
             running.address.do_send(StopReplica);
         }
+        self.sight.stopped(place, self.probing);
         let sight = self.sight.change();
         sight.observed.remove(&place);
         sight.seeding.remove(&place);

@@ -4,6 +4,7 @@
 use super::RoutesStand;
 use super::reconcile::Place;
 use crate::adapters::clickhouse::{ReplicaSizes, ServerInfo};
+use crate::model::TableId;
 use crate::model::observed::{ReplicaObservation, Seeding};
 use crate::model::shared::Shared;
 use std::collections::BTreeMap;
@@ -48,6 +49,9 @@ pub(super) struct Sight {
     pub(super) sizes: Shared<BTreeMap<String, ReplicaSizes>>,
     /// Our databases there, once looked for.
     pub(super) databases: Option<Shared<Vec<String>>>,
+    /// Tables of which a replica ran here until just now, and how many more looks at the databases it takes to know what
+    /// it has left: what it had asked of the server may still come.
+    pub(super) unsure: BTreeMap<TableId, u8>,
     /// The server, once it has answered.
     pub(super) server: Option<ServerInfo>,
     /// Whether it answered the last look.
@@ -67,6 +71,7 @@ impl Default for Sight {
             seeding: BTreeMap::new(),
             sizes: Shared::default(),
             databases: None,
+            unsure: BTreeMap::new(),
             server: None,
             up: false,
             error: "not looked at yet".to_owned(),
@@ -76,7 +81,24 @@ impl Default for Sight {
     }
 }
 
+/// Looks that begin after a replica has stopped before what the server holds of its table is believed.
+const LOOKS: u8 = 2;
+
 impl Counted<Sight> {
+    /// A replica stops; a look that is under way says nothing of it.
+    pub(super) fn stopped(&mut self, (table, _): Place, looking: bool) {
+        self.change().unsure.insert(table, LOOKS + u8::from(looking));
+    }
+
+    /// The databases were looked at.
+    pub(super) fn looked(&mut self) {
+        if !self.unsure.is_empty() {
+            let unsure = &mut self.change().unsure;
+            unsure.values_mut().for_each(|looks| *looks -= 1);
+            unsure.retain(|_, looks| *looks > 0);
+        }
+    }
+
     /// What these replicas told last is true no more: their tables are gone. They will tell again.
     pub(super) fn no_longer_serve(&mut self, gone: &[Place]) {
         for place in gone {
