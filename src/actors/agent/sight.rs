@@ -49,8 +49,8 @@ pub(super) struct Sight {
     pub(super) sizes: Shared<BTreeMap<String, ReplicaSizes>>,
     /// Our databases there, once looked for.
     pub(super) databases: Option<Shared<Vec<String>>>,
-    /// Tables of which a replica ran here until just now, and how many more looks at the databases it takes to know what
-    /// it has left: what it had asked of the server may still come.
+    /// Tables of which a replica ran here until just now, and how many more looks at the databases it takes to know
+    /// what it has left: what it had asked of the server may still come.
     pub(super) unsure: BTreeMap<TableId, u8>,
     /// The server, once it has answered.
     pub(super) server: Option<ServerInfo>,
