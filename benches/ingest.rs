@@ -180,17 +180,12 @@ async fn queries(node: &Node) {
     while node.query("SELECT count() FROM system.merges").await.unwrap() != "0" {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let asked: [(&str, &str); 3] = [
-        ("count and sum", "SELECT count(), sum(user) FROM"),
-        ("group by", "SELECT user % 1000 AS k, count(), max(id) FROM"),
-        ("one user", "SELECT count(), sum(id) FROM"),
+    let asked = [
+        ("count and sum", "SELECT count(), sum(user) FROM", ""),
+        ("group by", "SELECT user % 1000 AS k, count(), max(id) FROM", "GROUP BY k ORDER BY k LIMIT 10"),
+        ("one user", "SELECT count(), sum(id) FROM", "WHERE user = 12345"),
     ];
-    for (what, head) in asked {
-        let tail = match what {
-            "group by" => "GROUP BY k ORDER BY k LIMIT 10",
-            "one user" => "WHERE user = 12345",
-            _ => "",
-        };
+    for (what, head, tail) in asked {
         let mut times = [Vec::new(), Vec::new()];
         let mut answers = [String::new(), String::new()];
         for _ in 0..ASKED {

@@ -10,6 +10,7 @@ use crate::model::{NodeId, TableName};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Read};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,11 +63,11 @@ pub(super) struct Create {
     topic_replication: i32,
     /// Insert at so many messages, which may have several rows each …
     #[arg(long, default_value_t = BatchLimits::default().rows_max, value_name = "ROWS")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(value_parser = clap::value_parser!(u32).range(batch_rows()))]
     batch_rows: u32,
     /// … or so many milliseconds after the first message
     #[arg(long, default_value_t = BatchLimits::default().age_max_ms, value_name = "MS")]
-    #[arg(value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    #[arg(value_parser = clap::value_parser!(u64).range(BatchLimits::AGE_MS))]
     batch_age_ms: u64,
     /// A ClickHouse setting for parsing messages (`input_format_…`, `format_…`)
     ///
@@ -88,6 +89,12 @@ pub(super) struct Create {
     /// Wait until every replica is ready, rather than one of each shard
     #[arg(long, conflicts_with = "no_wait")]
     wait_complete: bool,
+}
+
+/// What may be said of them, as clap takes it.
+fn batch_rows() -> RangeInclusive<i64> {
+    let rows = BatchLimits::ROWS;
+    i64::from(*rows.start())..=i64::from(*rows.end())
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {

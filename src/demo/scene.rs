@@ -194,7 +194,7 @@ impl Scene {
 
     /// Asks a server as any client would; the answer is tab-separated.
     pub async fn ask(&self, number: usize, query: &str) -> Result<String, Error> {
-        let client = clickhouse::http::client(&self.servers[number].url());
+        let client = clickhouse::http::plain(&self.servers[number].url());
         let asked = async {
             let mut cursor = client.query(query).fetch_bytes("TabSeparated")?;
             cursor.collect().await

@@ -126,7 +126,7 @@ async fn ask(base: u64, seen: Rc<Seen>, stop: Rc<Cell<bool>>) {
         turn += 1;
         let kills = seen.kills.get();
         if let Some(url) = server {
-            let client = clickhouse::http::client(&url);
+            let client = clickhouse::http::plain(&url);
             let answer = async { client.query(&query).fetch_bytes("TabSeparated")?.collect().await };
             match answer.await {
                 Ok(bytes) => {

@@ -6,6 +6,7 @@ use super::shared::Shared;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// A table's name as the user says it. Both parts may hold any character that ClickHouse allows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -135,6 +136,13 @@ pub struct BatchLimits {
     pub bytes_max: u32,
     /// Time since the first message of the batch was fetched.
     pub age_max_ms: u64,
+}
+
+impl BatchLimits {
+    /// What [`Self::rows_max`] may be.
+    pub const ROWS: RangeInclusive<u32> = 1..=1_000_000;
+    /// What [`Self::age_max_ms`] may be.
+    pub const AGE_MS: RangeInclusive<u64> = 10..=3_600_000;
 }
 
 impl Default for BatchLimits {

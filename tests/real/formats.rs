@@ -1,10 +1,10 @@
 //! Messages that are no rows of their table's format, among good ones, on real servers: each is put aside whole and as
 //! it was, also if only a part of it is bad, and nothing else is.
 
+use super::ingest::put_aside;
 use super::support::cluster::Cluster;
 use converthouse::adapters::kafka::{Kafka, Outgoing};
 use converthouse::model::names::TopicPartition;
-use std::time::{Duration, Instant};
 
 /// Good messages of each partition; from the middle on, bad ones stand between them.
 const GOOD: u64 = 300;
@@ -95,7 +95,7 @@ impl Case {
     /// messages are in the dead-letter topic.
     async fn prove(&self, cluster: &Cluster) {
         let rows = GOOD * ROWS.iter().sum::<u64>();
-        let mut bad = self.bad.concat();
+        let bad = self.bad.concat();
         cluster.prove(&self.table(), rows, bad.len() as u64).await;
         let sql = format!(
             "SELECT count(), uniqExact(id), countIf(id >= 1000000), countIf(note = concat('row ', toString(id))) \
@@ -106,30 +106,8 @@ impl Case {
             let shown = node.query(&sql).await.unwrap();
             assert_eq!(shown, format!("{rows}\t{rows}\t0\t{rows}"), "{} on {}", self.format, node.id);
         }
-        bad.sort_unstable();
-        let began = Instant::now();
-        loop {
-            let aside = dead_letters(cluster, &self.table()).await;
-            if aside == bad {
-                return;
-            }
-            assert!(began.elapsed().as_secs() < 20, "{aside:?} were put aside, not {bad:?}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        put_aside(cluster, &self.table(), &bad).await;
     }
-}
-
-/// What was put aside of a table, in the order of texts; each replica does so for itself.
-async fn dead_letters(cluster: &Cluster, table: &str) -> Vec<String> {
-    let source = TopicPartition { topic: format!("{table}.dead-letter"), partition: 0 };
-    let mut texts = Vec::new();
-    for offset in 0..cluster.client.watermarks(&source).await.unwrap().high {
-        let chunk = cluster.client.peek(&source, offset).await.unwrap().unwrap();
-        texts.push(String::from_utf8_lossy(chunk.payload_of(&chunk.messages[0])).into_owned());
-    }
-    texts.sort_unstable();
-    texts.dedup();
-    texts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

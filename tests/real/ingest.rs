@@ -17,8 +17,9 @@ fn text(partition: u64, payload: String) -> Outgoing {
     Outgoing { target, payload: Some(payload.into()), headers: vec![] }
 }
 
-async fn dead_letters(cluster: &Cluster) -> Vec<String> {
-    let source = TopicPartition { topic: "shop.events.dead-letter".into(), partition: 0 };
+/// What was put aside of a table, as each replica did for itself.
+async fn dead_letters(cluster: &Cluster, table: &str) -> Vec<String> {
+    let source = TopicPartition { topic: format!("{table}.dead-letter"), partition: 0 };
     let high = cluster.client.watermarks(&source).await.unwrap().high;
     let mut texts = Vec::new();
     for offset in 0..high {
@@ -28,14 +29,14 @@ async fn dead_letters(cluster: &Cluster) -> Vec<String> {
     texts
 }
 
-/// Waits until exactly these messages were put aside, by each replica of the partition's shard. A batch's good rows
-/// are readable before its bad ones are put aside.
-async fn put_aside(cluster: &Cluster, expected: &[&str]) {
+/// Waits until exactly these messages of a table were put aside, by each replica of the partition's shard. A batch's
+/// good rows are readable before its bad ones are put aside.
+pub async fn put_aside(cluster: &Cluster, table: &str, expected: &[&str]) {
     let mut expected = expected.to_vec();
     expected.sort_unstable();
     let began = std::time::Instant::now();
     loop {
-        let mut aside = dead_letters(cluster).await;
+        let mut aside = dead_letters(cluster, table).await;
         aside.sort();
         aside.dedup();
         if aside == expected {
@@ -63,7 +64,7 @@ async fn a_poison_message_among_a_million_good_ones_is_the_only_one_put_aside() 
     cluster.client.produce(vec![raw(3, Some("{\"id\":\"poison\",\"user\":3}"))]).await.unwrap();
     cluster.produce(600_000..1_000_000).await;
     cluster.prove_events(1_000_000, 1).await;
-    put_aside(&cluster, &["{\"id\":\"poison\",\"user\":3}"]).await;
+    put_aside(&cluster, "shop.events", &["{\"id\":\"poison\",\"user\":3}"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,7 +84,7 @@ async fn messages_of_another_schema_cut_off_empty_or_without_payload_stop_nothin
     cluster.client.produce(messages.collect()).await.unwrap();
     cluster.produce(1_000..2_000).await;
     cluster.prove_events(2_000, 1).await;
-    put_aside(&cluster, &bad).await;
+    put_aside(&cluster, "shop.events", &bad).await;
 }
 
 /// A sorting key is computed part by part, as each is written: January's part of a batch is in when February's fails.
@@ -102,7 +103,7 @@ async fn rows_before_one_that_the_sorting_key_cannot_take_are_there_once() {
     cluster.client.produce((0..1_000).map(|id| text(5, row(id))).collect()).await.unwrap();
     let poison: Vec<String> = (0..1_000).filter(|id| is_poison(*id)).map(row).collect();
     cluster.prove("shop.events", 996, 4).await;
-    put_aside(&cluster, &poison.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    put_aside(&cluster, "shop.events", &poison.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let shown =
         cluster.nodes[0].query("SELECT count(), uniqExact(id), min(b) FROM shop.events").await.unwrap();
     assert_eq!(shown, "996\t996\t1");
@@ -126,7 +127,7 @@ async fn a_bad_message_that_the_dead_letter_topic_takes_only_in_part_is_cut_and_
     cluster.client.produce(vec![text(5, big.clone()), raw(5, Some("not json"))]).await.unwrap();
     cluster.produce(1_000..2_000).await;
     cluster.prove_events(2_000, 2).await;
-    put_aside(&cluster, &[&big[..64 << 10], "not json"]).await;
+    put_aside(&cluster, "shop.events", &[&big[..64 << 10], "not json"]).await;
 }
 
 fn stalls(status: &ClusterStatus) -> Vec<&Stall> {

@@ -38,11 +38,10 @@ impl Agent {
         }
         let dropped = match &sight.databases {
             Some(all) => {
-                let mut dropped = reconcile::dropped(&self.view.read(), &sight.routes.undistributed, all);
-                dropped.retain(|table| !sight.unsure.contains_key(table));
-                dropped
+                let sure = |table: &TableId| !sight.unsure.contains_key(table);
+                reconcile::dropped(&self.view.read(), &sight.routes.undistributed, all, sure)
             }
-            None => reconcile::dropped(&self.view.read(), &std::collections::BTreeSet::new(), &[]),
+            None => Vec::new(),
         };
         let server = sight.server.as_ref();
         Heartbeat {

@@ -129,13 +129,18 @@ pub fn same_server<'a>(view: &'a ClusterView, node: &'a NodeId) -> impl Iterator
     others.filter(move |&(_, other)| own == Some(place(other))).map(|(id, _)| id)
 }
 
-/// Tables being dropped of which nothing is left here.
-pub fn dropped(view: &ClusterView, undistributed: &BTreeSet<TableId>, databases: &[String]) -> Vec<TableId> {
+/// Tables being dropped of which nothing is left here, as far as the last look at the databases is `sure` to tell.
+pub fn dropped(
+    view: &ClusterView,
+    undistributed: &BTreeSet<TableId>,
+    databases: &[String],
+    sure: impl Fn(&TableId) -> bool,
+) -> Vec<TableId> {
     let gone = |id: &TableId| {
         let held = |database: &String| {
             names::parse_replica_database(database).is_some_and(|(short, _)| short == id.short())
         };
-        undistributed.contains(id) && !databases.iter().any(held)
+        undistributed.contains(id) && sure(id) && !databases.iter().any(held)
     };
     let dropping = view.tables.iter().filter(|(_, table)| table.record.state == TableState::Dropping);
     dropping.map(|(id, _)| *id).filter(gone).collect()

@@ -14,11 +14,10 @@ use crate::model::control::{CreateTable, DdlAsked, ParsedDdl, TableStatus};
 use crate::model::ids::{Epoch, NodeId, PartitionId, ShardId, TableId};
 use crate::model::names;
 use crate::model::range::PartitionRange;
-use crate::model::table::{ReplicationMode, Schema, Shard, Source};
+use crate::model::table::{BatchLimits, ReplicationMode, Schema, Shard, Source};
 use crate::model::table::{Table, TableName, TableState, TopicLayout};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Most partitions of a table.
@@ -37,8 +36,6 @@ const PARSING: [&str; 8] = [
 /// What settings say in their names that have a server leave rows out: how many lines it skips, how many errors it
 /// overlooks.
 const LOSSY: [&str; 2] = ["_skip_first_lines", "_allow_errors_"];
-/// How long rows may wait for others of their insert.
-const BATCH_AGE_MS: RangeInclusive<u64> = 10..=3_600_000;
 /// Topics looked at at once.
 const LOOKS_AT_ONCE: usize = 16;
 /// How long new topics may take to get their leaders.
@@ -135,9 +132,10 @@ fn check_settings(request: &CreateTable) -> Result<(), String> {
 
 /// How many messages go into an insert, and how long they wait for it.
 fn check_batch(request: &CreateTable) -> Result<(), String> {
-    let (batch, ages) = (&request.batch, BATCH_AGE_MS);
-    if batch.rows_max == 0 || batch.rows_max > 1_000_000 {
-        return Err(format!("batch rows must be 1 to 1000000, not {}", batch.rows_max));
+    let (batch, rows, ages) = (&request.batch, BatchLimits::ROWS, BatchLimits::AGE_MS);
+    if !rows.contains(&batch.rows_max) {
+        let (least, most) = (rows.start(), rows.end());
+        return Err(format!("batch rows must be {least} to {most}, not {}", batch.rows_max));
     }
     if !ages.contains(&batch.age_max_ms) {
         let (least, most) = (ages.start(), ages.end());
@@ -399,7 +397,7 @@ pub fn of_metadata(error: &metadata::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::table::{BatchLimits, MessageFormat};
+    use crate::model::table::MessageFormat;
 
     #[test]
     fn settings_that_parse_nothing_or_lose_rows_and_odd_batches_are_refused() {

@@ -68,41 +68,34 @@ const TRUSTS_NOBODY: &str = "https needs authorities to trust, and this machine 
 const POOL_IDLE: Duration = Duration::from_secs(2);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// A client of a server. The crate's own default panics on a machine without CA certificates, for plain HTTP too.
-pub fn client(url: &str) -> Client {
-    let client = if is_secure(url) && !trusts_nobody() {
-        Client::default()
-    } else {
-        let mut connector = HttpConnector::new();
-        connector.set_keepalive(Some(TCP_KEEPALIVE));
-        let plain = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .build(connector);
-        Client::with_http_client(plain)
-    };
-    client.with_url(url).with_validation(false)
-}
-
-fn is_secure(url: &str) -> bool {
-    url.starts_with("https:")
-}
-
-fn trusts_nobody() -> bool {
-    rustls_native_certs::load_native_certs().certs.is_empty()
+/// A client of a server that is spoken to without TLS. The crate's own default panics on a machine without CA
+/// certificates, for plain HTTP too.
+pub fn plain(url: &str) -> Client {
+    let mut connector = HttpConnector::new();
+    connector.set_keepalive(Some(TCP_KEEPALIVE));
+    let plain = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .build(connector);
+    Client::with_http_client(plain).with_url(url).with_validation(false)
 }
 
 impl Transport {
     /// `url` is `http(s)://host:port`. Connects with the first request.
     pub fn new(url: &str, user: &str, password: &Secret) -> Self {
         let url = url.trim_end_matches('/').to_owned();
-        let mut client = client(&url).with_compression(Compression::None);
+        let secure = url.starts_with("https:");
+        let trusts_nobody = secure && rustls_native_certs::load_native_certs().certs.is_empty();
+        let client = match secure && !trusts_nobody {
+            true => Client::default().with_url(&url).with_validation(false),
+            false => plain(&url),
+        };
+        let mut client = client.with_compression(Compression::None);
         if !user.is_empty() {
             client = client.with_user(user);
         }
         if !password.expose().is_empty() {
             client = client.with_password(password.expose());
         }
-        let trusts_nobody = is_secure(&url) && trusts_nobody();
         Self { url, client, trusts_nobody }
     }
 

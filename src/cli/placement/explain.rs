@@ -39,14 +39,12 @@ struct Explained {
     shard: usize,
     present: Vec<u32>,
     placed: Vec<u32>,
-    reason: &'static str,
+    reason: Why,
     sentence: &'static str,
-    unmended: Vec<&'static str>,
+    unmended: Vec<Why>,
     broken_rules: Vec<Broken>,
     candidates: Vec<Candidate>,
     transfers: Vec<Transfer>,
-    #[serde(skip)]
-    cannot: Vec<Why>,
 }
 
 impl Explain {
@@ -82,28 +80,27 @@ impl Explain {
 impl Explained {
     fn new(problem: &Problem, solution: &Solution, shard: usize, why: Why) -> Self {
         let unmended = unmended(problem, solution).into_iter();
-        let cannot: Vec<Why> = unmended.filter(|(s, _)| *s as usize == shard).map(|(_, why)| why).collect();
+        let unmended = unmended.filter(|(s, _)| *s as usize == shard).map(|(_, why)| why);
         Self {
             shard,
             present: problem.present(shard).to_vec(),
             placed: solution.of(problem, shard).to_vec(),
-            reason: why.code(),
+            reason: why,
             sentence: why.sentence(),
-            unmended: cannot.iter().map(|why| why.code()).collect(),
+            unmended: unmended.collect(),
             broken_rules: concerning(problem, solution, shard),
             candidates: candidates(problem, solution, shard),
             transfers: transfers(problem, solution, shard),
-            cannot,
         }
     }
 
     fn text(&self, problem: &Problem, solution: &Solution, context: &Context) -> String {
         let (present, placed) = (&self.present, &self.placed);
-        let cannot = self.cannot.iter().map(|why| format!("cannot be mended: {}\n", why.sentence()));
+        let cannot = self.unmended.iter().map(|why| format!("cannot be mended: {}\n", why.sentence()));
         format!(
             "shard {}: {present:?} -> {placed:?} (the leader first)\n{}: {}\n{}{}{}",
             self.shard,
-            self.reason,
+            self.reason.code(),
             self.sentence,
             cannot.collect::<String>(),
             broken_text(problem, solution, &self.broken_rules),

@@ -230,12 +230,6 @@ fn does(shard: &mut TraceShard, action: StepAction, node: &NodeId) {
     }
 }
 
-/// Puts a shard's copies on these nodes; the first leads.
-pub fn place(shard: &mut TraceShard, nodes: &[NodeId]) {
-    shard.nodes = nodes.to_vec();
-    shard.leader = nodes.first().cloned();
-}
-
 /// What each node holds.
 pub fn holdings(world: &World) -> BTreeMap<NodeId, Holding> {
     let mut all: BTreeMap<NodeId, Holding> =
